@@ -1,0 +1,20 @@
+"""The ConvNeXt modernization roadmap as a tool: every step from ResNet to ConvNeXt, built, trained and compared."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from roadmap.model.build import build_model
+
+__version__ = "0.1.0"
+__all__ = ["build_model"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import torch only when a model is asked for."""
+    if name == "build_model":
+        from roadmap.model.build import build_model
+
+        return build_model
+    raise AttributeError(f"module 'roadmap' has no attribute {name!r}")

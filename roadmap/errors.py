@@ -1,0 +1,75 @@
+"""What can go wrong, and the exit code of each.
+
+0 all done; 1 some runs failed; 2 bad configuration or data, said before any training; 3 storage fault;
+143 stopped by a signal, resumable.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable, Iterable
+from typing import NoReturn
+
+EXIT_FAILED = 1
+EXIT_REFUSED = 2
+EXIT_STORAGE = 3
+EXIT_STOPPED = 143
+
+
+class RoadmapError(Exception):
+    """A fault that a user can act on: shown as one message, without a traceback."""
+
+    exit_code = EXIT_FAILED
+
+
+class Refused(RoadmapError):
+    """Configuration or data that no run can start from."""
+
+    exit_code = EXIT_REFUSED
+
+
+class StorageFault(RoadmapError):
+    """The disk is full, read-only, or gave back something other than what was written."""
+
+    exit_code = EXIT_STORAGE
+
+
+class Diverged(RoadmapError):
+    """A loss or a gradient was not finite, so the run ended before it could spoil its weights."""
+
+
+class Stopped(RoadmapError):
+    """A signal asked the run to stop; it saved its state first."""
+
+    exit_code = EXIT_STOPPED
+
+
+def nearest(word: str, allowed: Iterable[str]) -> str:
+    """A half-sentence that lists what is allowed and names what the writer probably meant."""
+    names = list(map(str, allowed))
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return f"allowed: {', '.join(names) or 'nothing'}{'.' if hint else ''}{hint}"
+
+
+def exits(main: Callable[[], int | None]) -> Callable[[], NoReturn]:
+    """Wrap an entry point so that a `RoadmapError` becomes one message on stderr and its exit code."""
+
+    def entry() -> NoReturn:
+        try:
+            code = main()
+        except RoadmapError as error:
+            print(f"roadmap: {printable(str(error))}", file=sys.stderr)
+            code = error.exit_code
+        except KeyboardInterrupt:
+            print("roadmap: interrupted", file=sys.stderr)
+            code = EXIT_STOPPED
+        sys.exit(code)
+
+    return entry
+
+
+def printable(text: str) -> str:
+    """Text with control characters (ANSI escapes among them) made visible, safe for any terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)

@@ -1,0 +1,71 @@
+"""Layers from their layout: one convolution layer and one residual block serve every step of the roadmap."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from timm.layers import DropPath, LayerNorm2d
+from torch import Tensor, nn
+
+from roadmap.layout import BlockLayout, Conv
+from roadmap.schema import Activation, Norm
+
+NORMS: dict[Norm, Callable[[int], nn.Module]] = {
+    Norm.batch: partial(nn.BatchNorm2d, eps=1e-5),
+    Norm.layer: partial(LayerNorm2d, eps=1e-6),
+}
+ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {Activation.relu: nn.ReLU, Activation.gelu: nn.GELU}
+
+
+def conv_layer(conv: Conv) -> nn.Sequential:
+    """Convolution, norm, activation: children `conv`, `norm` and `act`, those that the layout has."""
+    parts: OrderedDict[str, nn.Module] = OrderedDict()
+    parts["conv"] = nn.Conv2d(
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size,
+        conv.stride,
+        conv.padding,
+        groups=conv.groups,
+        bias=conv.bias,
+    )
+    if conv.norm is not None:
+        parts["norm"] = NORMS[conv.norm](conv.out_channels)
+    if conv.activation is not None:
+        parts["act"] = ACTIVATIONS[conv.activation]()
+    return nn.Sequential(parts)
+
+
+class LayerScale(nn.Module):
+    """A learnt factor for each channel of (N, C, H, W), small at first (Touvron et al., arXiv 2103.17239)."""
+
+    def __init__(self, channels: int, initial: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((channels,), initial))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale (N, C, H, W)."""
+        return x * self.gamma.view(1, -1, 1, 1)
+
+
+class Block(nn.Module):
+    """Residual block: `act(shortcut(x) + drop_path(scale(branch(x))))`, every part given by the layout.
+
+    (N, C_in, H, W) to (N, C_out, H / stride, W / stride).
+    """
+
+    def __init__(self, layout: BlockLayout) -> None:
+        super().__init__()
+        channels = layout.convs[-1].out_channels
+        self.branch = nn.Sequential(*map(conv_layer, layout.convs))
+        self.scale = nn.Identity() if layout.layer_scale is None else LayerScale(channels, layout.layer_scale)
+        self.drop_path = DropPath(layout.drop_path)
+        self.shortcut = nn.Identity() if layout.shortcut is None else conv_layer(layout.shortcut)
+        self.act = nn.Identity() if layout.activation is None else ACTIVATIONS[layout.activation]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform (N, C_in, H, W)."""
+        return self.act(self.shortcut(x) + self.drop_path(self.scale(self.branch(x))))

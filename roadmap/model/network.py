@@ -1,0 +1,120 @@
+"""The network: stem, four stages, head, built from a layout.
+
+Its methods carry timm's names (`forward_features`, `forward_head`, `reset_classifier`, `feature_info`), so timm's
+tools, `features_only=True` among them, work on every step.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+from timm.layers import trunc_normal_
+from timm.models import checkpoint_seq
+from torch import Tensor, nn
+
+from roadmap.model.block import NORMS, Block, conv_layer
+from roadmap.layout import NetworkLayout, StageLayout, StemLayout
+
+
+class Stem(nn.Sequential):
+    """(N, 3, H, W) to (N, width, H / 4, W / 4)."""
+
+    def __init__(self, layout: StemLayout) -> None:
+        parts: OrderedDict[str, nn.Module] = OrderedDict(layer=conv_layer(layout.conv))
+        if layout.max_pool:
+            parts["pool"] = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+        if layout.norm is not None:
+            parts["norm"] = NORMS[layout.norm](layout.conv.out_channels)
+        super().__init__(parts)
+
+
+class Stage(nn.Module):
+    """Blocks at one resolution, behind the downsampling where it is separate."""
+
+    def __init__(self, layout: StageLayout) -> None:
+        super().__init__()
+        self.downsampling = nn.Sequential()
+        if layout.downsampling is not None:
+            before = layout.downsampling
+            self.downsampling.append(NORMS[before.norm](before.conv.in_channels)).append(conv_layer(before.conv))
+        self.blocks = nn.Sequential(*map(Block, layout.blocks))
+        self.grad_checkpointing = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) to (N, C_out, H / 2, W / 2), the first stage at its input's resolution."""
+        x = self.downsampling(x)
+        if self.grad_checkpointing and x.requires_grad:
+            return checkpoint_seq(self.blocks, x)
+        return self.blocks(x)
+
+
+class Network(nn.Module):
+    """An image classifier: (N, 3, H, W) to (N, num_classes).
+
+    Weights of convolutions and the classifier start from a truncated normal of deviation 0.02, biases from 0
+    (appendix A.1); norms start as the identity, the last one of a block too.
+    """
+
+    def __init__(self, layout: NetworkLayout, num_classes: int = 1000, drop_rate: float = 0.0) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.num_features = self.head_hidden_size = layout.stages[-1].out_channels
+        self.feature_info = [
+            {"num_chs": stage.out_channels, "reduction": 4 * 2**i, "module": f"stages.{i}"}
+            for i, stage in enumerate(layout.stages)
+        ]
+        self.stem = Stem(layout.stem)
+        self.stages = nn.Sequential(*map(Stage, layout.stages))
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.head_norm = nn.Identity() if layout.head_norm is None else NORMS[layout.head_norm](self.num_features)
+        self.head_drop = nn.Dropout(drop_rate)
+        self.fc = self._classifier(num_classes)
+        self.apply(init_weights)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Images (N, 3, H, W) to features (N, C, H / 32, W / 32)."""
+        return self.stages(self.stem(x))
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Features (N, C, h, w) to logits (N, num_classes), or to what the classifier sees (N, C)."""
+        x = self.head_drop(self.head_norm(self.pool(x)).flatten(1))
+        return x if pre_logits else self.fc(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (N, 3, H, W) to logits (N, num_classes)."""
+        return self.forward_head(self.forward_features(x))
+
+    # What timm's tools ask a model for.
+
+    def _classifier(self, num_classes: int) -> nn.Module:
+        return nn.Linear(self.num_features, num_classes) if num_classes > 0 else nn.Identity()
+
+    def get_classifier(self) -> nn.Module:
+        """The last linear layer."""
+        return self.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the last linear layer; the pooling is always the average."""
+        self.num_classes = num_classes
+        self.fc = self._classifier(num_classes)
+        self.fc.apply(init_weights)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep only each block's input in memory and compute the rest again in the backward pass."""
+        for stage in self.stages:
+            assert isinstance(stage, Stage)
+            stage.grad_checkpointing = enable
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Layer groups, for layer-wise learning rates."""
+        stages = r"^stages\.(\d+)" if coarse else [(r"^stages\.(\d+)\.downsampling", (0,)), (r"^stages\.(\d+)\.blocks\.(\d+)", None)]
+        return {"stem": r"^stem", "blocks": stages}
+
+
+def init_weights(module: nn.Module) -> None:
+    """Truncated normal, deviation 0.02, for convolutions and linear layers; biases 0."""
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

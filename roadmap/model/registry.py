@@ -1,0 +1,60 @@
+"""Every step at every scale as a timm model: `timm.create_model("roadmap_inverted_bottleneck", features_only=True)`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import build_model_with_cfg, register_model
+
+from roadmap.config import group_options
+from roadmap.model.build import build_model
+from roadmap.model.network import Network
+from roadmap.steps import known_steps
+
+PRETRAINED_CFG = {
+    "url": "",
+    "num_classes": 1000,
+    "input_size": (3, 224, 224),
+    "min_input_size": (3, 32, 32),
+    "pool_size": (7, 7),
+    "crop_pct": 0.875,
+    "interpolation": "bicubic",
+    "mean": IMAGENET_DEFAULT_MEAN,
+    "std": IMAGENET_DEFAULT_STD,
+    "first_conv": "stem.layer.conv",
+    "classifier": "fc",
+}
+
+
+def register() -> None:
+    """Enter the models in timm's registry; the scale `tiny` goes without its name."""
+    module = sys.modules[__name__]
+    for step in known_steps():
+        for scale in group_options("scale"):
+            name = f"roadmap_{step}" if scale == "tiny" else f"roadmap_{step}_{scale}"
+            if not hasattr(module, name):
+                setattr(module, name, register_model(_entry(name, step, scale)))
+
+
+def _entry(name: str, step: str, scale: str) -> Callable[..., Any]:
+    def entry(pretrained: bool = False, **kwargs: Any) -> Any:
+        def network(drop_path_rate: float | None = None, **given: Any) -> Network:
+            if drop_path_rate is not None:
+                given["drop_path"] = drop_path_rate
+            return build_model(step, scale, **given)
+
+        kwargs["pretrained_cfg"] = kwargs.get("pretrained_cfg") or dict(PRETRAINED_CFG)
+        return build_model_with_cfg(
+            network,
+            name,
+            pretrained,
+            feature_cfg={"out_indices": (0, 1, 2, 3), "flatten_sequential": True},
+            **kwargs,
+        )
+
+    entry.__name__, entry.__module__ = name, __name__
+    entry.__doc__ = f"Step {step} of the roadmap at scale {scale}, not pretrained."
+    return entry

@@ -1,0 +1,97 @@
+"""Weights to and from timm, at the roadmap's two ends: ResNet (`resnet`) and ConvNeXt (`separate_downsampling`)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from roadmap.errors import Refused
+from roadmap.model.network import Network
+
+# timm's model at each end of each scale; where the starting point is ours, only the other end has one.
+TWINS = {
+    "resnet": {"tiny": "resnet50", "base": "resnet200", "small": "resnet101"},
+    "separate_downsampling": {
+        scale: f"convnext_{scale}"
+        for scale in ("atto", "femto", "pico", "nano", "tiny", "small", "base", "large", "xlarge")
+    },
+}
+
+# Our names (patterns) and timm's (templates). Stages count from 0 here and from 1 in timm's ResNet.
+RESNET = {
+    r"stem\.layer\.conv": "conv1",
+    r"stem\.layer\.norm": "bn1",
+    r"stages\.(\d+)\.blocks\.(\d+)\.branch\.(\d)\.conv": "layer{0+1}.{1}.conv{2+1}",
+    r"stages\.(\d+)\.blocks\.(\d+)\.branch\.(\d)\.norm": "layer{0+1}.{1}.bn{2+1}",
+    r"stages\.(\d+)\.blocks\.(\d+)\.shortcut\.conv": "layer{0+1}.{1}.downsample.0",
+    r"stages\.(\d+)\.blocks\.(\d+)\.shortcut\.norm": "layer{0+1}.{1}.downsample.1",
+    r"fc": "fc",
+}
+CONVNEXT = {
+    r"stem\.layer\.conv": "stem.0",
+    r"stem\.norm": "stem.1",
+    r"stages\.(\d+)\.downsampling\.0": "stages.{0}.downsample.0",
+    r"stages\.(\d+)\.downsampling\.1\.conv": "stages.{0}.downsample.1",
+    r"stages\.(\d+)\.blocks\.(\d+)\.branch\.0\.conv": "stages.{0}.blocks.{1}.conv_dw",
+    r"stages\.(\d+)\.blocks\.(\d+)\.branch\.0\.norm": "stages.{0}.blocks.{1}.norm",
+    r"stages\.(\d+)\.blocks\.(\d+)\.branch\.1\.conv": "stages.{0}.blocks.{1}.mlp.fc1",
+    r"stages\.(\d+)\.blocks\.(\d+)\.branch\.2\.conv": "stages.{0}.blocks.{1}.mlp.fc2",
+    r"stages\.(\d+)\.blocks\.(\d+)\.scale\.gamma": "stages.{0}.blocks.{1}.gamma",
+    r"head_norm": "head.norm",
+    r"fc": "head.fc",
+}
+
+
+def timm_twin(step: str, scale: str) -> str | None:
+    """The timm model that this step at this scale equals, if there is one."""
+    return TWINS.get(step, {}).get(scale)
+
+
+def from_timm(network: Network, model: nn.Module) -> None:
+    """Copy the weights of timm's model into its twin of ours, in place.
+
+    Raises:
+        Refused: where the two are not the same network.
+    """
+    theirs = model.state_dict()
+    names = _paired(network.state_dict(), theirs)
+    network.load_state_dict({ours: _shaped(theirs[name], like) for (ours, name), like in names.items()})
+
+
+def to_timm(network: Network, model: nn.Module) -> None:
+    """Copy our weights into timm's twin of the network, in place.
+
+    Raises:
+        Refused: where the two are not the same network.
+    """
+    ours, theirs = network.state_dict(), model.state_dict()
+    names = _paired(ours, theirs)
+    model.load_state_dict({name: _shaped(ours[key], theirs[name]) for key, name in names})
+
+
+def _shaped(weight: Tensor, like: Tensor) -> Tensor:
+    """A 1x1 convolution is a linear layer with two axes more."""
+    return weight.reshape(like.shape)
+
+
+def _paired(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> dict[tuple[str, str], Tensor]:
+    """(our name, timm's name) of every weight, with our tensor; all of both sides, with equal sizes."""
+    table = RESNET if "conv1.weight" in theirs else CONVNEXT
+    pairs = {(key, _timm_name(key, table)): weight for key, weight in ours.items()}
+    unpaired = theirs.keys() ^ {name for _, name in pairs}
+    if unpaired or any(theirs[name].numel() != weight.numel() for (_, name), weight in pairs.items()):
+        odd = sorted(unpaired) or [n for (_, n), w in pairs.items() if theirs[n].numel() != w.numel()]
+        raise Refused(f"not timm's network: {len(odd)} weights have no counterpart of their size, {odd[0]} among them")
+    return pairs
+
+
+def _timm_name(key: str, table: Mapping[str, str]) -> str:
+    for pattern, template in table.items():
+        match = re.fullmatch(f"(?:{pattern})((?:\\.[a-z_]+)?)", key)
+        if match:
+            *numbers, leaf = match.groups()
+            filled = re.sub(r"\{(\d)(\+1)?\}", lambda m: str(int(numbers[int(m[1])]) + bool(m[2])), template)
+            return filled + leaf
+    return key

@@ -1,0 +1,242 @@
+"""Every setting of a run: its type, its range, and what it means.
+
+Hydra reads these classes as the schema of `conf/`, so a misspelt key or a wrong type is refused while the
+configuration is composed. Numbers carry their range beside the type (`number`); what depends on several
+fields is checked in `roadmap.config`. `MISSING` fields get their value from a YAML file. No torch here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from omegaconf import MISSING
+
+
+def number(default: Any = MISSING, **limits: float) -> Any:
+    """A field with a range: `above`, `least`, `below`, `most` (in the order >, >=, <, <=)."""
+    return field(default=default, metadata={"limits": limits})
+
+
+class Stem(StrEnum):
+    """The first layer."""
+
+    conv_pool = "conv_pool"  # 7x7 stride 2, norm, activation, 3x3 max pool stride 2
+    patchify = "patchify"  # 4x4 stride 4, nothing else
+
+
+class Bottleneck(StrEnum):
+    """Which way a block's width runs, for a stage of width W."""
+
+    narrow = "narrow"  # 4W -> W -> 4W, ResNet
+    inverted = "inverted"  # W -> 4W -> W, MobileNetV2, Transformers
+
+
+class SpatialConv(StrEnum):
+    """Where the k x k convolution stands among the block's three."""
+
+    middle = "middle"
+    first = "first"
+
+
+class Activation(StrEnum):
+    """The nonlinearity, everywhere in the network."""
+
+    relu = "relu"
+    gelu = "gelu"
+
+
+class Norm(StrEnum):
+    """The normalisation, everywhere in the network."""
+
+    batch = "batch"  # BatchNorm, eps 1e-5
+    layer = "layer"  # LayerNorm over channels at each position, eps 1e-6
+
+
+class Keep(StrEnum):
+    """How many norms or activations a block keeps."""
+
+    all = "all"
+    one = "one"
+
+
+class Downsampling(StrEnum):
+    """Where the resolution halves between stages."""
+
+    in_block = "in_block"  # stride in the first block of a stage, projection shortcut
+    separate = "separate"  # norm, then a 2x2 stride-2 convolution; norms after the stem and the pooling
+
+
+@dataclass
+class StepConfig:
+    """Which step of the roadmap this is; filled in from the step's file, never by hand."""
+
+    name: str = ""
+    parent: str | None = None
+    label: str = ""
+    group: str = ""
+
+
+@dataclass
+class ScaleConfig:
+    """A pair of end points: the ResNet that the roadmap starts from and the ConvNeXt that it reaches."""
+
+    name: str = MISSING
+    start: str = MISSING
+    end: str = MISSING
+    resnet_depths: list[int] = MISSING
+    resnet_width: int = MISSING
+    convnext_depths: list[int] = MISSING
+    stage_ratio_width: int = MISSING
+    convnext_width: int = MISSING
+    drop_path: float = MISSING
+
+
+@dataclass
+class ModelConfig:
+    """The toggles: the coordinates of one network in the roadmap's design space."""
+
+    stem: Stem = MISSING
+    depths: list[int] = MISSING  # blocks in each of the four stages
+    width: int = number(least=1, most=4096)  # channels of the stem; stages have 1, 2, 4, 8 times as many
+    depthwise: bool = MISSING  # the spatial convolution has one group a channel
+    bottleneck: Bottleneck = MISSING
+    spatial_conv: SpatialConv = MISSING
+    kernel_size: int = number(least=1, most=63)  # of the spatial convolution; odd
+    activation: Activation = MISSING
+    block_activations: Keep = MISSING  # one: the one before the block's last convolution
+    norm: Norm = MISSING
+    block_norms: Keep = MISSING  # one: the one after the spatial convolution; the shortcut keeps its own
+    block_bias: bool = MISSING  # of the block's three convolutions; the shortcut's has none
+    downsampling: Downsampling = MISSING
+    layer_scale: float | None = number(above=0.0)  # initial value; null: off
+    drop_path: float = number(least=0.0, below=1.0)  # stochastic depth of the last block; linear from 0
+
+
+class Source(StrEnum):
+    """Where images come from."""
+
+    digits = "digits"
+    folder = "folder"
+    imagenette = "imagenette"
+    cifar10 = "cifar10"
+    cifar100 = "cifar100"
+    imagenet = "imagenet"
+
+
+@dataclass
+class DataConfig:
+    """Images and how they reach the network."""
+
+    source: Source = MISSING
+    path: str | None = None  # the folder on disk; digits need none
+    download: bool = False  # let torchvision fetch what is not there
+    image_size: int = number(least=32, most=4096)  # pixels, height = width, in training and evaluation
+    hflip: float = number(least=0.0, most=1.0)  # probability; 0 where a mirrored image changes its class
+    crop_pct: float = number(above=0.0, most=1.0)  # evaluation: centre crop / resized shorter side
+    mean: list[float] = MISSING
+    std: list[float] = MISSING
+    workers: int = number(0, least=0, most=256)  # loader processes; the result does not depend on them
+
+
+class Precision(StrEnum):
+    """Arithmetic of the forward pass."""
+
+    auto = "auto"  # bfloat16 on a GPU, float32 on a CPU
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+@dataclass
+class RecipeConfig:
+    """How a network is trained: Table 5 of the paper, one field a row."""
+
+    name: str = MISSING
+    epochs: int = number(least=1, most=100_000)
+    batch_size: int = number(least=1, most=1_000_000)
+    lr: float = number(above=0.0, most=100.0)  # for a batch of `lr_batch` images; scaled linearly to `batch_size`
+    lr_batch: int = number(least=1)
+    min_lr: float = number(least=0.0)
+    warmup_epochs: float = number(least=0.0)
+    weight_decay: float = number(least=0.0, most=10.0)
+    betas: list[float] = MISSING
+    eps: float = number(above=0.0)
+    label_smoothing: float = number(least=0.0, below=1.0)
+    mixup: float = number(least=0.0)  # Beta parameter; 0: off
+    cutmix: float = number(least=0.0)
+    mixup_switch_prob: float = number(least=0.0, most=1.0)  # probability of cutmix where both are on
+    randaugment: str | None = MISSING  # timm's description, e.g. rand-m9-mstd0.5-inc1; null: off
+    random_erasing: float = number(least=0.0, most=1.0)
+    crop_scale: list[float] = MISSING  # area of the random resized crop, least and most
+    precision: Precision = Precision.auto
+
+
+class Logger(StrEnum):
+    """Where curves go, beside the run's own files."""
+
+    none = "none"
+    wandb = "wandb"
+
+
+class WandbMode(StrEnum):
+    """W&B's own words."""
+
+    offline = "offline"
+    online = "online"
+
+
+@dataclass
+class WandbConfig:
+    """The W&B mirror of a run."""
+
+    mode: WandbMode = WandbMode.offline
+    project: str = "roadmap"
+    entity: str | None = None
+
+
+class Device(StrEnum):
+    """Where the arithmetic happens."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+@dataclass
+class RuntimeConfig:
+    """What changes how fast a run is and never what it computes."""
+
+    device: Device = Device.auto
+    threads: int | None = number(None, least=1, most=1024)  # CPU threads; null: torch's choice
+    channels_last: bool = True
+    checkpoint_seconds: float = number(300.0, least=0.0)  # between checkpoints; also one at every stop
+    keep_weights: bool = True  # write the trained weights beside the result
+    progress: bool = True
+
+
+@dataclass
+class StudyConfig:
+    """A set of runs that answers one question."""
+
+    name: str = "single"
+    question: str = ""
+    steps: list[str] = field(default_factory=lambda: ["all"])
+    seeds: list[int] = field(default_factory=lambda: [0])
+
+
+@dataclass
+class Experiment:
+    """One run, completely described."""
+
+    step: StepConfig = field(default_factory=StepConfig)
+    scale: ScaleConfig = field(default_factory=ScaleConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    recipe: RecipeConfig = field(default_factory=RecipeConfig)
+    study: StudyConfig = field(default_factory=StudyConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    logger: Logger = Logger.none
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+    seed: int = number(0, least=0, most=2**31 - 1)
+    output: str = "experiments"  # runs are written to <output>/<study>/runs
