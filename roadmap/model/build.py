@@ -41,7 +41,7 @@ def build_model(
         Refused: for an unknown step, scale or toggle, or a value out of range.
     """
     settings = [f"model.{key}={_as_override(value)}" for key, value in toggles.items()]
-    experiment = config.compose([f"+step={step}", f"scale={scale}", *settings], config_dirs)
+    experiment = config.compose([f"scale={scale}", f"+step={step}", *settings], config_dirs)
     return Network(layout(experiment.model, in_chans), num_classes, drop_rate)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from roadmap.model.block import NORMS, Block, conv_layer
 from roadmap.layout import NetworkLayout, StageLayout, StemLayout
+from roadmap.schema import Norm
 
 
 class Stem(nn.Sequential):
@@ -49,6 +50,30 @@ class Stage(nn.Module):
         return self.blocks(x)
 
 
+class Head(nn.Module):
+    """(N, C, h, w) to (N, num_classes): average over positions, norm, classifier."""
+
+    def __init__(self, norm: Norm | None, channels: int, num_classes: int, drop_rate: float = 0.0) -> None:
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.norm = nn.Identity() if norm is None else NORMS[norm](channels)
+        self.drop = nn.Dropout(drop_rate)
+        self.fc = classifier(channels, num_classes)
+
+    def pooled(self, x: Tensor) -> Tensor:
+        """(N, C, h, w) to (N, C)."""
+        return self.drop(self.norm(self.pool(x)).flatten(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, h, w) to (N, num_classes)."""
+        return self.fc(self.pooled(x))
+
+
+def classifier(channels: int, num_classes: int) -> nn.Module:
+    """The last linear layer; none for 0 classes."""
+    return nn.Linear(channels, num_classes) if num_classes > 0 else nn.Identity()
+
+
 class Network(nn.Module):
     """An image classifier: (N, 3, H, W) to (N, num_classes).
 
@@ -66,10 +91,7 @@ class Network(nn.Module):
         ]
         self.stem = Stem(layout.stem)
         self.stages = nn.Sequential(*map(Stage, layout.stages))
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.head_norm = nn.Identity() if layout.head_norm is None else NORMS[layout.head_norm](self.num_features)
-        self.head_drop = nn.Dropout(drop_rate)
-        self.fc = self._classifier(num_classes)
+        self.head = Head(layout.head_norm, self.num_features, num_classes, drop_rate)
         self.apply(init_weights)
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -78,8 +100,7 @@ class Network(nn.Module):
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Features (N, C, h, w) to logits (N, num_classes), or to what the classifier sees (N, C)."""
-        x = self.head_drop(self.head_norm(self.pool(x)).flatten(1))
-        return x if pre_logits else self.fc(x)
+        return self.head.pooled(x) if pre_logits else self.head(x)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (N, 3, H, W) to logits (N, num_classes)."""
@@ -87,18 +108,15 @@ class Network(nn.Module):
 
     # What timm's tools ask a model for.
 
-    def _classifier(self, num_classes: int) -> nn.Module:
-        return nn.Linear(self.num_features, num_classes) if num_classes > 0 else nn.Identity()
-
     def get_classifier(self) -> nn.Module:
         """The last linear layer."""
-        return self.fc
+        return self.head.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the last linear layer; the pooling is always the average."""
         self.num_classes = num_classes
-        self.fc = self._classifier(num_classes)
-        self.fc.apply(init_weights)
+        self.head.fc = classifier(self.num_features, num_classes)
+        self.head.apply(init_weights)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep only each block's input in memory and compute the rest again in the backward pass."""
@@ -114,7 +132,7 @@ class Network(nn.Module):
 
 def init_weights(module: nn.Module) -> None:
     """Truncated normal, deviation 0.02, for convolutions and linear layers; biases 0."""
-    if isinstance(module, nn.Conv2d | nn.Linear):
+    if isinstance(module, nn.Conv2d | nn.Linear) and not module.weight.is_meta:  # shapes only: nothing to fill
         trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)

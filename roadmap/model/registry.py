@@ -25,7 +25,7 @@ PRETRAINED_CFG = {
     "mean": IMAGENET_DEFAULT_MEAN,
     "std": IMAGENET_DEFAULT_STD,
     "first_conv": "stem.layer.conv",
-    "classifier": "fc",
+    "classifier": "head.fc",
 }
 
 

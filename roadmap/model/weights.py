@@ -27,7 +27,7 @@ RESNET = {
     r"stages\.(\d+)\.blocks\.(\d+)\.branch\.(\d)\.norm": "layer{0+1}.{1}.bn{2+1}",
     r"stages\.(\d+)\.blocks\.(\d+)\.shortcut\.conv": "layer{0+1}.{1}.downsample.0",
     r"stages\.(\d+)\.blocks\.(\d+)\.shortcut\.norm": "layer{0+1}.{1}.downsample.1",
-    r"fc": "fc",
+    r"head\.fc": "fc",
 }
 CONVNEXT = {
     r"stem\.layer\.conv": "stem.0",
@@ -39,8 +39,8 @@ CONVNEXT = {
     r"stages\.(\d+)\.blocks\.(\d+)\.branch\.1\.conv": "stages.{0}.blocks.{1}.mlp.fc1",
     r"stages\.(\d+)\.blocks\.(\d+)\.branch\.2\.conv": "stages.{0}.blocks.{1}.mlp.fc2",
     r"stages\.(\d+)\.blocks\.(\d+)\.scale\.gamma": "stages.{0}.blocks.{1}.gamma",
-    r"head_norm": "head.norm",
-    r"fc": "head.fc",
+    r"head\.norm": "head.norm",
+    r"head\.fc": "head.fc",
 }
 
 

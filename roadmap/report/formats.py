@@ -1,0 +1,126 @@
+"""Rows of values as a terminal table, CSV, JSON, Markdown or LaTeX, with whatever users wrote made harmless."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from roadmap.errors import Refused, nearest, printable
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: the key of its values, its heading for people, and how a number is written."""
+
+    key: str
+    heading: str
+    form: str = "{}"
+
+    def text(self, row: Row) -> str:
+        """The cell as people read it; nothing where there is no value."""
+        value = row.get(self.key)
+        return "" if value is None else self.form.format(value)
+
+    def numeric(self, rows: Sequence[Row]) -> bool:
+        """Whether every value there is is a number, so that the column is set to the right."""
+        values = [row[self.key] for row in rows if row.get(self.key) is not None]
+        return bool(values) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+
+
+def as_table(rows: Sequence[Row], columns: Sequence[Column], title: str) -> str:
+    """For a terminal, as wide as it needs."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(printable(title)), title_justify="left", header_style="bold")
+    shown = [column for column in columns if any(column.text(row) for row in rows)]
+    for column in shown:
+        justify = "right" if column.numeric(rows) else "left"
+        table.add_column(Text(printable(column.heading)), justify=justify, no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(printable(column.text(row))) for column in shown))
+    console = Console(width=240, file=io.StringIO(), record=True, force_terminal=False)
+    console.print(table)
+    return "\n".join(line.rstrip() for line in console.export_text().splitlines()) + "\n"
+
+
+def as_csv(rows: Sequence[Row], columns: Sequence[Column], title: str) -> str:
+    """Full precision; a cell that a spreadsheet would take for a formula gets an apostrophe."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([column.key for column in columns])
+    for row in rows:
+        writer.writerow([_csv_cell(row.get(column.key)) for column in columns])
+    return out.getvalue()
+
+
+def _csv_cell(value: Any) -> Any:
+    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return "'" + value
+    return value
+
+
+def as_json(rows: Sequence[Row], columns: Sequence[Column], title: str) -> str:
+    """A list of objects; a missing value is null."""
+    return json.dumps([{c.key: row.get(c.key) for c in columns} for row in rows], indent=2, ensure_ascii=False) + "\n"
+
+
+def as_markdown(rows: Sequence[Row], columns: Sequence[Column], title: str) -> str:
+    """A table in GitHub's Markdown, aligned so that its source can be read too."""
+    shown = [column for column in columns if any(column.text(row) for row in rows)]
+    cells = [[_markdown(c.heading) for c in shown], *([_markdown(c.text(row)) for c in shown] for row in rows)]
+    widths = [max(3, *(len(line[i]) for line in cells)) for i in range(len(shown))]
+    right = [column.numeric(rows) for column in shown]
+    lines = [[cell.rjust(w) if r else cell.ljust(w) for cell, w, r in zip(c, widths, right, strict=True)] for c in cells]
+    rule = ["-" * (w - 1) + ":" if r else "-" * w for w, r in zip(widths, right, strict=True)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in [lines[0], rule, *lines[1:]])
+
+
+def _markdown(text: str) -> str:
+    text = printable(text).replace("\n", " ").replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return "".join("\\" + c if c in "\\`*_[]|" else c for c in text)
+
+
+def as_latex(rows: Sequence[Row], columns: Sequence[Column], title: str) -> str:
+    """A booktabs tabular."""
+    shown = [column for column in columns if any(column.text(row) for row in rows)]
+    aligned = "".join("r" if column.numeric(rows) else "l" for column in shown)
+    lines = [[_latex(c.heading) for c in shown], *([_latex(c.text(row)) for c in shown] for row in rows)]
+    body = [" & ".join(line) + r" \\" for line in lines]
+    out = [rf"\begin{{tabular}}{{{aligned}}}", r"\toprule", body[0], r"\midrule", *body[1:], r"\bottomrule"]
+    return "\n".join([f"% {printable(title)}".replace("\n", " "), *out, r"\end{tabular}", ""])
+
+
+LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "→": r"$\rightarrow$", "↑": r"$\uparrow$", "±": r"$\pm$", "×": r"$\times$", "−": r"$-$", "“": "``", "”": "''",
+    "–": "--", "…": r"\ldots{}", "Δ": r"$\Delta$",
+}  # fmt: skip
+
+
+def _latex(text: str) -> str:
+    return "".join(LATEX.get(c, c) for c in printable(text).replace("\n", " "))
+
+
+FORMATS: dict[str, Callable[[Sequence[Row], Sequence[Column], str], str]] = {
+    "table": as_table,
+    "csv": as_csv,
+    "json": as_json,
+    "md": as_markdown,
+    "latex": as_latex,
+}
+
+
+def render(name: str, rows: Sequence[Row], columns: Sequence[Column], title: str) -> str:
+    """The rows in the named format."""
+    if name not in FORMATS:
+        raise Refused(f"there is no format {name!r}; {nearest(name, FORMATS)}")
+    return FORMATS[name](rows, columns, title)
