@@ -1,4 +1,7 @@
-"""Layers from their layout: one convolution layer and one residual block serve every step of the roadmap."""
+"""Layers from their layout: one convolution layer and one residual block serve every step of the roadmap.
+
+Plain torch: timm's layers of the same names would do, but importing timm takes three seconds.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,18 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from timm.layers import DropPath, LayerNorm2d
 from torch import Tensor, nn
 
 from roadmap.layout import BlockLayout, Conv
 from roadmap.schema import Activation, Norm
+
+class LayerNorm2d(nn.LayerNorm):
+    """Normalise the channels of (N, C, H, W) at each position; free of copies in channels_last."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (N, C, H, W)."""
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
 
 NORMS: dict[Norm, Callable[[int], nn.Module]] = {
     Norm.batch: partial(nn.BatchNorm2d, eps=1e-5),
@@ -54,6 +64,28 @@ def conv_layer(conv: Conv) -> nn.Sequential:
     if conv.activation is not None:
         parts["act"] = ACTIVATIONS[conv.activation]()
     return nn.Sequential(parts)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: in training, drop an image's whole branch with this probability (Huang et al., 1603.09382).
+
+    What is kept is divided by the probability of keeping it, so that the expectation stays.
+    """
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Keep or drop each image of (N, C, H, W)."""
+        if not self.training or self.probability == 0.0:
+            return x
+        keep = 1.0 - self.probability
+        return x * x.new_empty(x.shape[0], 1, 1, 1).bernoulli_(keep).div_(keep)
+
+    def extra_repr(self) -> str:
+        """The probability of dropping."""
+        return f"{self.probability:.3f}"
 
 
 class LayerScale(nn.Module):

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
-from timm.layers import trunc_normal_
-from timm.models import checkpoint_seq
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint_sequential
 
 from roadmap.model.block import NORMS, Block, conv_layer
 from roadmap.layout import NetworkLayout, StageLayout, StemLayout
@@ -46,7 +45,7 @@ class Stage(nn.Module):
         """(N, C_in, H, W) to (N, C_out, H / 2, W / 2), the first stage at its input's resolution."""
         x = self.downsampling(x)
         if self.grad_checkpointing and x.requires_grad:
-            return checkpoint_seq(self.blocks, x)
+            return checkpoint_sequential(self.blocks, len(self.blocks), x, use_reentrant=False)
         return self.blocks(x)
 
 
@@ -133,6 +132,6 @@ class Network(nn.Module):
 def init_weights(module: nn.Module) -> None:
     """Truncated normal, deviation 0.02, for convolutions and linear layers; biases 0."""
     if isinstance(module, nn.Conv2d | nn.Linear) and not module.weight.is_meta:  # shapes only: nothing to fill
-        trunc_normal_(module.weight, std=0.02)
+        nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)

@@ -1,4 +1,7 @@
-"""Every step at every scale as a timm model: `timm.create_model("roadmap_inverted_bottleneck", features_only=True)`."""
+"""Every step at every scale as a timm model; `import roadmap.timm` registers them.
+
+`timm.create_model("roadmap_inverted_bottleneck", features_only=True)`; other scales than `tiny` add their name.
+"""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from roadmap.errors import Refused, nearest, printable
+from roadmap.errors import printable
 
 Row = dict[str, Any]
 
@@ -120,7 +120,5 @@ FORMATS: dict[str, Callable[[Sequence[Row], Sequence[Column], str], str]] = {
 
 
 def render(name: str, rows: Sequence[Row], columns: Sequence[Column], title: str) -> str:
-    """The rows in the named format."""
-    if name not in FORMATS:
-        raise Refused(f"there is no format {name!r}; {nearest(name, FORMATS)}")
+    """The rows in the format of that name (a key of `FORMATS`)."""
     return FORMATS[name](rows, columns, title)
