@@ -1,0 +1,208 @@
+"""Images to batches: timm's transforms over any source, random only in (seed, epoch, index).
+
+The order of an epoch and every augmentation depend on nothing else, so a run comes out the same whatever the number
+of loader processes, and can go on from the middle of an epoch.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from timm.data import create_transform
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from roadmap.data.sources import DIGITS_EVERY, Inventory, Split
+from roadmap.errors import Refused
+from roadmap.schema import DataConfig, Experiment, RecipeConfig, Source
+
+Batch = tuple[Tensor, Tensor]
+
+
+def seed_all(*key: int) -> None:
+    """Set the global generators of Python, NumPy and torch (CPU) from `key`, in some 20 microseconds.
+
+    Transforms and mixup draw from all three. Whoever draws next seeds first: nobody relies on what another left.
+    """
+    seed = int(np.random.SeedSequence(key).generate_state(1)[0])
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)
+
+
+class Images(Dataset[tuple[Tensor, int]]):
+    """One split: `images[(epoch, index)]` is a transformed image (3, H, W) and its class."""
+
+    def __init__(self, load: Callable[[int], tuple[Image.Image, int]], size: int, transform: Any, seed: int) -> None:
+        self.load, self.size, self.transform, self.seed = load, size, transform, seed
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+        epoch, index = key
+        image, target = self.load(index)
+        seed_all(self.seed, epoch, index)
+        return self.transform(image), target
+
+
+@dataclass
+class Batches:
+    """The batch sampler of one epoch: lists of (epoch, index), shuffled by (seed, epoch), from batch `start` on."""
+
+    size: int
+    batch_size: int
+    seed: int
+    shuffle: bool
+    epoch: int = 0
+    start: int = 0
+
+    def __len__(self) -> int:
+        """Batches in a whole epoch; a training epoch leaves out what does not fill a batch."""
+        return self.size // self.batch_size if self.shuffle else -(-self.size // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = np.arange(self.size)
+        if self.shuffle:
+            order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
+        for batch in range(self.start, len(self)):
+            indices = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+            yield [(self.epoch, int(index)) for index in indices]
+
+
+@dataclass
+class Loaders:
+    """The two splits of a run."""
+
+    train: DataLoader[Any]
+    val: DataLoader[Any]
+    train_batches: Batches
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The training batches of an epoch, from batch `start` on."""
+        self.train_batches.epoch, self.train_batches.start = epoch, start
+        return iter(self.train)
+
+
+def loaders(experiment: Experiment, found: Inventory) -> Loaders:
+    """Loaders for training (shuffled, augmented, whole batches only) and evaluation (every image once, in order)."""
+    data, recipe, seed = experiment.data, experiment.recipe, experiment.seed
+    load = {name: reader(data, found, name) for name in ("train", "val")}
+    train = Images(load["train"], found.train.size, train_transform(data, recipe), seed)
+    val = Images(load["val"], found.val.size, val_transform(data), seed)
+    batches = Batches(len(train), recipe.batch_size, seed, shuffle=True)
+    in_order = Batches(len(val), recipe.batch_size, seed, shuffle=False)
+    return Loaders(_loader(train, batches, data, seed), _loader(val, in_order, data, seed), batches)
+
+
+def _loader(images: Images, batches: Batches, data: DataConfig, seed: int) -> DataLoader[Any]:
+    generator = torch.Generator().manual_seed(seed)  # or the loader draws from, and moves, the global generator
+    return DataLoader(
+        images,
+        batch_sampler=batches,  # type: ignore[arg-type]
+        num_workers=data.workers,
+        pin_memory=torch.cuda.is_available(),
+        generator=generator,
+        worker_init_fn=_single_thread if data.workers else None,
+    )
+
+
+def _single_thread(worker: int) -> None:
+    torch.set_num_threads(1)
+
+
+def train_transform(data: DataConfig, recipe: RecipeConfig) -> Any:
+    """Random resized crop (bicubic), flip, RandAugment, normalisation, random erasing: timm's, as in Table 5."""
+    return create_transform(
+        (3, data.image_size, data.image_size),
+        is_training=True,
+        scale=(recipe.crop_scale[0], recipe.crop_scale[1]),
+        hflip=data.hflip,
+        color_jitter=None,
+        auto_augment=recipe.randaugment,
+        interpolation="bicubic",
+        mean=tuple(data.mean),
+        std=tuple(data.std),
+        re_prob=recipe.random_erasing,
+        re_mode="pixel",
+    )
+
+
+def val_transform(data: DataConfig) -> Any:
+    """Resize the shorter side to image_size / crop_pct (bicubic), cut the centre, normalise."""
+    return create_transform(
+        (3, data.image_size, data.image_size),
+        interpolation="bicubic",
+        mean=tuple(data.mean),
+        std=tuple(data.std),
+        crop_pct=data.crop_pct,
+    )
+
+
+# --- readers: index to (picture, class) ------------------------------------------------------------------------------
+
+
+def reader(data: DataConfig, found: Inventory, split: str) -> Callable[[int], tuple[Image.Image, int]]:
+    """How one split is read: by index, always the same picture for the same index."""
+    if data.source == Source.digits:
+        return _digits(split)
+    if data.source in (Source.cifar10, Source.cifar100):
+        return _cifar(data, found, split)
+    return _Files(found.train if split == "train" else found.val)
+
+
+class _Files:
+    """Pictures in files; one that cannot be decoded ends the run with its path."""
+
+    def __init__(self, split: Split) -> None:
+        self.files = split.files
+
+    def __call__(self, index: int) -> tuple[Image.Image, int]:
+        path, target = self.files[index]
+        try:
+            with Image.open(path) as image:
+                return image.convert("RGB"), target
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise Refused(f"{path}: cannot be decoded: {error}") from error
+
+
+class _Arrays:
+    """Pictures in memory: uint8, (N, H, W) or (N, H, W, 3)."""
+
+    def __init__(self, images: np.ndarray[Any, Any], targets: Sequence[int]) -> None:
+        self.images, self.targets = images, [int(target) for target in targets]
+
+    def __call__(self, index: int) -> tuple[Image.Image, int]:
+        return Image.fromarray(self.images[index]).convert("RGB"), self.targets[index]
+
+
+def _digits(split: str) -> _Arrays:
+    """scikit-learn's digits, 0..16 stretched to 0..255; every fifth image of a class is for evaluation."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    seen: dict[int, int] = {}
+    held_out = np.zeros(len(digits.target), dtype=bool)
+    for i, target in enumerate(digits.target):
+        seen[target] = seen.get(target, 0) + 1
+        held_out[i] = seen[target] % DIGITS_EVERY == 0
+    chosen = held_out if split == "val" else ~held_out
+    pixels = (digits.images * (255 / 16)).round().astype(np.uint8)
+    return _Arrays(pixels[chosen], digits.target[chosen])
+
+
+def _cifar(data: DataConfig, found: Inventory, split: str) -> _Arrays:
+    from torchvision import datasets
+
+    kind = datasets.CIFAR10 if data.source == Source.cifar10 else datasets.CIFAR100
+    try:
+        content = kind(str(found.root), train=split == "train")
+    except (OSError, RuntimeError) as error:
+        raise Refused(f"data.path={found.root}: {data.source} cannot be read: {error}") from error
+    return _Arrays(content.data, content.targets)

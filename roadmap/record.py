@@ -1,0 +1,148 @@
+"""A run's folder: what it was asked (`config.yaml`), how it went (`history.jsonl`, `log.txt`), what came out.
+
+`result.json` is written last and whole; without it the run is not done. Tables are built from these files only.
+No torch here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from roadmap.config import identity, plain
+from roadmap.errors import Refused, StorageFault
+from roadmap.schema import Experiment
+
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """`<output>/<study>/runs/<step>-s<seed>-<identity>/`."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, experiment: Experiment, fingerprint: str) -> RunFolder:
+        """The folder of this run: named by what the run is, so the same run finds its folder again."""
+        name = f"{experiment.step.name}-s{experiment.seed}-{identity(experiment, fingerprint)}"
+        return cls(Path(experiment.output).absolute() / experiment.study.name / "runs" / name)
+
+    @property
+    def checkpoints(self) -> Path:
+        """States that a stopped run goes on from."""
+        return self.path / "checkpoints"
+
+    @property
+    def log(self) -> Path:
+        """What the run said."""
+        return self.path / "log.txt"
+
+    @property
+    def history_file(self) -> Path:
+        """One line of JSON for each epoch."""
+        return self.path / "history.jsonl"
+
+    def open(self, experiment: Experiment) -> None:
+        """Make the folder and write down the resolved configuration.
+
+        Raises:
+            Refused: where the folder cannot be written, before any training.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            _write_whole(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain(experiment))))
+        except OSError as error:
+            raise Refused(f"output={experiment.output}: {self.path} cannot be written: {error}") from error
+
+    def result(self) -> Result | None:
+        """What came out, if the run is done; a torn file is set aside as `.corrupt` and the run counts as not done."""
+        file = self.path / "result.json"
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            return content if isinstance(content, dict) else None
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            file.replace(file.with_suffix(".json.corrupt"))
+            return None
+
+    def write_result(self, result: Result) -> None:
+        """Write the result, whole or not at all."""
+        try:
+            _write_whole(self.path / "result.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+        except OSError as error:
+            raise StorageFault(f"{self.path}: the result could not be written: {error}") from error
+
+    def history(self) -> list[dict[str, Any]]:
+        """The epochs so far; a torn last line is left out."""
+        lines = []
+        try:
+            for line in self.history_file.read_text(encoding="utf-8").splitlines():
+                lines.append(json.loads(line))
+        except (FileNotFoundError, ValueError):
+            pass
+        return lines
+
+    def add_epoch(self, line: dict[str, Any]) -> None:
+        """Write down one epoch, in place of an earlier attempt at it and all that came after."""
+        kept = [old for old in self.history() if old["epoch"] < line["epoch"]]
+        try:
+            _write_whole(self.history_file, "".join(json.dumps(entry) + "\n" for entry in [*kept, line]))
+        except OSError as error:
+            raise StorageFault(f"{self.history_file}: could not be written: {error}") from error
+
+
+def _write_whole(path: Path, text: str) -> None:
+    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+@lru_cache
+def provenance() -> dict[str, Any]:
+    """What the result was made with: versions, and the commit of the code with whether it was changed."""
+    packages = ("roadmap", "torch", "torchvision", "timm", "fvcore", "numpy", "pillow")
+    return {
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in packages}},
+        "git": {"commit": _git("rev-parse", "HEAD"), "dirty": _dirty()},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _dirty() -> bool | None:
+    changed = _git("status", "--porcelain", "--", "roadmap", "conf")
+    return None if changed is None else bool(changed)
+
+
+def _git(*arguments: str) -> str | None:
+    """Git's answer about the checkout this code runs from; None for an installed wheel or without git."""
+    try:
+        root = Path(__file__).parent.parent
+        if not (root / ".git").exists():
+            return None
+        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,134 @@
+"""One run from a checked experiment to its record: the same code for `roadmap.run` and for every engine of a sweep."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from typing import Any
+
+import torch
+
+from roadmap import tracking
+from roadmap.config import plain
+from roadmap.data.sources import Inventory
+from roadmap.errors import Diverged
+from roadmap.model.counting import cost
+from roadmap.record import Result, RunFolder, provenance
+from roadmap.schema import Experiment
+from roadmap.train.progress import Bar
+from roadmap.train.session import Session, stop_on_signals
+
+log = logging.getLogger("roadmap")
+
+
+def execute(experiment: Experiment, found: Inventory, fingerprint: str) -> Result:
+    """Train, evaluate and write down one run; a run that is done is read, not repeated.
+
+    Raises:
+        Refused, StorageFault, Stopped: see `roadmap.errors`. A run that diverges is a result, not an error.
+    """
+    folder = RunFolder.of(experiment, fingerprint)
+    done = folder.result()
+    if done is not None:
+        log.info("already done: %s", folder.path)
+        return done
+    session = Session(experiment, found, folder)
+    folder.open(experiment)
+    handler = _log_to(folder)
+    try:
+        return _train(session, fingerprint)
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+
+
+def _train(session: Session, fingerprint: str) -> Result:
+    experiment, folder = session.experiment, session.folder
+    for fault in session.resume():
+        log.warning(fault)
+    mirror = tracking.tracker(experiment, folder)
+    total = experiment.recipe.epochs * session.updates_per_epoch
+    done = session.epoch * session.updates_per_epoch + session.update
+    result = _describe(session, fingerprint)
+    title = f"{experiment.step.name} seed {experiment.seed}"
+    try:
+        with stop_on_signals() as stop, Bar(total, done, title, experiment.runtime.progress) as bar:
+            for line in session.train(bar, stop):
+                folder.add_epoch(line)
+                mirror.epoch(line)
+                log.info("epoch %(epoch)d  loss %(train_loss).4f  top-1 %(top1).2f %%", {**line, "epoch": line["epoch"] + 1})
+        result |= _outcome(session, folder.history()[-1])
+    except Diverged as error:
+        log.error("%s", error)
+        result |= {"status": "diverged", "reason": str(error)}
+    if experiment.runtime.keep_weights:
+        torch.save(session.network.state_dict(), folder.path / "weights.pt")
+    folder.write_result(result)
+    mirror.finish(result)
+    shutil.rmtree(folder.checkpoints, ignore_errors=True)
+    return result
+
+
+def _outcome(session: Session, last: dict[str, Any]) -> Result:
+    """The final epoch, as declared before training; never the best one."""
+    before = tracking.parent_top1(session.folder, session.experiment)
+    return {
+        "status": "done",
+        "top1": last["top1"],
+        "top5": last["top5"],
+        "val_loss": last["val_loss"],
+        "train_loss": last["train_loss"],
+        "delta_top1": None if before is None else last["top1"] - before,
+        "images_per_second": last["images_per_second"],
+        "seconds": session.seconds,
+    }
+
+
+def _describe(session: Session, fingerprint: str) -> Result:
+    """What the run is, in the order in which people read it; the outcome is filled in at the end."""
+    experiment, found = session.experiment, session.found
+    counted = cost(experiment.model, len(found.classes), experiment.data.image_size)
+    return {
+        "run": session.folder.path.name,
+        "study": experiment.study.name,
+        "step": plain(experiment.step),
+        "scale": experiment.scale.name,
+        "seed": experiment.seed,
+        "status": "running",
+        "top1": None,
+        "top5": None,
+        "val_loss": None,
+        "train_loss": None,
+        "delta_top1": None,
+        "gmacs": counted.conv_linear / 1e9,
+        "gmacs_total": counted.total / 1e9,
+        "params_m": counted.params / 1e6,
+        "activations_m": counted.activations / 1e6,
+        "images_per_second": None,
+        "seconds": session.seconds,
+        "device": _device_name(session.device),
+        "precision": session.precision.value,
+        "threads": torch.get_num_threads(),
+        "model": plain(experiment.model),
+        "data": {
+            **{k: v for k, v in plain(experiment.data).items() if k not in ("path", "download")},
+            "fingerprint": fingerprint,
+            "classes": len(found.classes),
+            "train": found.train.size,
+            "val": found.val.size,
+        },
+        "recipe": plain(experiment.recipe),
+        **provenance(),
+    }
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def _log_to(folder: RunFolder) -> logging.Handler:
+    handler = logging.FileHandler(folder.log, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    return handler

@@ -1,0 +1,39 @@
+"""What a run shows while it trains: one line with loss, accuracy, images per second and time left."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class Bar:
+    """A progress bar over all updates of a run; silent where nobody looks at a terminal."""
+
+    def __init__(self, total: int, done: int, title: str, show: bool) -> None:
+        self.top1: float | None = None
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:3.0f} %"),
+            TextColumn("{task.fields[numbers]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            disable=not (show and sys.stderr.isatty()),
+        )
+        self.task = self.progress.add_task(title, total=total, completed=done, numbers="")
+
+    def __enter__(self) -> Bar:
+        self.progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.progress.stop()
+
+    def step(self, epoch: int, loss: float, images_per_second: float) -> None:
+        """One update is done."""
+        accuracy = "" if self.top1 is None else f"  top-1 {self.top1:.2f} %"
+        numbers = f"epoch {epoch + 1}  loss {loss:.3f}{accuracy}  {images_per_second:.0f} img/s"
+        self.progress.update(self.task, advance=1, numbers=numbers)
