@@ -18,7 +18,7 @@ from timm.data import create_transform
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from roadmap.data.sources import DIGITS_EVERY, Inventory, Split
+from roadmap.data.sources import DIGITS_HELD_OUT, Inventory, Split
 from roadmap.errors import Refused
 from roadmap.schema import DataConfig, Experiment, RecipeConfig, Source
 
@@ -183,15 +183,14 @@ class _Arrays:
 
 
 def _digits(split: str) -> _Arrays:
-    """scikit-learn's digits, 0..16 stretched to 0..255; every fifth image of a class is for evaluation."""
+    """scikit-learn's digits, 0..16 stretched to 0..255; of every five images of a class two are for evaluation."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    seen: dict[int, int] = {}
     held_out = np.zeros(len(digits.target), dtype=bool)
-    for i, target in enumerate(digits.target):
-        seen[target] = seen.get(target, 0) + 1
-        held_out[i] = seen[target] % DIGITS_EVERY == 0
+    for target in range(10):
+        (members,) = np.nonzero(digits.target == target)
+        held_out[members] = np.isin(np.arange(len(members)) % 5, DIGITS_HELD_OUT)
     chosen = held_out if split == "val" else ~held_out
     pixels = (digits.images * (255 / 16)).round().astype(np.uint8)
     return _Arrays(pixels[chosen], digits.target[chosen])

@@ -20,7 +20,8 @@ from roadmap.schema import DataConfig, Experiment, Source
 SPLITS = ("train", "val")
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 CIFAR_FOLDERS = {Source.cifar10: "cifar-10-batches-py", Source.cifar100: "cifar-100-python"}
-DIGITS_EVERY = 5  # every fifth image of a class is for evaluation
+DIGITS_HELD_OUT = (2, 4)  # of every five images of a class, these (from 0) are for evaluation
+DIGITS_SIZES = {"train": 1083, "val": 714}
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def inspect(data: DataConfig) -> Inventory:
         Refused: for missing folders, classes that differ between the splits, empty classes, files that are no images.
     """
     if data.source == Source.digits:
-        return Inventory(None, tuple("0123456789"), Split(1442), Split(355))
+        return Inventory(None, tuple("0123456789"), Split(DIGITS_SIZES["train"]), Split(DIGITS_SIZES["val"]))
     assert data.path is not None
     root = Path(data.path).expanduser().absolute()
     if data.source in CIFAR_FOLDERS:
@@ -180,7 +181,7 @@ def _hash_digits() -> str:
 
     digits = load_digits()
     content = digits.images.astype("uint8").tobytes() + digits.target.astype("uint8").tobytes()
-    return hashlib.sha256(content + str(DIGITS_EVERY).encode()).hexdigest()[:16]
+    return hashlib.sha256(content + str(DIGITS_HELD_OUT).encode()).hexdigest()[:16]
 
 
 def _hash_files(root: Path, files: Iterable[Path]) -> str:

@@ -1,0 +1,103 @@
+"""A study as a list of runs: every step with every seed, each with its folder and whether it is done. No torch here."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from roadmap import config
+from roadmap.data import sources
+from roadmap.errors import Refused, nearest
+from roadmap.record import RunFolder
+from roadmap.schema import Experiment
+from roadmap.steps import Step, known_steps
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run of a study."""
+
+    experiment: Experiment
+    fingerprint: str
+    folder: RunFolder
+
+    @property
+    def done(self) -> bool:
+        """Whether its result is there."""
+        return self.folder.result() is not None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All runs of a study, parents before children, and what the report needs to know about them."""
+
+    steps: tuple[Step, ...]
+    points: tuple[Point, ...]
+
+    @property
+    def first(self) -> Experiment:
+        """Any run's experiment: scale, data and recipe are the same in all."""
+        return self.points[0].experiment
+
+    @property
+    def folder(self) -> Path:
+        """The study's folder."""
+        return self.points[0].folder.path.parent.parent
+
+    def describe(self) -> dict[str, Any]:
+        """What `study.json` says: the question, the rows of the table in order, and the runs that fill them."""
+        experiment = self.first
+        return {
+            "study": experiment.study.name,
+            "question": experiment.study.question,
+            "scale": config.plain(experiment.scale),
+            "data": str(experiment.data.source),
+            "image_size": experiment.data.image_size,
+            "epochs": experiment.recipe.epochs,
+            "recipe": experiment.recipe.name,
+            "seeds": list(experiment.study.seeds),
+            "steps": [dataclasses.asdict(step) for step in self.steps],
+            "runs": [point.folder.path.name for point in self.points],
+        }
+
+    def write(self) -> None:
+        """Write `study.json` into the study's folder."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            text = json.dumps(self.describe(), indent=2, ensure_ascii=False) + "\n"
+            (self.folder / "study.json").write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise Refused(f"output={self.first.output}: {self.folder} cannot be written: {error}") from error
+
+
+def plan(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> Plan:
+    """The runs of the study that these overrides name (`+study=NAME` among them).
+
+    Raises:
+        Refused: for anything that one of the runs could not start from.
+    """
+    known = known_steps(*(Path(folder).absolute() for folder in config_dirs))
+    study = config.compose([*overrides, f"+step={next(iter(known))}"], config_dirs).study
+    names = list(known) if study.steps == ["all"] else study.steps
+    for name in names:
+        if name not in known:
+            raise Refused(f"study.steps: there is no step {name!r}; {nearest(name, list(known))}")
+    if not study.seeds or len(set(study.seeds)) < len(study.seeds) or len(set(names)) < len(names) or not names:
+        raise Refused(f"study.steps={names}, study.seeds={study.seeds}: each must name at least one, and none twice")
+    steps = [step for step in known.values() if step.name in names]
+    experiments = [config.compose([*overrides, f"+step={step.name}"], config_dirs) for step in steps]
+    found = sources.check(experiments[0])
+    fingerprint = sources.fingerprint(experiments[0].data, found)
+    points = [
+        Point(seeded, fingerprint, RunFolder.of(seeded, fingerprint))
+        for experiment in experiments
+        for seed in study.seeds
+        for seeded in [dataclasses.replace(experiment, seed=seed)]
+    ]
+    for point in points:
+        config.check(point.experiment)
+    return Plan(tuple(steps), tuple(points))

@@ -1,0 +1,105 @@
+"""A study's records: its plan (`study.json`) and the results that are there. No torch here."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from roadmap.errors import Refused
+from roadmap.record import Result, RunFolder
+from roadmap.steps import Step
+
+# What must be equal in all rows of a table; the model is what a study varies.
+SHARED = ("scale", "data", "recipe", "precision")
+
+
+@dataclass(frozen=True)
+class Study:
+    """A plan and its results, in the order of the plan."""
+
+    folder: Path
+    about: dict[str, Any]
+    results: tuple[Result, ...]
+    strangers: int = 0  # results in the folder that the plan does not name
+
+    @property
+    def steps(self) -> list[Step]:
+        """The rows of the table, in order."""
+        return [Step(**step) for step in self.about["steps"]]
+
+    def of(self, step: Step) -> list[Result]:
+        """The results of a step, by seed."""
+        return [result for result in self.results if result["step"]["name"] == step.name]
+
+    @property
+    def label(self) -> str:
+        """What our numbers were measured on, in a few words."""
+        epochs = self.about["epochs"]
+        return f"{self.about['data']} {self.about['image_size']} px, {epochs} epoch{'s' * (epochs != 1)}"
+
+
+def load(folder: Path) -> Study:
+    """Read a study: the results under `runs/` where there are any, else the committed `records.jsonl`.
+
+    Raises:
+        Refused: where there is no study, or its rows differ in more than the model.
+    """
+    try:
+        about = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise Refused(f"{folder}: no study to report: study.json cannot be read ({error})") from error
+    results, strangers = _from_runs(folder, about["runs"])
+    results = results or _from_records(folder, about["runs"])
+    if not results:
+        raise Refused(f"{folder}: none of the {len(about['runs'])} runs of the study is done")
+    _refuse_mixed(results)
+    return Study(folder, about, tuple(results), strangers)
+
+
+def write_records(study: Study) -> None:
+    """Write every result, its epochs with it, as one line of `records.jsonl`."""
+    text = "".join(json.dumps(result, ensure_ascii=False) + "\n" for result in study.results)
+    (study.folder / "records.jsonl").write_text(text, encoding="utf-8")
+
+
+def _from_runs(folder: Path, runs: list[str]) -> tuple[list[Result], int]:
+    found: list[Result] = []
+    for name in runs:
+        run = RunFolder(folder / "runs" / name)
+        result = run.result()
+        if result is not None:
+            keys = ("train_loss", "val_loss", "top1")
+            found.append({**result, "history": [[line[key] for key in keys] for line in run.history()]})
+    others = {path.parent.name for path in (folder / "runs").glob("*/result.json")} - set(runs)
+    return found, len(others)
+
+
+def _from_records(folder: Path, runs: list[str]) -> list[Result]:
+    try:
+        lines = (folder / "records.jsonl").read_text(encoding="utf-8").splitlines()
+        records = {result["run"]: result for result in map(json.loads, lines)}
+    except FileNotFoundError:
+        return []
+    except (ValueError, KeyError, TypeError) as error:
+        raise Refused(f"{folder / 'records.jsonl'}: not readable: {error}") from error
+    return [records[name] for name in runs if name in records]
+
+
+def _refuse_mixed(results: list[Result]) -> None:
+    first = results[0]
+    for result in results[1:]:
+        for key in SHARED:
+            if result[key] != first[key]:
+                raise Refused(
+                    f"the rows are not comparable: {key} differs between {first['run']} and {result['run']}: "
+                    f"{_difference(first[key], result[key])}"
+                )
+
+
+def _difference(one: Any, other: Any) -> str:
+    if not isinstance(one, dict) or not isinstance(other, dict):
+        return f"{one} and {other}"
+    keys = [key for key in {**one, **other} if one.get(key) != other.get(key)]
+    return "; ".join(f"{key}: {one.get(key)} and {other.get(key)}" for key in keys)

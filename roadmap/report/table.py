@@ -1,0 +1,145 @@
+"""The roadmap's table: our rows with their noise, the paper's in columns of their own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from roadmap.paper import paper_row
+from roadmap.report.formats import Column, as_csv, as_markdown
+from roadmap.report.records import Study
+from roadmap.report.statistics import Analysis, Row
+
+PAPER_EPOCHS = 300
+
+
+def paper_scale(study: Study) -> str:
+    """The paper trained two scales; a smaller one of ours stands beside its first."""
+    return "base" if study.about["scale"]["name"] == "base" else "tiny"
+
+
+def table_columns(study: Study) -> tuple[Column, ...]:
+    """The columns, each labelled with what its numbers were measured on."""
+    ours = study.label
+    paper = f"paper ({'ResNet-200 to ConvNeXt-B' if paper_scale(study) == 'base' else 'ResNet-50 to ConvNeXt-T'}, ImageNet-1K, {PAPER_EPOCHS} epochs)"
+    return (
+        Column("label", "step"),
+        Column("top1", f"top-1, % ({ours})"),
+        Column("seeds", "n"),
+        Column("delta", "difference to the step before, points [95 % interval]"),
+        Column("verdict", "verdict"),
+        Column("gmacs", "multiply-adds, G", "{:.4f}"),
+        Column("params_m", "parameters, M", "{:.2f}"),
+        Column("paper_top1", f"top-1, %: {paper}"),
+        Column("paper_delta", "its difference", "{:+.2f}"),
+        Column("paper_gmacs", "its multiply-adds, G", "{:.2f}"),
+    )
+
+
+def table_rows(study: Study, analysis: Analysis) -> list[dict[str, Any]]:
+    """One row a step, as people read it; a missing or diverged run is said, never left out."""
+    return [_row(study, row) for row in analysis.rows]
+
+
+def _row(study: Study, row: Row) -> dict[str, Any]:
+    scale, step = paper_scale(study), row.step
+    paper = paper_row(scale, step.name)
+    before = paper_row(scale, step.parent) if step.parent else None
+    return {
+        "label": step.label + ("" if step.adopted else " (side branch)"),
+        "top1": _top1(row),
+        "seeds": _seeds(row),
+        "delta": _delta(row),
+        "verdict": {True: "resolved", False: "not resolved", None: None}[row.resolved],
+        "gmacs": row.gmacs,
+        "params_m": row.params_m,
+        "paper_top1": None if paper is None else f"{paper.top1:.2f}" + (f" ± {paper.top1_std:.2f}" if paper.top1_std else ""),
+        "paper_delta": paper.top1 - before.top1 if paper and before else None,
+        "paper_gmacs": None if paper is None else _paper_gmacs(paper.gflops_printed, paper.misprint, step.name),
+    }
+
+
+def _paper_gmacs(printed: float, misprint: bool, step: str) -> float:
+    """Figure 2's value where Table 10 has its misprint."""
+    return {"layer_norm": 4.15, "separate_downsampling": 4.46}[step] if misprint else printed
+
+
+def _top1(row: Row) -> str:
+    if row.mean is None:
+        return "diverged" if row.diverged else "missing"
+    return f"{row.mean:.2f}" + (f" ± {row.std:.2f}" if row.std is not None else "")
+
+
+def _seeds(row: Row) -> str:
+    diverged = f", {row.diverged} diverged" if row.diverged else ""
+    missing = row.planned - len(row.values) - row.diverged
+    return f"{len(row.values)}{diverged}" + (f", {missing} missing" if missing else "")
+
+
+def _delta(row: Row) -> str | None:
+    if row.delta is None:
+        return None
+    if row.half_width is None:
+        return f"{row.delta:+.2f}"
+    return f"{row.delta:+.2f} [{row.delta - row.half_width:+.2f}, {row.delta + row.half_width:+.2f}]"
+
+
+CSV_COLUMNS = tuple(
+    Column(key, key)
+    for key in (
+        "step", "parent", "label", "group", "adopted", "data", "epochs", "scale", "n", "diverged", "missing", "top1_mean",
+        "top1_std", "delta_top1", "delta_low", "delta_high", "resolved", "gmacs_conv_linear", "params_m",
+        "images_per_second", "paper_top1", "paper_top1_std", "paper_gflops_printed",
+    )
+)  # fmt: skip
+
+
+def csv_rows(study: Study, analysis: Analysis) -> list[dict[str, Any]]:
+    """One row a step, as programs read it: full precision, percent and points."""
+    rows = []
+    for row in analysis.rows:
+        paper = paper_row(paper_scale(study), row.step.name)
+        ends = (None, None) if row.delta is None or row.half_width is None else (row.delta - row.half_width, row.delta + row.half_width)
+        rows.append(
+            {
+                "step": row.step.name, "parent": row.step.parent, "label": row.step.label, "group": row.step.group,
+                "adopted": row.step.adopted, "data": study.about["data"], "epochs": study.about["epochs"],
+                "scale": study.about["scale"]["name"], "n": len(row.values), "diverged": row.diverged,
+                "missing": row.planned - len(row.values) - row.diverged, "top1_mean": row.mean, "top1_std": row.std,
+                "delta_top1": row.delta, "delta_low": ends[0], "delta_high": ends[1], "resolved": row.resolved,
+                "gmacs_conv_linear": row.gmacs, "params_m": row.params_m, "images_per_second": row.images_per_second,
+                "paper_top1": paper.top1 if paper else None, "paper_top1_std": paper.top1_std if paper else None,
+                "paper_gflops_printed": paper.gflops_printed if paper else None,
+            }
+        )  # fmt: skip
+    return rows
+
+
+def notes(study: Study, analysis: Analysis) -> list[str]:
+    """What a reader must know beside the table."""
+    scale = study.about["scale"]
+    said = [
+        f"Ours: {scale['start']} to {scale['end']} (scale `{scale['name']}`) on {study.label}, recipe `{study.about['recipe']}`, final epoch, "
+        f"mean ± standard deviation over n seeds. The paper's numbers are ImageNet-1K and not comparable with ours."
+    ]
+    if analysis.pooled_std is not None and analysis.smallest is not None:
+        said.append(
+            f"Differences: standard deviation within a step {analysis.pooled_std:.2f} points, pooled over the steps ({analysis.freedom} degrees of "
+            f"freedom); intervals hold jointly for the {analysis.comparisons} comparisons (Bonferroni). Where an interval covers 0 the difference is not "
+            f"resolved. This study could not have resolved a difference below {analysis.smallest:.2f} points."
+        )
+    else:
+        said.append("With one seed there is no deviation: no difference can be resolved.")
+    if study.strangers:
+        said.append(f"{study.strangers} runs in the folder belong to other settings and are not in the table.")
+    return said
+
+
+def markdown(study: Study, analysis: Analysis) -> str:
+    """`table.md`: the table and its notes."""
+    table = as_markdown(table_rows(study, analysis), table_columns(study), "")
+    return table + "\n" + "\n".join(f"{note}\n" for note in notes(study, analysis))
+
+
+def csv_text(study: Study, analysis: Analysis) -> str:
+    """`table.csv`."""
+    return as_csv(csv_rows(study, analysis), CSV_COLUMNS, "")

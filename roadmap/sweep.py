@@ -1,0 +1,158 @@
+"""A study: `python -m roadmap.sweep study=digits [--dry-run] [overrides]`.
+
+Every step with every seed; what is done is skipped, the rest is run, and the table and figure are written from the
+records. Run the same command again after any interruption.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from roadmap.data import sources
+from roadmap.engines.local import places, run_points
+from roadmap.engines.outcome import Outcome
+from roadmap.errors import EXIT_FAILED, EXIT_STOPPED, Refused, exits
+from roadmap.plan import Plan, Point, plan
+from roadmap.report.formats import Column, as_table
+
+
+def main() -> int:
+    """Plan, run what is not done, report; 1 when a run failed, 143 when a signal stopped the sweep."""
+    arguments = parse(sys.argv[1:])
+    found = plan(arguments.overrides, arguments.config_dir)
+    chosen = [p for p in found.points if fnmatchcase(p.folder.path.name, arguments.only)]
+    if not chosen:
+        raise Refused(f"--only {arguments.only}: no run matches; they are named like {found.points[0].folder.path.name}")
+    if arguments.dry_run:
+        print(dry_run(found, chosen))
+        return 0
+    found.write()
+    waiting = [point for point in chosen if not point.done]
+    runtime = found.first.runtime
+    at_once = arguments.jobs or places(runtime.device, runtime.threads)
+    print(f"{found.first.study.name}: {len(chosen)} runs, {len(chosen) - len(waiting)} done already, {at_once} at a time", flush=True)
+    outcomes = run_all(waiting, at_once) if waiting else []
+    if any(point.done for point in found.points):
+        from roadmap.report import write_report
+
+        print(write_report(found.folder))
+    return conclude(outcomes)
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The command line: options of our own, the rest Hydra overrides; `study=NAME` is added to the configuration."""
+    parser = argparse.ArgumentParser(prog="python -m roadmap.sweep", description=__doc__)
+    parser.add_argument("overrides", nargs="*", help="study=NAME, and Hydra overrides for every run")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan with its cost and what is done; run nothing")
+    parser.add_argument("--only", default="*", metavar="GLOB", help="only runs whose name matches, e.g. 'resnet-s0-*'")
+    parser.add_argument("--jobs", type=int, default=0, metavar="N", help="runs at a time (default: one a GPU, or what the cores hold)")
+    parser.add_argument("--config-dir", type=Path, action="append", default=[], help="a folder with steps and studies of your own")
+    parsed = parser.parse_intermixed_args(arguments)
+    if parsed.jobs < 0:
+        raise Refused(f"--jobs {parsed.jobs}: must be at least 1")
+    parsed.overrides = [f"+{o}" if o.startswith("study=") else o for o in parsed.overrides]
+    if not any(o.startswith("+study=") for o in parsed.overrides):
+        raise Refused("no study is chosen: add study=NAME, for example study=digits")
+    return parsed
+
+
+def dry_run(found: Plan, chosen: list[Point]) -> str:
+    """The plan as a table: what each step costs, and how many of its runs are done."""
+    from roadmap.model.counting import cost
+
+    held = sources.inspect(found.first.data)
+    rows = []
+    for step in found.steps:
+        points = [point for point in chosen if point.experiment.step.name == step.name]
+        if not points:
+            continue
+        experiment = points[0].experiment
+        counted = cost(experiment.model, len(held.classes), experiment.data.image_size)
+        images = experiment.recipe.epochs * held.train.size
+        left = sum(not point.done for point in points)
+        rows.append(
+            {
+                "step": step.name,
+                "seeds": ", ".join(str(point.experiment.seed) for point in points),
+                "done": f"{len(points) - left} of {len(points)}",
+                "gmacs": counted.conv_linear / 1e9,
+                # A multiply-add is two operations, and training costs three times the forward pass.
+                "tflop": left * images * 3 * 2 * counted.conv_linear / 1e12,
+            }
+        )
+    columns = (
+        Column("step", "step"),
+        Column("seeds", "seeds"),
+        Column("done", "done"),
+        Column("gmacs", "multiply-adds of an image, G", "{:.4f}"),
+        Column("tflop", "left to train, TFLOP", "{:.1f}"),
+    )
+    total = sum(row["tflop"] for row in rows)
+    title = f"{found.first.study.name} in {found.folder}: {len(chosen)} runs, {total:.1f} TFLOP left to train"
+    return as_table(rows, columns, title)
+
+
+def run_all(waiting: list[Point], at_once: int) -> list[Outcome]:
+    """Run the points behind one line of progress, counted in epochs; without a terminal, a line for each run."""
+    console = Console(stderr=True)
+    epochs = waiting[0].experiment.recipe.epochs
+    seen: set[str] = set()
+    looked = 0.0
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("epochs"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    ) as progress:
+        task = progress.add_task("starting", total=epochs * len(waiting))
+
+        def tell(over: list[Outcome], running: list[Point]) -> None:
+            nonlocal looked
+            for outcome in over:
+                if outcome.point.folder.path.name not in seen:
+                    seen.add(outcome.point.folder.path.name)
+                    if not console.is_terminal or outcome.code:
+                        console.print(_line(outcome, len(seen), len(waiting)), markup=False, highlight=False, soft_wrap=True)
+            if console.is_terminal and time.monotonic() - looked > 0.5:
+                looked = time.monotonic()
+                done = epochs * len(over) + sum(len(point.folder.history()) for point in running)
+                names = ", ".join(f"{p.experiment.step.name} s{p.experiment.seed}" for p in running)
+                failed = sum(outcome.code != 0 for outcome in over)
+                said = f"{len(over)}/{len(waiting)} runs" + (f", {failed} failed" if failed else "") + f"  {names}"
+                progress.update(task, completed=done, description=said)
+
+        return run_points(waiting, at_once, tell)
+
+
+def _line(outcome: Outcome, number: int, total: int) -> str:
+    experiment = outcome.point.experiment
+    result = outcome.point.folder.result() if outcome.code == 0 else None
+    said = outcome.reason or (f"top-1 {result['top1']:.2f} %, {result['seconds']:.1f} s" if result else "")
+    return f"[{number}/{total}] {experiment.step.name} seed {experiment.seed}: {said}"
+
+
+def conclude(outcomes: list[Outcome]) -> int:
+    """Say what failed, why, and where its log is; the sweep's exit code."""
+    failed = [o for o in outcomes if o.code not in (0, EXIT_STOPPED)]
+    for outcome in failed:
+        print(f"failed: {outcome.point.folder.path.name}: {outcome.reason}\n        {outcome.point.folder.log}", file=sys.stderr)
+    stopped = sum(o.code == EXIT_STOPPED for o in outcomes)
+    if stopped:
+        print(f"{stopped} runs are stopped or not started; the same command goes on with them", file=sys.stderr)
+        return EXIT_STOPPED
+    return EXIT_FAILED if failed else 0
+
+
+if __name__ == "__main__":
+    exits(main)()
