@@ -44,6 +44,7 @@ def compose(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> Exper
 
     Raises:
         Refused: for anything that no run could start from.
+
     """
     return _compose(tuple(overrides), tuple(Path(folder).absolute() for folder in config_dirs))
 
@@ -139,7 +140,7 @@ def _keys(cls: type, prefix: str = "") -> tuple[str, ...]:
     """Every dotted key of the schema."""
     keys: list[str] = []
     for name, kind in get_type_hints(cls).items():
-        nested = _keys(kind, f"{prefix}{name}.") if dataclasses.is_dataclass(kind) else ()
+        nested = _keys(kind, f"{prefix}{name}.") if isinstance(kind, type) and dataclasses.is_dataclass(kind) else ()
         keys += [f"{prefix}{name}", *nested]
     return tuple(keys)
 
@@ -211,13 +212,25 @@ def _check_recipe(experiment: Experiment) -> None:
     _require(len(recipe.betas) == 2 and all(0 <= b < 1 for b in recipe.betas), "recipe.betas", recipe.betas, "two in [0, 1)")
     in_order = len(low_high) == 2 and 0 < low_high[0] <= low_high[1] <= 1
     _require(in_order, "recipe.crop_scale", low_high, "two areas in (0, 1], the lesser first")
-    _require(recipe.warmup_epochs < recipe.epochs, "recipe.warmup_epochs", recipe.warmup_epochs, f"less than recipe.epochs={recipe.epochs}")
+    _require(
+        recipe.warmup_epochs < recipe.epochs,
+        "recipe.warmup_epochs",
+        recipe.warmup_epochs,
+        f"less than recipe.epochs={recipe.epochs}",
+    )
     lr = peak_lr(experiment)
     _require(recipe.min_lr <= lr, "recipe.min_lr", recipe.min_lr, f"at most the peak learning rate {lr:g}")
     mixes = recipe.mixup > 0 or recipe.cutmix > 0
-    _require(not mixes or recipe.batch_size % 2 == 0, "recipe.batch_size", recipe.batch_size, "even where mixup or cutmix is on (images are mixed in pairs)")
+    _require(
+        not mixes or recipe.batch_size % 2 == 0,
+        "recipe.batch_size",
+        recipe.batch_size,
+        "even where mixup or cutmix is on (images are mixed in pairs)",
+    )
     text = recipe.randaugment
-    _require(text is None or bool(RANDAUGMENT.fullmatch(text)), "recipe.randaugment", text, "null, or timm's form rand-m9-mstd0.5-inc1")
+    _require(
+        text is None or bool(RANDAUGMENT.fullmatch(text)), "recipe.randaugment", text, "null, or timm's form rand-m9-mstd0.5-inc1"
+    )
 
 
 def peak_lr(experiment: Experiment) -> float:
@@ -320,4 +333,4 @@ def identity(experiment: Experiment, fingerprint: str) -> str:
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
 
 
-__all__ = ["compose", "from_hydra", "check", "warnings", "identity", "plain", "peak_lr"]
+__all__ = ["check", "compose", "from_hydra", "identity", "peak_lr", "plain", "warnings"]

@@ -79,6 +79,7 @@ def plan(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> Plan:
 
     Raises:
         Refused: for anything that one of the runs could not start from.
+
     """
     known = known_steps(*(Path(folder).absolute() for folder in config_dirs))
     study = config.compose([*overrides, f"+step={next(iter(known))}"], config_dirs).study

@@ -57,6 +57,7 @@ class RunFolder:
 
         Raises:
             Refused: where the folder cannot be written, before any training.
+
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -143,6 +144,8 @@ def _git(*arguments: str) -> str | None:
         root = Path(__file__).parent.parent
         if not (root / ".git").exists():
             return None
-        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        return subprocess.run(
+            ["git", *arguments], cwd=root, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None

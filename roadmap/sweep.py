@@ -11,6 +11,7 @@ import sys
 import time
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -37,7 +38,10 @@ def main() -> int:
     waiting = [point for point in chosen if not point.done]
     runtime = found.first.runtime
     at_once = arguments.jobs or places(runtime.device, runtime.threads)
-    print(f"{found.first.study.name}: {len(chosen)} runs, {len(chosen) - len(waiting)} done already, {at_once} at a time", flush=True)
+    print(
+        f"{found.first.study.name}: {len(chosen)} runs, {len(chosen) - len(waiting)} done already, {at_once} at a time",
+        flush=True,
+    )
     outcomes = run_all(waiting, at_once) if waiting else []
     if any(point.done for point in found.points):
         from roadmap.report import write_report
@@ -52,8 +56,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("overrides", nargs="*", help="study=NAME, and Hydra overrides for every run")
     parser.add_argument("--dry-run", action="store_true", help="print the plan with its cost and what is done; run nothing")
     parser.add_argument("--only", default="*", metavar="GLOB", help="only runs whose name matches, e.g. 'resnet-s0-*'")
-    parser.add_argument("--jobs", type=int, default=0, metavar="N", help="runs at a time (default: one a GPU, or what the cores hold)")
-    parser.add_argument("--config-dir", type=Path, action="append", default=[], help="a folder with steps and studies of your own")
+    parser.add_argument(
+        "--jobs", type=int, default=0, metavar="N", help="runs at a time (default: one a GPU, or what the cores hold)"
+    )
+    parser.add_argument(
+        "--config-dir", type=Path, action="append", default=[], help="a folder with steps and studies of your own"
+    )
     parsed = parser.parse_intermixed_args(arguments)
     if parsed.jobs < 0:
         raise Refused(f"--jobs {parsed.jobs}: must be at least 1")
@@ -68,7 +76,7 @@ def dry_run(found: Plan, chosen: list[Point]) -> str:
     from roadmap.model.counting import cost
 
     held = sources.inspect(found.first.data)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for step in found.steps:
         points = [point for point in chosen if point.experiment.step.name == step.name]
         if not points:

@@ -1,0 +1,1 @@
+"""Data: what images there are (no torch), and how they become batches."""

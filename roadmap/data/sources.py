@@ -47,6 +47,7 @@ def inspect(data: DataConfig) -> Inventory:
 
     Raises:
         Refused: for missing folders, classes that differ between the splits, empty classes, files that are no images.
+
     """
     if data.source == Source.digits:
         return Inventory(None, tuple("0123456789"), Split(DIGITS_SIZES["train"]), Split(DIGITS_SIZES["val"]))
@@ -141,9 +142,7 @@ def _imagenette(data: DataConfig, root: Path) -> Path:
     if data.download:
         _download(data.source, root)
         return _imagenette(DataConfig(**{**vars(data), "download": False}), root)
-    raise Refused(
-        f"data.path={root}: no train/ and val/ there, nor in its imagenette2-160/; data.download=true fetches them"
-    )
+    raise Refused(f"data.path={root}: no train/ and val/ there, nor in its imagenette2-160/; data.download=true fetches them")
 
 
 # --- through torchvision ---------------------------------------------------------------------------------------------

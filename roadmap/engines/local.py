@@ -31,17 +31,20 @@ def run_points(points: Sequence[Point], at_once: int, tell: Callable[[list[Outco
     context.set_forkserver_preload(PRELOADED)
     waiting, running, over = list(points), dict[int, tuple[BaseProcess, Point]](), list[Outcome]()
     stop: list[str] = []
-    before = {number: signal.signal(number, lambda n, frame: stop.append(signal.Signals(n).name)) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {
+        number: signal.signal(number, lambda n, frame: stop.append(signal.Signals(n).name))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         while (waiting and not stop) or running:
             for slot in sorted(set(range(at_once)) - running.keys()):
                 if waiting and not stop:
                     point = waiting.pop(0)
-                    process = context.Process(target=_run, args=(point, slot, gpus()), name=point.folder.path.name)
+                    process: BaseProcess = context.Process(target=_run, args=(point, slot, gpus()), name=point.folder.path.name)
                     process.start()
                     running[slot] = (process, point)
             if stop:
-                _stop(process for process, _ in running.values())
+                _stop([process for process, _ in running.values()])
             for slot, (process, point) in list(running.items()):
                 if not process.is_alive():
                     process.join()
@@ -81,11 +84,11 @@ def gpus() -> int:
     return _gpus[0]
 
 
-def _stop(processes: object) -> None:
+def _stop(processes: Sequence[BaseProcess]) -> None:
     """Ask once, wait for the states to be saved, then end what is left."""
-    asked = [process for process in processes if process.is_alive()]  # type: ignore[attr-defined]
+    asked = [process for process in processes if process.is_alive()]
     for process in asked:
-        os.kill(process.pid, signal.SIGTERM)
+        process.terminate()
     deadline = time.monotonic() + GRACE_SECONDS
     for process in asked:
         process.join(max(0.0, deadline - time.monotonic()))

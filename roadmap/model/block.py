@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from roadmap.layout import BlockLayout, Conv
 from roadmap.schema import Activation, Norm
 
+
 class LayerNorm2d(nn.LayerNorm):
     """Normalise the channels of (N, C, H, W) at each position; free of copies in channels_last."""
 

@@ -39,6 +39,7 @@ def build_model(
 
     Raises:
         Refused: for an unknown step, scale or toggle, or a value out of range.
+
     """
     settings = [f"model.{key}={_as_override(value)}" for key, value in toggles.items()]
     experiment = config.compose([f"scale={scale}", f"+step={step}", *settings], config_dirs)

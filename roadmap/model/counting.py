@@ -20,7 +20,7 @@ with warnings.catch_warnings():
 
 from roadmap.errors import Refused
 from roadmap.model.build import build_network
-from roadmap.model.network import Network
+from roadmap.model.network import Network, Stage
 from roadmap.schema import ModelConfig
 
 ACTIVATIONS = "activations"  # outputs of convolutions and linear layers, as fvcore's ActivationCountAnalysis counts
@@ -44,7 +44,7 @@ class Cost:
 
     @property
     def total(self) -> int:
-        """fvcore's total: norms and pooling too."""
+        """Fvcore's total: norms and pooling too."""
         return sum(self.by_operator.values())
 
 
@@ -53,13 +53,14 @@ def cost(model: ModelConfig, num_classes: int = 1000, image_size: int = 224) -> 
 
     Raises:
         Refused: where the network runs an operator whose cost is not known.
+
     """
     with torch.device("meta"):
         network = build_network(dataclasses.replace(model, drop_path=0.0), num_classes).eval()
     counts: Counter[str] = Counter()
-    shape = (1, 3, image_size, image_size)
+    shape: tuple[int, ...] = (1, 3, image_size, image_size)
     for part in _parts(network):
-        counted, shape = _count(part, shape) if list(part.children()) else (Counter(), shape)
+        counted, shape = _count(part, shape)
         counts.update(counted)
     activations = counts.pop(ACTIVATIONS)
     return Cost(sum(p.numel() for p in network.parameters()), dict(sorted(counts.items())), activations)
@@ -69,7 +70,10 @@ def _parts(network: Network) -> Iterator[nn.Module]:
     """The network as a chain of modules, in the order in which an image passes them."""
     yield network.stem
     for stage in network.stages:
-        yield from (stage.downsampling, *stage.blocks)
+        assert isinstance(stage, Stage)
+        if len(stage.downsampling):
+            yield stage.downsampling
+        yield from stage.blocks
     yield network.head
 
 

@@ -12,8 +12,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint_sequential
 
-from roadmap.model.block import NORMS, Block, conv_layer
 from roadmap.layout import NetworkLayout, StageLayout, StemLayout
+from roadmap.model.block import NORMS, Block, conv_layer
 from roadmap.schema import Norm
 
 
@@ -125,7 +125,9 @@ class Network(nn.Module):
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Layer groups, for layer-wise learning rates."""
-        stages = r"^stages\.(\d+)" if coarse else [(r"^stages\.(\d+)\.downsampling", (0,)), (r"^stages\.(\d+)\.blocks\.(\d+)", None)]
+        stages = (
+            r"^stages\.(\d+)" if coarse else [(r"^stages\.(\d+)\.downsampling", (0,)), (r"^stages\.(\d+)\.blocks\.(\d+)", None)]
+        )
         return {"stem": r"^stem", "blocks": stages}
 
 

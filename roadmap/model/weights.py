@@ -14,8 +14,7 @@ from roadmap.model.network import Network
 TWINS = {
     "resnet": {"tiny": "resnet50", "base": "resnet200", "small": "resnet101"},
     "separate_downsampling": {
-        scale: f"convnext_{scale}"
-        for scale in ("atto", "femto", "pico", "nano", "tiny", "small", "base", "large", "xlarge")
+        scale: f"convnext_{scale}" for scale in ("atto", "femto", "pico", "nano", "tiny", "small", "base", "large", "xlarge")
     },
 }
 
@@ -54,6 +53,7 @@ def from_timm(network: Network, model: nn.Module) -> None:
 
     Raises:
         Refused: where the two are not the same network.
+
     """
     theirs = model.state_dict()
     names = _paired(network.state_dict(), theirs)
@@ -65,6 +65,7 @@ def to_timm(network: Network, model: nn.Module) -> None:
 
     Raises:
         Refused: where the two are not the same network.
+
     """
     ours, theirs = network.state_dict(), model.state_dict()
     names = _paired(ours, theirs)
@@ -92,6 +93,10 @@ def _timm_name(key: str, table: Mapping[str, str]) -> str:
         match = re.fullmatch(f"(?:{pattern})((?:\\.[a-z_]+)?)", key)
         if match:
             *numbers, leaf = match.groups()
-            filled = re.sub(r"\{(\d)(\+1)?\}", lambda m: str(int(numbers[int(m[1])]) + bool(m[2])), template)
-            return filled + leaf
+            return _fill(template, numbers) + leaf
     return key
+
+
+def _fill(template: str, numbers: list[str]) -> str:
+    """Put numbers into `{0}`, and into `{0+1}` one more."""
+    return re.sub(r"\{(\d)(\+1)?\}", lambda m: str(int(numbers[int(m[1])]) + bool(m[2])), template)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from io import BytesIO
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import Normal, Stroke
 
 from roadmap.report.records import Study
 from roadmap.report.statistics import Analysis, Row
@@ -16,7 +18,13 @@ from roadmap.report.statistics import Analysis, Row
 FIRST, LAST = "#93a5cf", "#46327e"  # of a bar: from the roadmap's start to its end
 STAR = "#d08a1e"
 GREY = "#555555"
-STYLE = {"svg.hashsalt": "roadmap", "svg.fonttype": "none", "font.size": 10, "hatch.linewidth": 1.2, "font.family": "DejaVu Sans"}
+STYLE: Any = {
+    "svg.hashsalt": "roadmap",
+    "svg.fonttype": "none",
+    "font.size": 10,
+    "hatch.linewidth": 1.2,
+    "font.family": "DejaVu Sans",
+}
 
 
 def draw(study: Study, analysis: Analysis) -> dict[str, bytes]:
@@ -31,7 +39,9 @@ def draw(study: Study, analysis: Analysis) -> dict[str, bytes]:
         _names(axes, rows)
         _groups(axes, rows)
         axes.set_xlim(low, high)
-        axes.set_xlabel(f"top-1 accuracy, % ({study.label}); bar: mean, line: ± one standard deviation over seeds")
+        axes.set_xticks([tick for tick in axes.get_xticks() if low <= tick <= min(high - 0.3 * (high - low), 100)])
+        hatched = "" if all(row.step.adopted for row in rows) else "; hatched: tried, not adopted"
+        axes.set_xlabel(f"top-1, % ({study.label}); line: ± one standard deviation over seeds{hatched}", loc="left")
         scale = study.about["scale"]
         figure.suptitle(f"{scale['start']} to {scale['end']}, step by step", x=0.02, ha="left", fontweight="bold")
         return {"figure.svg": _saved(figure, "svg"), "figure.png": _saved(figure, "png")}
@@ -57,7 +67,9 @@ def _bars(axes: Axes, rows: Sequence[Row], low: float, high: float) -> None:
     colours = matplotlib.colors.LinearSegmentedColormap.from_list("roadmap", [FIRST, LAST])
     for y, row in enumerate(rows):
         if row.mean is None:
-            axes.text(low + 0.01 * (high - low), y, "diverged" if row.diverged else "missing", va="center", color=GREY, style="italic")
+            axes.text(
+                low + 0.01 * (high - low), y, "diverged" if row.diverged else "missing", va="center", color=GREY, style="italic"
+            )
             continue
         colour = colours(y / max(len(rows) - 1, 1))
         hatch = None if row.step.adopted else "//"
@@ -67,7 +79,10 @@ def _bars(axes: Axes, rows: Sequence[Row], low: float, high: float) -> None:
         box = {"facecolor": colour, "edgecolor": "none", "pad": 1.5} if hatch else None
         axes.text(start, y, label, va="center", ha="left", color="white", fontweight="bold", bbox=box)
         if row.std is not None:
-            axes.errorbar(row.mean, y, xerr=row.std, color="black", capsize=3, linewidth=1.2)
+            outline = [Stroke(linewidth=3.2, foreground="white"), Normal()]  # visible on the bar and beside it
+            lines = axes.errorbar(row.mean, y, xerr=row.std, color="black", capsize=3, linewidth=1.2).lines
+            for artist in (*lines[1], *lines[2]):
+                artist.set_path_effects(outline)
 
 
 def _stars(axes: Axes, rows: Sequence[Row]) -> None:
@@ -83,7 +98,9 @@ def _stars(axes: Axes, rows: Sequence[Row]) -> None:
     twin.plot([c for c, _, a in points if a], [y for _, y, a in points if a], "--", color=STAR, linewidth=1.4)
     twin.plot(costs, [y for _, y, _ in points], "*", color=STAR, markersize=12, markeredgecolor="white")
     for cost, y, _ in points:
-        twin.annotate(f"{cost * unit:.1f}", (cost, y), xytext=(9, 0), textcoords="offset points", va="center", color="#8a5a10", fontsize=9)
+        twin.annotate(
+            f"{cost * unit:.1f}", (cost, y), xytext=(9, 0), textcoords="offset points", va="center", color="#8a5a10", fontsize=9
+        )
     twin.set_xticks([])
     twin.set_xlabel(f"★ multiply-adds of one image, {name}", loc="right", color="#8a5a10")
     for side in ("top", "right", "left", "bottom"):
@@ -112,5 +129,12 @@ def _groups(axes: Axes, rows: Sequence[Row]) -> None:
 def _bracket(axes: Axes, name: str, first: int, last: int) -> None:
     across = axes.get_yaxis_transform()
     x, tip = -0.245, -0.23
-    axes.plot([tip, x, x, tip], [first - 0.2, first - 0.2, last + 0.2, last + 0.2], color="black", linewidth=1.1, transform=across, clip_on=False)
+    axes.plot(
+        [tip, x, x, tip],
+        [first - 0.2, first - 0.2, last + 0.2, last + 0.2],
+        color="black",
+        linewidth=1.1,
+        transform=across,
+        clip_on=False,
+    )
     axes.text(x - 0.012, (first + last) / 2, name.replace(" ", "\n"), ha="right", va="center", transform=across)

@@ -42,8 +42,7 @@ def as_table(rows: Sequence[Row], columns: Sequence[Column], title: str) -> str:
     table = Table(title=Text(printable(title)), title_justify="left", header_style="bold")
     shown = [column for column in columns if any(column.text(row) for row in rows)]
     for column in shown:
-        justify = "right" if column.numeric(rows) else "left"
-        table.add_column(Text(printable(column.heading)), justify=justify, no_wrap=True)
+        table.add_column(Text(printable(column.heading)), justify="right" if column.numeric(rows) else "left", no_wrap=True)
     for row in rows:
         table.add_row(*(Text(printable(column.text(row))) for column in shown))
     console = Console(width=240, file=io.StringIO(), record=True, force_terminal=False)

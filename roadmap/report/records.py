@@ -45,6 +45,7 @@ def load(folder: Path) -> Study:
 
     Raises:
         Refused: where there is no study, or its rows differ in more than the model.
+
     """
     try:
         about = json.loads((folder / "study.json").read_text(encoding="utf-8"))

@@ -19,17 +19,17 @@ def paper_scale(study: Study) -> str:
 
 def table_columns(study: Study) -> tuple[Column, ...]:
     """The columns, each labelled with what its numbers were measured on."""
-    ours = study.label
-    paper = f"paper ({'ResNet-200 to ConvNeXt-B' if paper_scale(study) == 'base' else 'ResNet-50 to ConvNeXt-T'}, ImageNet-1K, {PAPER_EPOCHS} epochs)"
+    ends = {"tiny": "ResNet-50 to ConvNeXt-T", "base": "ResNet-200 to ConvNeXt-B"}[paper_scale(study)]
+    paper = f"paper, {ends}, ImageNet-1K, {PAPER_EPOCHS} epochs"
     return (
         Column("label", "step"),
-        Column("top1", f"top-1, % ({ours})"),
+        Column("top1", f"{study.label}: top-1, %"),
         Column("seeds", "n"),
-        Column("delta", "difference to the step before, points [95 % interval]"),
+        Column("delta", "difference to its parent [95 % interval]"),
         Column("verdict", "verdict"),
         Column("gmacs", "multiply-adds, G", "{:.4f}"),
         Column("params_m", "parameters, M", "{:.2f}"),
-        Column("paper_top1", f"top-1, %: {paper}"),
+        Column("paper_top1", f"{paper}: top-1, %"),
         Column("paper_delta", "its difference", "{:+.2f}"),
         Column("paper_gmacs", "its multiply-adds, G", "{:.2f}"),
     )
@@ -98,7 +98,11 @@ def csv_rows(study: Study, analysis: Analysis) -> list[dict[str, Any]]:
     rows = []
     for row in analysis.rows:
         paper = paper_row(paper_scale(study), row.step.name)
-        ends = (None, None) if row.delta is None or row.half_width is None else (row.delta - row.half_width, row.delta + row.half_width)
+        ends = (
+            (None, None)
+            if row.delta is None or row.half_width is None
+            else (row.delta - row.half_width, row.delta + row.half_width)
+        )
         rows.append(
             {
                 "step": row.step.name, "parent": row.step.parent, "label": row.step.label, "group": row.step.group,
@@ -118,14 +122,16 @@ def notes(study: Study, analysis: Analysis) -> list[str]:
     """What a reader must know beside the table."""
     scale = study.about["scale"]
     said = [
-        f"Ours: {scale['start']} to {scale['end']} (scale `{scale['name']}`) on {study.label}, recipe `{study.about['recipe']}`, final epoch, "
-        f"mean ± standard deviation over n seeds. The paper's numbers are ImageNet-1K and not comparable with ours."
+        f"Ours: {scale['start']} to {scale['end']} (scale `{scale['name']}`) on {study.label}, recipe "
+        f"`{study.about['recipe']}`, final epoch, mean ± standard deviation over n seeds. The paper's numbers are "
+        f"ImageNet-1K's and not comparable with ours."
     ]
     if analysis.pooled_std is not None and analysis.smallest is not None:
         said.append(
-            f"Differences: standard deviation within a step {analysis.pooled_std:.2f} points, pooled over the steps ({analysis.freedom} degrees of "
-            f"freedom); intervals hold jointly for the {analysis.comparisons} comparisons (Bonferroni). Where an interval covers 0 the difference is not "
-            f"resolved. This study could not have resolved a difference below {analysis.smallest:.2f} points."
+            f"Differences, in points: the standard deviation within a step is {analysis.pooled_std:.2f}, pooled over the "
+            f"steps ({analysis.freedom} degrees of freedom); the intervals hold jointly for the {analysis.comparisons} "
+            f"comparisons (Bonferroni). Where an interval covers 0 the difference is not resolved. This study could not "
+            f"have resolved a difference below {analysis.smallest:.2f} points."
         )
     else:
         said.append("With one seed there is no deviation: no difference can be resolved.")

@@ -1,0 +1,1 @@
+"""Training: recipe, session, checkpoints, and one run from config to record."""

@@ -20,6 +20,7 @@ def save(folder: Path, update: int, state: dict[str, Any]) -> Path:
 
     Raises:
         StorageFault: where the disk is full or cannot be written; what was there before stays.
+
     """
     path = folder / f"update-{update:09d}.pt"
     partial = path.with_suffix(f".partial-{os.getpid()}")
@@ -46,8 +47,10 @@ def load_newest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
 
     Raises:
         StorageFault: where there are checkpoints and none is whole: starting again from nothing is the user's choice.
+
     """
-    paths, faults = _newest_first(folder), []
+    paths = _newest_first(folder)
+    faults: list[str] = []
     for path in paths:
         try:
             if _digest(path) != _digest_path(path).read_text().strip():

@@ -26,6 +26,7 @@ def execute(experiment: Experiment, found: Inventory, fingerprint: str) -> Resul
 
     Raises:
         Refused, StorageFault, Stopped: see `roadmap.errors`. A run that diverges is a result, not an error.
+
     """
     folder = RunFolder.of(experiment, fingerprint)
     done = folder.result()

@@ -88,6 +88,7 @@ class Session:
         Raises:
             Diverged: at the first loss that is not finite, before it reaches the weights.
             Stopped: after a signal, once the state is saved.
+
         """
         while self.epoch < self.experiment.recipe.epochs:
             started = time.monotonic() - self.totals.seconds
@@ -244,7 +245,7 @@ def stop_on_signals() -> Iterator[Stop]:
 
     def note(number: int, frame: FrameType | None) -> None:
         stop.asked = signal.Signals(number).name
-        signal.signal(number, before[number])
+        signal.signal(number, before[signal.Signals(number)])
 
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
     before = {number: signal.getsignal(number) for number in signals}

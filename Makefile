@@ -1,0 +1,45 @@
+# A fresh machine needs Python 3.11 or newer, make and nothing else: every target sets up what it needs in .venv.
+PYTHON ?= python3
+STUDY ?= digits
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup sweep report cost test lint notebooks clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.venv/run: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "roadmap needs Python 3.11 or newer; make PYTHON=python3.12 ... names another one")'
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch .venv/run
+
+.venv/dev: .venv/run
+	.venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch .venv/dev
+
+setup: .venv/dev  ## set up .venv with everything, the tools for development too
+
+sweep: .venv/run  ## train a study and write its table and figure: make sweep [STUDY=digits] [ARGS='--dry-run']
+	.venv/bin/python -m roadmap.sweep study=$(STUDY) $(ARGS)
+
+report: .venv/run  ## write a study's table and figure again from its records: make report [STUDY=digits]
+	.venv/bin/python -m roadmap.report experiments/$(STUDY)
+
+cost: .venv/run  ## the roadmap's costs, nothing trained: make cost [ARGS='--scale base --format md']
+	.venv/bin/python -m roadmap.cost $(ARGS)
+
+test: .venv/dev  ## run the tests (under five minutes on two cores)
+	.venv/bin/python -m pytest -n 2 --dist worksteal $(ARGS)
+
+lint: .venv/dev  ## ruff and mypy
+	.venv/bin/ruff format --check roadmap tests
+	.venv/bin/ruff check roadmap tests
+	.venv/bin/mypy
+
+notebooks: .venv/dev  ## execute the notebooks
+	.venv/bin/python -m pytest tests/test_notebooks.py
+
+clean:  ## remove .venv and caches; runs under experiments/ stay
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

@@ -1,0 +1,30 @@
+"""`roadmap run|sweep|cost|report`: the console command; the same as `python -m roadmap.run` and so on."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from roadmap.errors import Refused, exits, nearest
+
+COMMANDS = {
+    "run": ("roadmap.run", "one run: roadmap run +step=inverted_bottleneck"),
+    "sweep": ("roadmap.sweep", "a study: roadmap sweep study=digits"),
+    "cost": ("roadmap.cost", "what every step costs; nothing is trained"),
+    "report": ("roadmap.report.__main__", "table and figure of a study, from its records"),
+}
+
+
+def main() -> int:
+    """Hand the rest of the command line to the command that is named first."""
+    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
+        print("\n".join(["usage: roadmap COMMAND ...", *(f"  {name:8}{what}" for name, (_, what) in COMMANDS.items())]))
+        return 0
+    name = sys.argv.pop(1)
+    if name not in COMMANDS:
+        raise Refused(f"there is no command {name!r}; {nearest(name, COMMANDS)}")
+    sys.argv[0] = f"roadmap {name}"
+    return int(importlib.import_module(COMMANDS[name][0]).main())
+
+
+entry = exits(main)
