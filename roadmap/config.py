@@ -212,12 +212,10 @@ def _check_recipe(experiment: Experiment) -> None:
     _require(len(recipe.betas) == 2 and all(0 <= b < 1 for b in recipe.betas), "recipe.betas", recipe.betas, "two in [0, 1)")
     in_order = len(low_high) == 2 and 0 < low_high[0] <= low_high[1] <= 1
     _require(in_order, "recipe.crop_scale", low_high, "two areas in (0, 1], the lesser first")
-    _require(
-        recipe.warmup_epochs < recipe.epochs,
-        "recipe.warmup_epochs",
-        recipe.warmup_epochs,
-        f"less than recipe.epochs={recipe.epochs}",
+    shorter = (
+        f"less than recipe.epochs={recipe.epochs}; shorten it too, for example recipe.warmup_epochs={0.15 * recipe.epochs:g}"
     )
+    _require(recipe.warmup_epochs < recipe.epochs, "recipe.warmup_epochs", f"{recipe.warmup_epochs:g}", shorter)
     lr = peak_lr(experiment)
     _require(recipe.min_lr <= lr, "recipe.min_lr", recipe.min_lr, f"at most the peak learning rate {lr:g}")
     mixes = recipe.mixup > 0 or recipe.cutmix > 0

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from roadmap.report.formats import as_table
 from roadmap.report.records import load, write_records
 from roadmap.report.statistics import analyse
 from roadmap.report.table import csv_text, markdown, notes, table_columns, table_rows
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def write_report(folder: Path) -> str:
@@ -24,3 +28,13 @@ def write_report(folder: Path) -> str:
     columns = [column for column in table_columns(study) if not column.key.startswith("paper_")]
     table = as_table(table_rows(study, analysis), columns, study.about["question"])
     return "\n".join([table, *notes(study, analysis), f"{folder}: table.md, table.csv, figure.svg, figure.png, records.jsonl"])
+
+
+def frame(folder: Path) -> pd.DataFrame:
+    """A study's results as a pandas table, one row a run: step, seed, status, top1, gmacs, params_m, images_per_second."""
+    import pandas as pd
+
+    keys = ("seed", "status", "top1", "gmacs", "params_m", "images_per_second", "history")
+    return pd.DataFrame(
+        [{"step": result["step"]["name"], **{key: result[key] for key in keys}} for result in load(folder).results]
+    )

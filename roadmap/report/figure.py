@@ -41,7 +41,7 @@ def draw(study: Study, analysis: Analysis) -> dict[str, bytes]:
         axes.set_xlim(low, high)
         axes.set_xticks([tick for tick in axes.get_xticks() if low <= tick <= min(high - 0.3 * (high - low), 100)])
         hatched = "" if all(row.step.adopted for row in rows) else "; hatched: tried, not adopted"
-        axes.set_xlabel(f"top-1, % ({study.label}); line: ± one standard deviation over seeds{hatched}", loc="left")
+        axes.set_xlabel(f"top-1, % ({study.label})\nline: ± one standard deviation over seeds{hatched}", loc="left")
         scale = study.about["scale"]
         figure.suptitle(f"{scale['start']} to {scale['end']}, step by step", x=0.02, ha="left", fontweight="bold")
         return {"figure.svg": _saved(figure, "svg"), "figure.png": _saved(figure, "png")}

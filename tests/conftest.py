@@ -1,0 +1,42 @@
+"""What tests share: one thread each, photographs where they are, and small experiments."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes on two cores
+
+import pytest
+
+SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
+QUICK = ["scale=atto", "recipe=smoke", "model.width=8", "model.depths=[1,1,1,1]", "runtime.threads=1", "runtime.progress=false"]
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory):
+    """Caltech-101, ten classes of real photographs, unpacked as train/ and val/."""
+    archive = SHARED / "caltech10_64.zip"
+    if not archive.is_file():
+        pytest.skip("needs the photographs in ../shared/data")
+    folder = tmp_path_factory.mktemp("photographs")
+    with zipfile.ZipFile(archive) as content:
+        content.extractall(folder)
+    return next(path.parent for path in folder.rglob("train"))
+
+
+@pytest.fixture
+def tiny_images(tmp_path):
+    """A folder data set of two classes, twelve noise images for training and four for evaluation."""
+    import numpy as np
+    from PIL import Image
+
+    random = np.random.default_rng(0)
+    for split, count in (("train", 6), ("val", 2)):
+        for name in ("cat", "dog"):
+            folder = tmp_path / "images" / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                Image.fromarray(random.integers(0, 255, (40, 48, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    return tmp_path / "images"

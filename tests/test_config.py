@@ -1,0 +1,161 @@
+"""Configuration: the step files are the roadmap, a run's identity is its content, idle settings are named."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from roadmap import config
+from roadmap.errors import Refused
+from roadmap.layout import layout
+from roadmap.schema import Norm, Stem
+from roadmap.steps import Step, known_steps, order
+
+ORDER = [
+    "resnet", "stage_ratio", "patchify_stem", "depthwise", "increase_width", "inverted_bottleneck", "move_up_depthwise",
+    "kernel_5", "kernel_7", "kernel_9", "kernel_11", "gelu", "fewer_activations", "fewer_norms", "layer_norm",
+    "separate_downsampling",
+]  # fmt: skip
+
+
+def test_the_chain_of_parents_is_the_order_of_the_paper():
+    steps = known_steps()
+    assert list(steps) == ORDER
+    assert [name for name, step in steps.items() if not step.adopted] == ["kernel_9", "kernel_11"]
+    assert steps["gelu"].parent == steps["kernel_11"].parent == "kernel_7"
+
+
+def test_order_of_branches_that_are_as_long():
+    tree = [Step(name, parent, name, "") for name, parent in [("a", None), ("c", "a"), ("b", "a"), ("d", "b"), ("e", "c")]]
+    ordered = order(tree)
+    assert ordered[0].name == "a"
+    assert sum(step.adopted for step in ordered) == 3
+    assert [s.name for s in ordered if s.parent in ("b", "c")] == [
+        {"b": "d", "c": "e"}[s.name] for s in ordered if s.parent == "a"
+    ]
+
+
+def test_the_command_line_wins_over_the_step():
+    model = config.compose(["+step=separate_downsampling", "model.kernel_size=3", "model.norm=batch"]).model
+    assert (model.kernel_size, model.norm, model.stem) == (3, Norm.batch, Stem.patchify)
+
+
+def test_leave_one_out_is_the_step_without_its_change():
+    with_pool = config.compose(["+step=separate_downsampling", "model.stem=conv_pool"]).model
+    assert layout(with_pool).stem.max_pool
+    assert layout(with_pool).stages == layout(config.compose(["+step=separate_downsampling"]).model).stages
+
+
+def test_a_step_of_ones_own_needs_no_python(tmp_path):
+    step = tmp_path / "mine" / "step" / "kernel_13.yaml"
+    step.parent.mkdir(parents=True)
+    step.write_text(
+        "# @package _global_\ndefaults: [separate_downsampling, _self_]\n"
+        "step: {label: mine, group: Ours}\nmodel: {kernel_size: 13}\n"
+    )
+    experiment = config.compose(["+step=kernel_13"], [tmp_path / "mine"])
+    assert experiment.model.kernel_size == 13
+    assert (experiment.step.label, experiment.step.parent) == ("mine", "separate_downsampling")
+    steps = known_steps(tmp_path / "mine")
+    assert list(steps) == [*ORDER, "kernel_13"]
+    assert steps["kernel_13"].adopted
+
+
+def test_a_step_must_change_the_network(tmp_path):
+    for name, change in (("same", "kernel_size: 7"), ("repeat", "stem: patchify")):
+        step = tmp_path / "step" / f"{name}.yaml"
+        step.parent.mkdir(exist_ok=True)
+        step.write_text(f"# @package _global_\ndefaults: [kernel_7, _self_]\nmodel: {{{change}}}\n")
+    for name in ("same", "repeat"):
+        with pytest.raises(Refused, match="leaves the network of its parent 'kernel_7' as it was"):
+            config.compose([f"+step={name}"], [tmp_path])
+    with pytest.raises(Refused, match="must change it"):
+        config.compose(["+step=increase_width", "scale.convnext_width=64"])
+
+
+BASE = ["+step=gelu", "scale=atto"]
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["seed=1", "model.kernel_size=5", "recipe.lr=1e-4", "recipe.epochs=30", "data.image_size=64", "recipe.precision=bfloat16"],
+)
+def test_identity_changes_with_what_changes_the_result(override):
+    one, other = config.compose(BASE), config.compose([*BASE, override])
+    assert config.identity(one, "f") != config.identity(other, "f")
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["output=/elsewhere", "logger=wandb", "runtime.device=cpu", "data.workers=3", "runtime.threads=2", "wandb.project=x"],
+)
+def test_identity_stays_with_everything_else(override):
+    one, other = config.compose(BASE), config.compose([*BASE, override])
+    assert config.identity(one, "f") == config.identity(other, "f")
+
+
+def test_identity_follows_the_data_and_not_the_steps_name():
+    one = config.compose(BASE)
+    assert config.identity(one, "f") != config.identity(one, "g")
+    other = config.compose(["+step=kernel_7", "scale=atto", "model.activation=gelu"])
+    assert config.identity(one, "f") == config.identity(other, "f")
+    assert config.identity(replace(one, seed=5), "f") != config.identity(one, "f")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (["+step=kernel_7", "model.block_bias=true"], "model.block_bias"),
+        (["+step=gelu", "recipe=short", "recipe.mixup_switch_prob=0.3"], "recipe.mixup_switch_prob"),
+        (["+step=gelu", "data.path=/x"], "data.path"),
+        (["+step=gelu", "wandb.project=x"], "wandb.project"),
+        (["+step=depthwise", "scale.convnext_width=128"], "scale.convnext_width"),
+    ],
+)
+def test_a_setting_without_effect_is_named(overrides, key):
+    (warning,) = config.warnings(config.compose(overrides), overrides)
+    assert warning.startswith(f"{key} has no effect here")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["+step=layer_norm", "model.block_bias=true"],
+        ["+step=kernel_7", "model.kernel_size=7"],
+        ["+step=increase_width", "scale.convnext_width=128"],
+        ["+step=gelu", "recipe=paper", "recipe.mixup_switch_prob=0.3"],
+        ["+step=gelu", "logger=wandb", "wandb.project=x"],
+    ],
+)
+def test_a_setting_with_effect_is_not(overrides):
+    assert config.warnings(config.compose(overrides), overrides) == []
+
+
+def test_the_paper_recipe_is_table_5():
+    experiment = config.compose(["+step=gelu", "recipe=paper", "data=imagenet", "data.path=/nowhere"])
+    assert config.plain(experiment.recipe) == {
+        "name": "paper", "epochs": 300, "batch_size": 4096, "lr": 4e-3, "lr_batch": 4096, "min_lr": 1e-6, "warmup_epochs": 20,
+        "weight_decay": 0.05, "betas": [0.9, 0.999], "eps": 1e-8, "label_smoothing": 0.1, "mixup": 0.8, "cutmix": 1.0,
+        "mixup_switch_prob": 0.5, "randaugment": "rand-m9-mstd0.5-inc1", "random_erasing": 0.25, "crop_scale": [0.08, 1.0],
+        "precision": "auto",
+    }  # fmt: skip
+    assert (experiment.data.image_size, experiment.data.hflip, experiment.data.crop_pct) == (224, 0.5, 0.875)
+    assert experiment.model.drop_path == 0.1
+    assert config.compose(["+step=gelu", "scale=base"]).model.drop_path == 0.5
+    assert config.peak_lr(config.compose(["+step=gelu", "recipe=paper", "recipe.batch_size=1024"])) == 1e-3
+
+
+def test_a_short_run_is_told_to_shorten_its_warm_up():
+    with pytest.raises(Refused, match=r"recipe\.warmup_epochs=3.*recipe\.epochs=2.*recipe\.warmup_epochs=0\.3"):
+        config.compose(["+step=gelu", "recipe=short", "recipe.epochs=2"])
+
+
+@pytest.mark.parametrize(
+    "module", ["roadmap.config", "roadmap.record", "roadmap.sweep", "roadmap.report", "roadmap.run", "roadmap.cost"]
+)
+def test_no_torch_where_none_is_needed(module):
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=30).returncode == 0

@@ -1,0 +1,117 @@
+"""Costs: the paper's numbers, two counters that agree, and a table in every format."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from roadmap import config
+from roadmap.errors import Refused
+from roadmap.model import counting
+from roadmap.model.build import build_network
+from roadmap.paper import paper_rows
+from roadmap.steps import known_steps
+
+REFERENCE = {}
+with (config.CONF.parent / "roadmap" / "paper_roadmap.csv").open() as file:
+    for line in csv.DictReader(file):
+        REFERENCE[line["scale"], line["step"]] = line
+ROWS = [key for key in REFERENCE if key[1] in known_steps()]
+
+
+def model_of(scale, step):
+    return config.compose([f"scale={scale}", f"+step={step}"]).model
+
+
+@pytest.mark.parametrize(("scale", "step"), ROWS)
+def test_multiply_adds_equal_the_paper(scale, step):
+    counted = counting.cost(model_of(scale, step))
+    expected = REFERENCE[scale, step]
+    assert counted.params == int(expected["params"])
+    assert round(counted.conv_linear / 1e9, 4) == round(float(expected["gmacs_conv_linear"]), 4)
+
+
+@pytest.mark.parametrize("step", ["resnet", "inverted_bottleneck", "separate_downsampling"])
+def test_parts_add_up_to_the_whole_and_torch_agrees(step):
+    model = model_of("atto", step)
+    counted = counting.cost(model, num_classes=10, image_size=96)
+    network, image = build_network(model, 10).eval(), torch.zeros(1, 3, 96, 96)
+    whole = FlopCountAnalysis(network, image).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    assert dict(whole.by_operator()) == counted.by_operator
+    activations = ActivationCountAnalysis(network, image).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    assert activations.total() == counted.activations
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(image)
+    assert counter.get_total_flops() == 2 * counted.conv_linear
+
+
+def test_an_operator_without_a_known_cost_is_an_error():
+    class Odd(nn.Module):
+        def forward(self, x):
+            return torch.cumsum(x, 1)
+
+    with pytest.raises(Refused, match="aten::cumsum"):
+        counting._trace(nn.Sequential(nn.Conv2d(3, 3, 1), Odd()), torch.zeros(1, 3, 8, 8))
+
+
+def command(*arguments):
+    return subprocess.run([sys.executable, "-m", "roadmap.cost", *arguments], capture_output=True, text=True, timeout=60)
+
+
+def test_csv_is_complete_and_quick():
+    started = time.monotonic()
+    done = command("--format", "csv")
+    seconds = time.monotonic() - started
+    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+    assert [row["step"] for row in rows] == list(known_steps())
+    for row in rows:
+        paper = REFERENCE["tiny", row["step"]]
+        assert int(row["params"]) == int(paper["params"])
+        assert float(row["gmacs_conv_linear"]) == pytest.approx(float(paper["gmacs_conv_linear"]), abs=5e-5)
+        assert float(row["gmacs_total"]) > float(row["gmacs_conv_linear"])
+        assert ("misprint" in row["note"]) == (row["step"] in ("layer_norm", "separate_downsampling"))
+    assert seconds < 30  # ten on a quiet machine of two cores; tests share theirs
+
+
+def test_fvcore_totals_of_known_networks():
+    assert counting.cost(model_of("tiny", "resnet")).total / 1e9 == pytest.approx(4.1115, abs=1e-4)
+    assert counting.cost(model_of("tiny", "separate_downsampling")).total / 1e9 == pytest.approx(4.4704, abs=1e-4)
+
+
+@pytest.mark.parametrize("form", ["table", "json", "md", "latex"])
+def test_formats(form, monkeypatch, capsys):
+    from roadmap import cost
+
+    monkeypatch.setattr(sys, "argv", ["cost", "--scale", "atto", "--format", form, "--image-size", "64"])
+    assert cost.main() == 0
+    said = capsys.readouterr().out
+    step = r"inverted\_bottleneck" if form in ("md", "latex") else "inverted_bottleneck"
+    assert step in said
+    if form == "json":
+        assert len(json.loads(said)) == 16
+    if form == "latex":
+        assert said.count(r"\\") == 17
+        assert r"\toprule" in said
+
+
+@pytest.mark.parametrize("arguments", [["--scale", "tini"], ["--format", "cvs"], ["--image-size", "16"]])
+def test_bad_arguments(arguments, monkeypatch):
+    from roadmap import cost
+
+    monkeypatch.setattr(sys, "argv", ["cost", *arguments])
+    with pytest.raises(Refused):
+        cost.main()
+
+
+def test_every_row_of_the_paper_is_there():
+    assert len(paper_rows()) == 36

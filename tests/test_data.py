@@ -1,0 +1,206 @@
+"""Data: what is found, how it is fingerprinted, and that every picture depends on (seed, epoch, index) only."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from timm.data import create_transform
+
+from roadmap import config
+from roadmap.data import sources
+from roadmap.data.pipeline import loaders, reader
+from roadmap.errors import Refused
+
+
+def digits(*overrides):
+    experiment = config.compose(["+step=gelu", "+study=digits", *overrides])
+    return experiment, sources.check(experiment)
+
+
+def folder(path, *overrides):
+    overrides = [
+        "recipe=smoke",
+        "recipe.batch_size=4",
+        "data=folder",
+        f"data.path={path}",
+        "data.image_size=32",
+        "data.workers=0",
+        *overrides,
+    ]
+    experiment = config.compose(["+step=gelu", "scale=atto", *overrides])
+    return experiment, sources.check(experiment)
+
+
+def test_digits_split():
+    experiment, found = digits()
+    for split, size in (("train", 1083), ("val", 714)):
+        read = reader(experiment.data, found, split)
+        targets = [read(i)[1] for i in range(size)]
+        assert np.bincount(targets).min() >= 0.095 * size
+        with pytest.raises(IndexError):
+            read(size)
+    seen = {
+        split: {read(i)[0].tobytes() for i in range(size)}
+        for split, size in (("train", 1083), ("val", 714))
+        for read in [reader(experiment.data, found, split)]
+    }
+    assert not seen["train"] & seen["val"]
+    image, _ = reader(experiment.data, found, "train")(0)
+    assert (image.size, image.mode) == ((8, 8), "RGB")
+
+
+def test_every_image_of_val_once_and_in_order():
+    experiment, found = digits()
+    batches = list(loaders(experiment, found).val)
+    assert sum(len(targets) for _, targets in batches) == 714
+    read = reader(experiment.data, found, "val")
+    assert torch.cat([targets for _, targets in batches]).tolist() == [read(i)[1] for i in range(714)]
+
+
+def test_a_training_epoch_is_a_shuffle_of_whole_batches():
+    experiment, found = digits()
+    both = loaders(experiment, found)
+    first, second = ([index for batch in list_of(both.train_batches, epoch) for index in batch] for epoch in (0, 1))
+    assert len(first) == 1056  # 33 batches of 32
+    assert len({index for _, index in first}) == 1056
+    assert [i for _, i in first] != [i for _, i in second]
+
+
+def list_of(batches, epoch, start=0):
+    batches.epoch, batches.start = epoch, start
+    return list(batches)
+
+
+def test_pictures_do_not_depend_on_workers_or_on_who_drew_before():
+    def pictures(workers, *, start=0):
+        experiment, found = digits(
+            f"data.workers={workers}", "recipe.randaugment=rand-m9-mstd0.5-inc1", "recipe.random_erasing=0.25"
+        )
+        random.random(), np.random.rand(3), torch.rand(5)
+        return [
+            (images, targets) for (images, targets), _ in zip(loaders(experiment, found).epoch(2, start), range(3), strict=False)
+        ]
+
+    alone, with_workers, later = pictures(0), pictures(2), pictures(0, start=1)
+    for (a, b), (c, d) in zip(alone, with_workers, strict=True):
+        assert torch.equal(a, c)
+        assert torch.equal(b, d)
+    assert torch.equal(alone[1][0], later[0][0])
+
+
+def test_epochs_and_seeds_augment_differently():
+    experiment, found = digits()
+    images = {
+        (seed, epoch): next(loaders(replace(experiment, seed=seed), found).epoch(epoch))[0] for seed in (0, 1) for epoch in (0, 1)
+    }
+    assert len({tensor.numpy().tobytes() for tensor in images.values()}) == 4
+
+
+def test_a_loader_leaves_the_global_generator_alone():
+    experiment, found = digits()
+    both = loaders(experiment, found)
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    iter(both.train)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_folder_is_found(tiny_images):
+    experiment, found = folder(tiny_images)
+    assert found.classes == ("cat", "dog")
+    assert (found.train.size, found.val.size) == (12, 4)
+    images, targets = next(loaders(experiment, found).epoch(0))
+    assert images.shape == (4, 3, 32, 32)
+    assert set(targets.tolist()) <= {0, 1}
+
+
+def test_classes_come_from_train_and_must_equal_those_of_val(tiny_images):
+    (tiny_images / "val" / "dog").rename(tiny_images / "val" / "wolf")
+    with pytest.raises(Refused, match="only in train dog; only in val wolf"):
+        folder(tiny_images)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda root: shutil.rmtree(root / "val"), "there is no folder"),
+        (lambda root: shutil.rmtree(root / "val" / "dog"), "only in train dog"),
+        (lambda root: [p.unlink() for p in (root / "train" / "cat").iterdir()], "a class without images"),
+        (lambda root: (root / "train" / "cat" / "notes.txt").write_text("x"), "notes.txt: not an image"),
+        (lambda root: (root / "train" / "list.csv").write_text("x"), "a file among the classes"),
+        (lambda root: (root / "train" / ".ipynb_checkpoints").mkdir(), "hidden"),
+    ],
+)
+def test_a_spoilt_folder_is_refused(tiny_images, spoil, says):
+    spoil(tiny_images)
+    with pytest.raises(Refused, match=says):
+        folder(tiny_images)
+
+
+def test_a_batch_larger_than_the_data_is_refused(tiny_images):
+    with pytest.raises(Refused, match=r"recipe\.batch_size=13: .* 12 images"):
+        folder(tiny_images, "recipe.batch_size=13")
+
+
+def test_a_picture_that_cannot_be_decoded_is_named_and_not_replaced(tiny_images):
+    (tiny_images / "train" / "cat" / "0.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    experiment, found = folder(tiny_images)
+    with pytest.raises(Refused, match=r"cat/0\.png: cannot be decoded"):
+        list(loaders(experiment, found).epoch(0))
+
+
+def test_fingerprint_follows_bytes_names_and_nothing_else(tiny_images, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def fingerprint(path):
+        experiment, found = folder(path)
+        return sources.fingerprint(experiment.data, found)
+
+    first = fingerprint(tiny_images)
+    assert fingerprint(tiny_images) == first  # from the cache
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(tiny_images, moved)
+    assert fingerprint(moved) == first
+    Image.new("RGB", (40, 48)).save(moved / "val" / "dog" / "1.png")
+    assert fingerprint(moved) != first
+    (tiny_images / "train" / "cat" / "0.png").rename(tiny_images / "train" / "dog" / "99.png")
+    assert fingerprint(tiny_images) != first
+
+
+def test_missing_data_is_refused(tmp_path):
+    for source in ("folder", "imagenette", "cifar10", "cifar100", "imagenet"):
+        with pytest.raises(Refused, match=r"data\.path"):
+            sources.check(config.compose(["+step=gelu", f"data={source}", f"data.path={tmp_path}/none"]))
+        with pytest.raises(Refused, match=r"data\.path=null"):
+            config.compose(["+step=gelu", f"data={source}"])
+
+
+def test_imagenette_is_found_where_torchvision_leaves_it(tiny_images):
+    root = tiny_images.parent / "root"
+    shutil.copytree(tiny_images, root / "imagenette2-160")
+    overrides = ["+step=gelu", "data=imagenette", f"data.path={root}", "recipe=smoke", "recipe.batch_size=4"]
+    assert sources.check(config.compose(overrides)).root == root / "imagenette2-160"
+
+
+def test_ten_thousand_of_the_papers_augmentations():
+    """Pillow 13 crashes timm's RandAugment (posterize with 0 bits) about once in 850 images."""
+    augment = create_transform(
+        32, is_training=True, auto_augment="rand-m9-mstd0.5-inc1", interpolation="bicubic", re_prob=0.25, re_mode="pixel"
+    )
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8))
+    random.seed(0), torch.manual_seed(0), np.random.seed(0)
+    assert all(augment(picture).shape == (3, 32, 32) for _ in range(10_000))
+
+
+@pytest.mark.photographs
+def test_real_photographs(photographs):
+    experiment, found = folder(photographs, "data.image_size=64")
+    assert (len(found.classes), found.train.size, found.val.size) == (10, 640, 160)
+    images, _ = next(loaders(experiment, found).epoch(0))
+    assert images.isfinite().all()

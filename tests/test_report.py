@@ -1,0 +1,188 @@
+"""Reports: planted effects come out as planted, holes are shown, nothing incomparable is averaged, hostile text is harmless."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import statistics
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+
+from roadmap.errors import Refused
+from roadmap.report import frame, write_report
+from roadmap.report.formats import Column, as_csv, as_latex, as_markdown, as_table
+from roadmap.report.records import load
+from roadmap.report.statistics import analyse, half_width, pooled_std
+from roadmap.report.table import csv_rows, markdown
+
+STEPS = [("a", None, ""), ("b", "a", "First"), ("c", "b", "First"), ("side", "c", "Second"), ("d", "c", "Second")]
+
+
+def study(folder, values, *, seeds=3, labels=None, change=None):
+    """A study with these top-1 values by step; None: diverged; missing: no record."""
+    labels = labels or {}
+    steps = [{"name": n, "parent": p, "label": labels.get(n, n), "group": g, "adopted": n != "side"} for n, p, g in STEPS]
+    runs = [f"{n}-s{seed}-0" for n, _, _ in STEPS for seed in range(seeds)]
+    about = {
+        "study": "planted", "question": "?", "scale": {"name": "atto", "start": "A", "end": "D"}, "data": "digits",
+        "image_size": 32, "epochs": 3, "recipe": "short", "seeds": list(range(seeds)), "steps": steps, "runs": runs,
+    }  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "study.json").write_text(json.dumps(about))
+    lines = []
+    for step in steps:
+        for seed, value in enumerate(values.get(step["name"], [])):
+            lines.append(
+                {
+                    "run": f"{step['name']}-s{seed}-0", "step": step, "seed": seed,
+                    "status": "diverged" if value is None else "done", "top1": value, "gmacs": 0.01 + 0.001 * len(lines),
+                    "params_m": 1.0, "images_per_second": 100.0, "scale": "atto", "data": {"fingerprint": "f"}, "recipe": {"lr": 1.0}, "precision": "float32", "history": [],
+                }
+            )  # fmt: skip
+    if change:
+        change(lines)
+    (folder / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+VALUES = {
+    "a": [50.0, 51.0, 52.0],
+    "b": [60.0, 61.0, 62.0],
+    "c": [60.5, 61.5, 62.5],
+    "side": [61, 62, 63],
+    "d": [70.0, 71.0, 72.0],
+}
+
+
+def test_planted_effects(tmp_path):
+    analysis = analyse(load(study(tmp_path, VALUES)))
+    rows = {row.step.name: row for row in analysis.rows}
+    assert analysis.pooled_std == pytest.approx(1.0)
+    assert (analysis.freedom, analysis.comparisons) == (10, 4)
+    assert {name: row.delta for name, row in rows.items()} == {"a": None, "b": 10, "c": 0.5, "side": 0.5, "d": 9.5}
+    assert {name: row.resolved for name, row in rows.items()} == {"a": None, "b": True, "c": False, "side": False, "d": True}
+    # t(1 - 0.025 / 4, 10) sqrt(2 / 3), by hand from a table of Student's t
+    assert rows["b"].half_width == pytest.approx(3.0382 * (2 / 3) ** 0.5, abs=2e-3)
+    assert analysis.smallest == rows["b"].half_width
+
+
+def test_intervals_hold_jointly():
+    """No step has an effect: in at most 5 % of studies may any be called resolved."""
+    random = np.random.default_rng(0)
+    alarms, studies, steps, n = 0, 1000, 15, 3
+    for _ in range(studies):
+        groups = random.normal(90, 1, (steps + 1, n))
+        std, freedom = pooled_std([list(g) for g in groups])
+        half = half_width(std, freedom, n, n, steps)
+        deltas = [abs(statistics.fmean(b) - statistics.fmean(a)) for a, b in itertools.pairwise(groups)]
+        alarms += any(delta > half for delta in deltas)
+    assert 0.01 < alarms / studies < 0.065
+
+
+def test_missing_and_diverged_rows_are_shown(tmp_path):
+    folder = study(tmp_path, {**VALUES, "b": [60.0, None], "c": [None, None, None], "side": []})
+    found = load(folder)
+    text = markdown(found, analyse(found))
+    row = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("|")}
+    assert "1, 1 diverged, 1 missing" in row["b"]
+    assert "| diverged" in row["c"]
+    assert "0, 3 diverged" in row["c"]
+    assert "| missing" in row["side (side branch)"]
+    rows = {r["step"]: r for r in csv_rows(found, analyse(found))}
+    assert rows["c"]["top1_mean"] is None
+    assert rows["d"]["delta_top1"] is None  # its parent has no number
+    assert rows["b"]["n"] == 1
+
+
+def test_one_seed_resolves_nothing(tmp_path):
+    found = load(study(tmp_path, {k: v[:1] for k, v in VALUES.items()}, seeds=1))
+    text = markdown(found, analyse(found))
+    assert "no difference can be resolved" in text
+    assert "resolved |" not in text
+    assert "±" not in text.split("\n\n")[0].split("paper")[0]
+
+
+@pytest.mark.parametrize("key", ["recipe", "data", "precision", "scale"])
+def test_rows_that_differ_in_more_than_the_model_are_refused(tmp_path, key):
+    def change(lines):
+        lines[4][key] = {"lr": 2.0} if isinstance(lines[4][key], dict) else "other"
+
+    with pytest.raises(Refused, match=f"{key} differs between a-s0-0 and b-s1-0"):
+        load(study(tmp_path, VALUES, change=change))
+
+
+def test_the_same_records_give_the_same_bytes(tmp_path):
+    folders = [study(tmp_path / name, VALUES) for name in ("one", "two")]
+    for folder in folders:
+        write_report(folder)
+    names = ["table.md", "table.csv", "figure.svg", "figure.png", "records.jsonl"]
+    assert all((folders[0] / name).read_bytes() == (folders[1] / name).read_bytes() for name in names)
+
+
+def test_the_figure_says_what_the_table_says(tmp_path):
+    labels = {"a": "alpha", "side": "off the path"}
+    folder = study(tmp_path, {**VALUES, "c": [None] * 3, "b": []}, labels=labels)
+    write_report(folder)
+    tree = ET.parse(folder / "figure.svg")
+    texts = {"".join(node.itertext()).strip() for node in tree.iter("{http://www.w3.org/2000/svg}text")}
+    assert {
+        "alpha",
+        "off the path",
+        "51.0",
+        "62.0",
+        "71.0",
+        "diverged",
+        "missing",
+        "First",
+        "Second",
+        "A to D, step by step",
+    } <= texts
+    assert any("digits 32 px, 3 epochs" in text for text in texts)
+    assert any("hatched" in text for text in texts)
+    assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_no_records_no_table(tmp_path):
+    with pytest.raises(Refused, match=r"study\.json"):
+        write_report(tmp_path)
+    with pytest.raises(Refused, match="none of the 15 runs"):
+        write_report(study(tmp_path, {}))
+    (tmp_path / "records.jsonl").write_text('{"run": "a')
+    with pytest.raises(Refused, match="not readable"):
+        write_report(tmp_path)
+
+
+HOSTILE = [
+    "=1+1",
+    "<script>alert(1)</script>",
+    "a|b",
+    "x\x1b[31m",
+    "\\input{x}",
+    "two\nlines",
+    "100 % & $5_{}",
+    "[l](javascript:x)",
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_text_is_harmless(text):
+    columns, rows = (Column("name", "name"), Column("value", "value", "{:.1f}")), [{"name": text, "value": 1.25}]
+    assert next(csv.reader(io.StringIO(as_csv(rows, columns, "").split("\n", 1)[1])))[0].startswith(
+        ("'", text[0])
+    ) and not as_csv(rows, columns, "").split("\n", 1)[1].startswith("=")
+    shown = as_markdown(rows, columns, "")
+    assert "<script" not in shown
+    assert len(shown.splitlines()) == 3
+    assert shown.splitlines()[2].replace("\\|", "").count("|") == 3
+    assert "\x1b" not in shown + as_table(rows, columns, text) + as_latex(rows, columns, text)
+    assert "\\input" not in as_latex(rows, columns, "")
+
+
+def test_frame(tmp_path):
+    table = frame(study(tmp_path, VALUES))
+    assert list(table["step"]) == ["a"] * 3 + ["b"] * 3 + ["c"] * 3 + ["side"] * 3 + ["d"] * 3
+    assert table.groupby("step")["top1"].mean()["d"] == 71.0

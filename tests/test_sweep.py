@@ -1,0 +1,187 @@
+"""Sweeps: every run in its own process, nothing done twice, nothing lost, failures told apart."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import QUICK
+
+from roadmap import config, plan
+from roadmap.engines import local
+from roadmap.errors import Refused
+
+SMALL = [
+    *[o for o in QUICK if not o.startswith("scale")],
+    "recipe.batch_size=256",
+    "study.steps=[resnet,gelu]",
+    "study.seeds=[0,1]",
+]
+
+
+def sweep(*arguments, cwd, timeout=240):
+    env = {**os.environ, "PYTHONPATH": str(Path(config.__file__).parent.parent)}
+    command = [sys.executable, "-m", "roadmap.sweep", "study=digits", *SMALL, *arguments]
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout)
+
+
+def results(folder):
+    return {path.parent.name: json.loads(path.read_text()) for path in folder.rglob("result.json")}
+
+
+def test_a_sweep_from_start_to_table(tmp_path):
+    first = sweep(cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    study = tmp_path / "experiments" / "digits"
+    done = results(study)
+    assert sorted((r["step"]["name"], r["seed"]) for r in done.values()) == [
+        ("gelu", 0),
+        ("gelu", 1),
+        ("resnet", 0),
+        ("resnet", 1),
+    ]
+    assert {"table.md", "table.csv", "figure.svg", "figure.png", "records.jsonl", "study.json"} <= {
+        p.name for p in study.iterdir()
+    }
+    written = {p.name: p.read_bytes() for p in study.iterdir() if p.is_file()}
+    stamps = {p: p.stat().st_mtime_ns for p in study.rglob("result.json")}
+
+    # Again: nothing is trained and nothing changes.
+    again = sweep(cwd=tmp_path)
+    assert "4 runs, 4 done already" in again.stdout
+    assert {p: p.stat().st_mtime_ns for p in study.rglob("result.json")} == stamps
+    assert {p.name: p.read_bytes() for p in study.iterdir() if p.is_file()} == written
+
+    # One result lost, one torn: these two are done again, and come out the same.
+    lost, torn = sorted(study.rglob("result.json"))[:2]
+    lost.unlink()
+    torn.write_text(torn.read_text()[:100])
+    third = sweep(cwd=tmp_path)
+    assert "4 runs, 2 done already" in third.stdout
+    assert torn.with_suffix(".json.corrupt").exists()
+    assert {name: result["top1"] for name, result in results(study).items()} == {name: r["top1"] for name, r in done.items()}
+
+    # The table from the committed files alone, without the runs.
+    (study / "runs").rename(tmp_path / "runs")
+    env = {**os.environ, "PYTHONPATH": str(Path(config.__file__).parent.parent)}
+    before = {
+        name: (study / name).read_bytes() for name in ("table.md", "table.csv", "figure.svg", "figure.png", "records.jsonl")
+    }
+    subprocess.run([sys.executable, "-m", "roadmap.report", str(study)], check=True, env=env, capture_output=True)
+    assert {name: (study / name).read_bytes() for name in before} == before
+
+    # Committed records do not make a fresh sweep skip its work.
+    assert not any(point.done for point in plan.plan(["+study=digits", *SMALL, f"output={tmp_path}/experiments"]).points)
+
+
+def test_seeds_of_a_sweep_are_single_runs(tmp_path):
+    """A point of a study is the run that the command line gives, bit for bit."""
+    assert sweep("--only", "gelu-s1-*", cwd=tmp_path).returncode == 0
+    ((name, swept),) = results(tmp_path / "experiments" / "digits").items()
+    env = {**os.environ, "PYTHONPATH": str(Path(config.__file__).parent.parent)}
+    overrides = ["+study=digits", "+step=gelu", *SMALL, "seed=1", "output=alone"]
+    subprocess.run([sys.executable, "-m", "roadmap.run", *overrides], cwd=tmp_path, env=env, check=True, capture_output=True)
+    ((alone, single),) = results(tmp_path / "alone").items()
+    assert alone == name
+    assert (single["top1"], single["val_loss"], single["train_loss"]) == (swept["top1"], swept["val_loss"], swept["train_loss"])
+
+
+WAYS_TO_DIE = """
+import os, signal, sys
+import roadmap.train.execute as module
+whole = module.execute
+
+def fail(): raise ValueError("a fault of the test")
+
+WAYS = [lambda: os.kill(os.getpid(), signal.SIGKILL), fail, lambda: sys.exit(7), lambda: os._exit(1)]
+
+def execute(experiment, found, fingerprint):
+    for way in WAYS[experiment.seed:experiment.seed + 1]:
+        way()
+    return whole(experiment, found, fingerprint)
+
+module.execute = execute
+"""
+
+
+def test_runs_that_die_do_not_reach_the_others(tmp_path):
+    """The faults are planted in the server that the runs are forked from, through a module that it preloads."""
+    (tmp_path / "fault.py").write_text(WAYS_TO_DIE)
+    (tmp_path / "driver.py").write_text(
+        "import sys\nfrom roadmap.engines import local\nfrom roadmap import sweep\n"
+        "local.PRELOADED.append('fault')\nif __name__ == '__main__':\n    sys.exit(sweep.main())\n"
+    )
+    env = {**os.environ, "PYTHONPATH": f"{Path(config.__file__).parent.parent}:{tmp_path}"}
+    command = [sys.executable, "driver.py", "study=digits", *SMALL, "study.steps=[gelu]", "study.seeds=[0,1,2,3,4,5]"]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 1, done.stderr
+    assert {result["seed"] for result in results(tmp_path).values()} == {4, 5}
+    for seed, says in enumerate(["killed by SIGKILL", "a fault of the test", "exit code 7", "exit code 1"]):
+        (line,) = [line for line in done.stderr.splitlines() if line.startswith(f"failed: gelu-s{seed}-")]
+        assert says in line
+    assert done.stderr.count("log.txt") == 4
+    assert "4 missing" in (tmp_path / "experiments" / "digits" / "table.md").read_text()
+
+
+def test_a_stopped_sweep_goes_on(tmp_path):
+    env = {**os.environ, "PYTHONPATH": str(Path(config.__file__).parent.parent)}
+    command = [
+        sys.executable,
+        "-m",
+        "roadmap.sweep",
+        "study=digits",
+        *SMALL,
+        "recipe.epochs=8",
+        "recipe.batch_size=32",
+        "study.seeds=[0]",
+    ]
+    process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.rglob("history.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 143, said
+    assert "the same command goes on" in said
+    stopped = [p for p in tmp_path.rglob("checkpoints") if list(p.glob("*.pt"))]
+    assert stopped
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert len(results(tmp_path)) == 2
+    assert not [p for p in tmp_path.rglob("checkpoints") if p.exists()]
+
+
+def test_dry_run_and_bad_arguments(tmp_path):
+    done = sweep("--dry-run", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "0 of 2" in done.stdout
+    assert "TFLOP" in done.stdout
+    assert not (tmp_path / "experiments").exists()
+    for arguments in (["--only", "nothing"], ["--jobs", "-1"], ["study.steps=[gelo]"], ["study.seeds=[]"], ["study.seeds=[1,1]"]):
+        refused = sweep(*arguments, cwd=tmp_path)
+        assert refused.returncode == 2, arguments
+        assert "Traceback" not in refused.stderr
+
+
+def test_the_digits_study_is_every_step_with_three_seeds():
+    found = plan.plan(["+study=digits"])
+    assert len(found.points) == 48
+    assert len({point.folder.path for point in found.points}) == 48
+    assert {point.experiment.recipe.epochs for point in found.points} == {3}
+    with pytest.raises(Refused, match="no step 'gelo'"):
+        plan.plan(["+study=digits", "study.steps=[gelo]"])
+
+
+def test_places(monkeypatch):
+    monkeypatch.setattr(local, "cores", lambda: 8)
+    monkeypatch.setattr(local, "gpus", lambda: 0)
+    device = config.compose(["+step=gelu"]).runtime.device
+    assert [local.places(device, threads) for threads in (None, 1, 3, 16)] == [1, 8, 2, 1]
+    monkeypatch.setattr(local, "gpus", lambda: 4)
+    assert local.places(device, 1) == 4

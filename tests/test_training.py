@@ -1,0 +1,302 @@
+"""Training: faithful to the recipe, equal bit for bit when repeated, and able to go on where it stopped."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import QUICK
+
+from roadmap import config
+from roadmap.data import sources
+from roadmap.errors import Refused, Stopped, StorageFault
+from roadmap.model.block import LayerScale
+from roadmap.record import RunFolder
+from roadmap.schema import Device, Precision
+from roadmap.train import checkpoint, recipe
+from roadmap.train.execute import execute
+from roadmap.train.progress import Bar
+from roadmap.train.session import Session, Stop, pick_device, pick_precision
+
+EVERYTHING = [
+    "recipe.mixup=0.8", "recipe.cutmix=1.0", "recipe.randaugment=rand-m9-mstd0.5-inc1", "recipe.random_erasing=0.25",
+    "model.drop_path=0.3", "recipe.epochs=2", "recipe.batch_size=256",
+]  # fmt: skip
+
+
+def session(tmp_path, *overrides, step="gelu"):
+    experiment = config.compose([f"+step={step}", *QUICK, f"output={tmp_path}", *overrides])
+    found = sources.check(experiment)
+    return Session(experiment, found, RunFolder.of(experiment, "0" * 16))
+
+
+def train(run, stop=None):
+    with Bar(1, 0, "", show=False) as bar:
+        return list(run.train(bar, stop or Stop()))
+
+
+def weights(run):
+    return {name: tensor.clone() for name, tensor in run.network.state_dict().items()}
+
+
+def same(one, other):
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("step", ["resnet", "separate_downsampling"])
+def test_two_runs_are_equal_bit_for_bit_and_two_seeds_are_not(tmp_path, step):
+    first, again, other = (session(tmp_path, *EVERYTHING, f"seed={seed}", step=step) for seed in (3, 3, 4))
+    lines = [train(run) for run in (first, again, other)]
+    assert same(weights(first), weights(again))
+    assert not same(weights(first), weights(other))
+    for a, b in zip(lines[0], lines[1], strict=True):
+        assert {k: a[k] for k in ("train_loss", "val_loss", "top1")} == {k: b[k] for k in ("train_loss", "val_loss", "top1")}
+
+
+class StopAfter(Stop):
+    def __init__(self, updates):
+        self.left = updates
+
+    @property
+    def asked(self):
+        self.left -= 1
+        return None if self.left > 0 else "SIGTERM"
+
+
+@pytest.mark.parametrize("step", ["resnet", "separate_downsampling"])
+def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path, step):
+    whole = session(tmp_path / "a", *EVERYTHING, step=step)
+    expected = train(whole)
+    lines = []
+    for updates in (1, 2, 3):  # in the first epoch, over its end, in the second
+        run = session(tmp_path / "b", *EVERYTHING, step=step)
+        assert run.resume() == []
+        with pytest.raises(Stopped), Bar(1, 0, "", show=False) as bar:
+            lines.extend(iter(run.train(bar, StopAfter(updates))))
+    last = session(tmp_path / "b", *EVERYTHING, step=step)
+    last.resume()
+    lines += train(last)
+    assert same(weights(whole), weights(last))
+    assert [line["train_loss"] for line in lines] == [line["train_loss"] for line in expected]
+    assert [line["top1"] for line in lines] == [line["top1"] for line in expected]
+
+
+def test_parameter_groups(tmp_path):
+    run = session(tmp_path, step="separate_downsampling")
+    groups = {group["weight_decay"]: {id(p) for p in group["params"]} for group in run.optimizer.param_groups}
+    assert set(groups) == {0.0, 0.05}
+    for name, parameter in run.network.named_parameters():
+        assert (id(parameter) in groups[0.0]) == (parameter.ndim == 1), name
+    gammas = [m.gamma for m in run.network.modules() if isinstance(m, LayerScale)]
+    assert gammas
+    assert all(id(gamma) in groups[0.0] for gamma in gammas)
+
+
+def test_schedule_is_linear_then_cosine_per_update(tmp_path):
+    run = session(
+        tmp_path, "recipe.epochs=10", "recipe.warmup_epochs=2", "recipe.lr=1.0", "recipe.lr_batch=64", "recipe.min_lr=1e-3"
+    )
+    schedule = recipe.schedule(run.experiment, run.optimizer, 10)
+    rates = []
+    for update in range(101):
+        schedule.step_update(update)
+        rates.append(run.optimizer.param_groups[0]["lr"])
+    assert rates[0] == 0.0
+    assert rates[10] == pytest.approx(0.5)
+    assert rates[20] == pytest.approx(1.0)
+    assert rates[60] == pytest.approx((1.0 + 1e-3) / 2)
+    assert rates[100] == pytest.approx(1e-3)
+    assert all(a > b for a, b in itertools.pairwise(rates[20:]))
+
+
+def test_mixup_and_cutmix_take_turns_by_whole_batches(tmp_path):
+    run = session(tmp_path, "recipe.mixup=0.8", "recipe.cutmix=1.0")
+    torch.manual_seed(0)
+    kinds = []
+    for i in range(40):
+        recipe_seed(i)
+        images, targets = run.mixing(torch.stack([torch.zeros(3, 32, 32), torch.ones(3, 32, 32)]), torch.tensor([1, 2]))
+        values = images.unique()
+        kinds.append("cutmix" if set(values.tolist()) <= {0.0, 1.0} else "mixup")
+        assert targets.sum(1).tolist() == pytest.approx([1.0, 1.0])
+        assert targets.min() == pytest.approx(0.1 / 10)  # label smoothing
+    assert 10 < kinds.count("cutmix") < 30
+
+
+def recipe_seed(i):
+    from roadmap.data.pipeline import seed_all
+
+    seed_all(0, i)
+
+
+def test_label_smoothing_without_mixing(tmp_path):
+    loss = session(tmp_path).criterion(torch.tensor([[100.0, 0.0]]), torch.tensor([0]))
+    assert loss.item() == pytest.approx(0.1 * 100 / 2)
+
+
+def test_evaluation_counts_every_image_once(tmp_path):
+    run = session(tmp_path, "recipe.batch_size=100")
+    with torch.no_grad():
+        run.network.head.fc.weight.zero_()
+        run.network.head.fc.bias.copy_(torch.arange(10.0))
+    scores = run.evaluate()
+    read = run.loaders.val.dataset.load
+    targets = [read(i)[1] for i in range(714)]
+    assert scores.top1 == pytest.approx(100 * targets.count(9) / 714)
+    assert scores.top5 == pytest.approx(100 * sum(t >= 5 for t in targets) / 714)
+
+
+def test_a_run_leaves_its_whole_record(tmp_path):
+    run = session(tmp_path)
+    result = execute(run.experiment, run.found, "0" * 16)
+    folder = RunFolder.of(run.experiment, "0" * 16)
+    assert {p.name for p in folder.path.iterdir()} == {"config.yaml", "history.jsonl", "log.txt", "result.json", "weights.pt"}
+    assert folder.path.parent == tmp_path / "single" / "runs"
+    written = json.loads((folder.path / "result.json").read_text())
+    assert written == result
+    last = folder.history()[-1]
+    assert (written["status"], written["top1"], written["top5"]) == ("done", last["top1"], last["top5"])
+    assert len(folder.history()) == 2
+    assert written["versions"]["torch"] == torch.__version__.split("+")[0] or written["versions"]["torch"] == torch.__version__
+    assert set(written["git"]) == {"commit", "dirty"}
+    assert written["data"]["fingerprint"] == "0" * 16
+    started = time.monotonic()
+    assert execute(run.experiment, run.found, "0" * 16) == result  # read, not repeated
+    assert time.monotonic() - started < 0.5
+
+
+def test_a_run_that_diverges_is_a_result(tmp_path):
+    experiment = config.compose(["+step=layer_norm", *QUICK, f"output={tmp_path}", "data.std=[1e-40,1e-40,1e-40]"])
+    result = execute(experiment, sources.check(experiment), "0" * 16)
+    assert result["status"] == "diverged"
+    assert result["top1"] is None
+    assert "update" in result["reason"]
+
+
+def test_devices_and_precisions():
+    assert pick_device(Device.cpu).type == "cpu"
+    assert pick_precision(Precision.auto, torch.device("cpu")) == Precision.float32
+    assert pick_precision(Precision.auto, torch.device("cuda")) == Precision.bfloat16
+    if not torch.cuda.is_available():
+        with pytest.raises(Refused, match="no GPU"):
+            pick_device(Device.cuda)
+
+
+def test_bfloat16_trains(tmp_path):
+    run = session(tmp_path, "recipe.precision=bfloat16", "recipe.epochs=1", "recipe.batch_size=256")
+    (line,) = train(run)
+    assert 0 < line["train_loss"] < 5
+    assert all(p.dtype == torch.float32 for p in run.network.parameters())
+
+
+# Checkpoints.
+
+
+def test_the_last_two_checkpoints_are_kept(tmp_path):
+    for update in (1, 2, 10):
+        checkpoint.save(tmp_path, update, {"update": update})
+    assert sorted(p.name for p in tmp_path.glob("*.pt")) == ["update-000000002.pt", "update-000000010.pt"]
+    assert checkpoint.load_newest(tmp_path) == ({"update": 10}, [])
+    assert checkpoint.load_newest(tmp_path / "none") == (None, [])
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b[:100] + bytes([b[100] ^ 1]) + b[101:]])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(tmp_path, damage):
+    for update in (1, 2):
+        checkpoint.save(tmp_path, update, {"weights": torch.arange(100.0), "update": update})
+    newest = tmp_path / "update-000000002.pt"
+    newest.write_bytes(damage(newest.read_bytes()))
+    state, faults = checkpoint.load_newest(tmp_path)
+    assert state["update"] == 1
+    assert len(faults) == 1
+    assert newest.name in faults[0]
+    (tmp_path / "update-000000001.pt").write_bytes(b"")
+    with pytest.raises(StorageFault, match="no usable checkpoint"):
+        checkpoint.load_newest(tmp_path)
+
+
+def test_the_state_of_another_run_is_refused(tmp_path):
+    run = session(tmp_path)
+    run.save()
+    other = session(tmp_path, "seed=1")
+    other.folder.path.mkdir(parents=True)
+    run.folder.checkpoints.rename(other.folder.checkpoints)
+    with pytest.raises(Refused, match="another run"):
+        other.resume()
+
+
+# The whole program.
+
+
+def command(*arguments, cwd):
+    return [sys.executable, "-m", "roadmap.run", *arguments], {
+        "cwd": cwd,
+        "env": {**os.environ, "PYTHONPATH": str(Path(config.__file__).parent.parent)},
+    }
+
+
+def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path):
+    arguments, options = command("+step=gelu", *QUICK, "recipe.epochs=8", "recipe.batch_size=32", cwd=tmp_path)
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+    deadline = time.monotonic() + 90
+    while not list(tmp_path.rglob("history.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "the same command goes on from epoch" in said
+    assert "Traceback" not in said
+    assert not list(tmp_path.rglob("result.json"))
+    before = len(RunFolder(next(tmp_path.rglob("history.jsonl")).parent).history())
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=240, **options)
+    assert done.returncode == 0, done.stderr
+    assert "top-1" in done.stdout
+    folder = RunFolder(next(tmp_path.rglob("result.json")).parent)
+    assert [line["epoch"] for line in folder.history()] == list(range(8))
+    assert before < 8
+    assert f"epoch {before + 1} " in folder.log.read_text()
+    assert folder.log.read_text().count("epoch 1 ") == 1
+
+
+def test_multirun_from_another_folder(tmp_path):
+    arguments, options = command(
+        "-m", "+step=resnet,gelu", *QUICK, "recipe.batch_size=256", "runtime.keep_weights=false", cwd=tmp_path
+    )
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=120, **options)
+    assert done.returncode == 0, done.stderr
+    assert {json.loads(p.read_text())["step"]["name"] for p in tmp_path.rglob("result.json")} == {"resnet", "gelu"}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["experiments"]
+
+
+@pytest.mark.photographs
+def test_a_run_on_photographs(tmp_path, photographs):
+    arguments, options = command(
+        "+step=inverted_bottleneck",
+        *QUICK,
+        "data=folder",
+        f"data.path={photographs}",
+        "data.image_size=64",
+        "recipe.epochs=1",
+        cwd=tmp_path,
+    )
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=120, **options)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(next(tmp_path.rglob("result.json")).read_text())
+    assert (result["data"]["train"], result["data"]["val"], result["data"]["classes"]) == (640, 160, 10)
+    assert len(result["data"]["fingerprint"]) == 16
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_run_on_a_gpu(tmp_path):
+    experiment = config.compose(["+step=gelu", "scale=atto", "recipe=smoke", f"output={tmp_path}", "runtime.device=cuda"])
+    result = execute(experiment, sources.check(experiment), "0" * 16)
+    assert (result["status"], result["precision"]) == ("done", "bfloat16")
