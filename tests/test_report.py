@@ -40,7 +40,8 @@ def study(folder, values, *, seeds=3, labels=None, change=None):
                 {
                     "run": f"{step['name']}-s{seed}-0", "step": step, "seed": seed,
                     "status": "diverged" if value is None else "done", "top1": value, "gmacs": 0.01 + 0.001 * len(lines),
-                    "params_m": 1.0, "images_per_second": 100.0, "scale": "atto", "data": {"fingerprint": "f"}, "recipe": {"lr": 1.0}, "precision": "float32", "history": [],
+                    "params_m": 1.0, "images_per_second": 100.0, "scale": "atto",
+                    "data": {"fingerprint": "f"}, "recipe": {"lr": 1.0}, "precision": "float32", "history": [],
                 }
             )  # fmt: skip
     if change:

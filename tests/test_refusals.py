@@ -1,0 +1,508 @@
+"""What no run can start from: exit code 2, one readable message, nothing executed and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from roadmap.errors import exits
+
+REPOSITORY = Path(__file__).parent.parent
+QUICK = "scale=atto recipe=smoke model.width=8 model.depths=[1,1,1,1] runtime.threads=1 runtime.progress=false"
+SECRET = "xyzzy-of-the-environment"
+TOUCH = "{_target_:pathlib.Path.touch,self:pwned}"  # what an injected _target_ would do
+NEEDS_TORCH = ("torch", "roadmap.train.execute", "roadmap.model.counting")
+
+
+def defect(*values, reason):
+    return pytest.param(*values, marks=pytest.mark.xfail(strict=True, reason=reason))
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    """Runs a command line in this process, in an empty folder; gives back its exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SECRET", SECRET)
+
+    def run(line):
+        tool, *arguments = shlex.split(line)
+        main = import_module(f"roadmap.{tool}").main
+        monkeypatch.setattr(sys, "argv", [tool, *arguments])
+        with pytest.raises(SystemExit) as stop:
+            exits(main)()
+        return stop.value.code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def refused(command, tmp_path, monkeypatch):
+    """Like `command` for a bad line: no torch can be imported, and it must be refused; gives back the message."""
+    for module in NEEDS_TORCH:
+        monkeypatch.setitem(sys.modules, module, None)
+
+    def run(line, words=""):
+        before = sorted(tmp_path.rglob("*"))
+        code, out, message = command(line)
+        assert code == 2, message
+        assert sorted(tmp_path.rglob("*")) == before
+        assert_readable(out, message, words)
+        return message
+
+    return run
+
+
+def assert_readable(out, message, words=""):
+    assert not out
+    assert message.strip()
+    assert "Traceback" not in message
+    assert "HYDRA_FULL_ERROR" not in message
+    assert SECRET not in message
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f]", message)
+    assert message.count("roadmap: ") <= 1
+    for word in words.split():
+        assert word in message
+
+
+UNKNOWN_NAMES = [  # the line, what is said beside the name that was probably meant, that name
+    ("run +step=kernel7", "kernel7 resnet separate_downsampling", "kernel_7"),
+    ("run +step=inverted_bottlneck", "inverted_bottlneck resnet", "inverted_bottleneck"),
+    ("run +step=Resnet", "Resnet gelu", "resnet"),
+    ("run +step=resnet scale=tinny", "tinny base atto", "tiny"),
+    ("run +step=resnet data=digit", "folder imagenette", "digits"),
+    ("run +step=resnet recipe=papr", "papr smoke short", "paper"),
+    ("run +step=resnet model.kernelsize=3", "model.kernelsize model.depthwise", "model.kernel_size"),
+    ("run +step=resnet recipe.lrr=3", "recipe.lrr recipe.epochs", "recipe.lr"),
+    ("run +step=resnet runtime.thread=2", "runtime.thread=2 runtime.device", "runtime.threads"),
+    ("run +step=resnet data.imagesize=32", "data.imagesize data.path", "data.image_size"),
+    ("run +step=resnet sed=3", "sed=3 output", "seed"),
+    ("run +step=resnet ++modl.width=3", "modl recipe", "model"),
+    ("run +step=resnet model.norm=layr", "model.norm layr batch", "layer"),
+    ("run +step=resnet runtime.device=cpuu", "runtime.device cpuu cuda auto", "cpu"),
+    ("run +step=resnet recipe.precision=float16", "recipe.precision float16 float32", "bfloat16"),
+    ("sweep study=digit", "digit", "digits"),
+    ("sweep study=digits scale=tinny", "tinny base", "tiny"),
+    ("sweep study=digits study.steps=[kernel7]", "kernel7 resnet", "kernel_7"),
+    ("sweep study=digits recipe.epoch=3", "recipe.epoch=3 recipe.batch_size", "recipe.epochs"),
+    ("cost --scale tinny", "tinny base", "tiny"),
+    ("cost --format tabel", "tabel csv json md latex", "table"),
+]
+
+
+@pytest.mark.parametrize(("line", "words", "nearest"), UNKNOWN_NAMES, ids=lambda value: value)
+def test_an_unknown_name_is_answered_with_the_nearest_and_all_allowed(refused, line, words, nearest):
+    assert f"'{nearest}'" in refused(line, words)
+
+
+BAD_LINES = [
+    # no name at all
+    ("run", "+step= resnet separate_downsampling"),
+    ("run +step=", "resnet"),
+    ("run +step=null", "resnet"),
+    ("run step=resnet", "+step=resnet"),
+    ("run +step=[resnet,gelu]", "gelu"),
+    ("run +step=../data/digits", "../data/digits resnet"),
+    ("run +step=/etc/passwd", "/etc/passwd resnet"),
+    ("sweep", "study="),
+    ("sweep study=nope", "nope digits"),
+    ("sweep study=../data/digits", "../data/digits"),
+    ("cost --scale ''", "tiny base"),
+    ("cost --scale ../data/digits", "../data/digits tiny"),
+    # what cannot be read
+    ("run +step=resnet seed", "seed key=value"),
+    ("run +step=resnet recipe.lr=[", "key=value"),
+    ("run +step=resnet =3", "=3"),
+    ("run +step=resnet ~model", "model"),
+    ("run +step=resnet ~recipe.lr", "recipe.lr"),
+    ("run +step=resnet --nope", "--nope"),
+    ("sweep study=digits --nope", "--nope"),
+    ("sweep study=digits --jobs many", "--jobs many"),
+    ("cost --nope", "--nope"),
+    ("cost --image-size wide", "--image-size wide"),
+    # wrong types
+    ("run +step=resnet recipe.epochs=abc", "recipe.epochs abc 100000"),
+    ("run +step=resnet recipe.epochs=1.5", "recipe.epochs 1.5"),
+    ("run +step=resnet recipe.lr=fast", "recipe.lr fast 100"),
+    ("run +step=resnet recipe.lr=true", "recipe.lr"),
+    ("run +step=resnet seed=null", "seed"),
+    ("run +step=resnet seed=", "seed"),
+    ("run +step=resnet seed=[1]", "seed [1]"),
+    ("run +step=resnet model=resnet", "model resnet"),
+    ("run +step=resnet model.depths=3", "model.depths"),
+    ("run +step=resnet model.depths=[3,4,6,a]", "model.depths a"),
+    ("run +step=resnet model.depthwise=maybe", "model.depthwise maybe"),
+    ("run +step=resnet output=null", "output"),
+    ("sweep study=digits study.seeds=3", "study.seeds"),
+    ("sweep study=digits study.steps=resnet", "study.steps"),
+    # out of range
+    ("run +step=resnet recipe.lr=nan", "recipe.lr nan 0 100"),
+    ("run +step=resnet recipe.lr=-1", "recipe.lr -1 0 100"),
+    ("run +step=resnet recipe.lr=0", "recipe.lr 0 100"),
+    ("run +step=resnet recipe.lr=1e9999", "recipe.lr inf 100"),
+    ("run +step=resnet recipe.min_lr=nan", "recipe.min_lr nan"),
+    ("run +step=resnet recipe.epochs=0", "recipe.epochs=0 1 100000"),
+    ("run +step=resnet recipe.epochs=1e9999", "recipe.epochs inf"),
+    ("run +step=resnet seed=1e9999", "seed inf"),
+    ("run +step=resnet seed=99999999999", "seed=99999999999"),
+    defect("run +step=resnet seed=-1", "seed=-1 0 2147483647", reason="the bound is printed as 2.14748e+09"),
+    ("run +step=resnet model.norm=instance", "model.norm instance batch layer"),
+    ("run +step=resnet model.kernel_size=4", "model.kernel_size=4 odd"),
+    ("run +step=resnet model.kernel_size=65", "model.kernel_size=65 1 63"),
+    ("run +step=resnet model.depths=[3,4]", "model.depths=[3, 4] four"),
+    ("run +step=resnet model.depths=[3,4,6,0]", "model.depths=[3, 4, 6, 0] one"),
+    ("run +step=resnet model.width=0", "model.width=0 1 4096"),
+    ("run +step=resnet model.drop_path=1", "model.drop_path=1 0"),
+    ("run +step=resnet model.layer_scale=0", "model.layer_scale=0 0"),
+    ("run +step=resnet data.image_size=16", "data.image_size=16 32 4096"),
+    ("run +step=resnet data.hflip=2", "data.hflip=2 0 1"),
+    ("run +step=resnet data.mean=[0.5]", "data.mean=[0.5] three"),
+    defect("run +step=resnet data.mean=[nan,0,0]", "data.mean", reason="accepted; the run diverges in its first update"),
+    ("run +step=resnet data.std=[0,1,1]", "data.std=[0.0, 0"),
+    defect("run +step=resnet data.std=[inf,1,1]", "data.std", reason="accepted; the colour is trained on as zeros"),
+    ("run +step=resnet data.source=foo", "data.source foo digits imagenet"),
+    ("run +step=resnet recipe.batch_size=0", "recipe.batch_size=0 1"),
+    ("run +step=resnet recipe.betas=[0.9,1]", "recipe.betas=[0.9, 1.0]"),
+    ("run +step=resnet recipe.crop_scale=[0.9,0.1]", "recipe.crop_scale=[0.9, 0.1] lesser"),
+    ("run +step=resnet recipe.randaugment=lots", "recipe.randaugment=lots null rand-m9-mstd0.5-inc1"),
+    ("run +step=resnet recipe.mixup=inf", "recipe.mixup inf 0"),
+    ("run +step=resnet runtime.threads=0", "runtime.threads=0 1 1024"),
+    ("run +step=resnet logger=tensorboard", "logger tensorboard none wandb"),
+    ("run +step=resnet wandb.mode=sometimes", "wandb.mode sometimes offline online"),
+    ("sweep study=digits study.seeds=[1e9999]", "study.seeds inf"),
+    ("sweep study=digits recipe.lr=nan", "recipe.lr nan 100"),
+    ("sweep study=digits --jobs -1", "--jobs -1 1"),
+    ("cost --image-size 8", "--image-size 8 32"),
+    defect("cost --image-size 100000000", "--image-size 4096", reason="no upper bound: traceback, no memory"),
+    # contradictions
+    ("run +step=resnet recipe.epochs=3 recipe.warmup_epochs=5", "recipe.warmup_epochs=5 recipe.epochs=3"),
+    ("run +step=resnet recipe.min_lr=1 recipe.lr=0.001", "recipe.min_lr=1 0.001"),
+    ("run +step=resnet step.name=mine", "step.name=mine"),
+    ("run +step=resnet +step=gelu", "step gelu"),
+    ("run +step=resnet,gelu", "+step=resnet,gelu -m"),
+    ("sweep study=digits +step=resnet", "step"),
+    ("sweep study=digits study.seeds=[0,0]", "study.seeds=[0, 0] twice"),
+    ("sweep study=digits study.steps=[]", "study.steps=[] one"),
+    # data that are not there
+    ("run +step=resnet recipe.batch_size=2000", "recipe.batch_size=2000 1083"),
+    ("run +step=resnet data=folder", "data.path folder"),
+    ("run +step=resnet data=folder data.path=/nope", "data.path=/nope train val"),
+    ("run +step=resnet data=imagenette", "data.path"),
+    ("run +step=resnet data=imagenette data.path=/nope", "data.path=/nope data.download=true"),
+    ("run +step=resnet data=cifar10 data.path=/nope", "data.path=/nope cifar-10-batches-py"),
+    ("run +step=resnet data=imagenet data.path=/nope", "data.path=/nope train"),
+]
+
+
+@pytest.mark.parametrize(("line", "words"), BAD_LINES)
+def test_a_bad_line_is_refused_with_what_is_wrong_and_what_is_allowed(refused, line, words):
+    refused(line, words)
+
+
+@pytest.mark.parametrize(
+    "name", ["../../x", "..", ".", "/tmp/x", "a/../../b", ".hidden", "-rf", "''", "'a b'", "null", "a" * 300, "'x\\0'"]
+)
+@pytest.mark.parametrize("tool", ["run +step=resnet", "sweep study=digits"])
+def test_a_study_is_never_named_out_of_its_folder(refused, tool, name):
+    refused(f'{tool} "study.name={name}"', "study.name")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "run +step=resnet +_target_=os.system",
+        "run +step=resnet +model._target_=os.system",
+        "run +step=resnet ++recipe._target_=subprocess.call",
+        "run +step=resnet +model.hook={_target_:os.system,command:ls}",
+        "run +step=resnet wandb={project:x,_target_:os.system}",
+        "sweep study=digits +recipe._target_=os.system",
+        "sweep study=digits ++study._target_=os.system",
+    ],
+)
+def test_an_injected_target_is_an_unknown_setting(refused, line):
+    refused(line, "_target_" if "hook" not in line else "hook")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        defect(f"run +step=resnet +hydra.callbacks.x={TOUCH}", reason="Hydra instantiates the callback: the file is made"),
+        defect("run -m +step=resnet hydra.launcher._target_=os.system", reason="traceback, exit code 1"),
+        defect("run -m +step=resnet hydra.sweeper._target_=os.system", reason="traceback, exit code 1"),
+        defect("run -m +step=resnet hydra.sweeper.params.seed=0,-1", reason="traceback, exit code 1"),
+        defect("run +step=resnet hydra=1", reason="traceback, exit code 1"),
+        defect("run +step=resnet --config-name other", reason="Hydra's message, exit code 1"),
+        defect("run +step=resnet --experimental-rerun nope.pickle", reason="traceback, exit code 1"),
+        "run +step=resnet hydra/launcher=nope",
+        "run +step=resnet hydra.job.nam=x",
+    ],
+)
+def test_hydra_s_own_settings_execute_nothing_and_leave_no_traceback(refused, line):
+    refused(line)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "output=${oc.env:SECRET}",
+        "output='a${oc.env:SECRET}b'",
+        "study.question=${oc.env:SECRET}",
+        "study.question=${oc.env:${output}}",
+        "study.question='${ oc.env : SECRET }'",
+        "study.steps=[${oc.env:SECRET}]",
+        "wandb={project:${oc.env:SECRET}}",
+        "seed=${now:%S}",
+        "recipe.lr=${oc.decode:'1'}",
+        "recipe.lr=${nothing}",
+        "step.label=${hydra:runtime.cwd}",
+        "${oc.env:SECRET}=3",
+    ],
+)
+@pytest.mark.parametrize("tool", ["run +step=resnet", "sweep study=digits"])
+def test_a_resolver_is_refused_unresolved(refused, tool, setting):
+    refused(f'{tool} "{setting}"')
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "cost --scale ${oc.env:SECRET}",
+        defect("run -m +step=resnet study.question=${oc.env:SECRET},b", reason="accepted among the values of a sweep"),
+        defect("run +step=resnet hydra.run.dir=x/${oc.env:SECRET}", reason="resolved: the folder is made"),
+    ],
+)
+def test_a_resolver_is_refused_in_other_places_too(refused, line):
+    refused(line)
+
+
+RED = "\x1b[31m"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"run +step={RED}",
+        f"run +step=resnet recipe.{RED}lr=3",
+        f"run +step=resnet study.name='\"{RED}\"'",
+        f"run +step=resnet model.norm='\"{RED}\"'",
+        f"run +step=resnet ~{RED}",
+        f"run +step=resnet data=folder data.path='\"{RED}\"'",
+        "run +step=resnet seed='\"\x1b]0;title\x07\"'",
+        f"sweep study={RED}",
+        f"sweep study=digits study.steps=['\"{RED}\"']",
+        f"cost --scale {RED}",
+        f"cost --format {RED}",
+        f"cost --image-size {RED}",
+        defect(f"run +step=resnet --{RED}", reason="argparse echoes the escape code"),
+        defect(f"sweep study=digits --{RED}", reason="argparse echoes the escape code"),
+        defect(f"cost --{RED}", reason="argparse echoes the escape code"),
+    ],
+    ids=lambda line: line.replace("\x1b", "ESC").replace("\x07", "BEL"),
+)
+def test_escape_codes_never_reach_the_terminal(refused, line):
+    refused(line)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("run -m", "resnet"),
+        ("run -m +step=resnet,nope", "nope resnet"),
+        ("run -m +step=resnet,gelu seed=0,1,-1", "seed=-1"),
+        ("run -m +step=resnet seed=choice(0,-1)", "seed=-1"),
+        ("run -m +step=resnet seed=range(0,3) recipe.lr=nan", "recipe.lr nan"),
+        ("run -m +step=resnet recipe.batch_size=32,4096", "recipe.batch_size=4096 1083"),
+        ("run -m +step=resnet study.name=a,../b", "study.name=../b"),
+        ("run -m step=resnet,gelu", "+step="),
+        defect("run -m +step=glob(kernel*) seed=-1", "seed=-1", reason="traceback, exit code 1: ConfigLoader is not set"),
+        defect("run -m +step=resnet seed=interval(0,1)", "interval", reason="traceback, exit code 1"),
+    ],
+)
+def test_one_bad_point_refuses_a_multirun_before_any_work(refused, line, words):
+    refused(line, words)
+
+
+# ---- folders of images
+
+
+def data_line(images, batch=2):
+    return f"run +step=resnet data=folder data.path={images} recipe.batch_size={batch}"
+
+
+def remove(*folders):
+    for folder in folders:
+        shutil.rmtree(folder)
+
+
+def emptied(folder):
+    remove(folder)
+    folder.mkdir()
+
+
+FOLDERS = [  # what is wrong, how it comes about, what is said
+    ("no folder", lambda d: remove(d), "train val"),
+    ("a file", lambda d: (remove(d), d.write_text("x")), "train val"),
+    ("no val", lambda d: remove(d / "val"), "val"),
+    ("no train", lambda d: remove(d / "train"), "train"),
+    ("val is a file", lambda d: (remove(d / "val"), (d / "val").write_text("x")), "val"),
+    ("class missing in val", lambda d: remove(d / "val/dog"), "val dog"),
+    ("class missing in train", lambda d: remove(d / "train/dog"), "train dog"),
+    ("extra class in val", lambda d: shutil.copytree(d / "val/dog", d / "val/emu"), "val emu"),
+    ("another case of letters", lambda d: (d / "val/dog").rename(d / "val/Dog"), "dog Dog"),
+    ("empty class in train", lambda d: emptied(d / "train/dog"), "train/dog"),
+    ("empty class in val", lambda d: emptied(d / "val/dog"), "val/dog"),
+    ("text among images", lambda d: (d / "train/dog/notes.txt").write_text("x"), "train/dog/notes.txt .png .jpg"),
+    ("text among val's images", lambda d: (d / "val/cat/notes.txt").write_text("x"), "val/cat/notes.txt"),
+    ("file among classes", lambda d: (d / "train/readme.txt").write_text("x"), "train/readme.txt"),
+    ("hidden folder", lambda d: (d / "train/.cache").mkdir(), "train/.cache"),
+    ("hidden file", lambda d: (d / "val/.DS_Store").write_text("x"), "val/.DS_Store"),
+    ("only one class", lambda d: remove(d / "train/dog", d / "val/dog"), "train 2"),
+    ("no class", lambda d: (emptied(d / "train"), emptied(d / "val")), "train 2"),
+    ("escape code in a name", lambda d: (d / f"train/dog/{RED}.txt").write_text("x"), "train/dog .png"),
+    defect("broken link", lambda d: (d / "train/dog/l.png").symlink_to("/nope.png"), "train/dog/l.png", reason="traceback"),
+]
+
+
+@pytest.mark.parametrize(("name", "spoil", "words"), FOLDERS, ids=lambda value: value if isinstance(value, str) else "")
+def test_a_folder_of_images_is_refused_with_the_path_that_is_wrong(refused, tiny_images, name, spoil, words):
+    spoil(tiny_images)
+    refused(data_line(tiny_images), f"{words} {tiny_images}")
+
+
+def test_a_batch_larger_than_the_training_images_is_refused(refused, tiny_images):
+    refused(data_line(tiny_images, batch=13), "recipe.batch_size=13 12")
+
+
+# ---- steps of one's own
+
+
+def own(folder, parent="kernel_7", rest="model: {kernel_size: 13}", label="mine"):
+    text = f"# @package _global_\ndefaults:\n  - {parent}\n  - _self_\nstep: {{label: {label}}}\n{rest}\n"
+    return written(folder, text)
+
+
+def written(folder, text):
+    (folder / "own/step").mkdir(parents=True)
+    (folder / "own/step/mine.yaml").write_text(text)
+    return f"run --config-dir {folder / 'own'} +step=mine"
+
+
+OWN = [  # arguments of `own`, what is said
+    ({"rest": "model: {kernel_size: 7}"}, "mine kernel_7"),  # as its parent has it
+    ({"rest": ""}, "mine kernel_7"),
+    ({"rest": "recipe: {epochs: 30}"}, "mine kernel_7"),
+    ({"parent": "kernel_77"}, "mine.yaml kernel_77 kernel_7 resnet"),
+    ({"parent": "mine"}, "mine parent"),
+    ({"parent": "kernel_7\n  - gelu"}, "mine.yaml kernel_7 gelu one"),
+    ({"rest": "model: {kernel_size: 12}"}, "model.kernel_size=12 odd"),
+    ({"rest": "study: {name: ../../x}"}, "study.name=../../x"),
+    ({"rest": "model: {kernel_size: 13}\nseed: -1"}, "seed=-1"),
+    ({"rest": "model: {kernel_size: 13, _target_: os.system}"}, "mine"),
+    defect(
+        {"rest": "model: {kernelsize: 13}"},
+        "mine kernelsize kernel_size",
+        reason="the message ends in 'ConfigKeyError raised while composing config:'",
+    ),
+    defect(
+        {"rest": "model: {norm: instance}"},
+        "mine model.norm instance batch layer",
+        reason="the message ends in 'ValidationError raised while composing config:'",
+    ),
+    defect({"label": "'${oc.env:SECRET}'"}, "oc.env", reason="resolved and accepted"),
+    defect(
+        {"rest": f"model: {{kernel_size: 13}}\nhydra: {{callbacks: {{x: {TOUCH.replace(':', ': ')}}}}}"},
+        "hydra",
+        reason="Hydra instantiates the callback: the file is made",
+    ),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), OWN)
+def test_a_step_of_ones_own_that_is_no_step_is_refused(refused, tmp_path, arguments, words):
+    refused(own(tmp_path, **arguments), words)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["model: {kernel_size: [\n - }: :", "hello", "- a\n- b\n", "", "\x00", "model: !!python/object/apply:os.mkdir [pwned]"],
+)
+def test_a_step_file_that_is_no_configuration_is_refused(refused, tmp_path, text):
+    refused(written(tmp_path, text))
+
+
+def test_a_step_file_that_is_not_yaml_is_named(refused, tmp_path):
+    refused(written(tmp_path, "model: {kernel_size: [\n - }: :"), "own/step/mine.yaml YAML line")
+
+
+@pytest.mark.xfail(strict=True, reason="a missing folder is passed over, or Hydra ends with exit code 1")
+@pytest.mark.parametrize("line", ["run +step=resnet", "run +step=mine", "sweep study=digits", "cost --format nope"])
+def test_a_folder_of_steps_that_is_not_there_is_named(refused, line):
+    refused(f"{line} --config-dir /nope/steps", "/nope/steps")
+
+
+def test_a_step_of_ones_own_is_among_the_names(refused, tmp_path):
+    assert "'mine'" in refused(own(tmp_path).replace("=mine", "=mien"), "mien kernel_7")
+
+
+def test_a_step_of_ones_own_is_read_on_top_of_its_parent(command, tmp_path):
+    code, out, _ = command(f"{own(tmp_path)} --cfg job")
+    assert code in (0, None)
+    assert "kernel_size: 13" in out
+    assert "depthwise: true" in out
+
+
+def test_a_step_of_ones_own_trains(command, tmp_path):
+    code, out, message = command(f"{own(tmp_path)} {QUICK}")
+    assert code == 0, message
+    assert "mine" in out
+    assert len(list(tmp_path.glob("experiments/single/runs/mine-s0-*/result.json"))) == 1
+
+
+@pytest.mark.xfail(strict=True, reason="NotADirectoryError, a traceback and exit code 1")
+def test_an_output_that_is_a_file_is_a_readable_fault(command, tmp_path):
+    (tmp_path / "taken").write_text("x")
+    code, out, message = command(f"run +step=resnet {QUICK} output=taken")
+    assert code in (2, 3)
+    assert_readable(out, message, "output=taken")
+
+
+# ---- in a process of its own: three seconds, no torch
+
+WATCHED = """
+import atexit, runpy, sys
+atexit.register(lambda: print("torch" in sys.modules))
+sys.argv = sys.argv[1:]
+runpy.run_module(sys.argv[0], run_name="__main__")
+"""
+SLOW = "every point is composed before the data and the range are looked at"
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("run +step=kernel7", "kernel7 kernel_7"),
+        ("run +step=resnet recipe.batch_size=2000", "2000 1083"),
+        ("run -m +step=resnet,gelu,kernel_7 seed=0,1,2,-1", "seed=-1"),
+        ("run +step=resnet data=folder data.path=/nope", "/nope"),
+        ("sweep study=digits recipe.lr=nan", "recipe.lr nan"),
+        ("cost --scale tinny", "tinny"),
+        defect("sweep study=digits recipe.batch_size=2000", "2000 1083", reason=SLOW),
+        defect("sweep study=digits study.seeds=[0,-1]", "seed=-1", reason=SLOW),
+    ],
+)
+def test_a_refusal_takes_less_than_three_seconds_and_no_torch(tmp_path, line, words):
+    tool, *arguments = line.split()
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    called = [sys.executable, "-c", WATCHED, f"roadmap.{tool}", *arguments]
+    done = subprocess.run(called, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=3, check=False)
+    assert done.returncode == 2
+    assert done.stdout.split() == ["False"]
+    assert_readable("", done.stderr, words)
+    assert list(tmp_path.iterdir()) == []
