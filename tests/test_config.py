@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -151,6 +153,19 @@ def test_the_paper_recipe_is_table_5():
 def test_a_short_run_is_told_to_shorten_its_warm_up():
     with pytest.raises(Refused, match=r"recipe\.warmup_epochs=3.*recipe\.epochs=2.*recipe\.warmup_epochs=0\.3"):
         config.compose(["+step=gelu", "recipe=short", "recipe.epochs=2"])
+
+
+def test_the_configuration_is_found_in_a_wheel_and_from_anywhere(tmp_path):
+    """A wheel holds conf/ inside the package (pyproject.toml); lay it out so and run it from another folder."""
+    root = config.CONF.parent
+    assert '[tool.hatch.build.targets.wheel.force-include]\nconf = "roadmap/conf"' in (root / "pyproject.toml").read_text()
+    shutil.copytree(root / "roadmap", tmp_path / "site" / "roadmap", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(root / "conf", tmp_path / "site" / "roadmap" / "conf")
+    command = [sys.executable, "-m", "roadmap.run", "+step=gelu", "--cfg", "job"]
+    env = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "activation: gelu" in done.stdout
 
 
 @pytest.mark.parametrize(
