@@ -6,13 +6,13 @@ convolutions and linear layers only; fvcore's total adds norms and pooling, so b
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
 
 from roadmap import config
-from roadmap.errors import Refused, exits, nearest
+from roadmap.errors import Parser, Refused, exits, nearest
+from roadmap.overrides import config_folders
 from roadmap.paper import paper_row
 from roadmap.report.formats import FORMATS, Column, render
 from roadmap.steps import known_steps
@@ -64,15 +64,15 @@ def _note(scale: str, step: str, image_size: int) -> str | None:
 
 def main() -> int:
     """Print the cost table that the command line asks for."""
-    parser = argparse.ArgumentParser(prog="python -m roadmap.cost", description="The roadmap's costs, nothing trained.")
+    parser = Parser(prog="python -m roadmap.cost", description="The roadmap's costs, nothing trained.")
     parser.add_argument("--scale", default="tiny", help="end points: tiny (default), base, small, ...")
     parser.add_argument("--format", default="table", help=f"one of {', '.join(FORMATS)}")
     parser.add_argument("--image-size", type=int, default=224, help="pixels; the paper's costs are at 224")
     parser.add_argument("--config-dir", type=Path, action="append", default=[], help="a folder with steps of your own")
     arguments = parser.parse_args()
-    if arguments.image_size < 32:
-        raise Refused(f"--image-size {arguments.image_size}: must be at least 32")
-    folders = tuple(folder.absolute() for folder in arguments.config_dir)
+    if not 32 <= arguments.image_size <= 4096:
+        raise Refused(f"--image-size {arguments.image_size}: must be at least 32 and at most 4096")
+    folders = config_folders(arguments.config_dir)
     config.compose([f"scale={arguments.scale}", "+step=resnet"], folders)
     if arguments.format not in FORMATS:
         raise Refused(f"there is no format {arguments.format!r}; {nearest(arguments.format, FORMATS)}")

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import os
 import sys
@@ -72,6 +73,14 @@ def exits(main: Callable[[], int | None]) -> Callable[[], NoReturn]:
         sys.exit(code)
 
     return entry
+
+
+class Parser(argparse.ArgumentParser):
+    """A command line that is refused like everything else: one message, exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse."""
+        raise Refused(message)
 
 
 def printable(text: str) -> str:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from roadmap import config
+from roadmap.checks import check
 from roadmap.data import sources
 from roadmap.errors import Refused, nearest
-from roadmap.record import RunFolder
+from roadmap.record import RunFolder, check_output
 from roadmap.schema import Experiment
 from roadmap.steps import Step, known_steps
 
@@ -37,6 +38,7 @@ class Plan:
 
     steps: tuple[Step, ...]
     points: tuple[Point, ...]
+    warnings: tuple[str, ...] = ()
 
     @property
     def first(self) -> Experiment:
@@ -81,24 +83,25 @@ def plan(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> Plan:
         Refused: for anything that one of the runs could not start from.
 
     """
-    known = known_steps(*(Path(folder).absolute() for folder in config_dirs))
-    study = config.compose([*overrides, f"+step={next(iter(known))}"], config_dirs).study
+    known = known_steps(*config_dirs)
+    first = config.compose([*overrides, f"+step={next(iter(known))}"], config_dirs)
+    study = first.study
     names = list(known) if study.steps == ["all"] else study.steps
     for name in names:
         if name not in known:
             raise Refused(f"study.steps: there is no step {name!r}; {nearest(name, list(known))}")
     if not study.seeds or len(set(study.seeds)) < len(study.seeds) or len(set(names)) < len(names) or not names:
         raise Refused(f"study.steps={names}, study.seeds={study.seeds}: each must name at least one, and none twice")
+    for seed in study.seeds:
+        check(dataclasses.replace(first, seed=seed))
+    check_output(first)
+    found = sources.check(first)  # data and seeds first: composing every step takes seconds
     steps = [step for step in known.values() if step.name in names]
     experiments = [config.compose([*overrides, f"+step={step.name}"], config_dirs) for step in steps]
-    found = sources.check(experiments[0])
-    fingerprint = sources.fingerprint(experiments[0].data, found)
-    points = [
-        Point(seeded, fingerprint, RunFolder.of(seeded, fingerprint))
-        for experiment in experiments
-        for seed in study.seeds
-        for seeded in [dataclasses.replace(experiment, seed=seed)]
-    ]
-    for point in points:
-        config.check(point.experiment)
-    return Plan(tuple(steps), tuple(points))
+    fingerprint = sources.fingerprint(first.data, found)
+    runs = [dataclasses.replace(experiment, seed=seed) for experiment in experiments for seed in study.seeds]
+    points = [Point(run, fingerprint, RunFolder.of(run, fingerprint)) for run in runs]
+    warnings = config.warnings(first, overrides, config_dirs)
+    if any(override.startswith("seed=") for override in overrides):
+        warnings.append("seed has no effect in a sweep: study.seeds lists the seeds")
+    return Plan(tuple(steps), tuple(points), tuple(warnings))

@@ -103,6 +103,14 @@ class RunFolder:
             raise StorageFault(f"{self.history_file}: could not be written: {error}") from error
 
 
+def check_output(experiment: Experiment) -> None:
+    """Refuse an output folder that could not be made or written, before anything is made in it."""
+    folder = Path(experiment.output).absolute() / experiment.study.name / "runs"
+    there = next(path for path in (folder, *folder.parents) if path.exists() or path.is_symlink())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise Refused(f"output={experiment.output}: {there} is not a folder that can be written")
+
+
 def _write_whole(path: Path, text: str) -> None:
     partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
     try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from omegaconf import DictConfig
 
 from roadmap import config
 from roadmap.data import sources
-from roadmap.errors import RoadmapError, Stopped, exits, printable
-from roadmap.record import Result, RunFolder
+from roadmap.errors import Parser, Refused, RoadmapError, Stopped, exits, printable
+from roadmap.overrides import check_override, config_folders, parse
+from roadmap.record import Result, RunFolder, check_output
 from roadmap.schema import Experiment
 from roadmap.steps import CONF
 
@@ -28,11 +30,18 @@ log = logging.getLogger("roadmap")
 
 def main() -> int:
     """Check the whole command line, then let Hydra run it; returns the worst exit code of its jobs."""
-    arguments = get_args_parser().parse_args()
-    folders = [Path(arguments.config_dir).absolute()] if arguments.config_dir else []
-    asks = arguments.help or arguments.hydra_help or arguments.cfg or arguments.info or arguments.shell_completion
-    if not asks:
-        check(arguments.overrides, folders, arguments.multirun)
+    parser = get_args_parser()
+    parser.__class__ = Parser  # refuses like the rest of the program
+    arguments = parser.parse_args()
+    for option in ("config_path", "config_name", "experimental_rerun"):
+        if getattr(arguments, option):
+            raise Refused(f"--{option.replace('_', '-')}: not open here; --config-dir adds steps and studies of your own")
+    folders = config_folders([arguments.config_dir] if arguments.config_dir else [])
+    if not (arguments.help or arguments.hydra_help or arguments.shell_completion):
+        for override in parse(arguments.overrides):
+            check_override(override, folders)
+        if not (arguments.cfg or arguments.info):
+            check(arguments.overrides, folders, arguments.multirun)
     codes = [0]
 
     def job(composed: DictConfig) -> None:
@@ -56,12 +65,15 @@ def _say(codes: list[int], error: Any) -> int:
     return int(error.exit_code)
 
 
-def check(overrides: list[str], folders: list[Path], multirun: bool) -> None:
+def check(overrides: list[str], folders: Sequence[Path], multirun: bool) -> None:
     """Refuse what no job could start from; say which settings have no effect."""
-    jobs = BasicSweeper.split_arguments(config.parse(overrides), None)[0] if multirun else [overrides]
+    jobs = BasicSweeper.split_arguments(parse(overrides), None)[0] if multirun else [overrides]
+    if not jobs:
+        raise Refused("the sweep is empty: one of its ranges holds no value")
     for job in jobs:
         experiment = config.compose(job, folders)
         sources.check(experiment)
+        check_output(experiment)
         for warning in config.warnings(experiment, job, folders):
             print(f"roadmap: warning: {warning}", file=sys.stderr)
 

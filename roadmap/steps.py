@@ -69,7 +69,12 @@ def _natural(name: str) -> list[Any]:
 @lru_cache
 def known_steps(*config_dirs: Path) -> dict[str, Step]:
     """Every step in the project's own `conf/` and in `config_dirs`, by name, in the roadmap's order."""
-    files = {file.stem: file for folder in (CONF, *config_dirs) for file in sorted((folder / "step").glob("*.yaml"))}
+    files: dict[str, Path] = {}
+    for folder in (CONF, *config_dirs):
+        for file in sorted(path for path in (folder / "step").glob("*.yaml") if path.is_file()):
+            if file.stem in files:
+                raise Refused(f"{file}: the name {file.stem!r} is taken by {files[file.stem]}; give the step another")
+            files[file.stem] = file
     steps = [_read(file) for file in files.values()]
     for step in steps:
         if step.parent is not None and step.parent not in files:

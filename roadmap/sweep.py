@@ -19,15 +19,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from roadmap.data import sources
 from roadmap.engines.local import places, run_points
 from roadmap.engines.outcome import Outcome
-from roadmap.errors import EXIT_FAILED, EXIT_STOPPED, Refused, exits
+from roadmap.errors import EXIT_FAILED, EXIT_STOPPED, Parser, Refused, exits
+from roadmap.overrides import config_folders
 from roadmap.plan import Plan, Point, plan
 from roadmap.report.formats import Column, as_table
 
 
 def main() -> int:
     """Plan, run what is not done, report; 1 when a run failed, 143 when a signal stopped the sweep."""
-    arguments = parse(sys.argv[1:])
-    found = plan(arguments.overrides, arguments.config_dir)
+    arguments = read(sys.argv[1:])
+    found = plan(arguments.overrides, config_folders(arguments.config_dir))
+    for warning in found.warnings:
+        print(f"roadmap: warning: {warning}", file=sys.stderr)
     chosen = [p for p in found.points if fnmatchcase(p.folder.path.name, arguments.only)]
     if not chosen:
         raise Refused(f"--only {arguments.only}: no run matches; they are named like {found.points[0].folder.path.name}")
@@ -44,15 +47,15 @@ def main() -> int:
     )
     outcomes = run_all(waiting, at_once) if waiting else []
     if any(point.done for point in found.points):
-        from roadmap.report import write_report
+        from roadmap.report.write import write_report
 
         print(write_report(found.folder))
     return conclude(outcomes)
 
 
-def parse(arguments: list[str]) -> argparse.Namespace:
+def read(arguments: list[str]) -> argparse.Namespace:
     """The command line: options of our own, the rest Hydra overrides; `study=NAME` is added to the configuration."""
-    parser = argparse.ArgumentParser(prog="python -m roadmap.sweep", description=__doc__)
+    parser = Parser(prog="python -m roadmap.sweep", description=__doc__)
     parser.add_argument("overrides", nargs="*", help="study=NAME, and Hydra overrides for every run")
     parser.add_argument("--dry-run", action="store_true", help="print the plan with its cost and what is done; run nothing")
     parser.add_argument("--only", default="*", metavar="GLOB", help="only runs whose name matches, e.g. 'resnet-s0-*'")

@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 
 from roadmap import config
+from roadmap.checks import peak_lr
 from roadmap.errors import Refused
 from roadmap.layout import layout
 from roadmap.schema import Norm, Stem
@@ -147,7 +148,7 @@ def test_the_paper_recipe_is_table_5():
     assert (experiment.data.image_size, experiment.data.hflip, experiment.data.crop_pct) == (224, 0.5, 0.875)
     assert experiment.model.drop_path == 0.1
     assert config.compose(["+step=gelu", "scale=base"]).model.drop_path == 0.5
-    assert config.peak_lr(config.compose(["+step=gelu", "recipe=paper", "recipe.batch_size=1024"])) == 1e-3
+    assert peak_lr(config.compose(["+step=gelu", "recipe=paper", "recipe.batch_size=1024"])) == 1e-3
 
 
 def test_a_short_run_is_told_to_shorten_its_warm_up():

@@ -19,6 +19,7 @@ from roadmap.layout import layout
 from roadmap.model.block import Block, DropPath, LayerNorm2d, Pointwise
 from roadmap.model.build import build_model, build_network
 from roadmap.model.weights import TWINS, from_timm, timm_twin, to_timm
+from roadmap.overrides import group_options
 from roadmap.paper import paper_rows
 from roadmap.schema import Activation, Bottleneck, Downsampling, Keep, Norm, SpatialConv, Stem
 from roadmap.steps import known_steps
@@ -94,9 +95,7 @@ def scattered(model):
 
 
 def test_every_scale_ends_in_a_timm_model():
-    assert {scale for scale in config.group_options("scale") if timm_twin("separate_downsampling", scale)} == set(
-        config.group_options("scale")
-    )
+    assert {scale for scale in group_options("scale") if timm_twin("separate_downsampling", scale)} == set(group_options("scale"))
 
 
 def test_another_network_is_not_taken_for_a_twin():
@@ -269,7 +268,7 @@ def test_one_block_serves_every_step():
 
 
 def test_timm_builds_every_step_and_features():
-    assert len(timm.list_models("roadmap_*")) == len(known_steps()) * len(config.group_options("scale"))
+    assert len(timm.list_models("roadmap_*")) == len(known_steps()) * len(group_options("scale"))
     network = timm.create_model("roadmap_inverted_bottleneck_atto", num_classes=7, drop_path_rate=0.2, in_chans=1)
     assert network(torch.randn(2, 1, 64, 64)).shape == (2, 7)
     features = timm.create_model("roadmap_resnet_atto", features_only=True, out_indices=(1, 3))

@@ -23,10 +23,6 @@ MAINS = {"run": run.main, "sweep": sweep.main, "cost": cost.main}
 NEED_TORCH = ("roadmap.train.execute", "roadmap.model.counting")
 
 
-def defect(*values, reason):
-    return pytest.param(*values, marks=pytest.mark.xfail(strict=True, reason=reason))
-
-
 @pytest.fixture
 def command(tmp_path, monkeypatch, capsys):
     """Runs a command line in this process, in an empty folder; gives back its exit code, stdout and stderr."""
@@ -146,7 +142,7 @@ BAD_LINES = [
     ("run +step=resnet recipe.epochs=0", "recipe.epochs=0 1 100000"),
     ("run +step=resnet seed=1e9999", "seed inf"),
     ("run +step=resnet seed=99999999999", "seed=99999999999"),
-    defect("run +step=resnet seed=-1", "seed=-1 0 2147483647", reason="the bound is printed as 2.14748e+09"),
+    ("run +step=resnet seed=-1", "seed=-1 0 2147483647"),
     ("run +step=resnet model.norm=instance", "model.norm instance batch layer"),
     ("run +step=resnet model.kernel_size=4", "model.kernel_size=4 odd"),
     ("run +step=resnet model.kernel_size=65", "model.kernel_size=65 1 63"),
@@ -155,9 +151,9 @@ BAD_LINES = [
     ("run +step=resnet model.layer_scale=0", "model.layer_scale=0 0"),
     ("run +step=resnet data.image_size=16", "data.image_size=16 32 4096"),
     ("run +step=resnet data.mean=[0.5]", "data.mean=[0.5] three"),
-    defect("run +step=resnet data.mean=[nan,0,0]", "data.mean", reason="accepted; the run diverges in its first update"),
+    ("run +step=resnet data.mean=[nan,0,0]", "data.mean"),
     ("run +step=resnet data.std=[0,1,1]", "data.std=[0.0, 0"),
-    defect("run +step=resnet data.std=[inf,1,1]", "data.std", reason="accepted; the colour is trained on as zeros"),
+    ("run +step=resnet data.std=[inf,1,1]", "data.std"),
     ("run +step=resnet data.source=foo", "data.source foo digits imagenet"),
     ("run +step=resnet recipe.betas=[0.9,1]", "recipe.betas=[0.9, 1.0]"),
     ("run +step=resnet recipe.crop_scale=[0.9,0.1]", "recipe.crop_scale=[0.9, 0.1] lesser"),
@@ -168,7 +164,7 @@ BAD_LINES = [
     ("sweep study=digits recipe.lr=nan", "recipe.lr nan 100"),
     ("sweep study=digits --jobs -1", "--jobs -1 1"),
     ("cost --image-size 8", "--image-size 8 32"),
-    defect("cost --image-size 100000000", "--image-size 4096", reason="no upper bound: traceback, no memory"),
+    ("cost --image-size 100000000", "--image-size 4096"),
     # contradictions
     ("run +step=resnet recipe.epochs=3 recipe.warmup_epochs=5", "recipe.warmup_epochs=5 recipe.epochs=3"),
     ("run +step=resnet recipe.min_lr=1 recipe.lr=0.001", "recipe.min_lr=1 0.001"),
@@ -221,13 +217,13 @@ def test_an_injected_target_is_an_unknown_setting(refused, line):
 @pytest.mark.parametrize(
     "line",
     [
-        defect(f"run +step=resnet +hydra.callbacks.x={TOUCH}", reason="Hydra instantiates the callback: the file is made"),
-        defect("run -m +step=resnet hydra.launcher._target_=os.system", reason="traceback, exit code 1"),
-        defect("run -m +step=resnet hydra.sweeper._target_=os.system", reason="traceback, exit code 1"),
-        defect("run -m +step=resnet hydra.sweeper.params.seed=0,-1", reason="traceback, exit code 1"),
-        defect("run +step=resnet hydra=1", reason="traceback, exit code 1"),
-        defect("run +step=resnet --config-name other", reason="Hydra's message, exit code 1"),
-        defect("run +step=resnet --experimental-rerun nope.pickle", reason="traceback, exit code 1"),
+        f"run +step=resnet +hydra.callbacks.x={TOUCH}",
+        "run -m +step=resnet hydra.launcher._target_=os.system",
+        "run -m +step=resnet hydra.sweeper._target_=os.system",
+        "run -m +step=resnet hydra.sweeper.params.seed=0,-1",
+        "run +step=resnet hydra=1",
+        "run +step=resnet --config-name other",
+        "run +step=resnet --experimental-rerun nope.pickle",
         "run +step=resnet hydra/launcher=nope",
         "run +step=resnet hydra.job.nam=x",
     ],
@@ -262,8 +258,8 @@ def test_a_resolver_is_refused_unresolved(refused, tool, setting):
     "line",
     [
         "cost --scale ${oc.env:SECRET}",
-        defect("run -m +step=resnet study.question=${oc.env:SECRET},b", reason="accepted among the values of a sweep"),
-        defect("run +step=resnet hydra.run.dir=x/${oc.env:SECRET}", reason="resolved: the folder is made"),
+        "run -m +step=resnet study.question=${oc.env:SECRET},b",
+        "run +step=resnet hydra.run.dir=x/${oc.env:SECRET}",
     ],
 )
 def test_a_resolver_is_refused_in_other_places_too(refused, line):
@@ -288,9 +284,9 @@ RED = "\x1b[31m"
         f"cost --scale {RED}",
         f"cost --format {RED}",
         f"cost --image-size {RED}",
-        defect(f"run +step=resnet --{RED}", reason="argparse echoes the escape code"),
-        defect(f"sweep study=digits --{RED}", reason="argparse echoes the escape code"),
-        defect(f"cost --{RED}", reason="argparse echoes the escape code"),
+        f"run +step=resnet --{RED}",
+        f"sweep study=digits --{RED}",
+        f"cost --{RED}",
     ],
     ids=lambda line: line.replace("\x1b", "ESC").replace("\x07", "BEL"),
 )
@@ -308,8 +304,8 @@ def test_escape_codes_never_reach_the_terminal(refused, line):
         ("run -m +step=resnet recipe.batch_size=32,4096", "recipe.batch_size=4096 1083"),
         ("run -m +step=resnet study.name=a,../b", "study.name=../b"),
         ("run -m step=resnet,gelu", "+step="),
-        defect("run -m +step=glob(kernel*) seed=-1", "seed=-1", reason="traceback, exit code 1: ConfigLoader is not set"),
-        defect("run -m +step=resnet seed=interval(0,1)", "interval", reason="traceback, exit code 1"),
+        ("run -m +step=glob(kernel*)", "glob(kernel*) step=a,b"),
+        ("run -m +step=resnet seed=interval(0,1)", "interval"),
     ],
 )
 def test_one_bad_point_refuses_a_multirun_before_any_work(refused, line, words):
@@ -349,7 +345,7 @@ FOLDERS = [  # what is wrong, how it comes about, what is said
     ("only one class", lambda d: remove(d / "train/dog", d / "val/dog"), "train 2"),
     ("no class", lambda d: (emptied(d / "train"), emptied(d / "val")), "train 2"),
     ("escape code in a name", lambda d: (d / f"train/dog/{RED}.txt").write_text("x"), "train/dog .png"),
-    defect("broken link", lambda d: (d / "train/dog/l.png").symlink_to("/nope.png"), "train/dog/l.png", reason="traceback"),
+    ("broken link", lambda d: (d / "train/dog/l.png").symlink_to("/nope.png"), "train/dog/l.png"),
 ]
 
 
@@ -387,22 +383,10 @@ OWN = [  # arguments of `own`, what is said
     ({"rest": "study: {name: ../../x}"}, "study.name=../../x"),
     ({"rest": "model: {kernel_size: 13}\nseed: -1"}, "seed=-1"),
     ({"rest": "model: {kernel_size: 13, _target_: os.system}"}, "mine"),
-    defect(
-        {"rest": "model: {kernelsize: 13}"},
-        "mine kernelsize kernel_size",
-        reason="the message ends in 'ConfigKeyError raised while composing config:'",
-    ),
-    defect(
-        {"rest": "model: {norm: instance}"},
-        "mine model.norm instance batch layer",
-        reason="the message ends in 'ValidationError raised while composing config:'",
-    ),
-    defect({"label": "'${oc.env:SECRET}'"}, "oc.env", reason="resolved and accepted"),
-    defect(
-        {"rest": f"model: {{kernel_size: 13}}\nhydra: {{callbacks: {{x: {TOUCH.replace(':', ': ')}}}}}"},
-        "hydra",
-        reason="Hydra instantiates the callback: the file is made",
-    ),
+    ({"rest": "model: {kernelsize: 13}"}, "mine kernelsize kernel_size"),
+    ({"rest": "model: {norm: instance}"}, "mine model.norm instance batch layer"),
+    ({"label": "'${oc.env:SECRET}'"}, "oc.env"),
+    ({"rest": f"model: {{kernel_size: 13}}\nhydra: {{callbacks: {{x: {TOUCH.replace(':', ': ')}}}}}"}, "hydra"),
 ]
 
 
@@ -423,7 +407,6 @@ def test_a_step_file_that_is_not_yaml_is_named(refused, tmp_path):
     refused(written(tmp_path, "model: {kernel_size: [\n - }: :"), "own/step/mine.yaml YAML line")
 
 
-@pytest.mark.xfail(strict=True, reason="a missing folder is passed over, or Hydra ends with exit code 1")
 @pytest.mark.parametrize("line", ["run +step=resnet", "run +step=mine", "sweep study=digits", "cost --format nope"])
 def test_a_folder_of_steps_that_is_not_there_is_named(refused, line):
     refused(f"{line} --config-dir /nope/steps", "/nope/steps")
@@ -448,7 +431,6 @@ def test_a_step_of_ones_own_trains(command, tmp_path, tiny_images):
     assert len(list(tmp_path.glob("experiments/single/runs/mine-s0-*/result.json"))) == 1
 
 
-@pytest.mark.xfail(strict=True, reason="NotADirectoryError, a traceback and exit code 1")
 def test_an_output_that_is_a_file_is_a_readable_fault(command, tmp_path, tiny_images):
     (tmp_path / "taken").write_text("x")
     code, out, message = command(f"{data_line(tiny_images, batch=4)} {QUICK} output=taken")
@@ -477,7 +459,7 @@ SLOW = "every point is composed before the data and the range are looked at"
         ("run +step=resnet data=folder data.path=/nope", "/nope"),
         ("sweep study=digits recipe.lr=nan", "recipe.lr nan"),
         ("cost --scale tinny", "tinny"),
-        defect("sweep study=digits recipe.batch_size=2000", "2000 1083", reason=SLOW),
+        ("sweep study=digits recipe.batch_size=2000", "2000 1083"),
     ],
 )
 def test_a_refusal_takes_less_than_three_seconds_and_no_torch(tmp_path, line, words):

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from roadmap.errors import Refused
-from roadmap.report import frame, write_report
 from roadmap.report.formats import Column, as_csv, as_latex, as_markdown, as_table
 from roadmap.report.records import load
 from roadmap.report.statistics import analyse, half_width, pooled_std
 from roadmap.report.table import csv_rows, markdown
+from roadmap.report.write import frame, write_report
 
 STEPS = [("a", None, ""), ("b", "a", "First"), ("c", "b", "First"), ("side", "c", "Second"), ("d", "c", "Second")]
 

@@ -6,12 +6,14 @@ image that cannot be used is never replaced by another.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from roadmap.errors import Refused
@@ -129,6 +131,8 @@ def _images(folder: Path) -> list[Path]:
     for path in found:
         if path.suffix.lower() not in EXTENSIONS:
             raise Refused(f"{path}: not an image by its name; known are {', '.join(sorted(EXTENSIONS))}")
+        if not path.is_file():
+            raise Refused(f"{path}: not a file, or a link to one that is not there")
     if not found:
         raise Refused(f"{folder}: a class without images")
     return found
@@ -176,10 +180,12 @@ def _download(source: Source, root: Path) -> None:
 
 
 def _hash_digits() -> str:
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    content = digits.images.astype("uint8").tobytes() + digits.target.astype("uint8").tobytes()
+    """Hash scikit-learn's file without importing scikit-learn, which takes two seconds."""
+    package = find_spec("sklearn")
+    if package is None or not package.submodule_search_locations:
+        raise Refused("data=digits: scikit-learn, which brings the digits, is not installed")
+    file = Path(package.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
+    content = gzip.decompress(file.read_bytes())  # the archive's own header holds a date
     return hashlib.sha256(content + str(DIGITS_HELD_OUT).encode()).hexdigest()[:16]
 
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
-from roadmap.errors import exits
-from roadmap.report import write_report
+from roadmap.errors import Parser, exits
+from roadmap.report.write import write_report
 
 
 def main() -> int:
     """Write the report and print the table."""
-    parser = argparse.ArgumentParser(
-        prog="python -m roadmap.report", description="Table and figure of a study, from its records."
-    )
+    parser = Parser(prog="python -m roadmap.report", description="Table and figure of a study, from its records.")
     parser.add_argument("folder", type=Path, help="the study's folder, e.g. experiments/digits")
     print(write_report(parser.parse_args().folder))
     return 0

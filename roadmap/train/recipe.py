@@ -11,7 +11,7 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from torch import Tensor, nn
 
-from roadmap.config import peak_lr
+from roadmap.checks import peak_lr
 from roadmap.schema import Experiment, RecipeConfig
 
 

@@ -1,0 +1,115 @@
+"""Values, once composed: in their range, and not at odds with each other."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator
+from typing import Any, get_type_hints
+
+from roadmap.errors import Refused
+from roadmap.schema import Experiment, ModelConfig, Source
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+RANDAUGMENT = re.compile(r"rand(-(m|n|w|p|t|inc|mstd|mmax)\d+(\.\d+)?)+")
+
+
+def check(experiment: Experiment) -> None:
+    """Refuse values out of range and settings that contradict each other."""
+    for key, value, limits in _numbers(experiment):
+        _check_number(key, value, limits)
+    _check_model(experiment.model)
+    _check_recipe(experiment)
+    data = experiment.data
+    for key, triple in (("data.mean", data.mean), ("data.std", data.std)):
+        _require(len(triple) == 3 and all(map(math.isfinite, triple)), key, triple, "three finite numbers, one a colour")
+    _require(min(data.std) > 0, "data.std", data.std, "three numbers above 0")
+    needs_path = data.source != Source.digits and not data.path
+    _require(not needs_path, "data.path", "null", f"the folder that holds the images of data={data.source}")
+    _require(
+        bool(NAME.fullmatch(experiment.study.name)), "study.name", experiment.study.name, "at most 100 letters, digits, _ . -"
+    )
+    _require(bool(experiment.output.strip()), "output", repr(experiment.output), "a folder")
+
+
+def _check_model(model: ModelConfig) -> None:
+    depths = model.depths
+    _require(len(depths) == 4 and min(depths) >= 1, "model.depths", depths, "four stages of at least one block")
+    _require(model.kernel_size % 2 == 1, "model.kernel_size", model.kernel_size, "an odd number, so that it has a centre")
+
+
+def _check_recipe(experiment: Experiment) -> None:
+    recipe = experiment.recipe
+    low_high = recipe.crop_scale
+    _require(len(recipe.betas) == 2 and all(0 <= b < 1 for b in recipe.betas), "recipe.betas", recipe.betas, "two in [0, 1)")
+    in_order = len(low_high) == 2 and 0 < low_high[0] <= low_high[1] <= 1
+    _require(in_order, "recipe.crop_scale", low_high, "two areas in (0, 1], the lesser first")
+    shorter = (
+        f"less than recipe.epochs={recipe.epochs}; shorten it too, for example recipe.warmup_epochs={0.15 * recipe.epochs:g}"
+    )
+    _require(recipe.warmup_epochs < recipe.epochs, "recipe.warmup_epochs", f"{recipe.warmup_epochs:g}", shorter)
+    lr = peak_lr(experiment)
+    _require(recipe.min_lr <= lr, "recipe.min_lr", recipe.min_lr, f"at most the peak learning rate {lr:g}")
+    mixes = recipe.mixup > 0 or recipe.cutmix > 0
+    _require(
+        not mixes or recipe.batch_size % 2 == 0,
+        "recipe.batch_size",
+        recipe.batch_size,
+        "even where mixup or cutmix is on (images are mixed in pairs)",
+    )
+    _check_randaugment(recipe.randaugment)
+
+
+def _check_randaugment(text: str | None) -> None:
+    magnitude = re.search(r"-m(\d+(\.\d+)?)", text or "")
+    known = text is None or (RANDAUGMENT.fullmatch(text) and (not magnitude or float(magnitude[1]) <= 10))
+    _require(bool(known), "recipe.randaugment", text, "null, or timm's form rand-m9-mstd0.5-inc1 with a magnitude of 0 to 10")
+
+
+def peak_lr(experiment: Experiment) -> float:
+    """The learning rate after warm-up: linear in the batch (Table 5: 4e-3 for 4096 images)."""
+    recipe = experiment.recipe
+    return recipe.lr * recipe.batch_size / recipe.lr_batch
+
+
+def _numbers(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, dict[str, float]]]:
+    for field in dataclasses.fields(node):
+        value = getattr(node, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _numbers(value, f"{prefix}{field.name}.")
+        elif "limits" in field.metadata and value is not None:
+            yield f"{prefix}{field.name}", value, field.metadata["limits"]
+
+
+def _check_number(key: str, value: float, limits: dict[str, float]) -> None:
+    holds = {
+        "above": lambda bound: value > bound,
+        "least": lambda bound: value >= bound,
+        "below": lambda bound: value < bound,
+        "most": lambda bound: value <= bound,
+    }
+    ok = math.isfinite(value) and all(holds[name](bound) for name, bound in limits.items())
+    _require(ok, key, value, _in_words(limits))
+
+
+def _in_words(limits: dict[str, float]) -> str:
+    words = {"above": "above {:.10g}", "least": "at least {:.10g}", "below": "below {:.10g}", "most": "at most {:.10g}"}
+    return " and ".join(words[name].format(bound) for name, bound in limits.items()) or "finite"
+
+
+def _require(ok: bool, key: str, value: Any, allowed: str) -> None:
+    if not ok:
+        raise Refused(f"{key}={value}: must be {allowed}")
+
+
+def limits_of(key: str) -> str:
+    """The range of a dotted key in words, empty where it has none."""
+    node: Any = Experiment
+    limits: dict[str, float] = {}
+    for name in key.split("."):
+        fields = {field.name: field for field in dataclasses.fields(node)} if dataclasses.is_dataclass(node) else {}
+        if name not in fields:
+            return ""
+        limits, node = fields[name].metadata.get("limits", {}), get_type_hints(node)[name]
+    return _in_words(limits) if limits else ""

@@ -1,0 +1,40 @@
+"""From a study's records to its table and figure; nothing is trained and no torch is imported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from roadmap.report.formats import as_table
+from roadmap.report.records import load, write_records
+from roadmap.report.statistics import analyse
+from roadmap.report.table import csv_text, markdown, notes, table_columns, table_rows
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def write_report(folder: Path) -> str:
+    """Write `table.md`, `table.csv`, `figure.svg`, `figure.png` and `records.jsonl`; returns the table for a terminal."""
+    from roadmap.report.figure import draw
+
+    study = load(folder)
+    analysis = analyse(study)
+    write_records(study)
+    (folder / "table.md").write_text(markdown(study, analysis), encoding="utf-8")
+    (folder / "table.csv").write_text(csv_text(study, analysis), encoding="utf-8")
+    for name, content in draw(study, analysis).items():
+        (folder / name).write_bytes(content)
+    columns = [column for column in table_columns(study) if not column.key.startswith("paper_")]
+    table = as_table(table_rows(study, analysis), columns, study.about["question"])
+    return "\n".join([table, *notes(study, analysis), f"{folder}: table.md, table.csv, figure.svg, figure.png, records.jsonl"])
+
+
+def frame(folder: Path) -> pd.DataFrame:
+    """A study's results as a pandas table, one row a run: step, seed, status, top1, gmacs, params_m, images_per_second."""
+    import pandas as pd
+
+    keys = ("seed", "status", "top1", "gmacs", "params_m", "images_per_second", "history")
+    return pd.DataFrame(
+        [{"step": result["step"]["name"], **{key: result[key] for key in keys}} for result in load(folder).results]
+    )
