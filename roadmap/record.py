@@ -23,6 +23,8 @@ from roadmap.errors import Refused, StorageFault
 from roadmap.schema import Experiment
 
 Result = dict[str, Any]
+# What must be equal in results that are compared; the model is what a study varies.
+SHARED = ("scale", "data", "recipe", "precision")
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,15 @@ class RunFolder:
             _write_whole(self.history_file, "".join(json.dumps(entry) + "\n" for entry in [*kept, line]))
         except OSError as error:
             raise StorageFault(f"{self.history_file}: could not be written: {error}") from error
+
+
+def parent_top1(folder: RunFolder, result: Result) -> float | None:
+    """Top-1 of the parent step's run with the same seed in the same study, if it is done and comparable."""
+    for path in sorted(folder.path.parent.glob(f"{result['step']['parent']}-s{result['seed']}-*")):
+        found = RunFolder(path).result()
+        if found and found["top1"] is not None and all(found[key] == result[key] for key in SHARED):
+            return float(found["top1"])
+    return None
 
 
 def check_output(experiment: Experiment) -> None:

@@ -9,7 +9,6 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -30,9 +29,9 @@ log = logging.getLogger("roadmap")
 
 def main() -> int:
     """Check the whole command line, then let Hydra run it; returns the worst exit code of its jobs."""
-    parser = get_args_parser()
-    parser.__class__ = Parser  # refuses like the rest of the program
-    arguments = parser.parse_args()
+    arguments = Parser(parents=[get_args_parser()], add_help=False).parse_intermixed_args()
+    # Hydra's own reading wants the options before the overrides.
+    sys.argv[1:] = [word for word in sys.argv[1:] if word not in arguments.overrides] + arguments.overrides
     for option in ("config_path", "config_name", "experimental_rerun"):
         if getattr(arguments, option):
             raise Refused(f"--{option.replace('_', '-')}: not open here; --config-dir adds steps and studies of your own")
@@ -49,20 +48,19 @@ def main() -> int:
         experiment = config.from_hydra(composed, step, folders)
         try:
             print(summary(start(experiment), experiment))
-        except Stopped:
-            raise SystemExit(_say(codes, sys.exc_info()[1]))  # noqa: B904 (the jobs that follow are not started)
+        except Stopped as error:  # the jobs that follow are not started
+            raise SystemExit(_say(error)) from None
         except RoadmapError as error:
-            _say(codes, error)
+            codes.append(_say(error))
 
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(job)()
     return max(codes)
 
 
-def _say(codes: list[int], error: Any) -> int:
+def _say(error: RoadmapError) -> int:
     print(f"roadmap: {printable(str(error))}", file=sys.stderr)
-    codes.append(error.exit_code)
-    return int(error.exit_code)
+    return error.exit_code
 
 
 def check(overrides: list[str], folders: Sequence[Path], multirun: bool) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from roadmap.config import plain
@@ -12,6 +13,9 @@ from roadmap.record import Result, RunFolder
 from roadmap.schema import Experiment, Logger, WandbMode
 
 log = logging.getLogger("roadmap")
+
+
+SUMMARY = ("top1", "top5", "gmacs", "params_m", "delta_top1", "status", "images_per_second")
 
 
 class Tracker(Protocol):
@@ -59,14 +63,23 @@ class WandbTracker:
 
     def epoch(self, line: dict[str, Any]) -> None:
         """Log an epoch against its number."""
-        self.run.log(line, step=line["epoch"])
+        with _harmless():
+            self.run.log(line, step=line["epoch"])
 
     def finish(self, result: Result) -> None:
         """Write the summary by hand: the last epoch's scores and the cost, never the best."""
-        for key in ("top1", "top5", "gmacs", "params_m", "delta_top1", "status", "images_per_second"):
-            if result.get(key) is not None:
-                self.run.summary[key] = result[key]
-        self.run.finish()
+        with _harmless():
+            self.run.summary.update({key: result[key] for key in SUMMARY if result.get(key) is not None})
+            self.run.finish()
+
+
+@contextmanager
+def _harmless() -> Iterator[None]:
+    """W&B's own faults are many, and none may cost a run: the record beside it is whole without it."""
+    try:
+        yield
+    except Exception as error:
+        log.warning("logger=wandb: %s; the run goes on", error)
 
 
 def tracker(experiment: Experiment, folder: RunFolder) -> Tracker:
@@ -78,16 +91,6 @@ def tracker(experiment: Experiment, folder: RunFolder) -> Tracker:
         return WandbTracker(experiment, folder, run_id=folder.path.name)
     except ImportError:
         log.warning("logger=wandb: wandb is not installed; the run goes on without it (pip install wandb)")
-    except Exception as error:  # W&B's own faults are many, and none may cost a run
+    except Exception as error:  # see _harmless
         log.warning("logger=wandb: W&B did not start (%s); the run goes on without it", error)
     return NoTracker()
-
-
-def parent_top1(folder: RunFolder, experiment: Experiment) -> float | None:
-    """Top-1 of the parent step's run with the same seed in the same study, if it is done."""
-    pattern = f"{experiment.step.parent}-s{experiment.seed}-*"
-    for path in sorted(Path(folder.path.parent).glob(pattern)):
-        found = RunFolder(path).result()
-        if found and found["recipe"] == plain(experiment.recipe) and found.get("top1") is not None:
-            return float(found["top1"])
-    return None

@@ -8,11 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from roadmap.errors import Refused
-from roadmap.record import Result, RunFolder
+from roadmap.record import SHARED, Result, RunFolder
 from roadmap.steps import Step
-
-# What must be equal in all rows of a table; the model is what a study varies.
-SHARED = ("scale", "data", "recipe", "precision")
 
 
 @dataclass(frozen=True)

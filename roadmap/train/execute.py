@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-from typing import Any
 
 import torch
 
@@ -13,7 +12,7 @@ from roadmap.config import plain
 from roadmap.data.sources import Inventory
 from roadmap.errors import Diverged
 from roadmap.model.counting import cost
-from roadmap.record import Result, RunFolder, provenance
+from roadmap.record import Result, RunFolder, parent_top1, provenance
 from roadmap.schema import Experiment
 from roadmap.train.progress import Bar
 from roadmap.train.session import Session, stop_on_signals
@@ -58,7 +57,7 @@ def _train(session: Session, fingerprint: str) -> Result:
                 folder.add_epoch(line)
                 mirror.epoch(line)
                 log.info("epoch %(epoch)d  loss %(train_loss).4f  top-1 %(top1).2f %%", {**line, "epoch": line["epoch"] + 1})
-        result |= _outcome(session, folder.history()[-1])
+        result |= _outcome(session, result)
     except Diverged as error:
         log.error("%s", error)
         result |= {"status": "diverged", "reason": str(error)}
@@ -70,9 +69,10 @@ def _train(session: Session, fingerprint: str) -> Result:
     return result
 
 
-def _outcome(session: Session, last: dict[str, Any]) -> Result:
+def _outcome(session: Session, described: Result) -> Result:
     """The final epoch, as declared before training; never the best one."""
-    before = tracking.parent_top1(session.folder, session.experiment)
+    last = session.folder.history()[-1]
+    before = parent_top1(session.folder, described)
     return {
         "status": "done",
         "top1": last["top1"],
