@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from typing import Any, get_type_hints
 
 from roadmap.errors import Refused
-from roadmap.schema import Experiment, ModelConfig, Source
+from roadmap.schema import Experiment, ModelConfig, Norm, Source
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
-RANDAUGMENT = re.compile(r"rand(-(m|n|w|p|t|inc|mstd|mmax)\d+(\.\d+)?)+")
+RANDAUGMENT = re.compile(r"rand(-(m\d+(\.\d+)?|n\d+|mstd\d+(\.\d+)?|mmax\d+|inc[01]|p[01](\.\d+)?))+")
 
 
 def check(experiment: Experiment) -> None:
@@ -51,6 +51,8 @@ def _check_recipe(experiment: Experiment) -> None:
     _require(recipe.warmup_epochs < recipe.epochs, "recipe.warmup_epochs", f"{recipe.warmup_epochs:g}", shorter)
     lr = peak_lr(experiment)
     _require(recipe.min_lr <= lr, "recipe.min_lr", recipe.min_lr, f"at most the peak learning rate {lr:g}")
+    one_alone = recipe.batch_size == 1 and experiment.model.norm == Norm.batch
+    _require(not one_alone, "recipe.batch_size", recipe.batch_size, "at least 2 with model.norm=batch, which compares images")
     mixes = recipe.mixup > 0 or recipe.cutmix > 0
     _require(
         not mixes or recipe.batch_size % 2 == 0,

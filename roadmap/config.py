@@ -132,7 +132,7 @@ def _say_again(error: BaseException) -> str:
 
 def _check_step_acts(experiment: Experiment, overrides: tuple[str, ...], config_dirs: tuple[Path, ...]) -> None:
     """A step must prove that it acted: its network differs from its parent's at the same scale."""
-    scale = tuple(o for o in overrides if o.lstrip("+").startswith("scale"))
+    scale = tuple(o for o in overrides if re.match(r"\+*(scale[.=]|study=)", o))  # a study may choose the scale
     step, parent = experiment.step.name, experiment.step.parent
     after, before = (_read((*scale, f"+step={name}"), config_dirs).model for name in (step, parent))
     if layout(after) == layout(before):
@@ -151,8 +151,6 @@ def warnings(experiment: Experiment, overrides: Sequence[str] = (), config_dirs:
         "data.path": data.source == Source.digits and "the digits come with scikit-learn",
         "data.download": data.source in (Source.digits, Source.folder, Source.imagenet)
         and f"{data.source} cannot be downloaded",
-        **{f"study.{key}": experiment.study.name == "single" and "one run has one step and one seed"
-           for key in ("steps", "seeds")},
         **{f"wandb.{key}": experiment.logger == Logger.none and "logger=none" for key in ("mode", "project", "entity")},
     }  # fmt: skip
     found = [f"{key} has no effect here: {why}" for key, why in idle.items() if why and key in said]
@@ -177,17 +175,21 @@ def plain(node: Any) -> Any:
     return node.value if isinstance(node, Enum) else node
 
 
-def identity(experiment: Experiment, fingerprint: str) -> str:
-    """Eight hex digits of everything that changes the result, and of nothing else.
+def decisive(experiment: Experiment, fingerprint: str) -> dict[str, Any]:
+    """Everything that changes a run's result, and nothing else.
 
     Model, data (its fingerprint, not its path), recipe and seed count; the step's name, output folder, logger,
-    device and number of workers do not. Runs of equal identity are the same run.
+    device and number of workers do not.
     """
-    what = {
+    data = {key: value for key, value in plain(experiment.data).items() if key not in ("path", "download", "workers")}
+    return {
         "model": plain(experiment.model),
-        "data": {k: v for k, v in plain(experiment.data).items() if k not in ("path", "download", "workers")},
-        "fingerprint": fingerprint,
-        "recipe": {k: v for k, v in plain(experiment.recipe).items() if k != "name"},
+        "data": {**data, "fingerprint": fingerprint},
+        "recipe": {key: value for key, value in plain(experiment.recipe).items() if key != "name"},
         "seed": experiment.seed,
     }
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def identity(experiment: Experiment, fingerprint: str) -> str:
+    """Eight hex digits of what is decisive: runs of equal identity are the same run."""
+    return hashlib.sha256(json.dumps(decisive(experiment, fingerprint), sort_keys=True).encode()).hexdigest()[:8]

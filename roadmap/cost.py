@@ -15,7 +15,7 @@ from roadmap.errors import Parser, Refused, exits, nearest
 from roadmap.overrides import config_folders
 from roadmap.paper import paper_row
 from roadmap.report.formats import FORMATS, Column, render
-from roadmap.steps import known_steps
+from roadmap.steps import Step, known_steps
 
 COLUMNS = (
     Column("step", "step"),
@@ -51,15 +51,15 @@ def cost_row(step: str, scale: str, image_size: int, config_dirs: tuple[Path, ..
         "gmacs_pool": operators.get("adaptive_avg_pool2d", 0.0),
         "activations_m": found.activations / 1e6,
         "paper_gflops": paper.gflops_printed if paper and image_size == 224 else None,
-        "note": _note(scale, step, image_size),
+        "note": _note(scale, known_steps(*config_dirs)[step], image_size),
     }
 
 
-def _note(scale: str, step: str, image_size: int) -> str | None:
-    paper = paper_row(scale, step)
+def _note(scale: str, step: Step, image_size: int) -> str | None:
+    paper = paper_row(scale, step.name)
     if paper and paper.misprint and image_size == 224:
         return "misprint in Table 10; Figure 2 agrees with the computed value"
-    return None if known_steps()[step].adopted else "side branch, not adopted"
+    return None if step.adopted else "side branch, not adopted"
 
 
 def main() -> int:

@@ -17,6 +17,7 @@ EXIT_FAILED = 1
 EXIT_REFUSED = 2
 EXIT_STORAGE = 3
 EXIT_STOPPED = 143
+EXIT_CLOSED_PIPE = 141  # as the shell reports SIGPIPE
 
 
 class RoadmapError(Exception):
@@ -38,7 +39,7 @@ class StorageFault(RoadmapError):
 
 
 class Diverged(RoadmapError):
-    """A loss or a gradient was not finite, so the run ended before it could spoil its weights."""
+    """A loss or a gradient was not finite: the run ended before the update that would have spoilt its weights."""
 
 
 class Stopped(RoadmapError):
@@ -69,7 +70,7 @@ def exits(main: Callable[[], int | None]) -> Callable[[], NoReturn]:
             code = EXIT_STOPPED
         except BrokenPipeError:  # the reader has gone, as in `| head`; keep Python from saying so again at its exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            code = 0
+            code = EXIT_CLOSED_PIPE
         sys.exit(code)
 
     return entry

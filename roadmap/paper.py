@@ -8,7 +8,6 @@ from functools import lru_cache
 from pathlib import Path
 
 TABLE = Path(__file__).with_name("paper_roadmap.csv")
-SOURCE = "paper, ImageNet-1K 224 px, 300 epochs"
 
 
 @dataclass(frozen=True)
@@ -17,7 +16,6 @@ class PaperRow:
 
     scale: str
     step: str
-    adopted: bool
     top1: float
     top1_std: float | None  # over three seeds; one seed at scale base
     gflops_printed: float
@@ -42,7 +40,6 @@ def _row(line: dict[str, str]) -> PaperRow:
     return PaperRow(
         scale=line["scale"],
         step=line["step"],
-        adopted=line["adopted"] == "yes",
         top1=float(line["top1_mean"]),
         top1_std=float(line["top1_std"]) if line["top1_std"] else None,
         gflops_printed=float(line["gflops_printed"]),

@@ -13,7 +13,8 @@ from roadmap import config
 from roadmap.checks import check
 from roadmap.data import sources
 from roadmap.errors import Refused, nearest
-from roadmap.record import RunFolder, check_output
+from roadmap.layout import layout
+from roadmap.record import RunFolder, check_output, write_whole
 from roadmap.schema import Experiment
 from roadmap.steps import Step, known_steps
 
@@ -70,8 +71,7 @@ class Plan:
         """Write `study.json` into the study's folder."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            text = json.dumps(self.describe(), indent=2, ensure_ascii=False) + "\n"
-            (self.folder / "study.json").write_text(text, encoding="utf-8")
+            write_whole(self.folder / "study.json", json.dumps(self.describe(), indent=2, ensure_ascii=False) + "\n")
         except OSError as error:
             raise Refused(f"output={self.first.output}: {self.folder} cannot be written: {error}") from error
 
@@ -101,7 +101,20 @@ def plan(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> Plan:
     fingerprint = sources.fingerprint(first.data, found)
     runs = [dataclasses.replace(experiment, seed=seed) for experiment in experiments for seed in study.seeds]
     points = [Point(run, fingerprint, RunFolder.of(run, fingerprint)) for run in runs]
-    warnings = config.warnings(first, overrides, config_dirs)
+    return Plan(tuple(steps), tuple(points), tuple(_warnings(steps, experiments, overrides, config_dirs)))
+
+
+def _warnings(
+    steps: Sequence[Step], experiments: Sequence[Experiment], overrides: Sequence[str], config_dirs: Sequence[Path]
+) -> list[str]:
+    """Overrides that have no effect on any step, and steps that they make equal to their parents."""
+    said = [config.warnings(run, [*overrides, f"+step={run.step.name}"], config_dirs) for run in experiments]
+    keys = set.intersection(*({warning.split()[0] for warning in warnings} for warnings in said))
+    found = [warning for warning in said[0] if warning.split()[0] in keys]
     if any(override.startswith("seed=") for override in overrides):
-        warnings.append("seed has no effect in a sweep: study.seeds lists the seeds")
-    return Plan(tuple(steps), tuple(points), tuple(warnings))
+        found.append("seed has no effect in a sweep: study.seeds lists the seeds")
+    layouts = {run.step.name: layout(run.model) for run in experiments}
+    for step in steps:
+        if step.parent in layouts and layouts[step.name] == layouts[step.parent]:
+            found.append(f"step {step.name} has the network of its parent {step.parent} under these overrides")
+    return found

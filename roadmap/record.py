@@ -18,6 +18,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from roadmap import __version__
 from roadmap.config import identity, plain
 from roadmap.errors import Refused, StorageFault
 from roadmap.schema import Experiment
@@ -37,7 +38,7 @@ class RunFolder:
     def of(cls, experiment: Experiment, fingerprint: str) -> RunFolder:
         """The folder of this run: named by what the run is, so the same run finds its folder again."""
         name = f"{experiment.step.name}-s{experiment.seed}-{identity(experiment, fingerprint)}"
-        return cls(Path(experiment.output).absolute() / experiment.study.name / "runs" / name)
+        return cls(runs_folder(experiment) / name)
 
     @property
     def checkpoints(self) -> Path:
@@ -63,7 +64,7 @@ class RunFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            _write_whole(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain(experiment))))
+            write_whole(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain(experiment))))
         except OSError as error:
             raise Refused(f"output={experiment.output}: {self.path} cannot be written: {error}") from error
 
@@ -82,7 +83,7 @@ class RunFolder:
     def write_result(self, result: Result) -> None:
         """Write the result, whole or not at all."""
         try:
-            _write_whole(self.path / "result.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+            write_whole(self.path / "result.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
         except OSError as error:
             raise StorageFault(f"{self.path}: the result could not be written: {error}") from error
 
@@ -100,33 +101,38 @@ class RunFolder:
         """Write down one epoch, in place of an earlier attempt at it and all that came after."""
         kept = [old for old in self.history() if old["epoch"] < line["epoch"]]
         try:
-            _write_whole(self.history_file, "".join(json.dumps(entry) + "\n" for entry in [*kept, line]))
+            write_whole(self.history_file, "".join(json.dumps(entry) + "\n" for entry in [*kept, line]))
         except OSError as error:
             raise StorageFault(f"{self.history_file}: could not be written: {error}") from error
 
 
+def runs_folder(experiment: Experiment) -> Path:
+    """Where the runs of a study lie."""
+    return Path(experiment.output).absolute() / experiment.study.name / "runs"
+
+
 def parent_top1(folder: RunFolder, result: Result) -> float | None:
-    """Top-1 of the parent step's run with the same seed in the same study, if it is done and comparable."""
-    for path in sorted(folder.path.parent.glob(f"{result['step']['parent']}-s{result['seed']}-*")):
-        found = RunFolder(path).result()
-        if found and found["top1"] is not None and all(found[key] == result[key] for key in SHARED):
-            return float(found["top1"])
-    return None
+    """Top-1 of the parent step's run with the same seed in the same study, where one such run is done and no other."""
+    paths = folder.path.parent.glob(f"{result['step']['parent']}-s{result['seed']}-*")
+    found = [other for other in (RunFolder(path).result() for path in paths) if other and other["top1"] is not None]
+    comparable = [other["top1"] for other in found if all(other[key] == result[key] for key in SHARED)]
+    return float(comparable[0]) if len(comparable) == 1 else None
 
 
 def check_output(experiment: Experiment) -> None:
     """Refuse an output folder that could not be made or written, before anything is made in it."""
-    folder = Path(experiment.output).absolute() / experiment.study.name / "runs"
+    folder = runs_folder(experiment)
     there = next(path for path in (folder, *folder.parents) if path.exists() or path.is_symlink())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise Refused(f"output={experiment.output}: {there} is not a folder that can be written")
 
 
-def _write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file beside, synchronise and rename it: whole or not at all."""
     partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
     try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with partial.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
@@ -149,7 +155,7 @@ def _version(package: str) -> str | None:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
-        return None
+        return __version__ if package == "roadmap" else None
 
 
 def _dirty() -> bool | None:

@@ -15,14 +15,17 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
+from rich.highlighter import NullHighlighter
+from rich.logging import RichHandler
 
 from roadmap import config
 from roadmap.data import sources
 from roadmap.errors import Parser, Refused, RoadmapError, Stopped, exits, printable
 from roadmap.overrides import check_override, config_folders, parse
-from roadmap.record import Result, RunFolder, check_output
+from roadmap.record import Result, RunFolder, check_output, runs_folder
 from roadmap.schema import Experiment
 from roadmap.steps import CONF
+from roadmap.train.progress import CONSOLE
 
 log = logging.getLogger("roadmap")
 
@@ -53,7 +56,8 @@ def main() -> int:
         except RoadmapError as error:
             codes.append(_say(error))
 
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    plain = RichHandler(console=CONSOLE, show_time=False, show_level=False, show_path=False, highlighter=NullHighlighter())
+    logging.basicConfig(format="%(message)s", handlers=[plain])
     hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(job)()
     return max(codes)
 
@@ -72,7 +76,9 @@ def check(overrides: list[str], folders: Sequence[Path], multirun: bool) -> None
         experiment = config.compose(job, folders)
         sources.check(experiment)
         check_output(experiment)
-        for warning in config.warnings(experiment, job, folders):
+        one = [f"{key} has no effect here: a run has one step and one seed" for key in ("study.steps", "study.seeds")]
+        idle = [said for said in one if any(override.startswith(said.split()[0]) for override in job)]
+        for warning in config.warnings(experiment, job, folders) + idle:
             print(f"roadmap: warning: {warning}", file=sys.stderr)
 
 
@@ -80,6 +86,10 @@ def start(experiment: Experiment) -> Result:
     """Run one experiment in this process."""
     found = sources.check(experiment)
     fingerprint = sources.fingerprint(experiment.data, found)
+    done = RunFolder.of(experiment, fingerprint).result()
+    if done is not None:
+        print("already done; delete its folder to train it again", file=sys.stderr)
+        return done
     from roadmap.train.execute import execute  # torch, from here on
 
     return execute(experiment, found, fingerprint)
@@ -87,13 +97,13 @@ def start(experiment: Experiment) -> Result:
 
 def summary(result: Result, experiment: Experiment) -> str:
     """What came out, in two lines."""
-    folder = RunFolder(Path(experiment.output).absolute() / experiment.study.name / "runs" / result["run"])
+    folder = runs_folder(experiment) / result["run"]
     if result["status"] != "done":
-        return f"{result['run']}: {result['status']}, {result.get('reason', '')}\n{folder.path}"
+        return f"{result['run']}: {result['status']}, {result.get('reason', '')}\n{folder}"
     return (
         f"{result['step']['name']}, seed {result['seed']}: top-1 {result['top1']:.2f} %, "
         f"{result['gmacs']:.4f} G multiply-adds, {result['params_m']:.2f} M parameters, {result['seconds']:.0f} s\n"
-        f"{folder.path}"
+        f"{folder}"
     )
 
 

@@ -2,7 +2,7 @@
 
 Hydra reads these classes as the schema of `conf/`, so a misspelt key or a wrong type is refused while the
 configuration is composed. Numbers carry their range beside the type (`number`); what depends on several
-fields is checked in `roadmap.config`. `MISSING` fields get their value from a YAML file. No torch here.
+fields is checked in `roadmap.checks`. `MISSING` fields get their value from a YAML file. No torch here.
 """
 
 from __future__ import annotations

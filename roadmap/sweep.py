@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from roadmap.data import sources
 from roadmap.engines.local import places, run_points
 from roadmap.engines.outcome import Outcome
-from roadmap.errors import EXIT_FAILED, EXIT_STOPPED, Parser, Refused, exits
+from roadmap.errors import EXIT_FAILED, EXIT_STOPPED, Parser, Refused, RoadmapError, exits, printable
 from roadmap.overrides import config_folders
 from roadmap.plan import Plan, Point, plan
 from roadmap.report.formats import Column, as_table
@@ -46,11 +46,20 @@ def main() -> int:
         flush=True,
     )
     outcomes = run_all(waiting, at_once) if waiting else []
-    if any(point.done for point in found.points):
-        from roadmap.report.write import write_report
+    code = report(found) if any(point.done for point in found.points) else 0
+    return conclude(outcomes) or code
 
+
+def report(found: Plan) -> int:
+    """Write the table; what it refuses is said and does not hide what became of the runs."""
+    from roadmap.report.write import write_report
+
+    try:
         print(write_report(found.folder))
-    return conclude(outcomes)
+    except RoadmapError as error:
+        print(f"roadmap: {printable(str(error))}", file=sys.stderr)
+        return error.exit_code
+    return 0
 
 
 def read(arguments: list[str]) -> argparse.Namespace:

@@ -78,8 +78,10 @@ def _harmless() -> Iterator[None]:
     """W&B's own faults are many, and none may cost a run: the record beside it is whole without it."""
     try:
         yield
+    except ImportError:
+        log.warning("logger=wandb: wandb is not installed; the run goes on without it (pip install wandb)")
     except Exception as error:
-        log.warning("logger=wandb: %s; the run goes on", error)
+        log.warning("logger=wandb: %s; the run goes on without it", error)
 
 
 def tracker(experiment: Experiment, folder: RunFolder) -> Tracker:
@@ -87,10 +89,6 @@ def tracker(experiment: Experiment, folder: RunFolder) -> Tracker:
     if experiment.logger == Logger.none:
         return NoTracker()
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    try:
+    with _harmless():
         return WandbTracker(experiment, folder, run_id=folder.path.name)
-    except ImportError:
-        log.warning("logger=wandb: wandb is not installed; the run goes on without it (pip install wandb)")
-    except Exception as error:  # see _harmless
-        log.warning("logger=wandb: W&B did not start (%s); the run goes on without it", error)
     return NoTracker()

@@ -104,6 +104,18 @@ def test_formats(form, monkeypatch, capsys):
         assert r"\toprule" in said
 
 
+def test_a_step_of_ones_own_is_costed(tmp_path, monkeypatch, capsys):
+    from roadmap import cost
+
+    (tmp_path / "step").mkdir()
+    (tmp_path / "step" / "kernel_13.yaml").write_text(
+        "# @package _global_\ndefaults: [separate_downsampling, _self_]\nmodel: {kernel_size: 13}\n"
+    )
+    monkeypatch.setattr(sys, "argv", ["cost", "--scale", "atto", "--format", "csv", "--config-dir", str(tmp_path)])
+    assert cost.main() == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("kernel_13,")
+
+
 @pytest.mark.parametrize("arguments", [["--scale", "tini"], ["--format", "cvs"], ["--image-size", "16"]])
 def test_bad_arguments(arguments, monkeypatch):
     from roadmap import cost

@@ -57,7 +57,7 @@ def test_digits_split():
 
 def test_every_image_of_val_once_and_in_order():
     experiment, found = digits()
-    batches = list(loaders(experiment, found).val)
+    batches = list(loaders(experiment, found).evaluation())
     assert sum(len(targets) for _, targets in batches) == 714
     read = reader(experiment.data, found, "val")
     assert torch.cat([targets for _, targets in batches]).tolist() == [read(i)[1] for i in range(714)]
@@ -148,11 +148,29 @@ def test_a_batch_larger_than_the_data_is_refused(tiny_images):
         folder(tiny_images, "recipe.batch_size=13")
 
 
-def test_a_picture_that_cannot_be_decoded_is_named_and_not_replaced(tiny_images):
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_picture_that_cannot_be_decoded_is_named_and_not_replaced(tiny_images, workers):
     (tiny_images / "train" / "cat" / "0.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
-    experiment, found = folder(tiny_images)
-    with pytest.raises(Refused, match=r"cat/0\.png: cannot be decoded"):
+    experiment, found = folder(tiny_images, f"data.workers={workers}")
+    with pytest.raises(Refused, match=r"^\S*cat/0\.png: cannot be decoded"):
         list(loaders(experiment, found).epoch(0))
+
+
+@pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n broken", b"<html>no picture</html>"])
+def test_damaged_pictures_are_refused_before_training(tiny_images, content, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tiny_images / "val" / "dog" / "1.png").write_bytes(content)
+    experiment, found = folder(tiny_images)
+    with pytest.raises(Refused, match=r"dog/1\.png: not an image"):
+        sources.fingerprint(experiment.data, found)
+
+
+def test_linked_folders_are_followed_and_what_desktops_leave_is_not_an_image(tiny_images):
+    (tiny_images / "more").mkdir()
+    (tiny_images / "train" / "cat" / "0.png").rename(tiny_images / "more" / "0.png")
+    (tiny_images / "train" / "cat" / "linked").symlink_to(tiny_images / "more")
+    (tiny_images / "train" / "dog" / ".DS_Store").write_bytes(b"x")
+    assert folder(tiny_images)[1].train.size == 12
 
 
 def test_fingerprint_follows_bytes_names_and_nothing_else(tiny_images, tmp_path, monkeypatch):

@@ -174,14 +174,28 @@ def test_the_digits_study_is_every_step_with_three_seeds():
     assert len(found.points) == 48
     assert len({point.folder.path for point in found.points}) == 48
     assert {point.experiment.recipe.epochs for point in found.points} == {3}
+    assert found.warnings == ()
     with pytest.raises(Refused, match="no step 'gelo'"):
         plan.plan(["+study=digits", "study.steps=[gelo]"])
 
 
+def test_warnings_of_a_sweep_hold_for_every_step():
+    equal = plan.plan(["+study=digits", "model.kernel_size=3"]).warnings
+    assert [warning.split()[1] for warning in equal] == ["kernel_5", "kernel_7", "kernel_9", "kernel_11"]
+    assert plan.plan(["+study=digits", "model.block_bias=true"]).warnings[:1] != ("model.block_bias",)
+    idle = plan.plan(["+study=digits", "study.steps=[resnet,depthwise]", "scale.convnext_width=48", "data.path=/x"]).warnings
+    assert {warning.split()[0] for warning in idle} == {"scale.convnext_width", "data.path"}
+    assert not plan.plan(["+study=digits", "study.steps=[depthwise,increase_width]", "scale.convnext_width=48"]).warnings
+
+
 def test_places(monkeypatch):
     monkeypatch.setattr(local, "cores", lambda: 8)
-    monkeypatch.setattr(local, "gpus", lambda: 0)
+    monkeypatch.setattr(local, "gpus", lambda: ())
     device = config.compose(["+step=gelu"]).runtime.device
     assert [local.places(device, threads) for threads in (None, 1, 3, 16)] == [1, 8, 2, 1]
-    monkeypatch.setattr(local, "gpus", lambda: 4)
-    assert local.places(device, 1) == 4
+    monkeypatch.undo()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    local.gpus.cache_clear()
+    assert local.gpus() == ("3", "5")
+    assert local.places(device, 1) == 2
+    local.gpus.cache_clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from conftest import QUICK
 
 from roadmap import config
 from roadmap.data import sources
-from roadmap.errors import Refused, Stopped, StorageFault
+from roadmap.errors import Diverged, Refused, Stopped, StorageFault
 from roadmap.model.block import LayerScale
 from roadmap.record import RunFolder
 from roadmap.schema import Device, Precision
@@ -117,6 +118,56 @@ def test_schedule_is_linear_then_cosine_per_update(tmp_path):
     assert all(a > b for a, b in itertools.pairwise(rates[20:]))
 
 
+def test_a_run_learns_and_follows_its_schedule(tmp_path):
+    """The digits study's own recipe: far above chance after three epochs, at the rates of the formula."""
+    experiment = config.compose(["+study=digits", "+step=resnet", f"output={tmp_path}", "runtime.progress=false"])
+    run = Session(experiment, sources.check(experiment), RunFolder.of(experiment, "0" * 16))
+    lines = train(run)
+    assert lines[-1]["top1"] > 80
+    assert lines[-1]["train_loss"] < lines[0]["train_loss"]
+    updates, warmup, last = 99, 33, 98
+    cosine = 1e-6 + (2e-3 - 1e-6) * (1 + math.cos(math.pi * (last - warmup) / (updates - warmup))) / 2
+    assert [line["lr"] for line in lines] == pytest.approx([2e-3 * 32 / 33, lines[1]["lr"], cosine])
+    assert not run.network.training  # evaluated last
+    statistics = run.network.stem.layer.norm.running_mean.clone()
+    run.evaluate(Stop())
+    assert torch.equal(statistics, run.network.stem.layer.norm.running_mean)
+
+
+def test_a_gradient_that_is_not_finite_does_not_reach_the_weights(tmp_path):
+    run = session(tmp_path)
+    before = weights(run)
+    run.network.head.fc.weight.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(Diverged, match=r"gradient.*epoch 1, update 1"):
+        train(run)
+    after = weights(run)
+    assert all(torch.equal(before[name], after[name]) for name in before if "running" not in name and "tracked" not in name)
+
+
+def test_an_evaluation_that_is_not_finite_is_no_score(tmp_path):
+    run = session(tmp_path)
+    run.network.head.fc.bias.data.fill_(float("nan"))
+    with pytest.raises(Diverged, match="evaluation"):
+        run.evaluate(Stop())
+
+
+def test_weights_that_find_no_room_do_not_cost_the_result(tmp_path, monkeypatch):
+    run = session(tmp_path)
+    folder = RunFolder.of(run.experiment, "0" * 16)
+    (folder.path / "weights.pt" / "in the way").mkdir(parents=True)
+    with pytest.raises(StorageFault, match=r"weights\.pt"):
+        execute(run.experiment, run.found, "0" * 16)
+    assert folder.result()["status"] == "done"
+
+
+def test_a_state_of_another_precision_is_refused(tmp_path):
+    session(tmp_path, "recipe.precision=auto").save()
+    other = session(tmp_path, "recipe.precision=auto")
+    other.precision = Precision.bfloat16
+    with pytest.raises(Refused, match="float32 and would go on in bfloat16"):
+        other.resume()
+
+
 def test_mixup_and_cutmix_take_turns_by_whole_batches(tmp_path):
     run = session(tmp_path, "recipe.mixup=0.8", "recipe.cutmix=1.0")
     torch.manual_seed(0)
@@ -147,7 +198,7 @@ def test_evaluation_counts_every_image_once(tmp_path):
     with torch.no_grad():
         run.network.head.fc.weight.zero_()
         run.network.head.fc.bias.copy_(torch.arange(10.0))
-    scores = run.evaluate()
+    scores = run.evaluate(Stop())
     read = run.loaders.val.dataset.load
     targets = [read(i)[1] for i in range(714)]
     assert scores.top1 == pytest.approx(100 * targets.count(9) / 714)
@@ -202,8 +253,9 @@ def test_bfloat16_trains(tmp_path):
 
 def test_the_last_two_checkpoints_are_kept(tmp_path):
     for update in (1, 2, 10):
-        checkpoint.save(tmp_path, update, {"update": update})
-    assert sorted(p.name for p in tmp_path.glob("*.pt")) == ["update-000000002.pt", "update-000000010.pt"]
+        checkpoint.save(tmp_path, update // 10, update, {"update": update})
+    kept = ["epoch-000000-update-00000002.pt", "epoch-000001-update-00000010.pt"]
+    assert sorted(p.name for p in tmp_path.glob("*.pt")) == kept
     assert checkpoint.load_newest(tmp_path) == ({"update": 10}, [])
     assert checkpoint.load_newest(tmp_path / "none") == (None, [])
 
@@ -211,14 +263,14 @@ def test_the_last_two_checkpoints_are_kept(tmp_path):
 @pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b[:100] + bytes([b[100] ^ 1]) + b[101:]])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(tmp_path, damage):
     for update in (1, 2):
-        checkpoint.save(tmp_path, update, {"weights": torch.arange(100.0), "update": update})
-    newest = tmp_path / "update-000000002.pt"
+        checkpoint.save(tmp_path, 0, update, {"weights": torch.arange(100.0), "update": update})
+    newest = tmp_path / "epoch-000000-update-00000002.pt"
     newest.write_bytes(damage(newest.read_bytes()))
     state, faults = checkpoint.load_newest(tmp_path)
     assert state["update"] == 1
     assert len(faults) == 1
     assert newest.name in faults[0]
-    (tmp_path / "update-000000001.pt").write_bytes(b"")
+    (tmp_path / "epoch-000000-update-00000001.pt").write_bytes(b"")
     with pytest.raises(StorageFault, match="no usable checkpoint"):
         checkpoint.load_newest(tmp_path)
 

@@ -7,7 +7,7 @@ of loader processes, and can go on from the middle of an epoch.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from timm.data import create_transform
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from roadmap.data.sources import DIGITS_HELD_OUT, Inventory, Split
 from roadmap.errors import Refused
@@ -36,8 +36,11 @@ def seed_all(*key: int) -> None:
     torch.default_generator.manual_seed(seed)
 
 
-class Images(Dataset[tuple[Tensor, int]]):
-    """One split: `images[(epoch, index)]` is a transformed image (3, H, W) and its class."""
+class Images(Dataset[tuple[Tensor, int] | Refused]):
+    """One split: `images[(epoch, index)]` is a transformed image (3, H, W) and its class.
+
+    A picture that cannot be read is handed on as its fault, for an exception in a loader's process would lose its form.
+    """
 
     def __init__(self, load: Callable[[int], tuple[Image.Image, int]], size: int, transform: Any, seed: int) -> None:
         self.load, self.size, self.transform, self.seed = load, size, transform, seed
@@ -45,9 +48,12 @@ class Images(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return self.size
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int] | Refused:
         epoch, index = key
-        image, target = self.load(index)
+        try:
+            image, target = self.load(index)
+        except Refused as fault:
+            return fault
         seed_all(self.seed, epoch, index)
         return self.transform(image), target
 
@@ -87,7 +93,24 @@ class Loaders:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The training batches of an epoch, from batch `start` on."""
         self.train_batches.epoch, self.train_batches.start = epoch, start
-        return iter(self.train)
+        return _whole(self.train)
+
+    def evaluation(self) -> Iterator[Batch]:
+        """Every image of the evaluation split once, in order."""
+        return _whole(self.val)
+
+
+def _whole(batches: Iterable[Batch | Refused]) -> Iterator[Batch]:
+    """The batches, up to the first with a picture that cannot be read."""
+    for batch in batches:
+        if isinstance(batch, Refused):
+            raise batch
+        yield batch
+
+
+def _collate(items: list[tuple[Tensor, int] | Refused]) -> Batch | Refused:
+    fault = next((item for item in items if isinstance(item, Refused)), None)
+    return fault or default_collate(items)
 
 
 def loaders(experiment: Experiment, found: Inventory) -> Loaders:
@@ -106,6 +129,7 @@ def _loader(images: Images, batches: Batches, data: DataConfig, seed: int) -> Da
     return DataLoader(
         images,
         batch_sampler=batches,  # type: ignore[arg-type]
+        collate_fn=_collate,
         num_workers=data.workers,
         pin_memory=torch.cuda.is_available(),
         generator=generator,

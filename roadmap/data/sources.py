@@ -9,8 +9,9 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -19,8 +20,11 @@ from pathlib import Path
 from roadmap.errors import Refused
 from roadmap.schema import DataConfig, Experiment, Source
 
+log = logging.getLogger("roadmap")
+
 SPLITS = ("train", "val")
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+LEFT_BY_DESKTOPS = {".DS_Store", "Thumbs.db", "desktop.ini"}
 CIFAR_FOLDERS = {Source.cifar10: "cifar-10-batches-py", Source.cifar100: "cifar-100-python"}
 DIGITS_HELD_OUT = (2, 4)  # of every five images of a class, these (from 0) are for evaluation
 DIGITS_SIZES = {"train": 1083, "val": 714}
@@ -84,10 +88,9 @@ def fingerprint(data: DataConfig, found: Inventory) -> str:
     assert found.root is not None
     if data.source in CIFAR_FOLDERS:
         folder = found.root / CIFAR_FOLDERS[data.source]
-        files = sorted(path for path in folder.iterdir() if path.is_file())
-    else:
-        files = [path for split in (found.train, found.val) for path, _ in split.files]
-    return _hash_files(found.root, files)
+        return _hash_files(found.root, sorted(path for path in folder.iterdir() if path.is_file()), _hash_file)
+    files = [path for split in (found.train, found.val) for path, _ in split.files]
+    return _hash_files(found.root, files, _hash_image)
 
 
 # --- folders ---------------------------------------------------------------------------------------------------------
@@ -127,7 +130,8 @@ def _split(folder: Path, classes: list[str]) -> Split:
 
 
 def _images(folder: Path) -> list[Path]:
-    found = sorted(Path(where) / name for where, _, names in os.walk(folder) for name in names)
+    walked = os.walk(folder, followlinks=True, onerror=_unreadable)
+    found = sorted(Path(where) / name for where, _, names in walked for name in names if name not in LEFT_BY_DESKTOPS)
     for path in found:
         if path.suffix.lower() not in EXTENSIONS:
             raise Refused(f"{path}: not an image by its name; known are {', '.join(sorted(EXTENSIONS))}")
@@ -136,6 +140,10 @@ def _images(folder: Path) -> list[Path]:
     if not found:
         raise Refused(f"{folder}: a class without images")
     return found
+
+
+def _unreadable(error: OSError) -> None:
+    raise Refused(f"{error.filename}: cannot be read: {error.strerror}") from error
 
 
 def _imagenette(data: DataConfig, root: Path) -> Path:
@@ -189,15 +197,17 @@ def _hash_digits() -> str:
     return hashlib.sha256(content + str(DIGITS_HELD_OUT).encode()).hexdigest()[:16]
 
 
-def _hash_files(root: Path, files: Iterable[Path]) -> str:
+def _hash_files(root: Path, files: Sequence[Path], hash_one: Callable[[Path], str]) -> str:
     listed = [(path, path.stat()) for path in files]
     state = [[str(path.relative_to(root)), stat.st_size, stat.st_mtime_ns] for path, stat in listed]
     key = hashlib.sha256(json.dumps([str(root), state]).encode()).hexdigest()
     cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "roadmap" / "fingerprints" / key
     if cache.is_file() and len(cached := cache.read_text().strip()) == 16:
         return cached
+    if len(files) > 5000:
+        log.warning("reading %d files in %s once, to know them again", len(files), root)
     with ThreadPoolExecutor() as pool:
-        hashes = list(pool.map(_hash_file, (path for path, _ in listed)))
+        hashes = list(pool.map(hash_one, files))
     content = [[str(path.relative_to(root)), found] for (path, _), found in zip(listed, hashes, strict=True)]
     value = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
     try:
@@ -211,5 +221,21 @@ def _hash_files(root: Path, files: Iterable[Path]) -> str:
 
 
 def _hash_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise Refused(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _hash_image(path: Path) -> str:
+    """Hash an image file, and refuse one that is no image or is damaged where its format can tell without decoding."""
+    from PIL import Image
+
+    digest = _hash_file(path)
+    try:
+        with Image.open(path) as image:
+            image.verify()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise Refused(f"{path}: not an image that can be read: {error}") from error
+    return digest

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from multiprocessing.process import BaseProcess
 
 from roadmap.engines.outcome import Outcome
@@ -48,7 +49,7 @@ def run_points(points: Sequence[Point], at_once: int, tell: Callable[[list[Outco
             for slot, (process, point) in list(running.items()):
                 if not process.is_alive():
                     process.join()
-                    over.append(_outcome(point, process.exitcode))
+                    over.append(_outcome(point, process.exitcode, bool(stop)))
                     del running[slot]
             tell(over, [point for _, point in running.values()])
             time.sleep(0.1)
@@ -61,7 +62,7 @@ def run_points(points: Sequence[Point], at_once: int, tell: Callable[[list[Outco
 def places(device: Device, threads: int | None) -> int:
     """How many runs fit at once: one a GPU, or as many as the cores hold at `threads` each."""
     if device != Device.cpu and gpus():
-        return gpus()
+        return len(gpus())
     return max(1, cores() // threads) if threads else 1
 
 
@@ -70,18 +71,16 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-_gpus: list[int] = []
-
-
-def gpus() -> int:
-    """NVIDIA GPUs of this machine, without torch."""
-    if not _gpus:
-        try:
-            listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=True).stdout
-            _gpus.append(sum(line.startswith("GPU ") for line in listed.splitlines()))
-        except (OSError, subprocess.SubprocessError):
-            _gpus.append(0)
-    return _gpus[0]
+@lru_cache
+def gpus() -> tuple[str, ...]:
+    """NVIDIA GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them, without torch."""
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        return tuple(name.strip() for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if name.strip() not in ("", "-1"))
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    return tuple(str(i) for i, _ in enumerate(line for line in listed.splitlines() if line.startswith("GPU ")))
 
 
 def _stop(processes: Sequence[BaseProcess]) -> None:
@@ -96,11 +95,11 @@ def _stop(processes: Sequence[BaseProcess]) -> None:
             process.kill()
 
 
-def _outcome(point: Point, code: int | None) -> Outcome:
+def _outcome(point: Point, code: int | None, stopping: bool) -> Outcome:
     result = point.folder.result()
     if code == 0 and result is not None:
         return Outcome(point, 0, "" if result["status"] == "done" else f"{result['status']}: {result.get('reason', '')}")
-    if code == EXIT_STOPPED:
+    if code == EXIT_STOPPED or stopping:
         return Outcome(point, EXIT_STOPPED, "stopped; the same command goes on with it")
     killed = f"killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
     return Outcome(point, code or EXIT_FAILED, f"{killed}: {_last_line(point)}")
@@ -115,10 +114,10 @@ def _last_line(point: Point) -> str:
     return printable(said[-1]) if said else "its log is empty"
 
 
-def _run(point: Point, slot: int, gpu_count: int) -> None:
+def _run(point: Point, slot: int, gpu: Sequence[str]) -> None:
     """In the run's own process: everything it says goes to its log."""
-    if gpu_count:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(slot % gpu_count)
+    if gpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu[slot % len(gpu)]
     point.folder.path.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(point.folder.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for stream in (1, 2):

@@ -55,7 +55,7 @@ def _saved(figure: Figure, kind: str) -> bytes:
 
 
 def _limits(rows: Sequence[Row]) -> tuple[float, float]:
-    """The axis starts below the least mean by half the range, like the paper's at 78, and ends where stars begin."""
+    """The axis starts a little below the least value, as the paper's does at 78, and leaves room for the stars."""
     ends = [mean + sign * (row.std or 0.0) for row in rows if (mean := row.mean) is not None for sign in (-1, 1)]
     least, most = (min(ends), max(ends)) if ends else (0.0, 100.0)
     span = max(most - least, 1.0)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from roadmap.errors import Refused
-from roadmap.record import SHARED, Result, RunFolder
+from roadmap.record import SHARED, Result, RunFolder, write_whole
 from roadmap.steps import Step
 
 
@@ -20,6 +21,7 @@ class Study:
     about: dict[str, Any]
     results: tuple[Result, ...]
     strangers: int = 0  # results in the folder that the plan does not name
+    committed: bool = False  # read from records.jsonl, not from runs
 
     @property
     def steps(self) -> list[Step]:
@@ -49,17 +51,27 @@ def load(folder: Path) -> Study:
     except (OSError, ValueError) as error:
         raise Refused(f"{folder}: no study to report: study.json cannot be read ({error})") from error
     results, strangers = _from_runs(folder, about["runs"])
-    results = results or _from_records(folder, about["runs"])
+    committed = not results
+    if committed:
+        results = [records[name] for records in [_records(folder)] for name in about["runs"] if name in records]
     if not results:
         raise Refused(f"{folder}: none of the {len(about['runs'])} runs of the study is done")
     _refuse_mixed(results)
-    return Study(folder, about, tuple(results), strangers)
+    return Study(folder, about, tuple(results), strangers, committed)
 
 
 def write_records(study: Study) -> None:
-    """Write every result, its epochs with it, as one line of `records.jsonl`."""
-    text = "".join(json.dumps(result, ensure_ascii=False) + "\n" for result in study.results)
-    (study.folder / "records.jsonl").write_text(text, encoding="utf-8")
+    """Write every result, its epochs with it, as one line of `records.jsonl`.
+
+    Records of runs that are not among the results (of an earlier, fuller study) are set aside first, never lost.
+    """
+    if study.committed:
+        return
+    file = study.folder / "records.jsonl"
+    if _records(study.folder).keys() - {result["run"] for result in study.results}:
+        aside = file.with_name(f"records.{hashlib.sha256(file.read_bytes()).hexdigest()[:8]}.jsonl")
+        file.replace(aside)
+    write_whole(file, "".join(json.dumps(result, ensure_ascii=False) + "\n" for result in study.results))
 
 
 def _from_runs(folder: Path, runs: list[str]) -> tuple[list[Result], int]:
@@ -74,15 +86,15 @@ def _from_runs(folder: Path, runs: list[str]) -> tuple[list[Result], int]:
     return found, len(others)
 
 
-def _from_records(folder: Path, runs: list[str]) -> list[Result]:
+def _records(folder: Path) -> dict[str, Result]:
+    """The results in `records.jsonl`, by the name of their run."""
     try:
         lines = (folder / "records.jsonl").read_text(encoding="utf-8").splitlines()
-        records = {result["run"]: result for result in map(json.loads, lines)}
+        return {result["run"]: result for result in map(json.loads, lines)}
     except FileNotFoundError:
-        return []
+        return {}
     except (ValueError, KeyError, TypeError) as error:
         raise Refused(f"{folder / 'records.jsonl'}: not readable: {error}") from error
-    return [records[name] for name in runs if name in records]
 
 
 def _refuse_mixed(results: list[Result]) -> None:

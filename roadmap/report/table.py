@@ -126,18 +126,33 @@ def notes(study: Study, analysis: Analysis) -> list[str]:
         f"`{study.about['recipe']}`, final epoch, mean ± standard deviation over n seeds. The paper's numbers are "
         f"ImageNet-1K's and not comparable with ours."
     ]
-    if analysis.pooled_std is not None and analysis.smallest is not None:
+    if analysis.pooled_std is None:
+        said.append("With one seed a step there is no deviation: no difference can be resolved.")
+    elif analysis.smallest is not None:
         said.append(
             f"Differences, in points: the standard deviation within a step is {analysis.pooled_std:.2f}, pooled over the "
             f"steps ({analysis.freedom} degrees of freedom); the intervals hold jointly for the {analysis.comparisons} "
             f"comparisons (Bonferroni). Where an interval covers 0 the difference is not resolved. This study could not "
             f"have resolved a difference below {analysis.smallest:.2f} points."
         )
-    else:
-        said.append("With one seed there is no deviation: no difference can be resolved.")
+    said += [f"The runs differ in {what}: {', '.join(values)}." for what, values in _mixed(study).items()]
     if study.strangers:
         said.append(f"{study.strangers} runs in the folder belong to other settings and are not in the table.")
     return said
+
+
+def _mixed(study: Study) -> dict[str, list[str]]:
+    """What should be the same in all runs and changes results little or not at all, where it is not the same."""
+    seen: dict[str, set[str]] = {}
+    for result in study.results:
+        about = {
+            "device": result.get("device"),
+            "torch": result.get("versions", {}).get("torch"),
+            "the code's commit": result.get("git", {}).get("commit"),
+        }
+        for what, value in about.items():
+            seen.setdefault(what, set()).add(str(value))
+    return {what: sorted(values) for what, values in seen.items() if len(values) > 1}
 
 
 def markdown(study: Study, analysis: Analysis) -> str:

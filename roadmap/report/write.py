@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from roadmap.errors import StorageFault
+from roadmap.record import write_whole
 from roadmap.report.formats import as_table
 from roadmap.report.records import load, write_records
 from roadmap.report.statistics import analyse
@@ -20,11 +22,17 @@ def write_report(folder: Path) -> str:
 
     study = load(folder)
     analysis = analyse(study)
-    write_records(study)
-    (folder / "table.md").write_text(markdown(study, analysis), encoding="utf-8")
-    (folder / "table.csv").write_text(csv_text(study, analysis), encoding="utf-8")
-    for name, content in draw(study, analysis).items():
-        (folder / name).write_bytes(content)
+    files: dict[str, str | bytes] = {
+        "table.md": markdown(study, analysis),
+        "table.csv": csv_text(study, analysis),
+        **draw(study, analysis),
+    }
+    try:
+        write_records(study)
+        for name, content in files.items():
+            write_whole(folder / name, content)
+    except OSError as error:
+        raise StorageFault(f"{folder}: the report could not be written: {error}") from error
     columns = [column for column in table_columns(study) if not column.key.startswith("paper_")]
     table = as_table(table_rows(study, analysis), columns, study.about["question"])
     return "\n".join([table, *notes(study, analysis), f"{folder}: table.md, table.csv, figure.svg, figure.png, records.jsonl"])

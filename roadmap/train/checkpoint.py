@@ -15,31 +15,40 @@ from roadmap.errors import StorageFault
 KEPT = 2
 
 
-def save(folder: Path, update: int, state: dict[str, Any]) -> Path:
-    """Write the state after `update` updates, then remove all but the last two.
+def save(folder: Path, epoch: int, update: int, state: dict[str, Any]) -> None:
+    """Write the state before this update of this epoch, then remove all but the last two.
 
     Raises:
         StorageFault: where the disk is full or cannot be written; what was there before stays.
 
     """
-    path = folder / f"update-{update:09d}.pt"
-    partial = path.with_suffix(f".partial-{os.getpid()}")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        _write_text(_digest_path(path), _digest(partial))
-        partial.replace(path)
-        _sync(folder)
-    except (OSError, RuntimeError) as error:  # torch says RuntimeError for a full disk
-        partial.unlink(missing_ok=True)
-        raise StorageFault(f"{path}: the checkpoint could not be written: {error}") from error
+    write_whole(folder / f"epoch-{epoch:06d}-update-{update:08d}.pt", state, checked=True)
     for old in _newest_first(folder)[KEPT:]:
         old.unlink(missing_ok=True)
         _digest_path(old).unlink(missing_ok=True)
-    return path
+
+
+def write_whole(path: Path, content: Any, checked: bool = False) -> None:
+    """Write with torch.save, whole or not at all; `checked` puts a SHA-256 beside it first.
+
+    Raises:
+        StorageFault: where the disk is full or cannot be written; what was there before stays.
+
+    """
+    partial = path.with_suffix(f".partial-{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        if checked:
+            _write_text(_digest_path(path), _digest(partial))
+        partial.replace(path)
+        _sync(path.parent)
+    except (OSError, RuntimeError) as error:  # torch says RuntimeError for a full disk
+        partial.unlink(missing_ok=True)
+        raise StorageFault(f"{path}: could not be written: {error}") from error
 
 
 def load_newest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
@@ -65,7 +74,7 @@ def load_newest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    return sorted(folder.glob("update-*.pt"), reverse=True)
+    return sorted(folder.glob("epoch-*.pt"), reverse=True)
 
 
 def _digest_path(path: Path) -> Path:

@@ -8,12 +8,13 @@ import shutil
 import torch
 
 from roadmap import tracking
-from roadmap.config import plain
+from roadmap.config import decisive, plain
 from roadmap.data.sources import Inventory
-from roadmap.errors import Diverged
+from roadmap.errors import Diverged, StorageFault
 from roadmap.model.counting import cost
 from roadmap.record import Result, RunFolder, parent_top1, provenance
 from roadmap.schema import Experiment
+from roadmap.train import checkpoint
 from roadmap.train.progress import Bar
 from roadmap.train.session import Session, stop_on_signals
 
@@ -30,7 +31,6 @@ def execute(experiment: Experiment, found: Inventory, fingerprint: str) -> Resul
     folder = RunFolder.of(experiment, fingerprint)
     done = folder.result()
     if done is not None:
-        log.info("already done: %s", folder.path)
         return done
     session = Session(experiment, found, folder)
     folder.open(experiment)
@@ -44,8 +44,8 @@ def execute(experiment: Experiment, found: Inventory, fingerprint: str) -> Resul
 
 def _train(session: Session, fingerprint: str) -> Result:
     experiment, folder = session.experiment, session.folder
-    for fault in session.resume():
-        log.warning(fault)
+    for said in session.resume():
+        log.warning(said)
     mirror = tracking.tracker(experiment, folder)
     total = experiment.recipe.epochs * session.updates_per_epoch
     done = session.epoch * session.updates_per_epoch + session.update
@@ -61,17 +61,32 @@ def _train(session: Session, fingerprint: str) -> Result:
     except Diverged as error:
         log.error("%s", error)
         result |= {"status": "diverged", "reason": str(error)}
-    if experiment.runtime.keep_weights:
-        torch.save(session.network.state_dict(), folder.path / "weights.pt")
+    finally:
+        mirror.finish(result)
+    fault = _keep_weights(session) if experiment.runtime.keep_weights else None
     folder.write_result(result)
-    mirror.finish(result)
     shutil.rmtree(folder.checkpoints, ignore_errors=True)
+    if fault is not None:
+        raise fault
     return result
+
+
+def _keep_weights(session: Session) -> StorageFault | None:
+    """Write the trained weights; a disk that has no room for them must not cost the result."""
+    try:
+        checkpoint.write_whole(session.folder.path / "weights.pt", session.network.state_dict())
+    except StorageFault as fault:
+        log.error("%s", fault)
+        return fault
+    return None
 
 
 def _outcome(session: Session, described: Result) -> Result:
     """The final epoch, as declared before training; never the best one."""
-    last = session.folder.history()[-1]
+    history = session.folder.history()
+    if not history or history[-1]["epoch"] != session.experiment.recipe.epochs - 1:
+        raise StorageFault(f"{session.folder.history_file}: the last epoch is not in it; delete the run's folder to train again")
+    last = history[-1]
     before = parent_top1(session.folder, described)
     return {
         "status": "done",
@@ -88,6 +103,7 @@ def _outcome(session: Session, described: Result) -> Result:
 def _describe(session: Session, fingerprint: str) -> Result:
     """What the run is, in the order in which people read it; the outcome is filled in at the end."""
     experiment, found = session.experiment, session.found
+    counts = decisive(experiment, fingerprint)
     counted = cost(experiment.model, len(found.classes), experiment.data.image_size)
     return {
         "run": session.folder.path.name,
@@ -110,15 +126,10 @@ def _describe(session: Session, fingerprint: str) -> Result:
         "device": _device_name(session.device),
         "precision": session.precision.value,
         "threads": torch.get_num_threads(),
-        "model": plain(experiment.model),
-        "data": {
-            **{k: v for k, v in plain(experiment.data).items() if k not in ("path", "download")},
-            "fingerprint": fingerprint,
-            "classes": len(found.classes),
-            "train": found.train.size,
-            "val": found.val.size,
-        },
-        "recipe": plain(experiment.recipe),
+        "recipe_name": experiment.recipe.name,
+        "model": counts["model"],
+        "data": {**counts["data"], "classes": len(found.classes), "train": found.train.size, "val": found.val.size},
+        "recipe": counts["recipe"],
         **provenance(),
     }
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+CONSOLE = Console(stderr=True)  # one for the bar and the log, so that they do not write into each other
 
 
 class Bar:
@@ -20,8 +21,8 @@ class Bar:
             TextColumn("{task.percentage:3.0f} %"),
             TextColumn("{task.fields[numbers]}"),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
-            disable=not (show and sys.stderr.isatty()),
+            console=CONSOLE,
+            disable=not (show and CONSOLE.is_terminal),
         )
         self.task = self.progress.add_task(title, total=total, completed=done, numbers="")
 

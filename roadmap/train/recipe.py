@@ -30,12 +30,13 @@ def optimizer(experiment: Experiment, network: nn.Module) -> torch.optim.Optimiz
 
 
 def schedule(experiment: Experiment, adamw: torch.optim.Optimizer, updates_per_epoch: int) -> CosineLRScheduler:
-    """Linear from 0 over the warm-up, then a cosine to `min_lr` at the last update; `step_update(n)` before update n."""
+    """Linear from 0 over the warm-up, then a cosine that reaches `min_lr` as training ends; `step_update(n)` before update n."""
     recipe = experiment.recipe
-    warmup = round(recipe.warmup_epochs * updates_per_epoch)
+    updates = recipe.epochs * updates_per_epoch
+    warmup = min(round(recipe.warmup_epochs * updates_per_epoch), updates - 1)
     return CosineLRScheduler(
         adamw,
-        t_initial=recipe.epochs * updates_per_epoch - warmup,
+        t_initial=updates - warmup,
         lr_min=recipe.min_lr,
         warmup_t=warmup,
         warmup_lr_init=0.0,

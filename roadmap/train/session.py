@@ -6,6 +6,7 @@ for bit and a stopped run goes on exactly where it was.
 
 from __future__ import annotations
 
+import math
 import signal
 import statistics
 import time
@@ -93,7 +94,7 @@ class Session:
         while self.epoch < self.experiment.recipe.epochs:
             started = time.monotonic() - self.totals.seconds
             self._train_epoch(bar, stop, started)
-            scores = self.evaluate()
+            scores = self.evaluate(stop)
             seconds = time.monotonic() - started
             self.seconds += seconds
             bar.top1 = scores.top1
@@ -116,11 +117,15 @@ class Session:
             self.totals.images += len(images)
             self.totals.seconds = now - started
             bar.step(self.epoch, loss, self.speeds[-1])
-            if stop.asked:
-                self.save()
-                raise Stopped(f"stopped by {stop.asked}; the same command goes on from epoch {self.epoch + 1}")
+            self._obey(stop)
             if now - self.saved_at > self.experiment.runtime.checkpoint_seconds:
                 self.save()
+
+    def _obey(self, stop: Stop) -> None:
+        """Save and leave, if a signal asked for it."""
+        if stop.asked:
+            self.save()
+            raise Stopped(f"stopped by {stop.asked}; the same command goes on from epoch {self.epoch + 1}")
 
     def _step(self, images: Tensor, targets: Tensor) -> float:
         """One update; returns the loss."""
@@ -134,21 +139,33 @@ class Session:
         with self._autocast():
             loss = self.criterion(self.network(images), targets)
         value = float(loss.detach())
-        if not torch.isfinite(loss):
-            raise Diverged(f"the loss is {value} in epoch {self.epoch + 1}, update {self.update + 1}: the run diverged")
+        self._require_finite(math.isfinite(value), f"the loss is {value}")
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        gradients = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients))
+        self._require_finite(math.isfinite(norm), f"the norm of the gradient is {norm}")
         self.optimizer.step()
         return value
 
+    def _require_finite(self, finite: bool, what: str) -> None:
+        if not finite:
+            raise Diverged(f"{what} in epoch {self.epoch + 1}, update {self.update + 1}: the run diverged")
+
     @torch.inference_mode()
-    def evaluate(self) -> Scores:
-        """Top-1, top-5 and mean cross-entropy over every image of `val`, each counted once."""
+    def evaluate(self, stop: Stop) -> Scores:
+        """Top-1, top-5 and mean cross-entropy over every image of `val`, each counted once.
+
+        Raises:
+            Diverged: where the network puts out numbers that are not finite; chance accuracy would hide them.
+
+        """
         self.network.eval()
         classes = len(self.found.classes)
         first = five = images_seen = 0
         loss = 0.0
-        for images, targets in self.loaders.val:
+        for images, targets in self.loaders.evaluation():
+            self._obey(stop)
             images = images.to(self.device, memory_format=self.layout)
             targets = targets.to(self.device)
             with self._autocast():
@@ -158,6 +175,7 @@ class Session:
             five += int(ranked.sum())
             loss += float(nn.functional.cross_entropy(logits, targets, reduction="sum"))
             images_seen += len(targets)
+        self._require_finite(math.isfinite(loss), f"the evaluation's loss is {loss}")
         return Scores(100 * first / images_seen, 100 * five / images_seen, loss / images_seen)
 
     # State.
@@ -166,6 +184,7 @@ class Session:
         """Write a checkpoint of everything that the rest of the run depends on."""
         state = {
             "run": self.folder.path.name,
+            "precision": self.precision.value,
             "epoch": self.epoch,
             "update": self.update,
             "totals": vars(self.totals),
@@ -173,7 +192,7 @@ class Session:
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
-        checkpoint.save(self.folder.checkpoints, self.epoch * self.updates_per_epoch + self.update, state)
+        checkpoint.save(self.folder.checkpoints, self.epoch, self.update, state)
         self.saved_at = time.monotonic()
 
     def resume(self) -> list[str]:
@@ -182,6 +201,8 @@ class Session:
         if state is not None:
             if state["run"] != self.folder.path.name:
                 raise Refused(f"{self.folder.checkpoints} holds the state of another run, {state['run']}")
+            if state["precision"] != self.precision.value:
+                raise Refused(f"{self.folder.path} was trained in {state['precision']} and would go on in {self.precision}")
             self.network.load_state_dict(state["network"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.epoch, self.update = state["epoch"], state["update"]
