@@ -297,6 +297,14 @@ def test_gradient_checkpointing_changes_no_gradient():
         torch.testing.assert_close(plain, recomputed)
 
 
+def test_a_toggle_without_effect_is_named(caplog):
+    build_model("kernel_7", "atto", block_bias=True)
+    assert "model.block_bias has no effect here" in caplog.text
+    caplog.clear()
+    build_model("layer_norm", "atto", block_bias=True)
+    assert caplog.text == ""
+
+
 def test_an_unknown_toggle_is_refused():
     with pytest.raises(Refused, match=r"model\.kernel_size"):
         build_model("gelu", kernel_sise=5)

@@ -131,6 +131,7 @@ def _loader(images: Images, batches: Batches, data: DataConfig, seed: int) -> Da
         batch_sampler=batches,  # type: ignore[arg-type]
         collate_fn=_collate,
         num_workers=data.workers,
+        persistent_workers=data.workers > 0,
         pin_memory=torch.cuda.is_available(),
         generator=generator,
         worker_init_fn=_single_thread if data.workers else None,

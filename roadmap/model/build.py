@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from roadmap import config
 from roadmap.layout import layout
 from roadmap.model.network import Network
 from roadmap.schema import ModelConfig
+
+
+log = logging.getLogger("roadmap")
 
 
 def build_model(
@@ -37,12 +41,17 @@ def build_model(
     Returns:
         A classifier from (N, in_chans, H, W) to (N, num_classes), freshly initialised; H and W at least 32.
 
+    A toggle that can have no effect in the combination is named in the log of `roadmap`.
+
     Raises:
         Refused: for an unknown step, scale or toggle, or a value out of range.
 
     """
     settings = [f"model.{key}={_as_override(value)}" for key, value in toggles.items()]
-    experiment = config.compose([f"scale={scale}", f"+step={step}", *settings], config_dirs)
+    overrides = [f"scale={scale}", f"+step={step}", *settings]
+    experiment = config.compose(overrides, config_dirs)
+    for warning in config.warnings(experiment, settings, config_dirs):
+        log.warning("%s", warning)
     return Network(layout(experiment.model, in_chans), num_classes, drop_rate)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +35,7 @@ class Column:
 
 
 def as_table(rows: Sequence[Row], columns: Sequence[Column], title: str) -> str:
-    """For a terminal, as wide as it needs."""
+    """For a terminal, cells folded where it is narrow; as wide as it needs where there is none."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -42,10 +43,10 @@ def as_table(rows: Sequence[Row], columns: Sequence[Column], title: str) -> str:
     table = Table(title=Text(printable(title)), title_justify="left", header_style="bold")
     shown = [column for column in columns if any(column.text(row) for row in rows)]
     for column in shown:
-        table.add_column(Text(printable(column.heading)), justify="right" if column.numeric(rows) else "left", no_wrap=True)
+        table.add_column(Text(printable(column.heading)), justify="right" if column.numeric(rows) else "left")
     for row in rows:
         table.add_row(*(Text(printable(column.text(row))) for column in shown))
-    console = Console(width=240, file=io.StringIO(), record=True, force_terminal=False)
+    console = Console(width=shutil.get_terminal_size((240, 24)).columns, file=io.StringIO(), record=True, force_terminal=False)
     console.print(table)
     return "\n".join(line.rstrip() for line in console.export_text().splitlines()) + "\n"
 
