@@ -13,7 +13,6 @@ from roadmap.layout import layout
 from roadmap.model.network import Network
 from roadmap.schema import ModelConfig
 
-
 log = logging.getLogger("roadmap")
 
 
