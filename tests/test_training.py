@@ -62,6 +62,13 @@ def test_two_runs_are_equal_bit_for_bit_and_two_seeds_are_not(tmp_path, step):
         assert {k: a[k] for k in ("train_loss", "val_loss", "top1")} == {k: b[k] for k in ("train_loss", "val_loss", "top1")}
 
 
+def test_the_number_of_workers_changes_no_bit(tmp_path):
+    """Mixup and stochastic depth draw in the main process, whose generators the loader's processes do not move."""
+    alone, helped = (session(tmp_path, *EVERYTHING, "recipe.epochs=1", f"data.workers={workers}") for workers in (0, 2))
+    assert train(alone)[0]["train_loss"] == train(helped)[0]["train_loss"]
+    assert same(weights(alone), weights(helped))
+
+
 class StopAfter(Stop):
     def __init__(self, updates):
         self.left = updates
