@@ -6,6 +6,8 @@ convolutions and linear layers only; fvcore's total adds norms and pooling, so b
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,20 @@ COLUMNS = (
     Column("paper_gflops", "paper prints, G", "{:.2f}"),
     Column("note", "note"),
 )
+
+
+def cost_rows(scale: str, image_size: int, config_dirs: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
+    """The rows of the cost table, counted by several processes forked once torch is imported."""
+    import torch
+
+    import roadmap.model.counting  # noqa: F401 (before the fork)
+
+    steps = list(known_steps(*config_dirs))
+    processes = min(os.cpu_count() or 1, 4)
+    tasks = [(step, scale, image_size, config_dirs) for step in steps]
+    with multiprocessing.get_context("fork").Pool(processes, torch.set_num_threads, (1,)) as pool:
+        # Neighbours in one process: a step shares most of its blocks with the step before it, and counts them once.
+        return pool.starmap(cost_row, tasks, chunksize=-(-len(steps) // processes))
 
 
 def cost_row(step: str, scale: str, image_size: int, config_dirs: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -76,7 +92,7 @@ def main() -> int:
     config.compose([f"scale={arguments.scale}", "+step=resnet"], folders)
     if arguments.format not in FORMATS:
         raise Refused(f"there is no format {arguments.format!r}; {nearest(arguments.format, FORMATS)}")
-    rows = [cost_row(step, arguments.scale, arguments.image_size, folders) for step in known_steps(*folders)]
+    rows = cost_rows(arguments.scale, arguments.image_size, folders)
     title = f"scale {arguments.scale}, {arguments.image_size} px, 1000 classes; multiply-adds of one image"
     sys.stdout.write(render(arguments.format, rows, COLUMNS, title))
     return 0
