@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,18 +36,25 @@ class Column:
 
 
 def as_table(rows: Sequence[Row], columns: Sequence[Column], title: str) -> str:
-    """For a terminal, cells folded where it is narrow; as wide as it needs where there is none."""
+    """For a terminal: lines wrap where it is narrow, words and numbers never; as wide as it needs where there is none."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(title=Text(printable(title)), title_justify="left", header_style="bold")
     shown = [column for column in columns if any(column.text(row) for row in rows)]
+    needed = 1
     for column in shown:
-        table.add_column(Text(printable(column.heading)), justify="right" if column.numeric(rows) else "left")
+        right = column.numeric(rows)
+        cells = [printable(column.text(row)) for row in rows]
+        words = [*printable(column.heading).split(), *(cells if right else " ".join(cells).split())]
+        least = max(map(len, words), default=1)
+        table.add_column(Text(printable(column.heading)), justify="right" if right else "left", min_width=least)
+        needed += least + 3
     for row in rows:
         table.add_row(*(Text(printable(column.text(row))) for column in shown))
-    console = Console(width=shutil.get_terminal_size((240, 24)).columns, file=io.StringIO(), record=True, force_terminal=False)
+    available = shutil.get_terminal_size().columns if sys.stdout.isatty() else 240
+    console = Console(width=max(available, needed), file=io.StringIO(), record=True, force_terminal=False)
     console.print(table)
     return "\n".join(line.rstrip() for line in console.export_text().splitlines()) + "\n"
 
