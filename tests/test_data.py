@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 import shutil
 from dataclasses import replace
@@ -11,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from timm.data import create_transform
+from torchvision.datasets import CIFAR10
 
 from roadmap import config
 from roadmap.data import sources
@@ -204,6 +206,29 @@ def test_imagenette_is_found_where_torchvision_leaves_it(tiny_images):
     shutil.copytree(tiny_images, root / "imagenette2-160")
     overrides = ["+step=gelu", "data=imagenette", f"data.path={root}", "recipe=smoke", "recipe.batch_size=4"]
     assert sources.check(config.compose(overrides)).root == root / "imagenette2-160"
+
+
+@pytest.mark.filterwarnings("ignore:dtype")
+def test_cifar_is_read_as_torchvision_leaves_it(tmp_path, monkeypatch):
+    """The real reader on small files of the real form; only the checksums of the real files are taken out."""
+    batches = tmp_path / "cifar-10-batches-py"
+    batches.mkdir()
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 255, (6, 5, 3072), dtype=np.uint8)
+    names = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
+    for name, content in zip(names, pixels, strict=True):
+        (batches / name).write_bytes(pickle.dumps({"data": content, "labels": [0, 1, 2, 3, 9]}))
+    (batches / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
+    monkeypatch.setattr(CIFAR10, "train_list", [[name, None] for name in names[:5]])
+    monkeypatch.setattr(CIFAR10, "test_list", [[names[5], None]])
+    monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": None})
+    experiment = config.compose(["+step=gelu", "data=cifar10", f"data.path={tmp_path}"])
+    found = sources.check(experiment)
+    assert (found.train.size, found.val.size, len(found.classes)) == (50_000, 10_000, 10)
+    image, target = reader(experiment.data, found, "val")(4)
+    assert (image.size, image.mode, target) == ((32, 32), "RGB", 9)
+    assert np.array_equal(np.asarray(image), pixels[5, 4].reshape(3, 32, 32).transpose(1, 2, 0))
+    assert len(sources.fingerprint(experiment.data, found)) == 16
 
 
 def test_ten_thousand_of_the_papers_augmentations():
