@@ -63,7 +63,7 @@ def _read(overrides: tuple[str, ...], config_dirs: tuple[Path, ...]) -> Experime
         with initialize_config_dir(str(CONF), version_base="1.3"):
             config = hydra_compose("config", [*overrides, *search], return_hydra_config=True)
             if config_dirs:
-                _check_foreign(config, hydra_compose("config", return_hydra_config=True))
+                _check_foreign(config, _own_hydra())
         return from_hydra(config, config.hydra.runtime.choices.get("step"), config_dirs)
     except (HydraException, OmegaConfBaseException) as error:
         raise Refused(_say_again(error)) from error
@@ -82,13 +82,19 @@ def from_hydra(config: DictConfig, step: str | None, config_dirs: Sequence[Path]
     return dataclasses.replace(experiment, step=StepConfig(about.name, about.parent, about.label, about.group))
 
 
+@lru_cache
+def _own_hydra() -> DictConfig:
+    """Hydra's settings as the project's own files leave them."""
+    return hydra_compose("config", return_hydra_config=True).hydra
+
+
 def _check_foreign(config: DictConfig, ours: DictConfig) -> None:
     """What came from files of the user's own may set the experiment, and neither Hydra itself nor resolvers.
 
     Hydra's callbacks and log handlers name Python objects to call, and a resolver reads the environment.
     """
     for key in ("callbacks", "job_logging", "hydra_logging", "run", "sweep", "output_subdir"):
-        if config.hydra.get(key) != ours.hydra.get(key):
+        if config.hydra.get(key) != ours.get(key):
             raise Refused(f"hydra.{key}: a configuration file of one's own may not set it")
     mine = {key: config[key] for key in config if key != "hydra"}
     for value in _texts(OmegaConf.to_container(OmegaConf.create(mine), resolve=False)):

@@ -63,8 +63,7 @@ def exits(main: Callable[[], int | None]) -> Callable[[], NoReturn]:
         try:
             code = main()
         except RoadmapError as error:
-            print(f"roadmap: {printable(str(error))}", file=sys.stderr)
-            code = error.exit_code
+            code = say(error)
         except KeyboardInterrupt:
             print("roadmap: interrupted", file=sys.stderr)
             code = EXIT_STOPPED
@@ -74,6 +73,12 @@ def exits(main: Callable[[], int | None]) -> Callable[[], NoReturn]:
         sys.exit(code)
 
     return entry
+
+
+def say(error: RoadmapError) -> int:
+    """Put a fault on stderr as one message; returns its exit code."""
+    print(f"roadmap: {printable(str(error))}", file=sys.stderr, flush=True)
+    return error.exit_code
 
 
 class Parser(argparse.ArgumentParser):

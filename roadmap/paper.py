@@ -20,6 +20,7 @@ class PaperRow:
     top1_std: float | None  # over three seeds; one seed at scale base
     gflops_printed: float
     misprint: bool  # the printed multiply-adds are not those of the model
+    gmacs: float  # computed from the model where it is one of the roadmap's; Figure 2 agrees with it in every row
     params: int | None
 
 
@@ -44,5 +45,6 @@ def _row(line: dict[str, str]) -> PaperRow:
         top1_std=float(line["top1_std"]) if line["top1_std"] else None,
         gflops_printed=float(line["gflops_printed"]),
         misprint="misprint" in line["note"],
+        gmacs=float(line["gmacs_conv_linear"] or line["gflops_printed"]),
         params=int(line["params"]) if line["params"] else None,
     )

@@ -20,7 +20,7 @@ from rich.logging import RichHandler
 
 from roadmap import config
 from roadmap.data import sources
-from roadmap.errors import Parser, Refused, RoadmapError, Stopped, exits, printable
+from roadmap.errors import Parser, Refused, RoadmapError, Stopped, exits, say
 from roadmap.overrides import check_override, config_folders, parse
 from roadmap.record import Result, RunFolder, check_output, runs_folder
 from roadmap.schema import Experiment
@@ -52,19 +52,14 @@ def main() -> int:
         try:
             print(summary(start(experiment), experiment))
         except Stopped as error:  # the jobs that follow are not started
-            raise SystemExit(_say(error)) from None
+            raise SystemExit(say(error)) from None
         except RoadmapError as error:
-            codes.append(_say(error))
+            codes.append(say(error))
 
     plain = RichHandler(console=CONSOLE, show_time=False, show_level=False, show_path=False, highlighter=NullHighlighter())
     logging.basicConfig(format="%(message)s", handlers=[plain])
     hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(job)()
     return max(codes)
-
-
-def _say(error: RoadmapError) -> int:
-    print(f"roadmap: {printable(str(error))}", file=sys.stderr)
-    return error.exit_code
 
 
 def check(overrides: list[str], folders: Sequence[Path], multirun: bool) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ def order(steps: Iterable[Step]) -> list[Step]:
         return 1 + max(map(length, children.get(step.name, [])), default=0)
 
     def walk(step: Step, adopted: bool) -> Iterator[Step]:
-        yield Step(step.name, step.parent, step.label, step.group, adopted)
+        yield replace(step, adopted=adopted)
         following = sorted(children.get(step.name, []), key=lambda s: (length(s), _natural(s.name)))
         for child in following:
             # Leaves that nothing builds on are side branches when a sibling goes on, or when a sibling leaf came first.

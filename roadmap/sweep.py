@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from roadmap.data import sources
 from roadmap.engines.local import places, run_points
 from roadmap.engines.outcome import Outcome
-from roadmap.errors import EXIT_FAILED, EXIT_STOPPED, Parser, Refused, RoadmapError, exits, printable
+from roadmap.errors import EXIT_FAILED, EXIT_STOPPED, Parser, Refused, RoadmapError, exits, say
 from roadmap.overrides import config_folders
 from roadmap.plan import Plan, Point, plan
 from roadmap.report.formats import Column, as_table
@@ -57,8 +57,7 @@ def report(found: Plan) -> int:
     try:
         print(write_report(found.folder))
     except RoadmapError as error:
-        print(f"roadmap: {printable(str(error))}", file=sys.stderr)
-        return error.exit_code
+        return say(error)
     return 0
 
 

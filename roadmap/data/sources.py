@@ -13,7 +13,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -153,7 +153,7 @@ def _imagenette(data: DataConfig, root: Path) -> Path:
             return folder
     if data.download:
         _download(data.source, root)
-        return _imagenette(DataConfig(**{**vars(data), "download": False}), root)
+        return _imagenette(replace(data, download=False), root)
     raise Refused(f"data.path={root}: no train/ and val/ there, nor in its imagenette2-160/; data.download=true fetches them")
 
 

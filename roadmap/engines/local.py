@@ -18,7 +18,7 @@ from functools import lru_cache
 from multiprocessing.process import BaseProcess
 
 from roadmap.engines.outcome import Outcome
-from roadmap.errors import EXIT_FAILED, EXIT_STOPPED, RoadmapError, printable
+from roadmap.errors import EXIT_FAILED, EXIT_STOPPED, RoadmapError, printable, say
 from roadmap.plan import Point
 from roadmap.schema import Device
 
@@ -129,5 +129,4 @@ def _run(point: Point, slot: int, gpu: Sequence[str]) -> None:
     try:
         execute(point.experiment, sources.check(point.experiment), point.fingerprint)
     except RoadmapError as error:
-        print(f"roadmap: {printable(str(error))}", file=sys.stderr, flush=True)
-        sys.exit(error.exit_code)
+        sys.exit(say(error))

@@ -44,11 +44,24 @@ class Row:
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
     @property
-    def resolved(self) -> bool | None:
-        """Whether the interval of the difference leaves out 0; None without an interval."""
+    def missing(self) -> int:
+        """Runs that were planned and have no result."""
+        return self.planned - len(self.values) - self.diverged
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Ends of the interval of the difference; None where there is no difference or no deviation."""
         if self.delta is None or self.half_width is None:
             return None
-        return abs(self.delta) > self.half_width
+        return self.delta - self.half_width, self.delta + self.half_width
+
+    @property
+    def resolved(self) -> bool | None:
+        """Whether the interval of the difference leaves out 0; None without an interval."""
+        if self.interval is None:
+            return None
+        low, high = self.interval
+        return low > 0 or high < 0
 
 
 @dataclass(frozen=True)

@@ -54,13 +54,8 @@ def _row(study: Study, row: Row) -> dict[str, Any]:
         "params_m": row.params_m,
         "paper_top1": None if paper is None else f"{paper.top1:.2f}" + (f" ± {paper.top1_std:.2f}" if paper.top1_std else ""),
         "paper_delta": paper.top1 - before.top1 if paper and before else None,
-        "paper_gmacs": None if paper is None else _paper_gmacs(paper.gflops_printed, paper.misprint, step.name),
+        "paper_gmacs": paper.gmacs if paper else None,
     }
-
-
-def _paper_gmacs(printed: float, misprint: bool, step: str) -> float:
-    """Figure 2's value where Table 10 has its misprint."""
-    return {"layer_norm": 4.15, "separate_downsampling": 4.46}[step] if misprint else printed
 
 
 def _top1(row: Row) -> str:
@@ -71,16 +66,14 @@ def _top1(row: Row) -> str:
 
 def _seeds(row: Row) -> str:
     diverged = f", {row.diverged} diverged" if row.diverged else ""
-    missing = row.planned - len(row.values) - row.diverged
-    return f"{len(row.values)}{diverged}" + (f", {missing} missing" if missing else "")
+    return f"{len(row.values)}{diverged}" + (f", {row.missing} missing" if row.missing else "")
 
 
 def _delta(row: Row) -> str | None:
     if row.delta is None:
         return None
-    if row.half_width is None:
-        return f"{row.delta:+.2f}"
-    return f"{row.delta:+.2f} [{row.delta - row.half_width:+.2f}, {row.delta + row.half_width:+.2f}]"
+    interval = "" if row.interval is None else " [{:+.2f}, {:+.2f}]".format(*row.interval)
+    return f"{row.delta:+.2f}{interval}"
 
 
 CSV_COLUMNS = tuple(
@@ -98,18 +91,14 @@ def csv_rows(study: Study, analysis: Analysis) -> list[dict[str, Any]]:
     rows = []
     for row in analysis.rows:
         paper = paper_row(paper_scale(study), row.step.name)
-        ends = (
-            (None, None)
-            if row.delta is None or row.half_width is None
-            else (row.delta - row.half_width, row.delta + row.half_width)
-        )
+        low, high = row.interval or (None, None)
         rows.append(
             {
                 "step": row.step.name, "parent": row.step.parent, "label": row.step.label, "group": row.step.group,
                 "adopted": row.step.adopted, "data": study.about["data"], "epochs": study.about["epochs"],
                 "scale": study.about["scale"]["name"], "n": len(row.values), "diverged": row.diverged,
-                "missing": row.planned - len(row.values) - row.diverged, "top1_mean": row.mean, "top1_std": row.std,
-                "delta_top1": row.delta, "delta_low": ends[0], "delta_high": ends[1], "resolved": row.resolved,
+                "missing": row.missing, "top1_mean": row.mean, "top1_std": row.std,
+                "delta_top1": row.delta, "delta_low": low, "delta_high": high, "resolved": row.resolved,
                 "gmacs_conv_linear": row.gmacs, "params_m": row.params_m, "images_per_second": row.images_per_second,
                 "paper_top1": paper.top1 if paper else None, "paper_top1_std": paper.top1_std if paper else None,
                 "paper_gflops_printed": paper.gflops_printed if paper else None,
