@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any, get_type_hints
 
 from roadmap.errors import Refused
-from roadmap.schema import Experiment, ModelConfig, Norm, Source
+from roadmap.schema import Compile, Experiment, ModelConfig, Norm, Source
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 RANDAUGMENT = re.compile(r"rand(-(m\d+(\.\d+)?|n\d+|mstd\d+(\.\d+)?|mmax\d+|inc[01]|p[01](\.\d+)?))+")
@@ -51,16 +51,41 @@ def _check_recipe(experiment: Experiment) -> None:
     _require(recipe.warmup_epochs < recipe.epochs, "recipe.warmup_epochs", f"{recipe.warmup_epochs:g}", shorter)
     lr = peak_lr(experiment)
     _require(recipe.min_lr <= lr, "recipe.min_lr", recipe.min_lr, f"at most the peak learning rate {lr:g}")
-    one_alone = recipe.batch_size == 1 and experiment.model.norm == Norm.batch
-    _require(not one_alone, "recipe.batch_size", recipe.batch_size, "at least 2 with model.norm=batch, which compares images")
-    mixes = recipe.mixup > 0 or recipe.cutmix > 0
-    _require(
-        not mixes or recipe.batch_size % 2 == 0,
-        "recipe.batch_size",
-        recipe.batch_size,
-        "even where mixup or cutmix is on (images are mixed in pairs)",
-    )
+    _check_batch(experiment)
     _check_randaugment(recipe.randaugment)
+
+
+def _check_batch(experiment: Experiment) -> None:
+    recipe = experiment.recipe
+    key = "recipe.batch_size" if recipe.micro_batch is None else "recipe.micro_batch"
+    at_once = recipe.images_at_once
+    whole = recipe.batch_size % at_once == 0
+    _require(whole, key, at_once, f"a divisor of recipe.batch_size={recipe.batch_size}: an update is made of whole micro-batches")
+    one_alone = at_once == 1 and experiment.model.norm == Norm.batch
+    _require(not one_alone, key, at_once, "at least 2 with model.norm=batch, which compares images")
+    mixes = recipe.mixup > 0 or recipe.cutmix > 0
+    in_pairs = not mixes or at_once % 2 == 0
+    _require(in_pairs, key, at_once, "even where mixup or cutmix is on (images are mixed in pairs)")
+    graphs = experiment.runtime.compile == Compile.graphs
+    accumulates = graphs and at_once < recipe.batch_size
+    _require(not accumulates, "runtime.compile", "graphs", "another one with micro-batches: a graph keeps one gradient")
+
+
+def check_processes(experiment: Experiment, processes: int) -> None:
+    """Refuse a run that cannot be shared out among the processes that torchrun started.
+
+    The micro-batches of an update are shared out, each process the same number of them. So what is computed does not
+    depend on how many processes there are; that is also why the size of a micro-batch must be said.
+    """
+    recipe = experiment.recipe
+    if processes == 1:
+        return
+    share = recipe.batch_size // processes
+    said = f"a number with {processes} processes: BatchNorm's statistics are taken over it; for example {share}"
+    _require(recipe.micro_batch is not None, "recipe.micro_batch", "null", said)
+    count = recipe.batch_size // recipe.images_at_once
+    even = f"such that recipe.batch_size={recipe.batch_size} gives {processes} processes equally many; for example {share}"
+    _require(count % processes == 0, "recipe.micro_batch", recipe.micro_batch, even)
 
 
 def _check_randaugment(text: str | None) -> None:

@@ -25,7 +25,7 @@ from roadmap.schema import Experiment
 
 Result = dict[str, Any]
 # What must be equal in results that are compared; the model is what a study varies.
-SHARED = ("scale", "data", "recipe", "precision")
+SHARED = ("scale", "data", "recipe", "precision", "pipeline")
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def parent_top1(folder: RunFolder, result: Result) -> float | None:
     """Top-1 of the parent step's run with the same seed in the same study, where one such run is done and no other."""
     paths = folder.path.parent.glob(f"{result['step']['parent']}-s{result['seed']}-*")
     found = [other for other in (RunFolder(path).result() for path in paths) if other and other["top1"] is not None]
-    comparable = [other["top1"] for other in found if all(other[key] == result[key] for key in SHARED)]
+    comparable = [other["top1"] for other in found if all(other.get(key) == result.get(key) for key in SHARED)]
     return float(comparable[0]) if len(comparable) == 1 else None
 
 

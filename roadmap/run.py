@@ -8,6 +8,8 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 
 import hydra
@@ -18,7 +20,8 @@ from omegaconf import DictConfig
 from rich.highlighter import NullHighlighter
 from rich.logging import RichHandler
 
-from roadmap import config
+from roadmap import config, launch
+from roadmap.checks import check_processes
 from roadmap.data import sources
 from roadmap.errors import Parser, Refused, RoadmapError, Stopped, exits, say
 from roadmap.overrides import check_override, config_folders, parse
@@ -43,14 +46,16 @@ def main() -> int:
         for override in parse(arguments.overrides):
             check_override(override, folders)
         if not (arguments.cfg or arguments.info):
-            check(arguments.overrides, folders, arguments.multirun)
+            _check_once_a_node(arguments.overrides, folders, arguments.multirun)
     codes = [0]
 
     def job(composed: DictConfig) -> None:
         step = HydraConfig.get().runtime.choices.get("step")
         experiment = config.from_hydra(composed, step, folders)
         try:
-            print(summary(start(experiment), experiment))
+            result = start(experiment)
+            if launch.rank() == 0:
+                print(summary(result, experiment))
         except Stopped as error:  # the jobs that follow are not started
             raise SystemExit(say(error)) from None
         except RoadmapError as error:
@@ -62,6 +67,17 @@ def main() -> int:
     return max(codes)
 
 
+def _check_once_a_node(overrides: list[str], folders: Sequence[Path], multirun: bool) -> None:
+    """`check`, which every process does and one process of a node speaks for."""
+    if launch.local_rank() == 0:
+        return check(overrides, folders, multirun)
+    with redirect_stderr(StringIO()):
+        try:
+            check(overrides, folders, multirun)
+        except Refused as fault:
+            raise SystemExit(fault.exit_code) from None
+
+
 def check(overrides: list[str], folders: Sequence[Path], multirun: bool) -> None:
     """Refuse what no job could start from; say which settings have no effect."""
     jobs = BasicSweeper.split_arguments(parse(overrides), None)[0] if multirun else [overrides]
@@ -69,6 +85,7 @@ def check(overrides: list[str], folders: Sequence[Path], multirun: bool) -> None
         raise Refused("the sweep is empty: one of its ranges holds no value")
     for job in jobs:
         experiment = config.compose(job, folders)
+        check_processes(experiment, launch.world_size())
         sources.check(experiment)
         check_output(experiment)
         one = [f"{key} has no effect here: a run has one step and one seed" for key in ("study.steps", "study.seeds")]

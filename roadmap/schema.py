@@ -125,6 +125,14 @@ class Source(StrEnum):
     imagenet = "imagenet"
 
 
+class Pipeline(StrEnum):
+    """How images reach the network."""
+
+    auto = "auto"  # device on a GPU with room for the decoded images, else loader
+    loader = "loader"  # decoded and augmented by timm's transforms, in processes of their own
+    device = "device"  # decoded once, kept on the device as bytes and augmented there in batches
+
+
 @dataclass
 class DataConfig:
     """Images and how they reach the network."""
@@ -137,6 +145,7 @@ class DataConfig:
     crop_pct: float = number(above=0.0, most=1.0)  # evaluation: centre crop / resized shorter side
     mean: list[float] = MISSING
     std: list[float] = MISSING
+    pipeline: Pipeline = Pipeline.auto
     workers: int = number(0, least=0, most=256)  # loader processes; the result does not depend on them
 
 
@@ -146,6 +155,7 @@ class Precision(StrEnum):
     auto = "auto"  # bfloat16 on a GPU, float32 on a CPU
     float32 = "float32"
     bfloat16 = "bfloat16"
+    float16 = "float16"  # with a loss scaler
 
 
 @dataclass
@@ -154,7 +164,10 @@ class RecipeConfig:
 
     name: str = MISSING
     epochs: int = number(least=1, most=100_000)
-    batch_size: int = number(least=1, most=1_000_000)
+    batch_size: int = number(least=1, most=1_000_000)  # images in one update, over all devices and micro-batches
+    micro_batch: int | None = number(None, least=1, most=1_000_000)  # images at once: BatchNorm's statistics; null: batch_size
+    sync_batchnorm: bool = False  # BatchNorm's statistics over the micro-batches of all devices at once
+    ema: float | None = number(None, above=0.0, below=1.0)  # decay of the averaged weights that are scored; null: off
     lr: float = number(above=0.0, most=100.0)  # for a batch of `lr_batch` images; scaled linearly to `batch_size`
     lr_batch: int = number(least=1)
     min_lr: float = number(least=0.0)
@@ -170,6 +183,11 @@ class RecipeConfig:
     random_erasing: float = number(least=0.0, most=1.0)
     crop_scale: list[float] = MISSING  # area of the random resized crop, least and most
     precision: Precision = Precision.auto
+
+    @property
+    def images_at_once(self) -> int:
+        """Images in one forward pass on one device."""
+        return self.micro_batch or self.batch_size
 
 
 class Logger(StrEnum):
@@ -195,6 +213,16 @@ class WandbConfig:
     entity: str | None = None
 
 
+class Compile(StrEnum):
+    """What torch.compile translates."""
+
+    auto = "auto"  # blocks, for a run on a GPU that is long enough to earn it back
+    none = "none"
+    blocks = "blocks"  # each residual block: equal blocks, seeds and steps share compiled code
+    network = "network"
+    graphs = "graphs"  # the network, replayed as CUDA graphs: for small networks, where launching kernels is the cost
+
+
 class Device(StrEnum):
     """Where the arithmetic happens."""
 
@@ -210,6 +238,7 @@ class RuntimeConfig:
     device: Device = Device.auto
     threads: int | None = number(None, least=1, most=1024)  # CPU threads; null: torch's choice
     channels_last: bool = True
+    compile: Compile = Compile.auto
     checkpoint_seconds: float = number(300.0, least=0.0)  # between checkpoints; also one at every stop
     keep_weights: bool = True  # write the trained weights beside the result
     progress: bool = True

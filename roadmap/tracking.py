@@ -64,7 +64,7 @@ class WandbTracker:
     def epoch(self, line: dict[str, Any]) -> None:
         """Log an epoch against its number."""
         with _harmless():
-            self.run.log(line, step=line["epoch"])
+            self.run.log({key: value for key, value in line.items() if value is not None}, step=line["epoch"])
 
     def finish(self, result: Result) -> None:
         """Write the summary by hand: the last epoch's scores and the cost, never the best."""

@@ -16,8 +16,12 @@ from torchvision.datasets import CIFAR10
 
 from roadmap import config
 from roadmap.data import sources
-from roadmap.data.pipeline import loaders, reader
+from roadmap.data.pipeline import input_pipeline, reader
 from roadmap.errors import Refused
+
+
+def made(experiment, found):
+    return input_pipeline(experiment, found, torch.device("cpu"))
 
 
 def digits(*overrides):
@@ -59,7 +63,7 @@ def test_digits_split():
 
 def test_every_image_of_val_once_and_in_order():
     experiment, found = digits()
-    batches = list(loaders(experiment, found).evaluation())
+    batches = list(made(experiment, found).evaluation())
     assert sum(len(targets) for _, targets in batches) == 714
     read = reader(experiment.data, found, "val")
     assert torch.cat([targets for _, targets in batches]).tolist() == [read(i)[1] for i in range(714)]
@@ -67,7 +71,7 @@ def test_every_image_of_val_once_and_in_order():
 
 def test_a_training_epoch_is_a_shuffle_of_whole_batches():
     experiment, found = digits()
-    both = loaders(experiment, found)
+    both = made(experiment, found)
     first, second = ([index for batch in list_of(both.train_batches, epoch) for index in batch] for epoch in (0, 1))
     assert len(first) == 1056  # 33 batches of 32
     assert len({index for _, index in first}) == 1056
@@ -86,7 +90,7 @@ def test_pictures_do_not_depend_on_workers_or_on_who_drew_before():
         )
         random.random(), np.random.rand(3), torch.rand(5)
         return [
-            (images, targets) for (images, targets), _ in zip(loaders(experiment, found).epoch(2, start), range(3), strict=False)
+            (images, targets) for (images, targets), _ in zip(made(experiment, found).epoch(2, start), range(3), strict=False)
         ]
 
     alone, with_workers, later = pictures(0), pictures(2), pictures(0, start=1)
@@ -99,14 +103,14 @@ def test_pictures_do_not_depend_on_workers_or_on_who_drew_before():
 def test_epochs_and_seeds_augment_differently():
     experiment, found = digits()
     images = {
-        (seed, epoch): next(loaders(replace(experiment, seed=seed), found).epoch(epoch))[0] for seed in (0, 1) for epoch in (0, 1)
+        (seed, epoch): next(made(replace(experiment, seed=seed), found).epoch(epoch))[0] for seed in (0, 1) for epoch in (0, 1)
     }
     assert len({tensor.numpy().tobytes() for tensor in images.values()}) == 4
 
 
 def test_a_loader_leaves_the_global_generator_alone():
     experiment, found = digits()
-    both = loaders(experiment, found)
+    both = made(experiment, found)
     torch.manual_seed(7)
     before = torch.get_rng_state()
     iter(both.train)
@@ -117,7 +121,7 @@ def test_folder_is_found(tiny_images):
     experiment, found = folder(tiny_images)
     assert found.classes == ("cat", "dog")
     assert (found.train.size, found.val.size) == (12, 4)
-    images, targets = next(loaders(experiment, found).epoch(0))
+    images, targets = next(made(experiment, found).epoch(0))
     assert images.shape == (4, 3, 32, 32)
     assert set(targets.tolist()) <= {0, 1}
 
@@ -155,7 +159,7 @@ def test_a_picture_that_cannot_be_decoded_is_named_and_not_replaced(tiny_images,
     (tiny_images / "train" / "cat" / "0.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
     experiment, found = folder(tiny_images, f"data.workers={workers}")
     with pytest.raises(Refused, match=r"^\S*cat/0\.png: cannot be decoded"):
-        list(loaders(experiment, found).epoch(0))
+        list(made(experiment, found).epoch(0))
 
 
 @pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n broken", b"<html>no picture</html>"])
@@ -245,5 +249,5 @@ def test_ten_thousand_of_the_papers_augmentations():
 def test_real_photographs(photographs):
     experiment, found = folder(photographs, "data.image_size=64")
     assert (len(found.classes), found.train.size, found.val.size) == (10, 640, 160)
-    images, _ = next(loaders(experiment, found).epoch(0))
+    images, _ = next(made(experiment, found).epoch(0))
     assert images.isfinite().all()

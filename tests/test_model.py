@@ -231,7 +231,7 @@ def test_stochastic_depth_grows_linearly_and_drops_whole_images():
 
 def test_a_dropped_branch_leaves_the_shortcut():
     block = build_model("separate_downsampling", "atto", layer_scale=1.0).stages[0].blocks[1].train()
-    block.drop_path.probability = 1.0 - 1e-9
+    block.drop_path.keep.fill_(1e-9)
     image = torch.randn(2, 40, 8, 8)
     assert torch.equal(block(image), image)
 

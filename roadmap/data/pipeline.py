@@ -6,10 +6,11 @@ of loader processes, and can go on from the middle of an epoch.
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,9 +21,11 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from roadmap.data.sources import DIGITS_HELD_OUT, Inventory, Split
 from roadmap.errors import Refused
-from roadmap.schema import DataConfig, Experiment, RecipeConfig, Source
+from roadmap.schema import DataConfig, Experiment, Pipeline, RecipeConfig, Source
 
 Batch = tuple[Tensor, Tensor]
+AUTO_SHARE = 0.25  # of a GPU's memory, which decoded images may take unasked
+MOST_SHARE = 0.75  # which they may take at all: the rest is the network's
 
 
 def seed_all(*key: int) -> None:
@@ -60,43 +63,130 @@ class Images(Dataset[tuple[Tensor, int] | Refused]):
 
 @dataclass
 class Batches:
-    """The batch sampler of one epoch: lists of (epoch, index), shuffled by (seed, epoch), from batch `start` on."""
+    """The batch sampler of one epoch: a list of (epoch, index) for each micro-batch of this process.
+
+    The images are shuffled by (seed, epoch), then cut into updates and these into micro-batches, of which process
+    `rank` gets every `world`-th: an update holds the same micro-batches however many processes share them.
+    """
 
     size: int
-    batch_size: int
+    batch_size: int  # images of one update
     seed: int
     shuffle: bool
+    micro_batch: int
+    rank: int = 0
+    world: int = 1
     epoch: int = 0
-    start: int = 0
+    start: int = 0  # the update to start from
+
+    @property
+    def updates(self) -> int:
+        """Updates in a whole epoch; a training epoch leaves out what does not fill one."""
+        return self.size // self.batch_size if self.shuffle else -(-self.size // self.batch_size)
 
     def __len__(self) -> int:
-        """Batches in a whole epoch; a training epoch leaves out what does not fill a batch."""
-        return self.size // self.batch_size if self.shuffle else -(-self.size // self.batch_size)
+        """Micro-batches of this process in a whole epoch, the last one of an evaluation included."""
+        return self.updates * (self.batch_size // self.micro_batch // self.world)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = np.arange(self.size)
         if self.shuffle:
             order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
-        for batch in range(self.start, len(self)):
-            indices = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-            yield [(self.epoch, int(index)) for index in indices]
+        for update in range(self.start, self.updates):
+            images = order[update * self.batch_size : (update + 1) * self.batch_size]
+            for first in range(self.rank * self.micro_batch, len(images), self.world * self.micro_batch):
+                yield [(self.epoch, int(index)) for index in images[first : first + self.micro_batch]]
+
+
+def batches(experiment: Experiment, found: Inventory, rank: int = 0, world: int = 1) -> tuple[Batches, Batches]:
+    """The batch samplers of this process: for training (shuffled, whole updates), for evaluation (every image once, in order)."""
+    recipe, seed = experiment.recipe, experiment.seed
+    at_once = recipe.images_at_once
+    train = Batches(found.train.size, recipe.batch_size, seed, True, at_once, rank, world)
+    val = Batches(found.val.size, at_once * world, seed, False, at_once, rank, world)
+    return train, val
+
+
+class InputPipeline(Protocol):
+    """Batches of training and evaluation, wherever they are made."""
+
+    name: Pipeline
+
+    @property
+    def updates(self) -> int:
+        """Updates in an epoch of training."""
+        ...
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Micro-batches of an epoch, those of this process, from update `start` on."""
+        ...
+
+    def evaluation(self) -> Iterator[Batch]:
+        """The share of this process in the evaluation split: every image once, in order."""
+        ...
+
+
+def input_pipeline(
+    experiment: Experiment, found: Inventory, device: torch.device, rank: int = 0, world: int = 1
+) -> InputPipeline:
+    """The pipeline that the experiment asks for; `auto` keeps images on a GPU that has room for them.
+
+    Raises:
+        Refused: where the decoded images do not fit on the device that should hold them.
+
+    """
+    train, val = batches(experiment, found, rank, world)
+    if _pick(experiment.data, found, device) == Pipeline.loader:
+        return loaders(experiment, found, train, val)
+    from roadmap.data.resident import Resident
+
+    return Resident(experiment, found, train, val, device)
+
+
+def _pick(data: DataConfig, found: Inventory, device: torch.device) -> Pipeline:
+    if data.pipeline == Pipeline.loader or (data.pipeline == Pipeline.auto and device.type == "cpu"):
+        return Pipeline.loader
+    from roadmap.data.resident import bytes_needed
+
+    needed, room = bytes_needed(data, found), _memory(device)
+    if data.pipeline == Pipeline.auto:
+        return Pipeline.device if needed < AUTO_SHARE * room else Pipeline.loader
+    if needed > MOST_SHARE * room:
+        raise Refused(
+            f"data.pipeline=device: the decoded images need {needed / 2**30:.1f} GiB and this device has {room / 2**30:.1f} GiB "
+            f"in all, of which they may take {MOST_SHARE:.0%}; data.pipeline=loader reads them from disk"
+        )
+    return Pipeline.device
+
+
+def _memory(device: torch.device) -> int:
+    """Bytes of memory in all, so that equal devices decide alike."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 @dataclass
 class Loaders:
-    """The two splits of a run."""
+    """The two splits of a run, decoded and transformed by processes of their own."""
 
     train: DataLoader[Any]
     val: DataLoader[Any]
     train_batches: Batches
+    name: Pipeline = Pipeline.loader
+
+    @property
+    def updates(self) -> int:
+        """Updates in an epoch."""
+        return self.train_batches.updates
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The training batches of an epoch, from batch `start` on."""
+        """Micro-batches of an epoch, those of this process, from update `start` on."""
         self.train_batches.epoch, self.train_batches.start = epoch, start
         return _whole(self.train)
 
     def evaluation(self) -> Iterator[Batch]:
-        """Every image of the evaluation split once, in order."""
+        """The share of this process in the evaluation split: every image once, in order."""
         return _whole(self.val)
 
 
@@ -113,15 +203,13 @@ def _collate(items: list[tuple[Tensor, int] | Refused]) -> Batch | Refused:
     return fault or default_collate(items)
 
 
-def loaders(experiment: Experiment, found: Inventory) -> Loaders:
-    """Loaders for training (shuffled, augmented, whole batches only) and evaluation (every image once, in order)."""
+def loaders(experiment: Experiment, found: Inventory, train_batches: Batches, val_batches: Batches) -> Loaders:
+    """Loaders with timm's transforms, over the batches of this process."""
     data, recipe, seed = experiment.data, experiment.recipe, experiment.seed
     load = {name: reader(data, found, name) for name in ("train", "val")}
     train = Images(load["train"], found.train.size, train_transform(data, recipe), seed)
     val = Images(load["val"], found.val.size, val_transform(data), seed)
-    batches = Batches(len(train), recipe.batch_size, seed, shuffle=True)
-    in_order = Batches(len(val), recipe.batch_size, seed, shuffle=False)
-    return Loaders(_loader(train, batches, data, seed), _loader(val, in_order, data, seed), batches)
+    return Loaders(_loader(train, train_batches, data, seed), _loader(val, val_batches, data, seed), train_batches)
 
 
 def _loader(images: Images, batches: Batches, data: DataConfig, seed: int) -> DataLoader[Any]:

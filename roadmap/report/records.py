@@ -101,10 +101,10 @@ def _refuse_mixed(results: list[Result]) -> None:
     first = results[0]
     for result in results[1:]:
         for key in SHARED:
-            if result[key] != first[key]:
+            if result.get(key) != first.get(key):
                 raise Refused(
                     f"the rows are not comparable: {key} differs between {first['run']} and {result['run']}: "
-                    f"{_difference(first[key], result[key])}"
+                    f"{_difference(first.get(key), result.get(key))}"
                 )
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import shutil
+from contextlib import suppress
 
 import torch
 
-from roadmap import tracking
+from roadmap import launch, tracking
+from roadmap.checks import check_processes
 from roadmap.config import decisive, plain
 from roadmap.data.sources import Inventory
 from roadmap.errors import Diverged, StorageFault
@@ -16,6 +18,7 @@ from roadmap.record import Result, RunFolder, parent_top1, provenance
 from roadmap.schema import Experiment
 from roadmap.train import checkpoint
 from roadmap.train.progress import Bar
+from roadmap.train.ranks import processes
 from roadmap.train.session import Session, stop_on_signals
 
 log = logging.getLogger("roadmap")
@@ -32,9 +35,26 @@ def execute(experiment: Experiment, found: Inventory, fingerprint: str) -> Resul
     done = folder.result()
     if done is not None:
         return done
-    session = Session(experiment, found, folder)
-    folder.open(experiment)
-    handler = _log_to(folder)
+    check_processes(experiment, launch.world_size())
+    with processes(experiment.runtime.device) as ranks:
+        session = Session(experiment, found, folder, ranks)
+        if ranks.first:
+            return ranks.gather(_write(session, fingerprint))[0]
+        _follow(session)
+        return ranks.gather(None)[0]
+
+
+def _follow(session: Session) -> None:
+    """Train along with the process that writes."""
+    session.resume()
+    with stop_on_signals() as stop, Bar(1, 0, "", show=False) as bar, suppress(Diverged):
+        for _ in session.train(bar, stop):
+            pass
+
+
+def _write(session: Session, fingerprint: str) -> Result:
+    session.folder.open(session.experiment)
+    handler = _log_to(session.folder)
     try:
         return _train(session, fingerprint)
     finally:
@@ -74,7 +94,7 @@ def _train(session: Session, fingerprint: str) -> Result:
 def _keep_weights(session: Session) -> StorageFault | None:
     """Write the trained weights; a disk that has no room for them must not cost the result."""
     try:
-        checkpoint.write_whole(session.folder.path / "weights.pt", session.network.state_dict())
+        checkpoint.write_whole(session.folder.path / "weights.pt", session.scored.state_dict())
     except StorageFault as fault:
         log.error("%s", fault)
         return fault
@@ -92,6 +112,7 @@ def _outcome(session: Session, described: Result) -> Result:
         "status": "done",
         "top1": last["top1"],
         "top5": last["top5"],
+        "top1_without_ema": last["top1_without_ema"],
         "val_loss": last["val_loss"],
         "train_loss": last["train_loss"],
         "delta_top1": None if before is None else last["top1"] - before,
@@ -114,6 +135,7 @@ def _describe(session: Session, fingerprint: str) -> Result:
         "status": "running",
         "top1": None,
         "top5": None,
+        "top1_without_ema": None,
         "val_loss": None,
         "train_loss": None,
         "delta_top1": None,
@@ -123,8 +145,11 @@ def _describe(session: Session, fingerprint: str) -> Result:
         "activations_m": counted.activations / 1e6,
         "images_per_second": None,
         "seconds": session.seconds,
-        "device": _device_name(session.device),
+        "device": _device_name(session.ranks.device),
+        "processes": session.ranks.world,
         "precision": session.precision.value,
+        "pipeline": session.data.name.value,
+        "compiled": session.compiled.value,
         "threads": torch.get_num_threads(),
         "recipe_name": experiment.recipe.name,
         "model": counts["model"],

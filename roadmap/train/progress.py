@@ -33,8 +33,9 @@ class Bar:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.progress.stop()
 
-    def step(self, epoch: int, loss: float, images_per_second: float) -> None:
+    def step(self, epoch: int, loss: float, images_per_second: float | None) -> None:
         """One update is done."""
         accuracy = "" if self.top1 is None else f"  top-1 {self.top1:.2f} %"
-        numbers = f"epoch {epoch + 1}  loss {loss:.3f}{accuracy}  {images_per_second:.0f} img/s"
+        speed = "" if images_per_second is None else f"  {images_per_second:.0f} img/s"
+        numbers = f"epoch {epoch + 1}  loss {loss:.3f}{accuracy}{speed}"
         self.progress.update(self.task, advance=1, numbers=numbers)

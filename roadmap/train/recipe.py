@@ -1,4 +1,4 @@
-"""Table 5 of the paper from timm's parts: optimizer, schedule, mixup, loss."""
+"""Table 5 of the paper from timm's parts: optimizer, schedule, averaged weights, mixup, loss."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from timm.data import Mixup
 from timm.loss import SoftTargetCrossEntropy
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from roadmap.checks import peak_lr
@@ -57,6 +58,11 @@ def mixing(recipe: RecipeConfig, num_classes: int) -> Mixup | None:
         label_smoothing=recipe.label_smoothing,
         num_classes=num_classes,
     )
+
+
+def average(recipe: RecipeConfig, network: nn.Module) -> ModelEmaV3 | None:
+    """The exponential moving average of weights and buffers; None where it is off."""
+    return None if recipe.ema is None else ModelEmaV3(network, decay=recipe.ema)
 
 
 def criterion(recipe: RecipeConfig) -> Callable[[Tensor, Tensor], Tensor]:

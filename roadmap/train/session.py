@@ -1,7 +1,7 @@
 """One training run in memory: network, optimizer, schedule, data, and where they are.
 
-Everything random is a function of (seed, epoch, update) or (seed, epoch, index), so two runs on a CPU are equal bit
-for bit and a stopped run goes on exactly where it was.
+Everything random is a function of (seed, epoch, update, micro-batch) or (seed, epoch, index), so two runs on a CPU are
+equal bit for bit, a stopped run goes on exactly where it was, and several devices compute what one would.
 """
 
 from __future__ import annotations
@@ -13,31 +13,30 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from roadmap.data.pipeline import loaders, seed_all
+from roadmap.data.pipeline import input_pipeline, seed_all
 from roadmap.data.sources import Inventory
 from roadmap.errors import Diverged, Refused, Stopped
 from roadmap.model.build import build_network
 from roadmap.record import RunFolder
-from roadmap.schema import Device, Experiment, Precision
+from roadmap.schema import Experiment, Precision
 from roadmap.train import checkpoint, recipe
+from roadmap.train.compiling import compile_network
+from roadmap.train.diagnose import first_fault
 from roadmap.train.progress import Bar
+from roadmap.train.ranks import Ranks
+from roadmap.train.readings import Readings
+from roadmap.train.scoring import Scores, score
+from roadmap.train.update import Update
 
 BUILDING = 2**31  # seeds the initial weights, where an epoch's number seeds its updates
-
-
-@dataclass
-class Scores:
-    """Evaluation over every image of `val`, in percent."""
-
-    top1: float
-    top5: float
-    loss: float
 
 
 @dataclass
@@ -56,6 +55,7 @@ class Session:
     experiment: Experiment
     found: Inventory
     folder: RunFolder
+    ranks: Ranks
     epoch: int = 0
     update: int = 0  # of the epoch
     totals: Totals = field(default_factory=Totals)
@@ -63,23 +63,43 @@ class Session:
     speeds: list[float] = field(default_factory=list)  # images per second of each update in this sitting
 
     def __post_init__(self) -> None:
-        experiment = self.experiment
-        self.device = pick_device(experiment.runtime.device)
+        experiment, ranks = self.experiment, self.ranks
         if experiment.runtime.threads is not None:
             torch.set_num_threads(experiment.runtime.threads)
         torch.backends.cudnn.benchmark = True
-        self.precision = pick_precision(experiment.recipe.precision, self.device)
+        self.precision = pick_precision(experiment.recipe.precision, ranks.device)
         self.layout = torch.channels_last if experiment.runtime.channels_last else torch.contiguous_format
-        classes = len(self.found.classes)
         self._seed(BUILDING)
-        self.network = build_network(experiment.model, classes).to(self.device, memory_format=self.layout)  # type: ignore[call-overload]
-        self.loaders = loaders(experiment, self.found)
-        self.updates_per_epoch = len(self.loaders.train_batches)
+        self.network = self._build()
+        self.average = recipe.average(experiment.recipe, self.network)
+        self.compiled = compile_network(experiment, self.network, self.found, ranks.device)
+        self.data = input_pipeline(experiment, self.found, ranks.device, ranks.rank, ranks.world)
+        self.updates_per_epoch = self.data.updates
         self.optimizer = recipe.optimizer(experiment, self.network)
         self.schedule = recipe.schedule(experiment, self.optimizer, self.updates_per_epoch)
-        self.mixing = recipe.mixing(experiment.recipe, classes)
-        self.criterion = recipe.criterion(experiment.recipe)
+        self.step = Update(
+            self.network,
+            self.optimizer,
+            recipe.criterion(experiment.recipe),
+            recipe.mixing(experiment.recipe, len(self.found.classes)),
+            self.precision,
+            ranks,
+            experiment.recipe.batch_size // experiment.recipe.images_at_once // ranks.world,
+            self.layout,
+        )
+        self.readings = Readings(ranks.device)
         self.saved_at = time.monotonic()
+
+    def _build(self) -> nn.Module:
+        network: nn.Module = build_network(self.experiment.model, len(self.found.classes))
+        if self.experiment.recipe.sync_batchnorm and self.ranks.world > 1:
+            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        return network.to(self.ranks.device, memory_format=self.layout)  # type: ignore[call-overload]
+
+    @property
+    def scored(self) -> nn.Module:
+        """The network whose accuracy counts: the averaged one where the recipe averages."""
+        return self.network if self.average is None else self.average.module
 
     # The loop: one order, always the same.
 
@@ -87,127 +107,171 @@ class Session:
         """Train from where the session is to its last epoch; yields each epoch's line of history.
 
         Raises:
-            Diverged: at the first loss that is not finite, before it reaches the weights.
+            Diverged: at the first loss or gradient that is not finite; it does not reach the weights.
             Stopped: after a signal, once the state is saved.
 
         """
         while self.epoch < self.experiment.recipe.epochs:
             started = time.monotonic() - self.totals.seconds
             self._train_epoch(bar, stop, started)
-            scores = self.evaluate(stop)
+            line = self._scores(stop)
             seconds = time.monotonic() - started
             self.seconds += seconds
-            bar.top1 = scores.top1
-            line = self._line(scores, seconds)
+            bar.top1 = line["top1"]
+            line = self._line(line, seconds)
             self.epoch, self.update, self.totals = self.epoch + 1, 0, Totals()
             yield line
-            if time.monotonic() - self.saved_at > self.experiment.runtime.checkpoint_seconds:
+            if self._due():
                 self.save()
 
     def _train_epoch(self, bar: Bar, stop: Stop, started: float) -> None:
         self.network.train()
-        before = time.monotonic()
-        for images, targets in self.loaders.epoch(self.epoch, self.update):
-            loss = self._step(images, targets)
-            now = time.monotonic()
-            self.speeds.append(len(images) / max(now - before, 1e-9))
-            before = now
+        batches = self.data.epoch(self.epoch, self.update)
+        before = None if self.readings.lag else time.monotonic()
+        for update in range(self.update, self.updates_per_epoch):
+            numbers = self._take_step(batches, update)
             self.update += 1
-            self.totals.loss += loss * len(images)
-            self.totals.images += len(images)
+            asked = self.readings.push(self._with_requests(numbers, stop))
+            now = time.monotonic()
             self.totals.seconds = now - started
-            bar.step(self.epoch, loss, self.speeds[-1])
-            self._obey(stop)
-            if now - self.saved_at > self.experiment.runtime.checkpoint_seconds:
-                self.save()
+            if asked is not None:
+                self._note(asked, bar)
+                if before is not None:
+                    self.speeds.append(self.experiment.recipe.batch_size / max(now - before, 1e-9))
+                before = now
+                self._obey(asked, stop, bar)
+        self._settle(bar)
 
-    def _obey(self, stop: Stop) -> None:
-        """Save and leave, if a signal asked for it."""
-        if stop.asked:
+    def _take_step(self, batches: Iterator[tuple[Tensor, Tensor]], update: int) -> Tensor:
+        self.schedule.step_update(self.epoch * self.updates_per_epoch + update)
+        share = islice(batches, self.step.micro_batches)
+        numbers = self.step(share, lambda k: self._seed(self.epoch, update, k))
+        if self.average is not None:
+            self.average.update(self.network)
+        return numbers
+
+    def _with_requests(self, numbers: Tensor, stop: Stop) -> Tensor:
+        """Loss and norm, and how many processes want to stop or to save: read late, at the same update everywhere."""
+        requests = torch.tensor([float(stop.asked is not None), float(self.ranks.first and self._due())])
+        return torch.cat([numbers, self.ranks.total_(requests.to(numbers.device, non_blocking=True))])
+
+    def _note(self, reading: list[float], bar: Bar) -> None:
+        """Take in the numbers of one update."""
+        loss, norm = reading[:2]
+        number = self.totals.images // self.experiment.recipe.batch_size
+        if not math.isfinite(loss):
+            self._diverge(f"the loss is {loss}", number)
+        if not math.isfinite(norm):
+            self._diverge(f"the norm of the gradient is {norm}", number)
+        self.totals.loss += loss * self.experiment.recipe.batch_size
+        self.totals.images += self.experiment.recipe.batch_size
+        bar.step(self.epoch, loss, self.speeds[-1] if self.speeds else None)
+
+    def _settle(self, bar: Bar) -> None:
+        """Take in the numbers of all updates that are still under way."""
+        for reading in self.readings.drain():
+            self._note(reading, bar)
+
+    def _obey(self, asked: list[float], stop: Stop, bar: Bar) -> None:
+        """Save, or save and leave, if any process asked for it."""
+        wants_stop, wants_save = asked[2:]
+        if wants_stop or wants_save:
+            self._settle(bar)
             self.save()
-            raise Stopped(f"stopped by {stop.asked}; the same command goes on from epoch {self.epoch + 1}")
+        if wants_stop:
+            self._leave(stop.asked or "a signal to another of its processes")
 
-    def _step(self, images: Tensor, targets: Tensor) -> float:
-        """One update; returns the loss."""
-        number = self.epoch * self.updates_per_epoch + self.update
-        self._seed(self.epoch, self.update)
-        self.schedule.step_update(number)
-        images = images.to(self.device, non_blocking=True, memory_format=self.layout)
-        targets = targets.to(self.device, non_blocking=True)
-        if self.mixing is not None:
-            images, targets = self.mixing(images, targets)
-        with self._autocast():
-            loss = self.criterion(self.network(images), targets)
-        value = float(loss.detach())
-        self._require_finite(math.isfinite(value), f"the loss is {value}")
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        gradients = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
-        norm = float(torch.nn.utils.get_total_norm(gradients))
-        self._require_finite(math.isfinite(norm), f"the norm of the gradient is {norm}")
-        self.optimizer.step()
-        return value
+    def _leave(self, why: str) -> None:
+        raise Stopped(f"stopped by {why}; the same command goes on from epoch {self.epoch + 1}")
 
-    def _require_finite(self, finite: bool, what: str) -> None:
-        if not finite:
-            raise Diverged(f"{what} in epoch {self.epoch + 1}, update {self.update + 1}: the run diverged")
+    def _scores(self, stop: Stop) -> dict[str, float | None]:
+        """Evaluate; a signal meanwhile saves and leaves, where this process is alone."""
+        line: dict[str, float | None] = {**vars(self.evaluate(self.scored, stop)), "top1_without_ema": None}
+        if self.average is not None:
+            line["top1_without_ema"] = self.evaluate(self.network, stop).top1
+        return line
 
-    @torch.inference_mode()
-    def evaluate(self, stop: Stop) -> Scores:
+    def evaluate(self, network: nn.Module, stop: Stop) -> Scores:
         """Top-1, top-5 and mean cross-entropy over every image of `val`, each counted once.
 
         Raises:
             Diverged: where the network puts out numbers that are not finite; chance accuracy would hide them.
 
         """
-        self.network.eval()
-        classes = len(self.found.classes)
-        first = five = images_seen = 0
-        loss = 0.0
-        for images, targets in self.loaders.evaluation():
-            self._obey(stop)
-            images = images.to(self.device, memory_format=self.layout)
-            targets = targets.to(self.device)
-            with self._autocast():
-                logits = self.network(images).float()
-            ranked = logits.topk(min(5, classes)).indices == targets[:, None]
-            first += int(ranked[:, 0].sum())
-            five += int(ranked.sum())
-            loss += float(nn.functional.cross_entropy(logits, targets, reduction="sum"))
-            images_seen += len(targets)
-        self._require_finite(math.isfinite(loss), f"the evaluation's loss is {loss}")
-        return Scores(100 * first / images_seen, 100 * five / images_seen, loss / images_seen)
+
+        def between() -> None:
+            if stop.asked and self.ranks.world == 1:
+                self.save()
+                self._leave(stop.asked)
+
+        scores = score(network, self.data.evaluation(), self.precision, self.layout, self.ranks, between)
+        if not math.isfinite(scores.val_loss):
+            raise Diverged(f"the evaluation's loss is {scores.val_loss} after {self._place(self.update)}: the run diverged")
+        return scores
+
+    def _diverge(self, what: str, update: int) -> None:
+        """Say where it began, by repeating the update; the weights are still those before it."""
+        self.network.train()
+        faults = []
+        for k, (images, targets) in enumerate(islice(self.data.epoch(self.epoch, update), self.step.micro_batches)):
+            self._seed(self.epoch, update, self.ranks.rank + k * self.ranks.world)
+            faults.append(first_fault(self.network, partial(self.step.loss, images, targets, self.network)))
+        found = [fault for said in self.ranks.gather(faults) for fault in said if fault is not None]
+        where = found[0] if found else "the same update repeated layer by layer is finite"
+        raise Diverged(f"{what} in {self._place(update + 1)}; {where}: the run diverged")
+
+    def _place(self, update: int) -> str:
+        return f"step {self.experiment.step.name}, epoch {self.epoch + 1}, update {update}"
 
     # State.
 
+    def _due(self) -> bool:
+        return time.monotonic() - self.saved_at > self.experiment.runtime.checkpoint_seconds
+
     def save(self) -> None:
         """Write a checkpoint of everything that the rest of the run depends on."""
-        state = {
-            "run": self.folder.path.name,
-            "precision": self.precision.value,
-            "epoch": self.epoch,
-            "update": self.update,
-            "totals": vars(self.totals),
-            "seconds": self.seconds,
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
-        checkpoint.save(self.folder.checkpoints, self.epoch, self.update, state)
+        if self.ranks.first:
+            state = {
+                "run": self.folder.path.name,
+                "precision": self.precision.value,
+                "pipeline": self.data.name.value,
+                "epoch": self.epoch,
+                "update": self.update,
+                "totals": vars(self.totals),
+                "seconds": self.seconds,
+                "network": self.network.state_dict(),
+                "average": None if self.average is None else self.average.module.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.step.scaler.state_dict(),
+            }
+            checkpoint.save(self.folder.checkpoints, self.epoch, self.update, state)
         self.saved_at = time.monotonic()
 
     def resume(self) -> list[str]:
         """Take up the newest whole checkpoint, if there is one; returns what was wrong with newer ones."""
         state, faults = checkpoint.load_newest(self.folder.checkpoints)
         if state is not None:
-            if state["run"] != self.folder.path.name:
-                raise Refused(f"{self.folder.checkpoints} holds the state of another run, {state['run']}")
-            if state["precision"] != self.precision.value:
-                raise Refused(f"{self.folder.path} was trained in {state['precision']} and would go on in {self.precision}")
-            self.network.load_state_dict(state["network"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.epoch, self.update = state["epoch"], state["update"]
-            self.totals, self.seconds = Totals(**state["totals"]), state["seconds"]
+            self._take_up(state)
+        places = self.ranks.gather((self.epoch, self.update))
+        if len(set(places)) > 1:
+            raise Refused(
+                f"{self.folder.path}: the processes of this run do not see the same checkpoints: put output= on a shared disk"
+            )
         return faults
+
+    def _take_up(self, state: dict[str, Any]) -> None:
+        if state["run"] != self.folder.path.name:
+            raise Refused(f"{self.folder.checkpoints} holds the state of another run, {state['run']}")
+        for key, now in (("precision", self.precision.value), ("pipeline", self.data.name.value)):
+            if state[key] != now:
+                raise Refused(f"{self.folder.path} was trained with {key} {state[key]} and would go on in {now}")
+        self.network.load_state_dict(state["network"])
+        if self.average is not None:
+            self.average.module.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step.scaler.load_state_dict(state["scaler"])
+        self.epoch, self.update = state["epoch"], state["update"]
+        self.totals, self.seconds = Totals(**state["totals"]), state["seconds"]
 
     @property
     def images_per_second(self) -> float | None:
@@ -215,35 +279,20 @@ class Session:
         settled = self.speeds[min(3, len(self.speeds) // 2) :]
         return statistics.median(settled) if settled else None
 
-    def _line(self, scores: Scores, seconds: float) -> dict[str, Any]:
+    def _line(self, scores: dict[str, float | None], seconds: float) -> dict[str, Any]:
         return {
             "epoch": self.epoch,
             "train_loss": self.totals.loss / max(self.totals.images, 1),
-            "val_loss": scores.loss,
-            "top1": scores.top1,
-            "top5": scores.top5,
+            **scores,
             "lr": self.optimizer.param_groups[0]["lr"],
             "images_per_second": self.images_per_second,
             "seconds": seconds,
         }
 
-    def _autocast(self) -> torch.autocast:
-        reduced = self.precision == Precision.bfloat16
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=reduced)
-
     def _seed(self, *key: int) -> None:
         seed_all(self.experiment.seed, *key)
-        if self.device.type == "cuda":
+        if self.ranks.device.type == "cuda":
             torch.cuda.manual_seed(torch.initial_seed())
-
-
-def pick_device(wanted: Device) -> torch.device:
-    """The device that `auto` means here; a GPU that is asked for and missing is refused."""
-    if wanted == Device.cuda and not torch.cuda.is_available():
-        raise Refused("runtime.device=cuda: torch finds no GPU here; allowed: auto, cpu")
-    if wanted == Device.cpu or not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda")
 
 
 def pick_precision(wanted: Precision, device: torch.device) -> Precision:

@@ -1,0 +1,47 @@
+"""torch.compile where it earns back its time, in pieces that equal blocks, seeds and steps share."""
+
+from __future__ import annotations
+
+import torch
+import torch._dynamo
+import torch._inductor.config
+from torch import nn
+
+from roadmap.data.sources import Inventory
+from roadmap.model.block import Block
+from roadmap.model.counting import cost
+from roadmap.schema import Compile, Experiment
+
+EARNS_BACK = 1e15  # operations of a whole run, some ten seconds of a fast GPU: compiling takes as long
+VARIANTS = 64  # of one piece of code: four stages, their first blocks, with and without stochastic depth
+
+
+def compile_network(experiment: Experiment, network: nn.Module, found: Inventory, device: torch.device) -> Compile:
+    """Let torch.compile translate the network, or its blocks, when first used; returns what was chosen.
+
+    Parameters keep their names, so a state is the same whether it was compiled or not.
+    """
+    kind = pick_compile(experiment, found, device)
+    if kind == Compile.none:
+        return kind
+    torch._dynamo.config.recompile_limit = VARIANTS
+    torch._inductor.config.fallback_random = True  # stochastic depth drops what it would drop uncompiled
+    if kind == Compile.blocks:
+        for module in network.modules():
+            if isinstance(module, Block):
+                module.compile(dynamic=False)
+    else:
+        network.compile(dynamic=False, mode="reduce-overhead" if kind == Compile.graphs else None)
+    return kind
+
+
+def pick_compile(experiment: Experiment, found: Inventory, device: torch.device) -> Compile:
+    """What `auto` means: nothing on a CPU or for a short run, else the blocks."""
+    wanted = experiment.runtime.compile
+    if wanted != Compile.auto:
+        return wanted
+    if device.type == "cpu":
+        return Compile.none
+    forward = cost(experiment.model, len(found.classes), experiment.data.image_size).conv_linear
+    operations = 3 * 2 * forward * found.train.size * experiment.recipe.epochs
+    return Compile.blocks if operations > EARNS_BACK else Compile.none

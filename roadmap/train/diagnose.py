@@ -1,0 +1,54 @@
+"""Which layer was the first to put out numbers that are not finite: an update repeated in slow motion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def first_fault(network: nn.Module, loss: Callable[[], Tensor]) -> str | None:
+    """The layer where the forward or the backward pass first leaves the finite numbers; None where neither does.
+
+    Args:
+        network: its weights stay as they are; their gradients do not.
+        loss: runs the network and returns the loss.
+
+    """
+    with _watched(network) as faults:
+        value = loss()
+    if faults:
+        return f"{faults[0]} is the first layer to put out numbers that are not finite"
+    if not value.isfinite():
+        return "every layer puts out finite numbers and the loss is not finite"
+    if not value.requires_grad:
+        return None
+    network.zero_grad(set_to_none=True)
+    value.backward()
+    broken = [name for name, weight in network.named_parameters() if weight.grad is not None and not weight.grad.isfinite().all()]
+    return f"{broken[-1]} is the first, from the loss back, whose gradient is not finite" if broken else None
+
+
+@contextmanager
+def _watched(network: nn.Module) -> Iterator[list[str]]:
+    """Inside, the names of layers that put out numbers that are not finite are collected, in the order of their work."""
+    faults: list[str] = []
+
+    def look(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            if isinstance(output, Tensor) and not output.isfinite().all():
+                faults.append(name)
+
+        return hook
+
+    leaves = [(name, module) for name, module in network.named_modules() if not list(module.children())]
+    hooks = [module.register_forward_hook(look(name)) for name, module in leaves]
+    try:
+        with torch.compiler.set_stance("force_eager"):
+            yield faults
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,84 @@
+"""The processes of one run, each with a device of its own: what they must add up and agree on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from roadmap import launch
+from roadmap.errors import Refused
+from roadmap.schema import Device
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """One process among `world`; alone, every operation here is free."""
+
+    device: torch.device
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.rank == 0
+
+    def total_(self, values: Tensor) -> Tensor:
+        """Replace values, on this run's device, by their sum over the processes."""
+        if self.world > 1:
+            dist.all_reduce(values)
+        return values
+
+    def mean_(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors by their mean over the processes, in one message."""
+        if self.world > 1 and tensors:
+            flat = torch.cat([tensor.flatten() for tensor in tensors])
+            parts = self.total_(flat).div_(self.world).split([tensor.numel() for tensor in tensors])
+            for tensor, part in zip(tensors, parts, strict=True):
+                tensor.copy_(part.view_as(tensor))
+
+    def gather(self, value: Any) -> list[Any]:
+        """What each process says, in their order."""
+        said: list[Any] = [value] * self.world
+        if self.world > 1:
+            dist.all_gather_object(said, value)
+        return said
+
+
+@contextmanager
+def processes(wanted: Device) -> Iterator[Ranks]:
+    """Join the processes that torchrun started, if it did; leave them at the end.
+
+    Raises:
+        Refused: for a GPU that is not there.
+
+    """
+    device, world = pick_device(wanted), launch.world_size()
+    if world == 1:
+        yield Ranks(device)
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", device_id=device if device.type == "cuda" else None)
+    try:
+        yield Ranks(device, launch.rank(), world)
+    finally:
+        dist.destroy_process_group()
+
+
+def pick_device(wanted: Device) -> torch.device:
+    """The device that `auto` means here, for several processes on a node the one of this process's number."""
+    found = torch.cuda.device_count()
+    if wanted == Device.cuda and not found:
+        raise Refused("runtime.device=cuda: torch finds no GPU here; allowed: auto, cpu")
+    if wanted == Device.cpu or not found:
+        return torch.device("cpu")
+    if launch.local_rank() >= found:
+        raise Refused(f"process {launch.local_rank()} of this node finds {found} GPUs: start as many processes as there are GPUs")
+    device = torch.device("cuda", launch.local_rank())
+    torch.cuda.set_device(device)
+    return device

@@ -1,0 +1,53 @@
+"""Accuracy over a whole evaluation split, shared out among processes without a picture counted twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from roadmap.data.pipeline import Batch
+from roadmap.schema import Precision
+from roadmap.train.ranks import Ranks
+from roadmap.train.update import autocast
+
+
+@dataclass
+class Scores:
+    """Evaluation over every image of `val`: top-1 and top-5 in percent, mean cross-entropy in nats."""
+
+    top1: float
+    top5: float
+    val_loss: float
+
+
+@torch.inference_mode()
+def score(
+    network: nn.Module,
+    batches: Iterable[Batch],
+    precision: Precision,
+    memory_format: torch.memory_format,
+    ranks: Ranks,
+    between: Callable[[], None] = lambda: None,
+) -> Scores:
+    """Score a network on the batches of all processes together; `between` is called before each batch.
+
+    Sums stay on the device until the end. Each process brings its own batches, not the same number of them. Nothing is
+    compiled for it: a forward pass over a small split does not earn that back.
+    """
+    network.eval()
+    sums = torch.zeros(4, dtype=torch.float64, device=ranks.device)  # top-1, top-5, cross-entropy, images
+    for images, targets in batches:
+        between()
+        images = images.to(ranks.device, non_blocking=True, memory_format=memory_format)
+        targets = targets.to(ranks.device, non_blocking=True)
+        with autocast(precision, ranks.device), torch.compiler.set_stance("force_eager"):
+            logits = network(images)
+        logits = logits.float()
+        ranked = logits.topk(min(5, logits.shape[1])).indices == targets[:, None]
+        loss = nn.functional.cross_entropy(logits, targets, reduction="sum")
+        sums += torch.stack([ranked[:, 0].sum(), ranked.sum(), loss, torch.full_like(loss, len(targets))]).double()
+    first, five, loss, seen = ranks.total_(sums).tolist()
+    return Scores(100 * first / seen, 100 * five / seen, loss / seen)

@@ -1,0 +1,159 @@
+"""One update of the weights from its micro-batches: the same arithmetic however many devices share them.
+
+Nothing here waits for the device: what the loop wants to know comes back as a small tensor, and an update whose loss
+or gradient is not finite is held back on the device itself.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import cast
+
+import torch
+from timm.data import Mixup
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from roadmap.data.pipeline import Batch
+from roadmap.schema import Precision
+from roadmap.train.ranks import Ranks
+
+REDUCED = {Precision.bfloat16: torch.bfloat16, Precision.float16: torch.float16}
+
+
+def autocast(precision: Precision, device: torch.device) -> torch.autocast:
+    """Matrix products and convolutions in the precision of the recipe, sums and norms as torch has them."""
+    return torch.autocast(device.type, dtype=REDUCED.get(precision, torch.bfloat16), enabled=precision in REDUCED)
+
+
+@dataclass
+class Update:
+    """`update(micro_batches, seed)`: forward and backward over this process's micro-batches, then one step of the optimizer.
+
+    `micro_batches` counts this process's share. `seed(k)` sets the random generators before micro-batch k of the update,
+    counted over all processes, so that mixup and stochastic depth do not depend on how the batch is shared out.
+    """
+
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    criterion: Callable[[Tensor, Tensor], Tensor]
+    mixing: Mixup | None
+    precision: Precision
+    ranks: Ranks
+    micro_batches: int = 1
+    memory_format: torch.memory_format = torch.channels_last
+    replica: nn.Module = field(init=False)
+
+    def __post_init__(self) -> None:
+        device = self.ranks.device
+        self.replica = replicated(self.network, self.ranks)
+        self.statistics = RunningStatistics(self.network, self.ranks, self.micro_batches)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == Precision.float16)
+        self.held_back = torch.zeros((), device=device)  # 1 from the first update that was not finite
+        self.weights = [weight for weight in self.network.parameters() if weight.requires_grad]
+
+    def __call__(self, batches: Iterable[Batch], seed: Callable[[int], None]) -> Tensor:
+        """Returns (2,) on the device: the mean loss over all micro-batches, and the norm of the gradient."""
+        loss = torch.zeros((), device=self.ranks.device)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.statistics.begin()
+        for k, (images, targets) in enumerate(batches):
+            seed(self.ranks.rank + k * self.ranks.world)
+            with self._unshared(last=k == self.micro_batches - 1):
+                part = self.loss(images, targets, self.replica) / self.micro_batches
+                self.scaler.scale(part).backward()
+            loss += part.detach()
+            self.statistics.collect()
+        self.statistics.settle()
+        loss = self.ranks.total_(loss) / self.ranks.world
+        return torch.stack([loss, self._step(loss)])
+
+    def loss(self, images: Tensor, targets: Tensor, network: nn.Module) -> Tensor:
+        """The loss of one micro-batch, mixed where the recipe mixes."""
+        images = images.to(self.ranks.device, non_blocking=True, memory_format=self.memory_format)
+        targets = targets.to(self.ranks.device, non_blocking=True)
+        if self.mixing is not None:
+            images, targets = self.mixing(images, targets)
+        with autocast(self.precision, self.ranks.device):
+            return self.criterion(network(images), targets)
+
+    def _unshared(self, last: bool) -> AbstractContextManager[None]:
+        """Gradients travel between processes with the last micro-batch only."""
+        shared = last or not isinstance(self.replica, DistributedDataParallel)
+        return nullcontext() if shared else cast(DistributedDataParallel, self.replica).no_sync()
+
+    def _step(self, loss: Tensor) -> Tensor:
+        """Step the optimizer, unless something is not finite; returns the norm of the gradient."""
+        if self.scaler.is_enabled():
+            return self._step_scaled()
+        norm = gradient_norm(self.weights)
+        self.held_back = torch.maximum(self.held_back, 1 - (loss.isfinite() & norm.isfinite()).float())
+        self.optimizer.found_inf = self.held_back  # type: ignore[attr-defined]  # fused AdamW's own way to skip a step
+        self.optimizer.step()
+        return norm
+
+    def _step_scaled(self) -> Tensor:
+        """float16: an overflow skips the step and halves the scale; it is a fault once the scale has fallen below 1."""
+        self.scaler.unscale_(self.optimizer)
+        norm = gradient_norm(self.weights)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        scale = self.scaler._get_scale_async()  # get_scale() would wait for the device
+        assert scale is not None
+        return torch.where(norm.isfinite() | (scale < 1), norm, torch.zeros_like(norm))
+
+
+def gradient_norm(weights: Iterable[Tensor]) -> Tensor:
+    """Euclidean norm over all gradients, on the device."""
+    return nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+
+
+def replicated(network: nn.Module, ranks: Ranks) -> nn.Module:
+    """The network whose backward pass averages the gradients of all processes."""
+    if ranks.world == 1:
+        return network
+    ids = None if ranks.device.type == "cpu" else [ranks.device.index]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`broadcast_buffers`")  # its successor is not in torch 2.11
+        return DistributedDataParallel(network, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+@dataclass
+class RunningStatistics:
+    """BatchNorm's running statistics move once an update, by the mean over its micro-batches, wherever these were.
+
+    Moved by each micro-batch in turn they would depend on how many devices there are. Free with one micro-batch.
+    """
+
+    network: nn.Module
+    ranks: Ranks
+    micro_batches: int
+
+    def __post_init__(self) -> None:
+        norms = [norm for norm in self.network.modules() if isinstance(norm, nn.modules.batchnorm._BatchNorm)]
+        self.running = [buffer for norm in norms for buffer in (norm.running_mean, norm.running_var) if buffer is not None]
+        self.counts = [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]
+        self.active = self.micro_batches * self.ranks.world > 1 and bool(norms)
+
+    def begin(self) -> None:
+        """Remember where they stand."""
+        if self.active:
+            self.before = [buffer.clone() for buffer in self.running]
+            self.sums = [torch.zeros_like(buffer) for buffer in self.running]
+
+    def collect(self) -> None:
+        """Note where a micro-batch moved them, and put them back."""
+        if self.active:
+            torch._foreach_add_(self.sums, self.running)
+            torch._foreach_copy_(self.running, self.before)
+
+    def settle(self) -> None:
+        """Move them to the mean."""
+        if self.active:
+            torch._foreach_div_(self.sums, self.micro_batches)
+            self.ranks.mean_(self.sums)
+            torch._foreach_copy_(self.running, self.sums)
+            torch._foreach_sub_(self.counts, self.micro_batches - 1)

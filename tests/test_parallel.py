@@ -1,0 +1,113 @@
+"""Several processes, or one that accumulates: the same update, the same weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import QUICK
+
+from roadmap import config
+from roadmap.checks import check_processes
+from roadmap.data import sources
+from roadmap.data.pipeline import batches
+from roadmap.errors import Refused
+from roadmap.train.ranks import Ranks
+from roadmap.train.update import RunningStatistics
+
+WHOLE = [
+    "recipe.batch_size=256", "recipe.micro_batch=128", "recipe.mixup=0.8", "recipe.cutmix=1.0", "recipe.ema=0.9",
+    "recipe.randaugment=rand-m9-mstd0.5-inc1", "recipe.random_erasing=0.25", "model.drop_path=0.3",
+]  # fmt: skip
+
+
+def run(tmp_path, *overrides, processes=1):
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
+    command = [sys.executable, *launcher, "-m", "roadmap.run", *QUICK, "runtime.device=cpu", f"output={tmp_path}", *overrides]
+    environment = {**os.environ, "PYTHONPATH": str(Path(config.__file__).parent.parent), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment, cwd=tmp_path)
+
+
+def record(tmp_path):
+    file = next(tmp_path.rglob("result.json"))
+    return json.loads(file.read_text()), torch.load(file.parent / "weights.pt"), file.parent
+
+
+@pytest.mark.parametrize("step", ["resnet", "separate_downsampling"])
+def test_two_processes_train_the_weights_of_one_that_accumulates(tmp_path, step):
+    (tmp_path / "one").mkdir(), (tmp_path / "two").mkdir()
+    alone = run(tmp_path / "one", f"+step={step}", *WHOLE)
+    shared = run(tmp_path / "two", f"+step={step}", *WHOLE, processes=2)
+    assert alone.returncode == shared.returncode == 0, shared.stderr
+    (one, weights, _), (two, others, folder) = record(tmp_path / "one"), record(tmp_path / "two")
+    assert [name for name in weights if not torch.equal(weights[name], others[name])] == []  # two summands: no order to round by
+    assert (one["processes"], two["processes"]) == (1, 2)
+    assert one["run"] == two["run"]
+    assert (two["top1"], two["top1_without_ema"]) == (one["top1"], one["top1_without_ema"])
+    assert two["val_loss"] == pytest.approx(one["val_loss"], rel=1e-6)
+    assert shared.stdout.count("top-1") == 1
+    assert (folder / "log.txt").read_text().count("epoch 1 ") == 1
+
+
+def test_the_images_of_an_update_are_shared_out_whole():
+    experiment = config.compose(["+step=gelu", "recipe.batch_size=96", "recipe.micro_batch=8", "scale=atto"])
+    found = sources.check(experiment)
+
+    def epoch(rank, world, split):
+        return list(batches(experiment, found, rank, world)[split])
+
+    one, four = epoch(0, 1, 0), [epoch(rank, 4, 0) for rank in range(4)]
+    dealt = [four[i % 4][i // 4] for i in range(len(one))]
+    assert dealt == one
+    assert len(one) == 11 * 12
+    seen = sorted(index for world in (1, 3) for rank in range(world) for batch in epoch(rank, world, 1) for _, index in batch)
+    assert seen == sorted([*range(714)] * 2)
+
+
+def test_running_statistics_move_once_by_the_mean():
+    torch.manual_seed(0)
+    norm, images = torch.nn.BatchNorm2d(3), [torch.randn(4, 3, 5, 5) for _ in range(3)]
+    statistics = RunningStatistics(norm, Ranks(torch.device("cpu")), 3)
+    statistics.begin()
+    for image in images:
+        norm(image)
+        statistics.collect()
+    statistics.settle()
+    means = torch.stack([image.mean((0, 2, 3)) for image in images])
+    variances = torch.stack([image.var((0, 2, 3)) for image in images])
+    torch.testing.assert_close(norm.running_mean, 0.1 * means.mean(0))
+    torch.testing.assert_close(norm.running_var, 0.9 + 0.1 * variances.mean(0))
+    assert norm.num_batches_tracked == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "processes", "says"),
+    [
+        ([], 2, r"recipe.micro_batch=null: must be a number with 2 processes.*for example 64"),
+        (["recipe.micro_batch=32"], 3, r"recipe.micro_batch=32: must be such that recipe.batch_size=128 gives each of the 3"),
+    ],
+)
+def test_a_batch_that_cannot_be_shared_is_refused(overrides, processes, says):
+    experiment = config.compose(["+step=gelu", *overrides])
+    with pytest.raises(Refused, match=says):
+        check_processes(experiment, processes)
+
+
+@pytest.mark.parametrize(
+    "overrides", [["recipe.micro_batch=48"], ["recipe.micro_batch=1"], ["recipe.micro_batch=32", "runtime.compile=graphs"]]
+)
+def test_micro_batches_that_cannot_be_are_refused(overrides):
+    with pytest.raises(Refused):
+        config.compose(["+step=resnet", *overrides])
+
+
+def test_a_refusal_is_said_once(tmp_path):
+    done = run(tmp_path, "+step=gelu", processes=2)
+    assert done.returncode != 0
+    assert done.stderr.count("recipe.micro_batch=null: must be") == 1
+    assert not list(tmp_path.rglob("runs"))
