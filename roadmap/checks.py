@@ -12,7 +12,7 @@ from roadmap.errors import Refused
 from roadmap.schema import Compile, Experiment, ModelConfig, Norm, Source
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
-RANDAUGMENT = re.compile(r"rand(-(m\d+(\.\d+)?|n\d+|mstd\d+(\.\d+)?|mmax\d+|inc[01]|p[01](\.\d+)?))+")
+RANDAUGMENT = re.compile(r"rand(-(m\d+|n\d+|mstd\d+(\.\d+)?|mmax\d+|inc[01]|p[01](\.\d+)?))+")
 
 
 def check(experiment: Experiment) -> None:
@@ -89,8 +89,8 @@ def check_processes(experiment: Experiment, processes: int) -> None:
 
 
 def _check_randaugment(text: str | None) -> None:
-    magnitude = re.search(r"-m(\d+(\.\d+)?)", text or "")
-    known = text is None or (RANDAUGMENT.fullmatch(text) and (not magnitude or float(magnitude[1]) <= 10))
+    magnitude = re.search(r"-m(\d+)", text or "")
+    known = text is None or (RANDAUGMENT.fullmatch(text) and (not magnitude or int(magnitude[1]) <= 10))
     _require(bool(known), "recipe.randaugment", text, "null, or timm's form rand-m9-mstd0.5-inc1 with a magnitude of 0 to 10")
 
 

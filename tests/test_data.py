@@ -16,7 +16,8 @@ from torchvision.datasets import CIFAR10
 
 from roadmap import config
 from roadmap.data import sources
-from roadmap.data.pipeline import input_pipeline, reader
+from roadmap.data.pipeline import input_pipeline
+from roadmap.data.readers import reader
 from roadmap.errors import Refused
 
 

@@ -15,7 +15,7 @@ from conftest import QUICK
 from roadmap import config
 from roadmap.checks import check_processes
 from roadmap.data import sources
-from roadmap.data.pipeline import batches
+from roadmap.data.batches import batches
 from roadmap.errors import Refused
 from roadmap.train.ranks import Ranks
 from roadmap.train.update import RunningStatistics

@@ -153,7 +153,8 @@ def break_forward(run):
 
 def break_gradient(run):
     run.network.stages[1].blocks[0].branch[2].conv.weight.register_hook(lambda gradient: gradient * float("inf"))
-    return r"the norm of the gradient is \w+ in step gelu, epoch 1, update 1; stages\.1\.blocks\.0\.branch\.2\.conv\.weight is the first"
+    where = r"stages\.1\.blocks\.0\.branch\.2\.conv\.weight is the first"
+    return rf"the norm of the gradient is \w+ in step gelu, epoch 1, update 1; {where}"
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
@@ -282,7 +283,7 @@ def test_mixup_and_cutmix_take_turns_by_whole_batches(tmp_path):
 
 
 def recipe_seed(i):
-    from roadmap.data.pipeline import seed_all
+    from roadmap.data.batches import seed_all
 
     seed_all(0, i)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from roadmap.data.pipeline import Batch
+from roadmap.data.batches import Batch
 from roadmap.schema import Precision
 from roadmap.train.ranks import Ranks
 from roadmap.train.update import autocast

@@ -21,7 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from roadmap.data.pipeline import input_pipeline, seed_all
+from roadmap.data.batches import seed_all
+from roadmap.data.pipeline import input_pipeline
 from roadmap.data.sources import Inventory
 from roadmap.errors import Diverged, Refused, Stopped
 from roadmap.model.build import build_network

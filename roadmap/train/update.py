@@ -17,7 +17,7 @@ from timm.data import Mixup
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from roadmap.data.pipeline import Batch
+from roadmap.data.batches import Batch
 from roadmap.schema import Precision
 from roadmap.train.ranks import Ranks
 

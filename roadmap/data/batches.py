@@ -1,0 +1,97 @@
+"""Which images make up which batch, and what chance depends on: (seed, epoch, index) and nothing else.
+
+So a run comes out the same whatever the number of loader processes or devices, and can go on from the middle of an
+epoch.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from roadmap.data.sources import Inventory
+from roadmap.schema import Experiment, Pipeline
+
+Batch = tuple[Tensor, Tensor]
+
+
+def seed_all(*key: int) -> None:
+    """Set the global generators of Python, NumPy and torch (CPU) from `key`, in some 20 microseconds.
+
+    Transforms and mixup draw from all three. Whoever draws next seeds first: nobody relies on what another left.
+    """
+    seed = int(np.random.SeedSequence(key).generate_state(1)[0])
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)
+
+
+@dataclass
+class Batches:
+    """The batch sampler of one epoch: a list of (epoch, index) for each micro-batch of this process.
+
+    The images are shuffled by (seed, epoch), then cut into updates and these into micro-batches, of which process
+    `rank` gets every `world`-th: an update holds the same micro-batches however many processes share them.
+    """
+
+    size: int
+    batch_size: int  # images of one update
+    seed: int
+    shuffle: bool
+    micro_batch: int
+    rank: int = 0
+    world: int = 1
+    epoch: int = 0
+    start: int = 0  # the update to start from
+
+    @property
+    def updates(self) -> int:
+        """Updates in a whole epoch; a training epoch leaves out what does not fill one."""
+        return self.size // self.batch_size if self.shuffle else -(-self.size // self.batch_size)
+
+    def __len__(self) -> int:
+        """Micro-batches of this process in a whole epoch, the last one of an evaluation included."""
+        return self.updates * (self.batch_size // self.micro_batch // self.world)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = np.arange(self.size)
+        if self.shuffle:
+            order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
+        for update in range(self.start, self.updates):
+            images = order[update * self.batch_size : (update + 1) * self.batch_size]
+            for first in range(self.rank * self.micro_batch, len(images), self.world * self.micro_batch):
+                yield [(self.epoch, int(index)) for index in images[first : first + self.micro_batch]]
+
+
+def batches(experiment: Experiment, found: Inventory, rank: int = 0, world: int = 1) -> tuple[Batches, Batches]:
+    """The batch samplers of this process: for training (shuffled, whole updates), for evaluation (every image once, in order)."""
+    recipe, seed = experiment.recipe, experiment.seed
+    at_once = recipe.images_at_once
+    train = Batches(found.train.size, recipe.batch_size, seed, True, at_once, rank, world)
+    val = Batches(found.val.size, at_once * world, seed, False, at_once, rank, world)
+    return train, val
+
+
+class InputPipeline(Protocol):
+    """Batches of training and evaluation, wherever they are made."""
+
+    name: Pipeline
+
+    @property
+    def updates(self) -> int:
+        """Updates in an epoch of training."""
+        ...
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Micro-batches of an epoch, those of this process, from update `start` on."""
+        ...
+
+    def evaluation(self) -> Iterator[Batch]:
+        """The share of this process in the evaluation split: every image once, in order."""
+        ...

@@ -1,0 +1,133 @@
+"""Pictures read, decoded and augmented by timm's transforms, in processes beside the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from timm.data import create_transform
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from roadmap.data.batches import Batch, Batches, seed_all
+from roadmap.data.readers import reader
+from roadmap.data.sources import Inventory
+from roadmap.errors import Refused
+from roadmap.schema import DataConfig, Experiment, Pipeline, RecipeConfig
+
+
+class Images(Dataset[tuple[Tensor, int] | Refused]):
+    """One split: `images[(epoch, index)]` is a transformed image (3, H, W) and its class.
+
+    A picture that cannot be read is handed on as its fault, for an exception in a loader's process would lose its form.
+    """
+
+    def __init__(self, load: Callable[[int], tuple[Image.Image, int]], size: int, transform: Any, seed: int) -> None:
+        self.load, self.size, self.transform, self.seed = load, size, transform, seed
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int] | Refused:
+        epoch, index = key
+        try:
+            image, target = self.load(index)
+        except Refused as fault:
+            return fault
+        seed_all(self.seed, epoch, index)
+        return self.transform(image), target
+
+
+@dataclass
+class Loaders:
+    """The two splits of a run, decoded and transformed by processes of their own."""
+
+    train: DataLoader[Any]
+    val: DataLoader[Any]
+    train_batches: Batches
+    name: Pipeline = Pipeline.loader
+
+    @property
+    def updates(self) -> int:
+        """Updates in an epoch."""
+        return self.train_batches.updates
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Micro-batches of an epoch, those of this process, from update `start` on."""
+        self.train_batches.epoch, self.train_batches.start = epoch, start
+        return _whole(self.train)
+
+    def evaluation(self) -> Iterator[Batch]:
+        """The share of this process in the evaluation split: every image once, in order."""
+        return _whole(self.val)
+
+
+def _whole(batches: Iterable[Batch | Refused]) -> Iterator[Batch]:
+    """The batches, up to the first with a picture that cannot be read."""
+    for batch in batches:
+        if isinstance(batch, Refused):
+            raise batch
+        yield batch
+
+
+def _collate(items: list[tuple[Tensor, int] | Refused]) -> Batch | Refused:
+    fault = next((item for item in items if isinstance(item, Refused)), None)
+    return fault or default_collate(items)
+
+
+def loaders(experiment: Experiment, found: Inventory, train_batches: Batches, val_batches: Batches) -> Loaders:
+    """Loaders with timm's transforms, over the batches of this process."""
+    data, recipe, seed = experiment.data, experiment.recipe, experiment.seed
+    load = {name: reader(data, found, name) for name in ("train", "val")}
+    train = Images(load["train"], found.train.size, train_transform(data, recipe), seed)
+    val = Images(load["val"], found.val.size, val_transform(data), seed)
+    return Loaders(_loader(train, train_batches, data, seed), _loader(val, val_batches, data, seed), train_batches)
+
+
+def _loader(images: Images, batches: Batches, data: DataConfig, seed: int) -> DataLoader[Any]:
+    generator = torch.Generator().manual_seed(seed)  # or the loader draws from, and moves, the global generator
+    return DataLoader(
+        images,
+        batch_sampler=batches,  # type: ignore[arg-type]
+        collate_fn=_collate,
+        num_workers=data.workers,
+        persistent_workers=data.workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        generator=generator,
+        worker_init_fn=_single_thread if data.workers else None,
+    )
+
+
+def _single_thread(worker: int) -> None:
+    torch.set_num_threads(1)
+
+
+def train_transform(data: DataConfig, recipe: RecipeConfig) -> Any:
+    """Random resized crop (bicubic), flip, RandAugment, normalisation, random erasing: timm's, as in Table 5."""
+    return create_transform(
+        (3, data.image_size, data.image_size),
+        is_training=True,
+        scale=(recipe.crop_scale[0], recipe.crop_scale[1]),
+        hflip=data.hflip,
+        color_jitter=None,
+        auto_augment=recipe.randaugment,
+        interpolation="bicubic",
+        mean=tuple(data.mean),
+        std=tuple(data.std),
+        re_prob=recipe.random_erasing,
+        re_mode="pixel",
+    )
+
+
+def val_transform(data: DataConfig) -> Any:
+    """Resize the shorter side to image_size / crop_pct (bicubic), cut the centre, normalise."""
+    return create_transform(
+        (3, data.image_size, data.image_size),
+        interpolation="bicubic",
+        mean=tuple(data.mean),
+        std=tuple(data.std),
+        crop_pct=data.crop_pct,
+    )

@@ -1,0 +1,72 @@
+"""From an index to a picture and its class: always the same picture for the same index."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from roadmap.data.sources import DIGITS_HELD_OUT, Inventory, Split
+from roadmap.errors import Refused
+from roadmap.schema import DataConfig, Source
+
+
+def reader(data: DataConfig, found: Inventory, split: str) -> Callable[[int], tuple[Image.Image, int]]:
+    """How one split is read: by index, always the same picture for the same index."""
+    if data.source == Source.digits:
+        return _digits(split)
+    if data.source in (Source.cifar10, Source.cifar100):
+        return _cifar(data, found, split)
+    return _Files(found.train if split == "train" else found.val)
+
+
+class _Files:
+    """Pictures in files; one that cannot be decoded ends the run with its path."""
+
+    def __init__(self, split: Split) -> None:
+        self.files = split.files
+
+    def __call__(self, index: int) -> tuple[Image.Image, int]:
+        path, target = self.files[index]
+        try:
+            with Image.open(path) as image:
+                return image.convert("RGB"), target
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise Refused(f"{path}: cannot be decoded: {error}") from error
+
+
+class _Arrays:
+    """Pictures in memory: uint8, (N, H, W) or (N, H, W, 3)."""
+
+    def __init__(self, images: np.ndarray[Any, Any], targets: Sequence[int]) -> None:
+        self.images, self.targets = images, [int(target) for target in targets]
+
+    def __call__(self, index: int) -> tuple[Image.Image, int]:
+        return Image.fromarray(self.images[index]).convert("RGB"), self.targets[index]
+
+
+def _digits(split: str) -> _Arrays:
+    """scikit-learn's digits, 0..16 stretched to 0..255; of every five images of a class two are for evaluation."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    held_out = np.zeros(len(digits.target), dtype=bool)
+    for target in range(10):
+        (members,) = np.nonzero(digits.target == target)
+        held_out[members] = np.isin(np.arange(len(members)) % 5, DIGITS_HELD_OUT)
+    chosen = held_out if split == "val" else ~held_out
+    pixels = (digits.images * (255 / 16)).round().astype(np.uint8)
+    return _Arrays(pixels[chosen], digits.target[chosen])
+
+
+def _cifar(data: DataConfig, found: Inventory, split: str) -> _Arrays:
+    from torchvision import datasets
+
+    kind = datasets.CIFAR10 if data.source == Source.cifar10 else datasets.CIFAR100
+    try:
+        content = kind(str(found.root), train=split == "train")
+    except (OSError, RuntimeError) as error:
+        raise Refused(f"data.path={found.root}: {data.source} cannot be read: {error}") from error
+    return _Arrays(content.data, content.targets)
