@@ -82,7 +82,7 @@ UNKNOWN_NAMES = [  # the line, what is said beside the name that was probably me
     ("run +step=resnet sed=3", "sed=3 output", "seed"),
     ("run +step=resnet model.norm=layr", "model.norm layr batch", "layer"),
     ("run +step=resnet runtime.device=cpuu", "runtime.device cpuu cuda auto", "cpu"),
-    ("run +step=resnet recipe.precision=float12", "recipe.precision float12 float32", "bfloat16"),
+    ("run +step=resnet recipe.precision=bflot16", "recipe.precision bflot16 float32", "bfloat16"),
     ("sweep study=digit", "digit", "digits"),
     ("sweep study=digits scale=tinny", "tinny base", "tiny"),
     ("sweep study=digits study.steps=[kernel7]", "kernel7 resnet", "kernel_7"),

@@ -22,8 +22,14 @@ def compile_network(experiment: Experiment, network: nn.Module, found: Inventory
     Parameters keep their names, so a state is the same whether it was compiled or not.
     """
     kind = pick_compile(experiment, found, device)
+    compile_blocks_or_network(network, kind)
+    return kind
+
+
+def compile_blocks_or_network(network: nn.Module, kind: Compile) -> None:
+    """Prepare a network for torch.compile, in place."""
     if kind == Compile.none:
-        return kind
+        return
     torch._dynamo.config.recompile_limit = VARIANTS
     torch._inductor.config.fallback_random = True  # stochastic depth drops what it would drop uncompiled
     if kind == Compile.blocks:
@@ -32,7 +38,6 @@ def compile_network(experiment: Experiment, network: nn.Module, found: Inventory
                 module.compile(dynamic=False)
     else:
         network.compile(dynamic=False, mode="reduce-overhead" if kind == Compile.graphs else None)
-    return kind
 
 
 def pick_compile(experiment: Experiment, found: Inventory, device: torch.device) -> Compile:

@@ -1,0 +1,185 @@
+"""`python -m roadmap.bench [--scale tiny] [--steps all] [--output FOLDER]`: throughput, latency and memory of every step.
+
+Everything is measured beside timm's loop, in turn, in one process: once with its script's defaults, once with its best
+flags. Writes `bench.csv` and `bench.md`; `roadmap.report` takes the columns of a `bench.csv` in a study's folder over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import geometric_mean
+from typing import TYPE_CHECKING, Any
+
+from roadmap import config
+from roadmap.data import sources
+from roadmap.errors import Parser, Refused, StorageFault, exits, nearest
+from roadmap.overrides import config_folders
+from roadmap.record import provenance, write_whole
+from roadmap.report.formats import Column, as_csv, as_markdown, as_table
+from roadmap.schema import Compile, Device, Experiment, Precision
+from roadmap.steps import known_steps
+
+if TYPE_CHECKING:
+    from roadmap.bench.step import Setting
+    from roadmap.train.ranks import Ranks
+
+AGAINST = ("timm_best", "timm_default")
+COLUMNS = (
+    Column("step", "step"),
+    Column("gmacs", "multiply-adds, G", "{:.3f}"),
+    Column("ours_train", "training, img/s", "{:.4g}"),
+    Column("spread", "range"),
+    Column("timm_best_train", "timm's loop, best flags", "{:.4g}"),
+    Column("timm_default_train", "timm's loop, defaults", "{:.4g}"),
+    Column("ratio_timm_best", "ours / best", "{:.2f}"),
+    Column("ratio_timm_default", "ours / defaults", "{:.2f}"),
+    Column("ours_end_to_end_train", "end to end, img/s", "{:.4g}"),
+    Column("share_of_peak", "share of peak", "{:.1%}"),
+    Column("ours_inference", "inference, img/s", "{:.4g}"),
+    Column("timm_best_inference", "timm's, best flags", "{:.4g}"),
+    Column("ours_latency_ms", "latency at batch 1, ms", "{:.3g}"),
+    Column("timm_best_latency_ms", "timm's, best flags", "{:.3g}"),
+    Column("ours_memory_gib", "peak memory, GiB", "{:.2f}"),
+    Column("timm_best_memory_gib", "timm's, best flags", "{:.2f}"),
+    Column("ours_first_seconds", "first two updates, s", "{:.1f}"),
+    Column("timm_best_first_seconds", "timm's, best flags", "{:.1f}"),
+)
+
+
+def main() -> int:
+    """Measure the steps that the command line asks for."""
+    arguments = _arguments()
+    experiments = _experiments(arguments)
+    from roadmap.train.ranks import Ranks, pick_device  # torch, from here on
+
+    ranks = Ranks(pick_device(Device(arguments.device)))
+    setting, peak = _setting(arguments, ranks)
+    folder = arguments.output or Path("experiments/performance") / _name(arguments, ranks)
+    rows: list[dict[str, Any]] = []
+    for experiment in experiments:
+        recipe = replace(experiment.recipe, batch_size=arguments.batch_size, micro_batch=None)
+        rows.append(_measured(replace(experiment, recipe=recipe), setting))
+        said = notes(rows, arguments, peak)
+        _write(folder, rows, said)  # after each row: what is measured is not lost
+        print(as_table(rows[-1:], COLUMNS[:8], ""), flush=True)
+    print(as_table(rows, COLUMNS, "how fast each step is"), *said, f"{folder}: bench.csv, bench.md", sep="\n")
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = Parser(prog="python -m roadmap.bench", description="How fast every step is, beside timm's own loop.")
+    parser.add_argument("--scale", default="tiny", help="end points: tiny (default), base, atto, ...")
+    parser.add_argument("--steps", default="all", help="all (default), or names joined by commas")
+    parser.add_argument("--image-size", type=int, default=224, help="pixels")
+    parser.add_argument("--batch-size", type=int, help="images an update; 256 on a GPU, 8 on a CPU")
+    parser.add_argument("--classes", type=int, default=1000)
+    parser.add_argument("--device", choices=[*Device], default=Device.auto)
+    parser.add_argument("--precision", choices=[*Precision], default=Precision.auto, help="auto: bfloat16 on a GPU")
+    parser.add_argument("--compile", choices=[*Compile], default=Compile.auto, help="auto: blocks on a GPU, none on a CPU")
+    parser.add_argument("--threads", type=int, help="CPU threads, of both sides")
+    parser.add_argument("--rounds", type=int, default=5, help="how often the contenders take turns")
+    parser.add_argument("--seconds", type=float, default=1.0, help="length of a turn, at least")
+    parser.add_argument("--against", default=",".join(AGAINST), help=f"{', '.join(AGAINST)}, both (default), or none")
+    parser.add_argument("--data", metavar="FOLDER", help="also end to end, on the images of FOLDER/train")
+    parser.add_argument("--output", type=Path, help="folder of bench.csv and bench.md")
+    parser.add_argument("--config-dir", type=Path, action="append", default=[], help="a folder with steps of your own")
+    arguments = parser.parse_args()
+    for name, least in (("rounds", 1), ("seconds", 0.01), ("classes", 2), ("threads", 1), ("batch_size", 2)):
+        value = getattr(arguments, name)
+        if value is not None and value < least:
+            raise Refused(f"--{name.replace('_', '-')} {value}: must be at least {least}")
+    arguments.against = tuple(name for name in arguments.against.split(",") if name != "none")
+    for name in arguments.against:
+        if name not in AGAINST:
+            raise Refused(f"--against {name}: {nearest(name, [*AGAINST, 'none'])}")
+    return arguments
+
+
+def _experiments(arguments: argparse.Namespace) -> list[Experiment]:
+    """The experiment behind each row, refused like a run's."""
+    folders = config_folders(arguments.config_dir)
+    known = known_steps(*folders)
+    names = list(known) if arguments.steps == "all" else arguments.steps.split(",")
+    data = ["data=folder", f"data.path={arguments.data}"] if arguments.data else []
+    common = [f"scale={arguments.scale}", "recipe=paper", "recipe.mixup=0", "recipe.cutmix=0", *data]
+    common.append(f"data.image_size={arguments.image_size}")
+    return [config.compose([*common, f"+step={name}"], folders) for name in names]
+
+
+def _setting(arguments: argparse.Namespace, ranks: Ranks) -> tuple[Setting, str]:
+    import torch
+
+    from roadmap.bench.measure import peak_operations
+    from roadmap.bench.step import Setting
+    from roadmap.train.session import pick_precision
+
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    torch.backends.cudnn.benchmark = True
+    gpu = ranks.device.type == "cuda"
+    compiled = Compile(arguments.compile)
+    if compiled == Compile.auto:
+        compiled = Compile.blocks if gpu else Compile.none
+    arguments.batch_size = arguments.batch_size or (256 if gpu else 8)
+    arguments.compile, arguments.threads = compiled.value, torch.get_num_threads()
+    peak, said = peak_operations(ranks.device)
+    precision = pick_precision(Precision(arguments.precision), ranks.device)
+    arguments.precision = precision.value
+    rounds, seconds, against = arguments.rounds, arguments.seconds, arguments.against
+    return Setting(ranks.device, precision, compiled, arguments.classes, rounds, seconds, against, peak), said
+
+
+def _measured(experiment: Experiment, setting: Setting) -> dict[str, Any]:
+    from roadmap.bench.step import measure
+    from roadmap.data.pipeline import input_pipeline
+
+    pipeline = None
+    if experiment.data.path is not None:
+        pipeline = input_pipeline(experiment, sources.check(experiment), setting.device)
+    row = measure(experiment, setting, pipeline)
+    return {**row, "spread": "{ours_train_least:.4g} to {ours_train_most:.4g}".format(**row)}
+
+
+def notes(rows: Sequence[dict[str, Any]], arguments: argparse.Namespace, peak: str) -> list[str]:
+    """What was measured, and the means over the steps."""
+    versions = provenance()["versions"]
+    said = [
+        f"Scale {arguments.scale}, {arguments.image_size} px, batch {arguments.batch_size}, {arguments.precision}, compiled: "
+        f"{arguments.compile}, {arguments.threads} CPU threads; torch {versions['torch']}, timm {versions['timm']}, Python "
+        f"{versions['python']} on {platform.machine()}. Synthetic images that lie on the device. Median of {arguments.rounds} "
+        f"rounds of at least {arguments.seconds:g} s, the contenders in turn; ratios are taken round by round.",
+        f"Peak: {peak}. Its share counts 3 x 2 operations for each multiply-add of the forward pass.",
+        "Inference and latency are not compiled on any side. The first two updates include compiling and choosing kernels.",
+    ]
+    for name in arguments.against:
+        ratios = [row[f"ratio_{name}"] for row in rows]
+        said.append(
+            f"Ours / {name.replace('_', ' ')}, training: geometric mean {geometric_mean(ratios):.3f} over {len(ratios)} steps, "
+            f"{min(ratios):.3f} to {max(ratios):.3f}."
+        )
+    return said
+
+
+def _name(arguments: argparse.Namespace, ranks: Ranks) -> str:
+    import torch
+
+    device = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else f"cpu {arguments.threads}"
+    return f"{device} {arguments.scale} {arguments.image_size}px".lower().replace(" ", "-").replace("/", "-")
+
+
+def _write(folder: Path, rows: Sequence[dict[str, Any]], said: Sequence[str]) -> None:
+    keys = dict.fromkeys(key for row in rows for key in row if key != "spread")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / "bench.csv", as_csv(rows, [Column(key, key) for key in keys], ""))
+        write_whole(folder / "bench.md", as_markdown(rows, COLUMNS, "") + "\n" + "\n".join(f"{note}\n" for note in said))
+    except OSError as error:
+        raise StorageFault(f"--output {folder}: cannot be written: {error}") from error
+
+
+if __name__ == "__main__":
+    exits(main)()

@@ -1,0 +1,84 @@
+"""Clocks: several contenders in turn, so that a machine that slows down slows all of them down."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+Action = Callable[[], object]
+
+# Dense bfloat16 multiply-adds a second, counted as two operations, as their makers give them.
+PEAKS = {"H200": 989e12, "H100": 989e12, "B200": 2250e12, "A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12}
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A figure over the rounds."""
+
+    median: float
+    least: float
+    most: float
+
+    @classmethod
+    def of(cls, values: list[float]) -> Spread:
+        """Median and range."""
+        return cls(statistics.median(values), min(values), max(values))
+
+
+def in_turn(actions: Mapping[str, Action], device: torch.device, rounds: int, seconds: float) -> dict[str, list[float]]:
+    """Seconds of one action for each contender and round: A, B, C, A, B, C, each for at least `seconds`.
+
+    Every action has run before; the first round decides how many repetitions fill the time.
+    """
+    times: dict[str, list[float]] = {name: [] for name in actions}
+    repetitions = {name: max(1, math.ceil(seconds / timed(action, device, 1))) for name, action in actions.items()}
+    for _ in range(rounds):
+        for name, action in actions.items():
+            times[name].append(timed(action, device, repetitions[name]) / repetitions[name])
+    return times
+
+
+def timed(action: Action, device: torch.device, repetitions: int) -> float:
+    """Seconds that so many repetitions take, to the end of the last on the device."""
+    settle(device)
+    started = time.perf_counter()
+    for _ in range(repetitions):
+        action()
+    settle(device)
+    return time.perf_counter() - started
+
+
+def settle(device: torch.device) -> None:
+    """Wait for the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_memory(action: Action, device: torch.device) -> float | None:
+    """GiB that an action needs at most on a GPU, beyond what lies there without its contender; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    settle(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    action()
+    settle(device)
+    return torch.cuda.max_memory_allocated(device) / 2**30
+
+
+def peak_operations(device: torch.device) -> tuple[float, str]:
+    """Operations a second that the device could do, and where the figure is from: its maker, or a matrix product here."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    for part, peak in PEAKS.items():
+        if part in name:
+            return peak, f"{name}: {peak / 1e12:.0f} TFLOP/s, dense bfloat16, its maker's figure"
+    size = 8192 if device.type == "cuda" else 2048
+    left, right = torch.randn(2, size, size, device=device, dtype=torch.bfloat16 if device.type == "cuda" else torch.float32)
+    torch.mm(left, right)
+    seconds = min(timed(lambda: torch.mm(left, right), device, 3) / 3 for _ in range(5))
+    peak = 2 * size**3 / seconds
+    return peak, f"{name or 'CPU'}: {peak / 1e12:.3g} TFLOP/s, a product of two {size} x {size} matrices, measured here"

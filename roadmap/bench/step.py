@@ -1,0 +1,175 @@
+"""One step against timm: a row of the bench."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from roadmap.bench.measure import Action, Spread, in_turn, peak_memory, timed
+from roadmap.bench.timm_loop import TimmLoop
+from roadmap.data.batches import Batch, InputPipeline, seed_all
+from roadmap.model.build import build_network
+from roadmap.model.counting import cost
+from roadmap.schema import Compile, Experiment, Precision
+from roadmap.train import recipe
+from roadmap.train.compiling import compile_blocks_or_network
+from roadmap.train.ranks import Ranks
+from roadmap.train.readings import Readings
+from roadmap.train.update import Update, autocast
+
+OURS, BEST, DEFAULT, END_TO_END = "ours", "timm_best", "timm_default", "ours_end_to_end"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is the same for all rows."""
+
+    device: torch.device
+    precision: Precision
+    compiled: Compile
+    classes: int
+    rounds: int
+    seconds: float
+    against: tuple[str, ...]
+    peak: float  # operations a second
+
+
+@dataclass
+class Contender:
+    """A network with its loop, warm."""
+
+    network: nn.Module
+    update: Action
+    layout: torch.memory_format
+    precision: Precision
+    first_seconds: float  # the first two updates: compiling, choosing kernels
+    memory: float | None  # GiB
+
+
+def measure(experiment: Experiment, setting: Setting, pipeline: InputPipeline | None = None) -> dict[str, Any]:
+    """Train and answer with one step, ours and timm's in turn; returns its row.
+
+    Speeds are in images a second, median over the rounds with the least and the most; latency in milliseconds.
+    """
+    torch._dynamo.reset()
+    contenders = dict(_contenders(experiment, setting, pipeline))
+    batch = experiment.recipe.images_at_once
+    times = in_turn({name: each.update for name, each in contenders.items()}, setting.device, setting.rounds, setting.seconds)
+    size = experiment.data.image_size
+    forward = cost(experiment.model, setting.classes, size).conv_linear
+    row: dict[str, Any] = {"step": experiment.step.name, "gmacs": forward / 1e9}
+    for name, seconds in times.items():
+        speed = Spread.of([batch / value for value in seconds])
+        row |= {f"{name}_train": speed.median, f"{name}_train_least": speed.least, f"{name}_train_most": speed.most}
+    for name in setting.against:
+        ratio = Spread.of([theirs / ours for theirs, ours in zip(times[name], times[OURS], strict=True)])
+        row |= {f"ratio_{name}": ratio.median, f"ratio_{name}_least": ratio.least, f"ratio_{name}_most": ratio.most}
+    row["share_of_peak"] = 3 * 2 * forward * row[f"{OURS}_train"] / setting.peak
+    for name, each in contenders.items():
+        if name != END_TO_END:
+            row |= {f"{name}_first_seconds": each.first_seconds, f"{name}_memory_gib": each.memory}
+    return row | _inference(contenders, setting, batch, size)
+
+
+def _contenders(experiment: Experiment, setting: Setting, pipeline: InputPipeline | None) -> Iterator[tuple[str, Contender]]:
+    ours = partial(_ours, experiment, setting)
+    yield OURS, _warm(setting, experiment, ours)
+    if pipeline is not None:
+        yield END_TO_END, _warm(setting, experiment, ours, _endless(pipeline))
+    for name in setting.against:
+        yield name, _warm(setting, experiment, partial(_timm, experiment, setting, name == BEST))
+
+
+Made = tuple[nn.Module, Callable[[Tensor, Tensor], Any], torch.memory_format, Precision]
+
+
+def _warm(
+    setting: Setting, experiment: Experiment, make: Callable[[], Made], batches: Iterator[Batch] | None = None
+) -> Contender:
+    """Build a contender and run its first updates."""
+    before = torch.cuda.memory_allocated(setting.device) / 2**30 if setting.device.type == "cuda" else 0.0
+    network, step, layout, precision = make()
+    images, targets = _synthetic(experiment, setting, layout)
+
+    def update() -> None:
+        step(*(next(batches) if batches is not None else (images, targets)))
+
+    started = time.perf_counter()
+    timed(update, setting.device, 2)
+    first = time.perf_counter() - started
+    memory = peak_memory(update, setting.device)
+    return Contender(network, update, layout, precision, first, None if memory is None else memory - before)
+
+
+def _synthetic(experiment: Experiment, setting: Setting, layout: torch.memory_format) -> Batch:
+    """A batch of noise that already lies on the device, in the layout that its contender wants."""
+    batch, size = experiment.recipe.images_at_once, experiment.data.image_size
+    images = torch.randn(batch, 3, size, size, device=setting.device).contiguous(memory_format=layout)
+    return images, torch.randint(setting.classes, (batch,), device=setting.device)
+
+
+def _ours(experiment: Experiment, setting: Setting) -> Made:
+    """The update of a run, its reading late included."""
+    seed_all(0)
+    layout = torch.channels_last
+    network: nn.Module = build_network(experiment.model, setting.classes)
+    network = network.to(setting.device, memory_format=layout)  # type: ignore[call-overload]
+    compile_blocks_or_network(network, setting.compiled)
+    adamw = recipe.optimizer(experiment, network)
+    schedule = recipe.schedule(experiment, adamw, 1_000_000)
+    ranks = Ranks(setting.device)
+    update = Update(network, adamw, recipe.criterion(experiment.recipe), None, setting.precision, ranks, 1, layout)
+    readings, done = Readings(setting.device), [0]
+
+    def step(images: Tensor, targets: Tensor) -> None:
+        network.train()
+        done[0] += 1
+        schedule.step_update(done[0])
+        readings.push(update([(images, targets)], lambda k: seed_all(0, 0, done[0])))
+
+    return network, step, layout, setting.precision
+
+
+def _timm(experiment: Experiment, setting: Setting, best: bool) -> Made:
+    compiled = setting.compiled != Compile.none
+    loop = TimmLoop(experiment, setting.classes, setting.device, best, compiled, setting.precision)
+    return loop.network, loop, loop.memory_format, loop.precision
+
+
+def _endless(pipeline: InputPipeline) -> Iterator[Batch]:
+    """Training batches of one epoch after another."""
+    epoch = 0
+    while True:
+        yield from pipeline.epoch(epoch)
+        epoch += 1
+
+
+def _inference(contenders: dict[str, Contender], setting: Setting, batch: int, size: int) -> dict[str, Any]:
+    """Images a second at the batch size of training, and latency at batch 1; nothing is compiled for it."""
+    row: dict[str, Any] = {}
+    for images in (batch, 1):
+        actions = {name: _answer(each, setting, images, size) for name, each in contenders.items() if name != END_TO_END}
+        for action in actions.values():
+            timed(action, setting.device, 2)
+        for name, seconds in in_turn(actions, setting.device, setting.rounds, setting.seconds / 4).items():
+            once = statistics.median(seconds)
+            row |= {f"{name}_latency_ms": 1000 * once} if images == 1 else {f"{name}_inference": images / once}
+    return row
+
+
+def _answer(contender: Contender, setting: Setting, images: int, size: int) -> Action:
+    batch = torch.randn(images, 3, size, size, device=setting.device).contiguous(memory_format=contender.layout)
+
+    def action() -> None:
+        contender.network.eval()
+        with torch.inference_mode(), torch.compiler.set_stance("force_eager"), autocast(contender.precision, setting.device):
+            contender.network(batch)
+
+    return action

@@ -1,0 +1,102 @@
+"""What a step is compared with: timm's parts put together as timm's training script does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import timm
+import torch
+from timm.layers import DropPath as TimmDropPath
+from timm.layers import LayerNorm2d as TimmLayerNorm2d
+from timm.layers import LayerScale2d, set_fast_norm
+from timm.optim import create_optimizer_v2
+from timm.scheduler import CosineLRScheduler
+from timm.task import ClassificationTask
+from timm.utils import AverageMeter
+from torch import Tensor, nn
+
+from roadmap.checks import peak_lr
+from roadmap.model.block import DropPath, LayerNorm2d, LayerScale, Pointwise
+from roadmap.model.build import build_network
+from roadmap.model.weights import timm_twin
+from roadmap.schema import Experiment, Precision
+from roadmap.train import recipe
+from roadmap.train.update import autocast
+
+
+class TimmLoop:
+    """An update of timm's `train.py`: task, autocast, AdamW, the loss read after every update.
+
+    Args:
+        experiment: the step and its recipe.
+        best: with the script's best flags (--channels-last --fast-norm --opt-kwargs fused=True, and --amp --amp-dtype
+            bfloat16 where the run is in bfloat16), or with none of them.
+        compiled: with --torchcompile; only with `best`.
+        precision: of ours; timm's default is float32.
+
+    """
+
+    def __init__(
+        self, experiment: Experiment, classes: int, device: torch.device, best: bool, compiled: bool, precision: Precision
+    ) -> None:
+        self.device, self.precision = device, precision if best else Precision.float32
+        set_fast_norm(best)
+        self.network = timm_network(experiment, classes).to(device)
+        set_fast_norm(False)
+        if best:
+            self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.memory_format = torch.channels_last if best else torch.contiguous_format
+        self.task = ClassificationTask(self.network, criterion=recipe.criterion(experiment.recipe), device=device, verbose=False)
+        self.optimizer = create_optimizer_v2(
+            self.network,
+            opt="adamw",
+            lr=peak_lr(experiment),
+            weight_decay=experiment.recipe.weight_decay,
+            betas=tuple(experiment.recipe.betas),
+            **({"fused": True} if best else {}),
+        )
+        if best and compiled:
+            self.task.compile()
+        self.schedule = CosineLRScheduler(self.optimizer, t_initial=1_000_000, t_in_epochs=False)
+        self.losses, self.updates = AverageMeter(), 0
+        self.optimizer.zero_grad()
+
+    def __call__(self, images: Tensor, targets: Tensor) -> None:
+        """One update."""
+        self.task.get_trainable_module().train()
+        images = images.contiguous(memory_format=self.memory_format)
+        with autocast(self.precision, self.device):
+            loss = self.task(images, targets)["loss"]
+        loss.backward()
+        self.optimizer.step()
+        self.losses.update(loss.item(), images.size(0))
+        self.updates += 1
+        self.optimizer.zero_grad()
+        self.schedule.step_update(num_updates=self.updates)
+
+
+def timm_network(experiment: Experiment, classes: int) -> nn.Module:
+    """The step as a user of timm has it: timm's own model at both ends, between them the same layers from timm's parts."""
+    name = timm_twin(experiment.step.name, experiment.scale.name)
+    if name is not None:
+        return timm.create_model(name, num_classes=classes, drop_path_rate=experiment.model.drop_path)
+    network = build_network(experiment.model, classes)
+    for parent in list(network.modules()):
+        for key, child in parent.named_children():
+            if type(child) in REPLACED:
+                setattr(parent, key, REPLACED[type(child)](child))
+    return network
+
+
+def _conv(layer: Pointwise) -> nn.Conv2d:
+    bias = layer.bias is not None
+    return nn.Conv2d(layer.in_channels, layer.out_channels, 1, layer.stride, bias=bias)  # type: ignore[arg-type]
+
+
+REPLACED: dict[type, Callable[[Any], nn.Module]] = {
+    Pointwise: _conv,
+    LayerNorm2d: lambda norm: TimmLayerNorm2d(norm.normalized_shape[0], eps=norm.eps),
+    LayerScale: lambda scale: LayerScale2d(len(scale.gamma), init_values=1e-6),
+    DropPath: lambda drop: TimmDropPath(drop.probability),
+}
