@@ -80,6 +80,8 @@ def check_processes(experiment: Experiment, processes: int) -> None:
     recipe = experiment.recipe
     if processes == 1:
         return
+    shared = recipe.batch_size % processes == 0
+    _require(shared, "recipe.batch_size", recipe.batch_size, f"a multiple of the {processes} processes that share it")
     share = recipe.batch_size // processes
     said = f"a number with {processes} processes: BatchNorm's statistics are taken over it; for example {share}"
     _require(recipe.micro_batch is not None, "recipe.micro_batch", "null", said)

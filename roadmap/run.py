@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import redirect_stderr
 from io import StringIO
@@ -75,6 +76,7 @@ def _check_once_a_node(overrides: list[str], folders: Sequence[Path], multirun: 
         try:
             check(overrides, folders, multirun)
         except Refused as fault:
+            time.sleep(5)  # torchrun ends all when one has ended: the first must have spoken
             raise SystemExit(fault.exit_code) from None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import platform
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -58,7 +59,8 @@ def main() -> int:
 
     ranks = Ranks(pick_device(Device(arguments.device)))
     setting, peak = _setting(arguments, ranks)
-    folder = arguments.output or Path("experiments/performance") / _name(arguments, ranks)
+    place = f"{setting.name} {arguments.scale} {arguments.image_size}px".lower()
+    folder = arguments.output or Path("experiments/performance") / re.sub("[^a-z0-9]+", "-", place)
     rows: list[dict[str, Any]] = []
     for experiment in experiments:
         recipe = replace(experiment.recipe, batch_size=arguments.batch_size, micro_batch=None)
@@ -130,7 +132,8 @@ def _setting(arguments: argparse.Namespace, ranks: Ranks) -> tuple[Setting, str]
     precision = pick_precision(Precision(arguments.precision), ranks.device)
     arguments.precision = precision.value
     rounds, seconds, against = arguments.rounds, arguments.seconds, arguments.against
-    return Setting(ranks.device, precision, compiled, arguments.classes, rounds, seconds, against, peak), said
+    name = torch.cuda.get_device_name(ranks.device) if gpu else f"CPU, {arguments.threads} threads"
+    return Setting(ranks.device, name, precision, compiled, arguments.classes, rounds, seconds, against, peak), said
 
 
 def _measured(experiment: Experiment, setting: Setting) -> dict[str, Any]:
@@ -141,6 +144,9 @@ def _measured(experiment: Experiment, setting: Setting) -> dict[str, Any]:
     if experiment.data.path is not None:
         pipeline = input_pipeline(experiment, sources.check(experiment), setting.device)
     row = measure(experiment, setting, pipeline)
+    where = {"scale": experiment.scale.name, "image_size": experiment.data.image_size, "batch_size": experiment.recipe.batch_size}
+    about = {**where, "precision": setting.precision.value, "compiled": setting.compiled.value, "device": setting.name}
+    row = {"step": experiment.step.name, **about, **row}
     return {**row, "spread": "{ours_train_least:.4g} to {ours_train_most:.4g}".format(**row)}
 
 
@@ -162,13 +168,6 @@ def notes(rows: Sequence[dict[str, Any]], arguments: argparse.Namespace, peak: s
             f"{min(ratios):.3f} to {max(ratios):.3f}."
         )
     return said
-
-
-def _name(arguments: argparse.Namespace, ranks: Ranks) -> str:
-    import torch
-
-    device = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else f"cpu {arguments.threads}"
-    return f"{device} {arguments.scale} {arguments.image_size}px".lower().replace(" ", "-").replace("/", "-")
 
 
 def _write(folder: Path, rows: Sequence[dict[str, Any]], said: Sequence[str]) -> None:

@@ -32,6 +32,7 @@ class Setting:
     """What is the same for all rows."""
 
     device: torch.device
+    name: str  # of the device
     precision: Precision
     compiled: Compile
     classes: int
@@ -64,7 +65,7 @@ def measure(experiment: Experiment, setting: Setting, pipeline: InputPipeline | 
     times = in_turn({name: each.update for name, each in contenders.items()}, setting.device, setting.rounds, setting.seconds)
     size = experiment.data.image_size
     forward = cost(experiment.model, setting.classes, size).conv_linear
-    row: dict[str, Any] = {"step": experiment.step.name, "gmacs": forward / 1e9}
+    row: dict[str, Any] = {"gmacs": forward / 1e9}
     for name, seconds in times.items():
         speed = Spread.of([batch / value for value in seconds])
         row |= {f"{name}_train": speed.median, f"{name}_train_least": speed.least, f"{name}_train_most": speed.most}

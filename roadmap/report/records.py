@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ class Study:
     results: tuple[Result, ...]
     strangers: int = 0  # results in the folder that the plan does not name
     committed: bool = False  # read from records.jsonl, not from runs
+    speeds: dict[str, dict[str, Any]] = field(default_factory=dict)  # rows of bench.csv by step
 
     @property
     def steps(self) -> list[Step]:
@@ -57,7 +59,7 @@ def load(folder: Path) -> Study:
     if not results:
         raise Refused(f"{folder}: none of the {len(about['runs'])} runs of the study is done")
     _refuse_mixed(results)
-    return Study(folder, about, tuple(results), strangers, committed)
+    return Study(folder, about, tuple(results), strangers, committed, _speeds(folder, about))
 
 
 def write_records(study: Study) -> None:
@@ -84,6 +86,32 @@ def _from_runs(folder: Path, runs: list[str]) -> tuple[list[Result], int]:
             found.append({**result, "history": [[line[key] for key in keys] for line in run.history()]})
     others = {path.parent.name for path in (folder / "runs").glob("*/result.json")} - set(runs)
     return found, len(others)
+
+
+def _speeds(folder: Path, about: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What `roadmap.bench` measured, where its `bench.csv` lies in the study's folder: numbers by step.
+
+    Raises:
+        Refused: where it was measured on other networks or images than the study's.
+
+    """
+    file = folder / "bench.csv"
+    if not file.is_file():
+        return {}
+    with file.open(encoding="utf-8", newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    study = (about["scale"]["name"], str(about["image_size"]))
+    for row in rows:
+        if (found := (row.get("scale"), row.get("image_size"))) != study:
+            raise Refused(f"{file}: measured at scale {found[0]}, {found[1]} px; the study is at scale {study[0]}, {study[1]} px")
+    return {row["step"]: {key: _number(value) for key, value in row.items()} for row in rows}
+
+
+def _number(text: str) -> Any:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return text
 
 
 def _records(folder: Path) -> dict[str, Result]:

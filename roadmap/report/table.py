@@ -10,6 +10,13 @@ from roadmap.report.records import Study
 from roadmap.report.statistics import Analysis, Row
 
 PAPER_EPOCHS = 300
+SPEEDS = (  # of bench.csv, where there is one
+    ("ours_train", "training, img/s", "{:.4g}"),
+    ("ours_inference", "inference, img/s", "{:.4g}"),
+    ("ours_latency_ms", "latency at batch 1, ms", "{:.3g}"),
+    ("ours_memory_gib", "peak memory in training, GiB", "{:.2f}"),
+    ("share_of_peak", "share of peak", "{:.1%}"),
+)
 
 
 def paper_scale(study: Study) -> str:
@@ -29,6 +36,7 @@ def table_columns(study: Study) -> tuple[Column, ...]:
         Column("verdict", "verdict"),
         Column("gmacs", "multiply-adds, G", "{:.4f}"),
         Column("params_m", "parameters, M", "{:.2f}"),
+        *(Column(key, heading, form) for key, heading, form in SPEEDS),
         Column("paper_top1", f"{paper}: top-1, %"),
         Column("paper_delta", "its difference", "{:+.2f}"),
         Column("paper_gmacs", "its multiply-adds, G", "{:.2f}"),
@@ -52,10 +60,16 @@ def _row(study: Study, row: Row) -> dict[str, Any]:
         "verdict": {True: "resolved", False: "not resolved", None: None}[row.resolved],
         "gmacs": row.gmacs,
         "params_m": row.params_m,
+        **_speeds(study, step.name),
         "paper_top1": None if paper is None else f"{paper.top1:.2f}" + (f" ± {paper.top1_std:.2f}" if paper.top1_std else ""),
         "paper_delta": paper.top1 - before.top1 if paper and before else None,
         "paper_gmacs": paper.gmacs if paper else None,
     }
+
+
+def _speeds(study: Study, step: str) -> dict[str, Any]:
+    measured = study.speeds.get(step, {})
+    return {key: measured.get(key) for key, _, _ in SPEEDS}
 
 
 def _top1(row: Row) -> str:
@@ -81,7 +95,7 @@ CSV_COLUMNS = tuple(
     for key in (
         "step", "parent", "label", "group", "adopted", "data", "epochs", "scale", "n", "diverged", "missing", "top1_mean",
         "top1_std", "delta_top1", "delta_low", "delta_high", "resolved", "gmacs_conv_linear", "params_m",
-        "images_per_second", "paper_top1", "paper_top1_std", "paper_gflops_printed",
+        "images_per_second", *(key for key, _, _ in SPEEDS), "paper_top1", "paper_top1_std", "paper_gflops_printed",
     )
 )  # fmt: skip
 
@@ -100,6 +114,7 @@ def csv_rows(study: Study, analysis: Analysis) -> list[dict[str, Any]]:
                 "missing": row.missing, "top1_mean": row.mean, "top1_std": row.std,
                 "delta_top1": row.delta, "delta_low": low, "delta_high": high, "resolved": row.resolved,
                 "gmacs_conv_linear": row.gmacs, "params_m": row.params_m, "images_per_second": row.images_per_second,
+                **_speeds(study, row.step.name),
                 "paper_top1": paper.top1 if paper else None, "paper_top1_std": paper.top1_std if paper else None,
                 "paper_gflops_printed": paper.gflops_printed if paper else None,
             }
@@ -124,10 +139,19 @@ def notes(study: Study, analysis: Analysis) -> list[str]:
             f"comparisons (Bonferroni). Where an interval covers 0 the difference is not resolved. This study could not "
             f"have resolved a difference below {analysis.smallest:.2f} points."
         )
+    said += [_measured(study)] if study.speeds else []
     said += [f"The runs differ in {what}: {', '.join(values)}." for what, values in _mixed(study).items()]
     if study.strangers:
         said.append(f"{study.strangers} runs in the folder belong to other settings and are not in the table.")
     return said
+
+
+def _measured(study: Study) -> str:
+    first = next(iter(study.speeds.values()))
+    return (
+        f"Speeds are those of `bench.csv`: {first['device']}, batch {first['batch_size']:.0f}, {first['precision']}, synthetic "
+        "images on the device, the loop of a run."
+    )
 
 
 def _mixed(study: Study) -> dict[str, list[str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -21,16 +21,19 @@ class Readings:
     """
 
     device: torch.device
-    waiting: deque[tuple[Tensor, torch.cuda.Event | None]] = field(default_factory=deque)
+    waiting: deque[tuple[Tensor, torch.cuda.Event | None, list[float]]] = field(default_factory=deque)
 
     @property
     def lag(self) -> int:
         """How many updates late values are read; a CPU has nothing to wait for."""
         return LAG if self.device.type == "cuda" else 0
 
-    def push(self, values: Tensor) -> list[float] | None:
-        """Send the values of an update on their way; returns those of the update `lag` before it, if there was one."""
-        self.waiting.append(self._send(values))
+    def push(self, values: Tensor, known: Sequence[float] = ()) -> list[float] | None:
+        """Send the values of an update on their way, with what the host knows already to be read along with them.
+
+        Returns those of the update `lag` before it, if there was one.
+        """
+        self.waiting.append((*self._send(values), list(known)))
         return self._read() if len(self.waiting) > self.lag else None
 
     def drain(self) -> Iterator[list[float]]:
@@ -48,7 +51,7 @@ class Readings:
         return host, event
 
     def _read(self) -> list[float]:
-        values, event = self.waiting.popleft()
+        values, event, known = self.waiting.popleft()
         if event is not None:
             event.synchronize()
-        return values.tolist()
+        return [*values.tolist(), *known]

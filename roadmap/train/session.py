@@ -132,7 +132,7 @@ class Session:
         for update in range(self.update, self.updates_per_epoch):
             numbers = self._take_step(batches, update)
             self.update += 1
-            asked = self.readings.push(self._with_requests(numbers, stop))
+            asked = self._push(numbers, stop)
             now = time.monotonic()
             self.totals.seconds = now - started
             if asked is not None:
@@ -151,10 +151,13 @@ class Session:
             self.average.update(self.network)
         return numbers
 
-    def _with_requests(self, numbers: Tensor, stop: Stop) -> Tensor:
+    def _push(self, numbers: Tensor, stop: Stop) -> list[float] | None:
         """Loss and norm, and how many processes want to stop or to save: read late, at the same update everywhere."""
-        requests = torch.tensor([float(stop.asked is not None), float(self.ranks.first and self._due())])
-        return torch.cat([numbers, self.ranks.total_(requests.to(numbers.device, non_blocking=True))])
+        requests = [float(stop.asked is not None), float(self.ranks.first and self._due())]
+        if self.ranks.world == 1:
+            return self.readings.push(numbers, requests)
+        shared = torch.tensor(requests).to(numbers.device, non_blocking=True)
+        return self.readings.push(torch.cat([numbers, self.ranks.total_(shared)]))
 
     def _note(self, reading: list[float], bar: Bar) -> None:
         """Take in the numbers of one update."""

@@ -1,0 +1,128 @@
+"""The bench: both sides run the same step, the arithmetic of its columns holds, and the report takes them over."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from timm.models import ConvNeXt, ResNet
+
+from roadmap import config
+from roadmap.bench.measure import Spread, in_turn
+from roadmap.bench.timm_loop import timm_network
+from roadmap.errors import Refused
+from roadmap.layout import layout
+from roadmap.model.build import build_network
+from roadmap.report.records import load
+from roadmap.report.statistics import analyse
+from roadmap.report.table import csv_rows, markdown, table_rows
+from roadmap.steps import known_steps
+
+ARGUMENTS = [
+    "--scale", "atto", "--image-size", "32", "--batch-size", "4", "--classes", "10", "--rounds", "2", "--seconds", "0.01",
+]  # fmt: skip
+
+
+def bench(*arguments, cwd):
+    return subprocess.run(
+        [sys.executable, "-m", "roadmap.bench", *arguments], capture_output=True, text=True, cwd=cwd, timeout=240
+    )
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bench")
+    done = bench(*ARGUMENTS, "--steps", "resnet,layer_norm", "--output", str(folder), cwd=folder)
+    assert done.returncode == 0, done.stderr
+    with (folder / "bench.csv").open() as lines:
+        return done.stdout, list(csv.DictReader(lines)), folder
+
+
+def test_columns_and_their_arithmetic(measured):
+    said, rows, folder = measured
+    assert [row["step"] for row in rows] == ["resnet", "layer_norm"]
+    for row in rows:
+        number = {
+            key: float(value)
+            for key, value in row.items()
+            if value and key not in ("step", "scale", "precision", "compiled", "device")
+        }
+        assert number["ours_train_least"] <= number["ours_train"] <= number["ours_train_most"]
+        for name in ("timm_best", "timm_default"):
+            assert number[f"ratio_{name}_least"] <= number[f"ratio_{name}"] <= number[f"ratio_{name}_most"]
+            assert number[f"{name}_train"] > 0
+        for key in ("ours_inference", "ours_latency_ms", "ours_first_seconds", "timm_best_inference"):
+            assert number[key] > 0
+        assert 0 < number["share_of_peak"] < 1
+        model = config.compose([f"+step={row['step']}", "scale=atto"]).model
+        from roadmap.model.counting import cost
+
+        assert number["gmacs"] == pytest.approx(cost(model, 10, 32).conv_linear / 1e9)
+    assert "geometric mean" in said
+    assert "| step" in (folder / "bench.md").read_text()
+
+
+def test_contenders_take_turns():
+    order = []
+    in_turn({name: lambda name=name: order.append(name) for name in "ab"}, torch.device("cpu"), 3, 0.0)
+    assert "".join(order) == "ab" + "ab" * 3
+    assert Spread.of([3.0, 1.0, 2.0]) == Spread(2.0, 1.0, 3.0)
+
+
+@pytest.mark.parametrize("step", known_steps())
+def test_timm_has_the_same_step(step):
+    """The same parameters, in the same number of the same shapes; timm's own model at the ends."""
+    experiment = config.compose([f"+step={step}", "scale=tiny"])
+    with torch.device("meta"):
+        theirs, ours = timm_network(experiment, 10), build_network(experiment.model, 10)
+    assert isinstance(theirs, {"resnet": ResNet, "separate_downsampling": ConvNeXt}.get(step, torch.nn.Module))
+    assert not any(
+        type(module).__module__ == "roadmap.model.block" and type(module).__name__ != "Block" for module in theirs.modules()
+    )
+    count = [sum(parameter.numel() for parameter in network.parameters()) for network in (ours, theirs)]
+    assert count[0] == count[1]
+    assert layout(experiment.model)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--against", "timm_bset"], "timm_best"),
+        (["--rounds", "0"], "at least 1"),
+        (["--steps", "gelu,nope"], "nope"),
+        (["--image-size", "8"], "data.image_size=8"),
+        (["--device", "tpu"], "tpu"),
+        (["--batch-size", "1"], "at least 2"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(arguments, says, tmp_path):
+    done = bench(*arguments, "--output", str(tmp_path / "out"), cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert says in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_report_takes_the_columns_over(measured, tmp_path):
+    from test_report import VALUES, study
+
+    _, _, folder = measured
+    study(tmp_path, VALUES)
+    plain = markdown(load(tmp_path), analyse(load(tmp_path)))
+    text = (folder / "bench.csv").read_text().replace("\nresnet,", "\na,").replace("\nlayer_norm,", "\nd,")
+    (tmp_path / "bench.csv").write_text(text)
+    found = load(tmp_path)
+    rows = {row["label"]: row for row in table_rows(found, analyse(found))}
+    assert rows["a"]["ours_train"] > 0
+    assert rows["b"]["ours_train"] is None
+    assert csv_rows(found, analyse(found))[0]["ours_latency_ms"] == rows["a"]["ours_latency_ms"]
+    table = markdown(found, analyse(found))
+    assert "training, img/s" in table and "training, img/s" not in plain
+    assert "Speeds are those of `bench.csv`: CPU" in table
+    about = json.loads((tmp_path / "study.json").read_text())
+    (tmp_path / "study.json").write_text(json.dumps({**about, "image_size": 64}))
+    with pytest.raises(Refused, match="measured at scale atto, 32 px; the study is at scale atto, 64 px"):
+        load(tmp_path)
