@@ -4,7 +4,7 @@ STUDY ?= digits
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep report cost test lint notebooks clean
+.PHONY: help setup sweep report cost bench test lint notebooks clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ report: .venv/run  ## write a study's table and figure again from its records: m
 
 cost: .venv/run  ## the roadmap's costs, nothing trained: make cost [ARGS='--scale base --format md']
 	.venv/bin/python -m roadmap.cost $(ARGS)
+
+bench: .venv/run  ## how fast every step is, beside timm's loop: make bench [ARGS='--scale atto --image-size 32']
+	.venv/bin/python -m roadmap.bench $(ARGS)
 
 test: .venv/dev  ## run the tests (under five minutes on two cores)
 	.venv/bin/python -m pytest -n 2 --dist worksteal $(ARGS)

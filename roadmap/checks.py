@@ -80,6 +80,8 @@ def check_processes(experiment: Experiment, processes: int) -> None:
     recipe = experiment.recipe
     if processes == 1:
         return
+    fetches = experiment.data.download
+    _require(not fetches, "data.download", "true", f"false with {processes} processes: fetch the images with one process first")
     shared = recipe.batch_size % processes == 0
     _require(shared, "recipe.batch_size", recipe.batch_size, f"a multiple of the {processes} processes that share it")
     share = recipe.batch_size // processes

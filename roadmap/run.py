@@ -58,7 +58,7 @@ def main() -> int:
             if launch.rank() == 0:
                 print(summary(result, experiment))
         except Stopped as error:  # the jobs that follow are not started
-            raise SystemExit(say(error)) from None
+            raise SystemExit(say(error) if launch.rank() == 0 else error.exit_code) from None
         except RoadmapError as error:
             codes.append(say(error))
 
@@ -102,7 +102,8 @@ def start(experiment: Experiment) -> Result:
     fingerprint = sources.fingerprint(experiment.data, found)
     done = RunFolder.of(experiment, fingerprint).result()
     if done is not None:
-        print("already done; delete its folder to train it again", file=sys.stderr)
+        if launch.rank() == 0:
+            print("already done; delete its folder to train it again", file=sys.stderr)
         return done
     from roadmap.train.execute import execute  # torch, from here on
 

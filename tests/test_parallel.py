@@ -22,8 +22,8 @@ from roadmap.train.ranks import Ranks
 from roadmap.train.update import RunningStatistics
 
 WHOLE = [
-    "recipe.epochs=1", "recipe.batch_size=256", "recipe.micro_batch=128", "recipe.mixup=0.8", "recipe.cutmix=1.0", "recipe.ema=0.9",
-    "recipe.randaugment=rand-m9-mstd0.5-inc1", "recipe.random_erasing=0.25", "model.drop_path=0.3",
+    "recipe.epochs=1", "recipe.batch_size=256", "recipe.micro_batch=128", "recipe.mixup=0.8", "recipe.cutmix=1.0",
+    "recipe.ema=0.9", "recipe.randaugment=rand-m9-mstd0.5-inc1", "recipe.random_erasing=0.25", "model.drop_path=0.3",
 ]  # fmt: skip
 
 

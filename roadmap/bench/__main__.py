@@ -38,7 +38,7 @@ COLUMNS = (
     Column("timm_default_train", "timm's loop, defaults", "{:.4g}"),
     Column("ratio_timm_best", "ours / best", "{:.2f}"),
     Column("ratio_timm_default", "ours / defaults", "{:.2f}"),
-    Column("ours_end_to_end_train", "end to end, img/s", "{:.4g}"),
+    Column("ours_end_to_end", "end to end, img/s", "{:.4g}"),
     Column("share_of_peak", "share of peak", "{:.1%}"),
     Column("ours_inference", "inference, img/s", "{:.4g}"),
     Column("timm_best_inference", "timm's, best flags", "{:.4g}"),
@@ -80,7 +80,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, help="images an update; 256 on a GPU, 8 on a CPU")
     parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--device", choices=[*Device], default=Device.auto)
-    parser.add_argument("--precision", choices=[*Precision], default=Precision.auto, help="auto: bfloat16 on a GPU")
+    parser.add_argument(
+        "--precision",
+        choices=[p for p in Precision if p != Precision.float16],
+        default=Precision.auto,
+        help="auto: bfloat16 on a GPU",
+    )
     parser.add_argument("--compile", choices=[*Compile], default=Compile.auto, help="auto: blocks on a GPU, none on a CPU")
     parser.add_argument("--threads", type=int, help="CPU threads, of both sides")
     parser.add_argument("--rounds", type=int, default=5, help="how often the contenders take turns")
@@ -159,7 +164,8 @@ def notes(rows: Sequence[dict[str, Any]], arguments: argparse.Namespace, peak: s
         f"{versions['python']} on {platform.machine()}. Synthetic images that lie on the device. Median of {arguments.rounds} "
         f"rounds of at least {arguments.seconds:g} s, the contenders in turn; ratios are taken round by round.",
         f"Peak: {peak}. Its share counts 3 x 2 operations for each multiply-add of the forward pass.",
-        "Inference and latency are not compiled on any side. The first two updates include compiling and choosing kernels.",
+        "Inference and latency are not compiled on any side. The first two updates include compiling (with what torch has "
+        "in its cache on disk) and choosing kernels.",
     ]
     for name in arguments.against:
         ratios = [row[f"ratio_{name}"] for row in rows]

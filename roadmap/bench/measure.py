@@ -13,7 +13,7 @@ import torch
 Action = Callable[[], object]
 
 # Dense bfloat16 multiply-adds a second, counted as two operations, as their makers give them.
-PEAKS = {"H200": 989e12, "H100": 989e12, "B200": 2250e12, "A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12}
+PEAKS = {"H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "B200": 2250e12, "A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12}
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from roadmap.bench.measure import Action, Spread, in_turn, peak_memory, timed
+from roadmap.bench.measure import Action, Spread, in_turn, peak_memory, settle, timed
 from roadmap.bench.timm_loop import TimmLoop
 from roadmap.data.batches import Batch, InputPipeline, seed_all
 from roadmap.model.build import build_network
@@ -22,9 +23,9 @@ from roadmap.train import recipe
 from roadmap.train.compiling import compile_blocks_or_network
 from roadmap.train.ranks import Ranks
 from roadmap.train.readings import Readings
-from roadmap.train.update import Update, autocast
+from roadmap.train.update import Update, autocast, tf32
 
-OURS, BEST, DEFAULT, END_TO_END = "ours", "timm_best", "timm_default", "ours_end_to_end"
+OURS, BEST = "ours", "timm_best"
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ class Contender:
     """A network with its loop, warm."""
 
     network: nn.Module
-    update: Action
+    step: Callable[[Tensor, Tensor], object]
+    update: Action  # a step on a batch that lies on the device
     layout: torch.memory_format
     precision: Precision
     first_seconds: float  # the first two updates: compiling, choosing kernels
@@ -60,7 +62,7 @@ def measure(experiment: Experiment, setting: Setting, pipeline: InputPipeline | 
     Speeds are in images a second, median over the rounds with the least and the most; latency in milliseconds.
     """
     torch._dynamo.reset()
-    contenders = dict(_contenders(experiment, setting, pipeline))
+    contenders = dict(_contenders(experiment, setting))
     batch = experiment.recipe.images_at_once
     times = in_turn({name: each.update for name, each in contenders.items()}, setting.device, setting.rounds, setting.seconds)
     size = experiment.data.image_size
@@ -72,41 +74,38 @@ def measure(experiment: Experiment, setting: Setting, pipeline: InputPipeline | 
     for name in setting.against:
         ratio = Spread.of([theirs / ours for theirs, ours in zip(times[name], times[OURS], strict=True)])
         row |= {f"ratio_{name}": ratio.median, f"ratio_{name}_least": ratio.least, f"ratio_{name}_most": ratio.most}
-    row["share_of_peak"] = 3 * 2 * forward * row[f"{OURS}_train"] / setting.peak
+    of_peak = 3 * 2 * forward * row[f"{OURS}_train"] / setting.peak
+    row["share_of_peak"] = of_peak if setting.device.type == "cpu" or setting.precision == Precision.bfloat16 else None
     for name, each in contenders.items():
-        if name != END_TO_END:
-            row |= {f"{name}_first_seconds": each.first_seconds, f"{name}_memory_gib": each.memory}
+        row |= {f"{name}_first_seconds": each.first_seconds, f"{name}_memory_gib": each.memory}
+    if pipeline is not None:
+        row[f"{OURS}_end_to_end"] = _end_to_end(contenders[OURS], pipeline, experiment, setting)
     return row | _inference(contenders, setting, batch, size)
 
 
-def _contenders(experiment: Experiment, setting: Setting, pipeline: InputPipeline | None) -> Iterator[tuple[str, Contender]]:
-    ours = partial(_ours, experiment, setting)
-    yield OURS, _warm(setting, experiment, ours)
-    if pipeline is not None:
-        yield END_TO_END, _warm(setting, experiment, ours, _endless(pipeline))
+def _contenders(experiment: Experiment, setting: Setting) -> Iterator[tuple[str, Contender]]:
+    yield OURS, _warm(setting, experiment, partial(_ours, experiment, setting))
     for name in setting.against:
         yield name, _warm(setting, experiment, partial(_timm, experiment, setting, name == BEST))
 
 
-Made = tuple[nn.Module, Callable[[Tensor, Tensor], Any], torch.memory_format, Precision]
+Made = tuple[nn.Module, Callable[[Tensor, Tensor], object], torch.memory_format, Precision]
 
 
-def _warm(
-    setting: Setting, experiment: Experiment, make: Callable[[], Made], batches: Iterator[Batch] | None = None
-) -> Contender:
+def _warm(setting: Setting, experiment: Experiment, make: Callable[[], Made]) -> Contender:
     """Build a contender and run its first updates."""
     before = torch.cuda.memory_allocated(setting.device) / 2**30 if setting.device.type == "cuda" else 0.0
     network, step, layout, precision = make()
     images, targets = _synthetic(experiment, setting, layout)
 
     def update() -> None:
-        step(*(next(batches) if batches is not None else (images, targets)))
+        step(images, targets)
 
     started = time.perf_counter()
     timed(update, setting.device, 2)
     first = time.perf_counter() - started
     memory = peak_memory(update, setting.device)
-    return Contender(network, update, layout, precision, first, None if memory is None else memory - before)
+    return Contender(network, step, update, layout, precision, first, None if memory is None else memory - before)
 
 
 def _synthetic(experiment: Experiment, setting: Setting, layout: torch.memory_format) -> Batch:
@@ -130,6 +129,7 @@ def _ours(experiment: Experiment, setting: Setting) -> Made:
     readings, done = Readings(setting.device), [0]
 
     def step(images: Tensor, targets: Tensor) -> None:
+        tf32(False)
         network.train()
         done[0] += 1
         schedule.step_update(done[0])
@@ -144,6 +144,19 @@ def _timm(experiment: Experiment, setting: Setting, best: bool) -> Made:
     return loop.network, loop, loop.memory_format, loop.precision
 
 
+def _end_to_end(ours: Contender, pipeline: InputPipeline, experiment: Experiment, setting: Setting) -> float:
+    """Images a second with the batches of the pipeline, alone, from when its queue of batches made beforehand is used up."""
+    batches = _endless(pipeline)
+    queued = 3 * experiment.data.workers + 3
+
+    def update() -> None:
+        ours.step(*next(batches))
+
+    timed(update, setting.device, queued)
+    repetitions = max(queued, math.ceil(setting.rounds * setting.seconds / timed(update, setting.device, 1)))
+    return experiment.recipe.images_at_once * repetitions / timed(update, setting.device, repetitions)
+
+
 def _endless(pipeline: InputPipeline) -> Iterator[Batch]:
     """Training batches of one epoch after another."""
     epoch = 0
@@ -156,7 +169,7 @@ def _inference(contenders: dict[str, Contender], setting: Setting, batch: int, s
     """Images a second at the batch size of training, and latency at batch 1; nothing is compiled for it."""
     row: dict[str, Any] = {}
     for images in (batch, 1):
-        actions = {name: _answer(each, setting, images, size) for name, each in contenders.items() if name != END_TO_END}
+        actions = {name: _answer(each, setting, images, size) for name, each in contenders.items()}
         for action in actions.values():
             timed(action, setting.device, 2)
         for name, seconds in in_turn(actions, setting.device, setting.rounds, setting.seconds / 4).items():
@@ -172,5 +185,7 @@ def _answer(contender: Contender, setting: Setting, images: int, size: int) -> A
         contender.network.eval()
         with torch.inference_mode(), torch.compiler.set_stance("force_eager"), autocast(contender.precision, setting.device):
             contender.network(batch)
+        if images == 1:
+            settle(setting.device)  # latency is the time to an answer, not between answers
 
     return action

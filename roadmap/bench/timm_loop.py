@@ -22,7 +22,7 @@ from roadmap.model.build import build_network
 from roadmap.model.weights import timm_twin
 from roadmap.schema import Experiment, Precision
 from roadmap.train import recipe
-from roadmap.train.update import autocast
+from roadmap.train.update import autocast, tf32
 
 
 class TimmLoop:
@@ -64,6 +64,7 @@ class TimmLoop:
 
     def __call__(self, images: Tensor, targets: Tensor) -> None:
         """One update."""
+        tf32(True)  # as the script has it
         self.task.get_trainable_module().train()
         images = images.contiguous(memory_format=self.memory_format)
         with autocast(self.precision, self.device):

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from roadmap.schema import DataConfig, RecipeConfig
+
 Array = np.ndarray[Any, Any]
 
 ATTEMPTS = 10  # at a box that fits, in timm and in torchvision
@@ -26,6 +28,7 @@ ERASED_ASPECT = (0.3, 1 / 0.3)  # height / width
 BOX = [("area", "f8", ATTEMPTS), ("aspect", "f8", ATTEMPTS), ("top", "f8"), ("left", "f8")]
 CROP = np.dtype([*BOX, ("flip", "f8")])
 ERASING = np.dtype([("erased", "f8"), *BOX, ("noise", "f8")])
+FINISHING = 3  # distinguishes the chance of erasing from that of other things
 
 TAPS = 2  # Pillow's bicubic reaches two pixels (of the coarser grid) to either side
 FIXED = 2**22  # Pillow's weights are whole multiples of 1 / FIXED
@@ -220,6 +223,24 @@ def _fixed_to_levels(sums: Tensor) -> Tensor:
 
 
 # --- normalisation and erasing ---------------------------------------------------------------------------------------
+
+
+class Finish:
+    """The end of both pipelines, on the device: bytes become what the network takes, and some are erased."""
+
+    def __init__(self, data: DataConfig, recipe: RecipeConfig, seed: int, device: torch.device) -> None:
+        self.size, self.erasing, self.seed, self.device = data.image_size, recipe.random_erasing, seed, device
+        self.mean, self.std = (torch.tensor(triple, device=device).view(3, 1, 1) for triple in (data.mean, data.std))
+
+    def draw(self, epoch: int, size: int) -> Array | None:
+        """The chance of erasing in an epoch, for a data set of `size` images; None where nothing is erased."""
+        return draws(ERASING, (size,), self.seed, epoch, FINISHING) if self.erasing else None
+
+    def __call__(self, images: Tensor, drawn: Array | None = None) -> Tensor:
+        """Levels of 0..255 (B, 3, S, S) normalised, and erased as their rows of `draw` say; on the device, channels last."""
+        images = images.to(self.device, non_blocking=True)
+        images = normalise(images, self.mean, self.std)
+        return images if drawn is None else erase(images, erasing_boxes(drawn, self.size, self.erasing), drawn["noise"])
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -76,6 +76,32 @@ def batches(experiment: Experiment, found: Inventory, rank: int = 0, world: int 
     train = Batches(found.train.size, recipe.batch_size, seed, True, at_once, rank, world)
     val = Batches(found.val.size, at_once * world, seed, False, at_once, rank, world)
     return train, val
+
+
+def indices_of(keys: list[tuple[int, int]]) -> np.ndarray[Any, Any]:
+    """The indices of a micro-batch (B,)."""
+    return np.array([index for _, index in keys])
+
+
+def ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """The same batches; on a GPU each is prepared on a stream of its own while the one before it is trained on."""
+    if device.type != "cuda":
+        yield from batches
+        return
+    beside, main = torch.cuda.Stream(device), torch.cuda.current_stream(device)
+    batch = _prepared(batches, beside)
+    while batch is not None:
+        main.wait_stream(beside)
+        for tensor in batch:
+            tensor.record_stream(main)  # its memory is not taken for the next before the network is done with it
+        following = _prepared(batches, beside)
+        yield batch
+        batch = following
+
+
+def _prepared(batches: Iterator[Batch], stream: torch.cuda.Stream) -> Batch | None:
+    with torch.cuda.stream(stream):
+        return next(batches, None)
 
 
 class InputPipeline(Protocol):

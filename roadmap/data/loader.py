@@ -12,7 +12,8 @@ from timm.data import create_transform
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from roadmap.data.batches import Batch, Batches, seed_all
+from roadmap.data.augment import Finish
+from roadmap.data.batches import Batch, Batches, ahead, indices_of, seed_all
 from roadmap.data.readers import reader
 from roadmap.data.sources import Inventory
 from roadmap.errors import Refused
@@ -20,7 +21,7 @@ from roadmap.schema import DataConfig, Experiment, Pipeline, RecipeConfig
 
 
 class Images(Dataset[tuple[Tensor, int] | Refused]):
-    """One split: `images[(epoch, index)]` is a transformed image (3, H, W) and its class.
+    """One split: `images[(epoch, index)]` is a transformed image, bytes (3, H, W), and its class.
 
     A picture that cannot be read is handed on as its fault, for an exception in a loader's process would lose its form.
     """
@@ -43,11 +44,12 @@ class Images(Dataset[tuple[Tensor, int] | Refused]):
 
 @dataclass
 class Loaders:
-    """The two splits of a run, decoded and transformed by processes of their own."""
+    """The two splits of a run, decoded and transformed to bytes by processes of their own, finished on the device."""
 
     train: DataLoader[Any]
     val: DataLoader[Any]
     train_batches: Batches
+    finish: Finish
     name: Pipeline = Pipeline.loader
 
     @property
@@ -58,11 +60,18 @@ class Loaders:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Micro-batches of an epoch, those of this process, from update `start` on."""
         self.train_batches.epoch, self.train_batches.start = epoch, start
-        return _whole(self.train)
+        return ahead(self._training(epoch), self.finish.device)
 
     def evaluation(self) -> Iterator[Batch]:
         """The share of this process in the evaluation split: every image once, in order."""
-        return _whole(self.val)
+        for images, targets in _whole(self.val):
+            yield self.finish(images), targets.to(self.finish.device, non_blocking=True)
+
+    def _training(self, epoch: int) -> Iterator[Batch]:
+        drawn = self.finish.draw(epoch, self.train_batches.size)
+        for keys, (images, targets) in zip(self.train_batches, _whole(self.train), strict=True):
+            rows = None if drawn is None else drawn[indices_of(keys)]
+            yield self.finish(images, rows), targets.to(self.finish.device, non_blocking=True)
 
 
 def _whole(batches: Iterable[Batch | Refused]) -> Iterator[Batch]:
@@ -78,16 +87,21 @@ def _collate(items: list[tuple[Tensor, int] | Refused]) -> Batch | Refused:
     return fault or default_collate(items)
 
 
-def loaders(experiment: Experiment, found: Inventory, train_batches: Batches, val_batches: Batches) -> Loaders:
+def loaders(
+    experiment: Experiment, found: Inventory, train_batches: Batches, val_batches: Batches, device: torch.device
+) -> Loaders:
     """Loaders with timm's transforms, over the batches of this process."""
     data, recipe, seed = experiment.data, experiment.recipe, experiment.seed
     load = {name: reader(data, found, name) for name in ("train", "val")}
     train = Images(load["train"], found.train.size, train_transform(data, recipe), seed)
     val = Images(load["val"], found.val.size, val_transform(data), seed)
-    return Loaders(_loader(train, train_batches, data, seed), _loader(val, val_batches, data, seed), train_batches)
+    finish = Finish(data, recipe, seed, device)
+    pin = device.type == "cuda"
+    load_train, load_val = _loader(train, train_batches, data, seed, pin), _loader(val, val_batches, data, seed, pin)
+    return Loaders(load_train, load_val, train_batches, finish)
 
 
-def _loader(images: Images, batches: Batches, data: DataConfig, seed: int) -> DataLoader[Any]:
+def _loader(images: Images, batches: Batches, data: DataConfig, seed: int, pin: bool) -> DataLoader[Any]:
     generator = torch.Generator().manual_seed(seed)  # or the loader draws from, and moves, the global generator
     return DataLoader(
         images,
@@ -95,7 +109,7 @@ def _loader(images: Images, batches: Batches, data: DataConfig, seed: int) -> Da
         collate_fn=_collate,
         num_workers=data.workers,
         persistent_workers=data.workers > 0,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pin,
         generator=generator,
         worker_init_fn=_single_thread if data.workers else None,
     )
@@ -106,7 +120,10 @@ def _single_thread(worker: int) -> None:
 
 
 def train_transform(data: DataConfig, recipe: RecipeConfig) -> Any:
-    """Random resized crop (bicubic), flip, RandAugment, normalisation, random erasing: timm's, as in Table 5."""
+    """Random resized crop (bicubic), flip, RandAugment: timm's, as in Table 5, to bytes (3, S, S).
+
+    Normalisation and erasing follow on the device (`augment.Finish`): bytes are a quarter of the way there.
+    """
     return create_transform(
         (3, data.image_size, data.image_size),
         is_training=True,
@@ -115,19 +132,12 @@ def train_transform(data: DataConfig, recipe: RecipeConfig) -> Any:
         color_jitter=None,
         auto_augment=recipe.randaugment,
         interpolation="bicubic",
-        mean=tuple(data.mean),
-        std=tuple(data.std),
-        re_prob=recipe.random_erasing,
-        re_mode="pixel",
+        mean=tuple(data.mean),  # what RandAugment fills with
+        use_prefetcher=True,
     )
 
 
 def val_transform(data: DataConfig) -> Any:
-    """Resize the shorter side to image_size / crop_pct (bicubic), cut the centre, normalise."""
-    return create_transform(
-        (3, data.image_size, data.image_size),
-        interpolation="bicubic",
-        mean=tuple(data.mean),
-        std=tuple(data.std),
-        crop_pct=data.crop_pct,
-    )
+    """Resize the shorter side to image_size / crop_pct (bicubic), cut the centre, to bytes (3, S, S)."""
+    size = (3, data.image_size, data.image_size)
+    return create_transform(size, interpolation="bicubic", crop_pct=data.crop_pct, use_prefetcher=True)

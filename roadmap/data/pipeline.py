@@ -27,7 +27,7 @@ def input_pipeline(
     """
     train, val = batches(experiment, found, rank, world)
     if _pick(experiment.data, found, device) == Pipeline.loader:
-        return loaders(experiment, found, train, val)
+        return loaders(experiment, found, train, val, device)
     from roadmap.data.resident import Resident
 
     return Resident(experiment, found, train, val, device)
@@ -38,7 +38,10 @@ def _pick(data: DataConfig, found: Inventory, device: torch.device) -> Pipeline:
         return Pipeline.loader
     from roadmap.data.resident import bytes_needed
 
-    needed, room = bytes_needed(data, found), _memory(device)
+    room = _memory(device)
+    if data.pipeline == Pipeline.auto and _bytes_on_disk(found) > AUTO_SHARE * room:
+        return Pipeline.loader  # decoded they are larger still, and ImageNet has too many headers to read for an answer
+    needed = bytes_needed(data, found)
     if data.pipeline == Pipeline.auto:
         return Pipeline.device if needed < AUTO_SHARE * room else Pipeline.loader
     if needed > MOST_SHARE * room:
@@ -47,6 +50,10 @@ def _pick(data: DataConfig, found: Inventory, device: torch.device) -> Pipeline:
             f"in all, of which they may take {MOST_SHARE:.0%}; data.pipeline=loader reads them from disk"
         )
     return Pipeline.device
+
+
+def _bytes_on_disk(found: Inventory) -> int:
+    return sum(path.stat().st_size for path, _ in found.train.files)
 
 
 def _memory(device: torch.device) -> int:

@@ -17,11 +17,10 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision import transforms
 
 from roadmap.data import augment
-from roadmap.data.augment import Array, send
-from roadmap.data.batches import Batch, Batches
+from roadmap.data.augment import Array, Finish, send
+from roadmap.data.batches import Batch, Batches, ahead, indices_of
 from roadmap.data.loader import val_transform
 from roadmap.data.randaugment import CHOICE, RandAugment
 from roadmap.data.readers import reader
@@ -30,7 +29,7 @@ from roadmap.errors import Refused
 from roadmap.schema import DataConfig, Experiment, Pipeline, RecipeConfig, Source
 
 SIDES = {Source.digits: 8, Source.cifar10: 32, Source.cifar100: 32}  # pixels; of the sources that are not files
-CROPPING, CHOOSING, ERASING = 1, 2, 3  # what chance is for: to switch one off changes nothing in the others
+CROPPING, CHOOSING = 1, 2  # what chance is for, with `augment.FINISHING`: to switch one off changes nothing in the others
 
 
 class Resident:
@@ -65,18 +64,18 @@ class Resident:
 
         """
         self.train_batches.epoch, self.train_batches.start = epoch, start
-        return self._training(epoch)
+        return ahead(self._training(epoch), self.device)
 
     def evaluation(self) -> Iterator[Batch]:
         """The share of this process in the evaluation split, every image once, in order; in the form of `epoch`'s batches."""
         for keys in self.val_batches:
-            index = send(_indices(keys), self.device)
-            yield self.augmentation.normalise(self.val.index_select(0, index)), self.val_targets.index_select(0, index)
+            index = send(indices_of(keys), self.device)
+            yield self.augmentation.finish(self.val.index_select(0, index)), self.val_targets.index_select(0, index)
 
     def _training(self, epoch: int) -> Iterator[Batch]:
         draws = self.augmentation.draw(epoch, len(self.train.starts))
         for keys in self.train_batches:
-            indices = _indices(keys)
+            indices = indices_of(keys)
             images = self.augmentation(self.train, indices, draws)
             yield images, self.train.targets.index_select(0, send(indices, self.device))
 
@@ -93,18 +92,16 @@ class Augmentation:
     """A recipe's augmentation: random resized crop, flip, RandAugment, normalisation, random erasing, as in Table 5."""
 
     def __init__(self, data: DataConfig, recipe: RecipeConfig, seed: int, device: torch.device) -> None:
-        self.size, self.hflip, self.seed = data.image_size, data.hflip, seed
-        self.crop_scale, self.erasing = recipe.crop_scale, recipe.random_erasing
+        self.size, self.hflip, self.seed, self.crop_scale = data.image_size, data.hflip, seed, recipe.crop_scale
         self.randaugment = RandAugment(recipe.randaugment, data.image_size, data.mean) if recipe.randaugment else None
-        self.mean, self.std = (torch.tensor(triple, device=device).view(3, 1, 1) for triple in (data.mean, data.std))
+        self.finish = Finish(data, recipe, seed, device)
 
     def draw(self, epoch: int, size: int) -> Draws:
         """The chance of an epoch for a data set of `size` images, a function of (seed, epoch, index)."""
         key = self.seed, epoch
         crop = augment.draws(augment.CROP, (size,), *key, CROPPING)
         choice = augment.draws(CHOICE, (size, self.randaugment.layers), *key, CHOOSING) if self.randaugment else None
-        erasing = augment.draws(augment.ERASING, (size,), *key, ERASING) if self.erasing else None
-        return Draws(crop, choice, erasing)
+        return Draws(crop, choice, self.finish.draw(epoch, size))
 
     def __call__(self, pictures: Pictures, indices: Array, draws: Draws) -> Tensor:
         """The pictures of these indices as a training batch (B, 3, S, S): float32, normalised, channels last."""
@@ -114,15 +111,7 @@ class Augmentation:
         images = augment.resized_crops(pictures.pixels, pictures.starts[indices], widths, boxes, flips, self.size)
         if self.randaugment and draws.choice is not None:
             images = self.randaugment(images, draws.choice[indices])
-        images = self.normalise(images)
-        if draws.erasing is not None:
-            drawn = draws.erasing[indices]
-            images = augment.erase(images, augment.erasing_boxes(drawn, self.size, self.erasing), drawn["noise"])
-        return images
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """Levels of 0..255 (B, 3, S, S) as the network takes them."""
-        return augment.normalise(images, self.mean, self.std)
+        return self.finish(images, None if draws.erasing is None else draws.erasing[indices])
 
 
 # --- decoding --------------------------------------------------------------------------------------------------------
@@ -162,15 +151,13 @@ def decode(data: DataConfig, found: Inventory, device: torch.device) -> Pictures
 
 
 def _evaluation_split(data: DataConfig, found: Inventory, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The evaluation split as the loaders' own transform leaves it before normalisation: (N, 3, S, S) uint8, and classes."""
-    steps = val_transform(data).transforms
-    geometry = transforms.Compose([s for s in steps if not isinstance(s, transforms.ToTensor | transforms.Normalize)])
-    read, size = reader(data, found, "val"), data.image_size
+    """The evaluation split as the loaders' own transform leaves it: (N, 3, S, S) uint8, and classes."""
+    read, transform, size = reader(data, found, "val"), val_transform(data), data.image_size
     images = torch.empty((found.val.size, 3, size, size), dtype=torch.uint8, device=device)
 
     def place(index: int) -> int:
         image, target = read(index)
-        images[index] = _pixels(geometry(image)).permute(2, 0, 1)
+        images[index] = torch.as_tensor(transform(image))
         return target
 
     targets = _threaded(place, range(found.val.size))
@@ -209,7 +196,3 @@ def _pixels(image: Image.Image) -> Tensor:
 def _threaded(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
     with ThreadPoolExecutor() as pool:
         return list(pool.map(function, items))
-
-
-def _indices(keys: list[tuple[int, int]]) -> Array:
-    return np.array([index for _, index in keys])

@@ -6,13 +6,15 @@ image that cannot be used is never replaced by another.
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -202,22 +204,40 @@ def _hash_files(root: Path, files: Sequence[Path], hash_one: Callable[[Path], st
     state = [[str(path.relative_to(root)), stat.st_size, stat.st_mtime_ns] for path, stat in listed]
     key = hashlib.sha256(json.dumps([str(root), state]).encode()).hexdigest()
     cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "roadmap" / "fingerprints" / key
-    if cache.is_file() and len(cached := cache.read_text().strip()) == 16:
-        return cached
+    with _alone(cache.with_suffix(".lock")):
+        if cache.is_file() and len(cached := cache.read_text().strip()) == 16:
+            return cached
+        value = _hash_all(root, files, hash_one)
+        try:
+            partial = cache.with_suffix(f".{os.getpid()}")
+            partial.write_text(value)
+            partial.replace(cache)
+        except OSError:
+            pass  # a cache that cannot be written costs time, nothing else
+        return value
+
+
+def _hash_all(root: Path, files: Sequence[Path], hash_one: Callable[[Path], str]) -> str:
     if len(files) > 5000:
         log.warning("reading %d files in %s once, to know them again", len(files), root)
     with ThreadPoolExecutor() as pool:
         hashes = list(pool.map(hash_one, files))
-    content = [[str(path.relative_to(root)), found] for (path, _), found in zip(listed, hashes, strict=True)]
-    value = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+    content = [[str(path.relative_to(root)), found] for path, found in zip(files, hashes, strict=True)]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """One process of this machine at a time: the eight of a node need not read ImageNet eight times."""
     try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        partial = cache.with_suffix(f".{os.getpid()}")
-        partial.write_text(value)
-        partial.replace(cache)
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file = lock.open("w")
     except OSError:
-        pass  # a cache that cannot be written costs time, nothing else
-    return value
+        yield
+        return
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _hash_file(path: Path) -> str:

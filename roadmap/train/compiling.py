@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 import torch._dynamo
-import torch._inductor.config
 from torch import nn
 
 from roadmap.data.sources import Inventory
@@ -31,13 +30,14 @@ def compile_blocks_or_network(network: nn.Module, kind: Compile) -> None:
     if kind == Compile.none:
         return
     torch._dynamo.config.recompile_limit = VARIANTS
-    torch._inductor.config.fallback_random = True  # stochastic depth drops what it would drop uncompiled
+    options: dict[str, bool] = {"fallback_random": True}  # stochastic depth drops what it would drop uncompiled
     if kind == Compile.blocks:
+        torch._dynamo.config.optimize_ddp = False  # it would cut every block in two; gradients travel between blocks as it is
         for module in network.modules():
             if isinstance(module, Block):
-                module.compile(dynamic=False)
+                module.compile(dynamic=False, options=options)
     else:
-        network.compile(dynamic=False, mode="reduce-overhead" if kind == Compile.graphs else None)
+        network.compile(dynamic=False, options={**options, "triton.cudagraphs": kind == Compile.graphs})
 
 
 def pick_compile(experiment: Experiment, found: Inventory, device: torch.device) -> Compile:
@@ -45,7 +45,7 @@ def pick_compile(experiment: Experiment, found: Inventory, device: torch.device)
     wanted = experiment.runtime.compile
     if wanted != Compile.auto:
         return wanted
-    if device.type == "cpu":
+    if device.type == "cpu" or experiment.recipe.sync_batchnorm:
         return Compile.none
     forward = cost(experiment.model, len(found.classes), experiment.data.image_size).conv_linear
     operations = 3 * 2 * forward * found.train.size * experiment.recipe.epochs

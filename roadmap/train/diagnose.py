@@ -10,24 +10,20 @@ import torch
 from torch import Tensor, nn
 
 
-def first_fault(network: nn.Module, loss: Callable[[], Tensor]) -> str | None:
-    """The layer where the forward or the backward pass first leaves the finite numbers; None where neither does.
-
-    Args:
-        network: its weights stay as they are; their gradients do not.
-        loss: runs the network and returns the loss.
-
-    """
-    with _watched(network) as faults:
+def forward_fault(network: nn.Module, loss: Callable[[], Tensor]) -> str | None:
+    """The layer where the forward pass leaves the finite numbers, if it does; `loss` runs the network and returns the loss."""
+    with _watched(network) as faults, torch.no_grad():
         value = loss()
     if faults:
         return f"{faults[0]} is the first layer to put out numbers that are not finite"
-    if not value.isfinite():
-        return "every layer puts out finite numbers and the loss is not finite"
-    if not value.requires_grad:
-        return None
+    return None if value.isfinite() else "every layer puts out finite numbers and the loss is not finite"
+
+
+def backward_fault(network: nn.Module, loss: Callable[[], Tensor]) -> str | None:
+    """The layer where the backward pass leaves the finite numbers, if it does; the gradients of the network are lost."""
     network.zero_grad(set_to_none=True)
-    value.backward()
+    with torch.compiler.set_stance("force_eager"):
+        loss().backward()
     broken = [name for name, weight in network.named_parameters() if weight.grad is not None and not weight.grad.isfinite().all()]
     return f"{broken[-1]} is the first, from the loss back, whose gradient is not finite" if broken else None
 

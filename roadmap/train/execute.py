@@ -83,7 +83,8 @@ def _train(session: Session, fingerprint: str) -> Result:
         result |= {"status": "diverged", "reason": str(error)}
     finally:
         mirror.finish(result)
-    fault = _keep_weights(session) if experiment.runtime.keep_weights else None
+    keep = experiment.runtime.keep_weights and result["status"] == "done"
+    fault = _keep_weights(session) if keep else None
     folder.write_result(result)
     shutil.rmtree(folder.checkpoints, ignore_errors=True)
     if fault is not None:

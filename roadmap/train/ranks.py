@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from datetime import timedelta
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from roadmap import launch
-from roadmap.errors import Refused
+from roadmap.errors import Refused, RoadmapError, Stopped, say
 from roadmap.schema import Device
+
+SLOWEST = timedelta(hours=1)  # that processes may be apart, when one reads a data set for the first time
 
 
 @dataclass(frozen=True)
@@ -63,11 +69,27 @@ def processes(wanted: Device) -> Iterator[Ranks]:
     if world == 1:
         yield Ranks(device)
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", device_id=device if device.type == "cuda" else None)
+    gpu = device.type == "cuda"
+    dist.init_process_group("nccl" if gpu else "gloo", device_id=device if gpu else None, timeout=SLOWEST)
     try:
         yield Ranks(device, launch.rank(), world)
-    finally:
+    except Stopped:
         dist.destroy_process_group()
+        raise
+    except BaseException as error:
+        _leave_alone(error)
+    else:
+        dist.destroy_process_group()
+
+
+def _leave_alone(error: BaseException) -> NoReturn:
+    """End this process at once: to take down what it shares with the others, all of them would have to take part."""
+    code = say(error) if isinstance(error, RoadmapError) else 1
+    if not isinstance(error, RoadmapError):
+        traceback.print_exception(error)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def pick_device(wanted: Device) -> torch.device:

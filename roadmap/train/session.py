@@ -10,7 +10,7 @@ import math
 import signal
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from roadmap import launch
 from roadmap.data.batches import seed_all
 from roadmap.data.pipeline import input_pipeline
 from roadmap.data.sources import Inventory
@@ -30,12 +31,12 @@ from roadmap.record import RunFolder
 from roadmap.schema import Experiment, Precision
 from roadmap.train import checkpoint, recipe
 from roadmap.train.compiling import compile_network
-from roadmap.train.diagnose import first_fault
+from roadmap.train.diagnose import backward_fault, forward_fault
 from roadmap.train.progress import Bar
 from roadmap.train.ranks import Ranks
 from roadmap.train.readings import Readings
 from roadmap.train.scoring import Scores, score
-from roadmap.train.update import Update
+from roadmap.train.update import Update, tf32
 
 BUILDING = 2**31  # seeds the initial weights, where an epoch's number seeds its updates
 
@@ -68,6 +69,7 @@ class Session:
         if experiment.runtime.threads is not None:
             torch.set_num_threads(experiment.runtime.threads)
         torch.backends.cudnn.benchmark = True
+        tf32(False)
         self.precision = pick_precision(experiment.recipe.precision, ranks.device)
         self.layout = torch.channels_last if experiment.runtime.channels_last else torch.contiguous_format
         self._seed(BUILDING)
@@ -94,6 +96,8 @@ class Session:
     def _build(self) -> nn.Module:
         network: nn.Module = build_network(self.experiment.model, len(self.found.classes))
         if self.experiment.recipe.sync_batchnorm and self.ranks.world > 1:
+            if self.ranks.device.type == "cpu":
+                raise Refused("recipe.sync_batchnorm=true: torch has it for GPUs only; on CPUs it must be false")
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
         return network.to(self.ranks.device, memory_format=self.layout)  # type: ignore[call-overload]
 
@@ -140,13 +144,13 @@ class Session:
                 if before is not None:
                     self.speeds.append(self.experiment.recipe.batch_size / max(now - before, 1e-9))
                 before = now
-                self._obey(asked, stop, bar)
-        self._settle(bar)
+                self._obey(asked[2:], stop, bar)
+        self._obey(self._settle(bar), stop, bar)
 
     def _take_step(self, batches: Iterator[tuple[Tensor, Tensor]], update: int) -> Tensor:
         self.schedule.step_update(self.epoch * self.updates_per_epoch + update)
         share = islice(batches, self.step.micro_batches)
-        numbers = self.step(share, lambda k: self._seed(self.epoch, update, k))
+        numbers = self.step(share, partial(self._seed_update, update))
         if self.average is not None:
             self.average.update(self.network)
         return numbers
@@ -156,7 +160,7 @@ class Session:
         requests = [float(stop.asked is not None), float(self.ranks.first and self._due())]
         if self.ranks.world == 1:
             return self.readings.push(numbers, requests)
-        shared = torch.tensor(requests).to(numbers.device, non_blocking=True)
+        shared = torch.stack([numbers.new_full((), request) for request in requests])
         return self.readings.push(torch.cat([numbers, self.ranks.total_(shared)]))
 
     def _note(self, reading: list[float], bar: Bar) -> None:
@@ -171,18 +175,22 @@ class Session:
         self.totals.images += self.experiment.recipe.batch_size
         bar.step(self.epoch, loss, self.speeds[-1] if self.speeds else None)
 
-    def _settle(self, bar: Bar) -> None:
-        """Take in the numbers of all updates that are still under way."""
+    def _settle(self, bar: Bar) -> list[float]:
+        """Take in the numbers of all updates that are still under way; returns what they ask for, to stop or to save."""
+        asked = [0.0, 0.0]
         for reading in self.readings.drain():
             self._note(reading, bar)
+            asked = [max(pair) for pair in zip(asked, reading[2:], strict=True)]
+        return asked
 
     def _obey(self, asked: list[float], stop: Stop, bar: Bar) -> None:
         """Save, or save and leave, if any process asked for it."""
-        wants_stop, wants_save = asked[2:]
+        wants_stop, wants_save = asked
         if wants_stop or wants_save:
-            self._settle(bar)
+            wants_stop = max(wants_stop, self._settle(bar)[0])
             self.save()
         if wants_stop:
+            self.ranks.gather(None)  # torchrun ends all processes with the first that leaves: the writer must be done
             self._leave(stop.asked or "a signal to another of its processes")
 
     def _leave(self, why: str) -> None:
@@ -216,13 +224,20 @@ class Session:
     def _diverge(self, what: str, update: int) -> None:
         """Say where it began, by repeating the update; the weights are still those before it."""
         self.network.train()
+        where = (
+            self._first_found(forward_fault, update)
+            or self._first_found(backward_fault, update)
+            or "the same update repeated layer by layer is finite"
+        )
+        raise Diverged(f"{what} in {self._place(update + 1)}; {where}: the run diverged")
+
+    def _first_found(self, look: Callable[[nn.Module, Callable[[], Tensor]], str | None], update: int) -> str | None:
+        """What the first process with anything to say finds in its micro-batches of an update."""
         faults = []
         for k, (images, targets) in enumerate(islice(self.data.epoch(self.epoch, update), self.step.micro_batches)):
-            self._seed(self.epoch, update, self.ranks.rank + k * self.ranks.world)
-            faults.append(first_fault(self.network, partial(self.step.loss, images, targets, self.network)))
-        found = [fault for said in self.ranks.gather(faults) for fault in said if fault is not None]
-        where = found[0] if found else "the same update repeated layer by layer is finite"
-        raise Diverged(f"{what} in {self._place(update + 1)}; {where}: the run diverged")
+            self._seed_update(update, self.ranks.rank + k * self.ranks.world)
+            faults.append(look(self.network, partial(self.step.loss, images, targets, self.network)))
+        return next((fault for said in self.ranks.gather(faults) for fault in said if fault is not None), None)
 
     def _place(self, update: int) -> str:
         return f"step {self.experiment.step.name}, epoch {self.epoch + 1}, update {update}"
@@ -239,6 +254,7 @@ class Session:
                 "run": self.folder.path.name,
                 "precision": self.precision.value,
                 "pipeline": self.data.name.value,
+                "processes": self.ranks.world,
                 "epoch": self.epoch,
                 "update": self.update,
                 "totals": vars(self.totals),
@@ -256,7 +272,11 @@ class Session:
         state, faults = checkpoint.load_newest(self.folder.checkpoints)
         if state is not None:
             self._take_up(state)
-        places = self.ranks.gather((self.epoch, self.update))
+        places = self.ranks.gather((self.epoch, self.update, self.data.name, self.precision))
+        if len({place[2:] for place in places}) > 1:
+            raise Refused(
+                f"{self.folder.path}: unequal devices differ in what auto means: say data.pipeline and recipe.precision"
+            )
         if len(set(places)) > 1:
             raise Refused(
                 f"{self.folder.path}: the processes of this run do not see the same checkpoints: put output= on a shared disk"
@@ -266,7 +286,10 @@ class Session:
     def _take_up(self, state: dict[str, Any]) -> None:
         if state["run"] != self.folder.path.name:
             raise Refused(f"{self.folder.checkpoints} holds the state of another run, {state['run']}")
-        for key, now in (("precision", self.precision.value), ("pipeline", self.data.name.value)):
+        same: dict[str, Any] = {"precision": self.precision.value, "pipeline": self.data.name.value}
+        if self.experiment.recipe.sync_batchnorm:
+            same["processes"] = self.ranks.world
+        for key, now in same.items():
             if state[key] != now:
                 raise Refused(f"{self.folder.path} was trained with {key} {state[key]} and would go on in {now}")
         self.network.load_state_dict(state["network"])
@@ -281,6 +304,8 @@ class Session:
     def images_per_second(self) -> float | None:
         """Median over this sitting's updates, the first few left out; None after no update."""
         settled = self.speeds[min(3, len(self.speeds) // 2) :]
+        if not settled and self.totals.seconds:
+            return self.totals.images / self.totals.seconds
         return statistics.median(settled) if settled else None
 
     def _line(self, scores: dict[str, float | None], seconds: float) -> dict[str, Any]:
@@ -292,6 +317,9 @@ class Session:
             "images_per_second": self.images_per_second,
             "seconds": seconds,
         }
+
+    def _seed_update(self, update: int, micro_batch: int) -> None:
+        self._seed(self.epoch, update, micro_batch + 1)  # with a 0 it would be the seed of picture `update`
 
     def _seed(self, *key: int) -> None:
         seed_all(self.experiment.seed, *key)
@@ -307,7 +335,10 @@ def pick_precision(wanted: Precision, device: torch.device) -> Precision:
 
 
 class Stop:
-    """Whether a signal asked the run to stop, and which; a second one of the same kind acts at once."""
+    """Whether a signal asked the run to stop, and which; a second one of the same kind acts at once.
+
+    Not so under torchrun, which passes on to its processes what a scheduler may have sent to them already.
+    """
 
     asked: str | None = None
 
@@ -319,7 +350,8 @@ def stop_on_signals() -> Iterator[Stop]:
 
     def note(number: int, frame: FrameType | None) -> None:
         stop.asked = signal.Signals(number).name
-        signal.signal(number, before[signal.Signals(number)])
+        if launch.world_size() == 1:
+            signal.signal(number, before[signal.Signals(number)])
 
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
     before = {number: signal.getsignal(number) for number in signals}

@@ -29,6 +29,11 @@ def autocast(precision: Precision, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=REDUCED.get(precision, torch.bfloat16), enabled=precision in REDUCED)
 
 
+def tf32(allowed: bool) -> None:
+    """Let a GPU round the factors of float32 products and convolutions to 10 bits, or not: torch's own default is a mixture."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
+
+
 @dataclass
 class Update:
     """`update(micro_batches, seed)`: forward and backward over this process's micro-batches, then one step of the optimizer.
@@ -88,22 +93,31 @@ class Update:
     def _step(self, loss: Tensor) -> Tensor:
         """Step the optimizer, unless something is not finite; returns the norm of the gradient."""
         if self.scaler.is_enabled():
-            return self._step_scaled()
+            return self._step_scaled(loss)
         norm = gradient_norm(self.weights)
-        self.held_back = torch.maximum(self.held_back, 1 - (loss.isfinite() & norm.isfinite()).float())
+        self._hold_back(loss, norm)
         self.optimizer.found_inf = self.held_back  # type: ignore[attr-defined]  # fused AdamW's own way to skip a step
         self.optimizer.step()
         return norm
 
-    def _step_scaled(self) -> Tensor:
-        """float16: an overflow skips the step and halves the scale; it is a fault once the scale has fallen below 1."""
+    def _hold_back(self, loss: Tensor, norm: Tensor) -> None:
+        """From the first update that is not finite on, no weight moves."""
+        self.held_back = torch.maximum(self.held_back, 1 - (loss.isfinite() & norm.isfinite()).float())
+
+    def _step_scaled(self, loss: Tensor) -> Tensor:
+        """float16: an overflow skips the step and halves the scale; at a scale of 1 it is a fault of the gradient itself."""
         self.scaler.unscale_(self.optimizer)
         norm = gradient_norm(self.weights)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
         scale = self.scaler._get_scale_async()  # get_scale() would wait for the device
         assert scale is not None
-        return torch.where(norm.isfinite() | (scale < 1), norm, torch.zeros_like(norm))
+        overflow = norm.isfinite().logical_not() & (scale > 1)
+        norm = torch.where(overflow, torch.zeros_like(norm), norm)
+        self._hold_back(loss, norm)
+        for found in self.scaler._found_inf_per_device(self.optimizer).values():
+            found.copy_(torch.maximum(found, self.held_back))
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return norm
 
 
 def gradient_norm(weights: Iterable[Tensor]) -> Tensor:
