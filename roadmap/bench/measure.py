@@ -70,6 +70,16 @@ def peak_memory(action: Action, device: torch.device) -> float | None:
     return torch.cuda.max_memory_allocated(device) / 2**30
 
 
+def profiled(action: Action, device: torch.device, repetitions: int = 3) -> str:
+    """What the time of an action goes into: a table of kernels and operators, by their own time on the device."""
+    gpu = device.type == "cuda"
+    kinds = [torch.profiler.ProfilerActivity.CPU, *([torch.profiler.ProfilerActivity.CUDA] if gpu else [])]
+    with torch.profiler.profile(activities=kinds) as profile:
+        timed(action, device, repetitions)
+    averages = profile.key_averages()
+    return str(averages.table(sort_by=f"self_{'cuda' if gpu else 'cpu'}_time_total", row_limit=40, max_name_column_width=80))
+
+
 def peak_operations(device: torch.device) -> tuple[float, str]:
     """Operations a second that the device could do, and where the figure is from: its maker, or a matrix product here."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""

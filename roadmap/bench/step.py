@@ -8,16 +8,18 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from roadmap.bench.measure import Action, Spread, in_turn, peak_memory, settle, timed
+from roadmap.bench.measure import Action, Spread, in_turn, peak_memory, profiled, settle, timed
 from roadmap.bench.timm_loop import TimmLoop
 from roadmap.data.batches import Batch, InputPipeline, seed_all
 from roadmap.model.build import build_network
 from roadmap.model.counting import cost
+from roadmap.record import write_whole
 from roadmap.schema import Compile, Experiment, Precision
 from roadmap.train import recipe
 from roadmap.train.compiling import compile_blocks_or_network
@@ -41,6 +43,7 @@ class Setting:
     seconds: float
     against: tuple[str, ...]
     peak: float  # operations a second
+    profiles: Path | None = None  # where to write what the time of our updates goes into
 
 
 @dataclass
@@ -77,7 +80,10 @@ def measure(experiment: Experiment, setting: Setting, pipeline: InputPipeline | 
     of_peak = 3 * 2 * forward * row[f"{OURS}_train"] / setting.peak
     row["share_of_peak"] = of_peak if setting.device.type == "cpu" or setting.precision == Precision.bfloat16 else None
     for name, each in contenders.items():
-        row |= {f"{name}_first_seconds": each.first_seconds, f"{name}_memory_gib": each.memory}
+        compiling = max(0.0, each.first_seconds - 2 * statistics.median(times[name]))
+        row |= {f"{name}_compile_seconds": compiling, f"{name}_memory_gib": each.memory}
+    if setting.profiles is not None:
+        write_whole(setting.profiles / f"profile-{experiment.step.name}.txt", profiled(contenders[OURS].update, setting.device))
     if pipeline is not None:
         row[f"{OURS}_end_to_end"] = _end_to_end(contenders[OURS], pipeline, experiment, setting)
     return row | _inference(contenders, setting, batch, size)
