@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from roadmap.errors import Refused
+
 
 def rank() -> int:
     """Number of this process among all of the run, 0 for the one that writes."""
@@ -18,3 +20,9 @@ def world_size() -> int:
 def local_rank() -> int:
     """Number of this process on its node: the GPU that it uses."""
     return int(os.environ.get("LOCAL_RANK", 0))
+
+
+def check_alone(command: str) -> None:
+    """Refuse a command that is not meant for several processes."""
+    if world_size() > 1:
+        raise Refused(f"{command} under torchrun: it starts processes of its own; torchrun is for python -m roadmap.run")

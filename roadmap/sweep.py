@@ -20,6 +20,7 @@ from roadmap.data import sources
 from roadmap.engines.local import places, run_points
 from roadmap.engines.outcome import Outcome
 from roadmap.errors import EXIT_FAILED, EXIT_STOPPED, Parser, Refused, RoadmapError, exits, say
+from roadmap.launch import check_alone
 from roadmap.overrides import config_folders
 from roadmap.plan import Plan, Point, plan
 from roadmap.report.formats import Column, as_table
@@ -28,6 +29,7 @@ from roadmap.report.formats import Column, as_table
 def main() -> int:
     """Plan, run what is not done, report; 1 when a run failed, 143 when a signal stopped the sweep."""
     arguments = read(sys.argv[1:])
+    check_alone("roadmap.sweep")
     found = plan(arguments.overrides, config_folders(arguments.config_dir))
     for warning in found.warnings:
         print(f"roadmap: warning: {warning}", file=sys.stderr)

@@ -17,8 +17,11 @@ from roadmap.checks import check_processes
 from roadmap.data import sources
 from roadmap.data.batches import batches
 from roadmap.errors import Refused
+from roadmap.launch import check_alone
+from roadmap.record import RunFolder
 from roadmap.train.execute import execute
 from roadmap.train.ranks import Ranks
+from roadmap.train.session import Session
 from roadmap.train.update import RunningStatistics
 
 WHOLE = [
@@ -92,6 +95,7 @@ def test_running_statistics_move_once_by_the_mean():
     ("overrides", "processes", "says"),
     [
         ([], 2, r"recipe.micro_batch=null: must be a number with 2 processes.*for example 64"),
+        (["recipe.micro_batch=32", "data.download=true"], 2, "data.download=true: must be false with 2 processes"),
         (["recipe.micro_batch=64"], 4, r"recipe.micro_batch=64: must be such that recipe.batch_size=128 gives 4.*for example 32"),
         (["recipe.micro_batch=32"], 3, r"recipe.batch_size=128: must be a multiple of the 3 processes"),
     ],
@@ -108,6 +112,19 @@ def test_a_batch_that_cannot_be_shared_is_refused(overrides, processes, says):
 def test_micro_batches_that_cannot_be_are_refused(overrides):
     with pytest.raises(Refused):
         config.compose(["+step=resnet", *overrides])
+
+
+def test_batchnorm_is_not_synchronised_on_cpus(tmp_path):
+    experiment = config.compose(["+step=resnet", *QUICK, "recipe.sync_batchnorm=true", f"output={tmp_path}"])
+    with pytest.raises(Refused, match=r"recipe\.sync_batchnorm=true"):
+        Session(experiment, sources.check(experiment), RunFolder.of(experiment, "0" * 16), Ranks(torch.device("cpu"), 0, 2))
+
+
+def test_sweeps_and_benches_start_processes_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for command in ("roadmap.sweep", "roadmap.bench"):
+        with pytest.raises(Refused, match=f"{command} under torchrun"):
+            check_alone(command)
 
 
 def test_a_refusal_is_said_once(tmp_path):

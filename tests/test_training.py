@@ -29,7 +29,9 @@ from roadmap.train.compiling import compile_network, pick_compile
 from roadmap.train.execute import execute
 from roadmap.train.progress import Bar
 from roadmap.train.ranks import Ranks, pick_device
-from roadmap.train.session import Session, Stop, pick_precision
+from roadmap.train.session import Session
+from roadmap.train.signals import Stop
+from roadmap.train.update import pick_precision
 
 ALONE = Ranks(torch.device("cpu"))
 EVERYTHING = [
@@ -171,9 +173,10 @@ def test_what_is_not_finite_is_named_and_does_not_reach_the_weights(tmp_path, fa
     assert all(torch.equal(before[name], after[name]) for name in before if "running" not in name and "tracked" not in name)
 
 
-def test_an_update_that_is_not_finite_holds_back_those_under_way(tmp_path):
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_an_update_that_is_not_finite_holds_back_those_under_way(tmp_path, precision):
     """On a GPU the loop hears of a fault some updates late; the weights must not move meanwhile."""
-    run = session(tmp_path)
+    run = session(tmp_path, f"recipe.precision={precision}")
     images, targets = next(run.data.epoch(0))
     before = weights(run)
     for poisoned in (True, False):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from roadmap import config
 from roadmap.data import sources
 from roadmap.errors import Parser, Refused, StorageFault, exits, nearest
+from roadmap.launch import check_alone
 from roadmap.overrides import config_folders
 from roadmap.record import provenance, write_whole
 from roadmap.report.formats import Column, as_csv, as_markdown, as_table
@@ -54,6 +55,7 @@ COLUMNS = (
 def main() -> int:
     """Measure the steps that the command line asks for."""
     arguments = _arguments()
+    check_alone("roadmap.bench")
     experiments = _experiments(arguments)
     from roadmap.train.ranks import Ranks, pick_device  # torch, from here on
 
@@ -126,7 +128,7 @@ def _setting(arguments: argparse.Namespace, ranks: Ranks) -> tuple[Setting, str]
 
     from roadmap.bench.measure import peak_operations
     from roadmap.bench.step import Setting
-    from roadmap.train.session import pick_precision
+    from roadmap.train.update import pick_precision
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)

@@ -21,7 +21,7 @@ from roadmap.model.build import build_network
 from roadmap.model.counting import cost
 from roadmap.record import write_whole
 from roadmap.schema import Compile, Experiment, Precision
-from roadmap.train import recipe
+from roadmap.train import memory, recipe
 from roadmap.train.compiling import compile_blocks_or_network
 from roadmap.train.ranks import Ranks
 from roadmap.train.readings import Readings
@@ -136,6 +136,7 @@ def _ours(experiment: Experiment, setting: Setting) -> Made:
 
     def step(images: Tensor, targets: Tensor) -> None:
         tf32(False)
+        memory.keep_freed()
         network.train()
         done[0] += 1
         schedule.step_update(done[0])

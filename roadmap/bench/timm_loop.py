@@ -21,7 +21,7 @@ from roadmap.model.block import DropPath, LayerNorm2d, LayerScale, Pointwise
 from roadmap.model.build import build_network
 from roadmap.model.weights import timm_twin
 from roadmap.schema import Experiment, Precision
-from roadmap.train import recipe
+from roadmap.train import memory, recipe
 from roadmap.train.update import autocast, tf32
 
 
@@ -65,6 +65,7 @@ class TimmLoop:
     def __call__(self, images: Tensor, targets: Tensor) -> None:
         """One update."""
         tf32(True)  # as the script has it
+        memory.as_by_default()
         self.task.get_trainable_module().train()
         images = images.contiguous(memory_format=self.memory_format)
         with autocast(self.precision, self.device):

@@ -19,7 +19,8 @@ from roadmap.schema import Experiment
 from roadmap.train import checkpoint
 from roadmap.train.progress import Bar
 from roadmap.train.ranks import processes
-from roadmap.train.session import Session, stop_on_signals
+from roadmap.train.session import Session
+from roadmap.train.signals import stop_on_signals
 
 log = logging.getLogger("roadmap")
 

@@ -7,36 +7,33 @@ equal bit for bit, a stopped run goes on exactly where it was, and several devic
 from __future__ import annotations
 
 import math
-import signal
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from roadmap import launch
 from roadmap.data.batches import seed_all
 from roadmap.data.pipeline import input_pipeline
 from roadmap.data.sources import Inventory
 from roadmap.errors import Diverged, Refused, Stopped
 from roadmap.model.build import build_network
 from roadmap.record import RunFolder
-from roadmap.schema import Experiment, Precision
-from roadmap.train import checkpoint, recipe
+from roadmap.schema import Experiment
+from roadmap.train import checkpoint, memory, recipe
 from roadmap.train.compiling import compile_network
 from roadmap.train.diagnose import backward_fault, forward_fault
 from roadmap.train.progress import Bar
 from roadmap.train.ranks import Ranks
 from roadmap.train.readings import Readings
 from roadmap.train.scoring import Scores, score
-from roadmap.train.update import Update, tf32
+from roadmap.train.signals import Stop
+from roadmap.train.update import Update, pick_precision, tf32
 
 BUILDING = 2**31  # seeds the initial weights, where an epoch's number seeds its updates
 
@@ -70,6 +67,8 @@ class Session:
             torch.set_num_threads(experiment.runtime.threads)
         torch.backends.cudnn.benchmark = True
         tf32(False)
+        if ranks.device.type == "cpu":
+            memory.keep_freed()
         self.precision = pick_precision(experiment.recipe.precision, ranks.device)
         self.layout = torch.channels_last if experiment.runtime.channels_last else torch.contiguous_format
         self._seed(BUILDING)
@@ -325,40 +324,3 @@ class Session:
         seed_all(self.experiment.seed, *key)
         if self.ranks.device.type == "cuda":
             torch.cuda.manual_seed(torch.initial_seed())
-
-
-def pick_precision(wanted: Precision, device: torch.device) -> Precision:
-    """bfloat16 on a GPU and float32 on a CPU, unless the recipe says."""
-    if wanted != Precision.auto:
-        return wanted
-    return Precision.bfloat16 if device.type == "cuda" else Precision.float32
-
-
-class Stop:
-    """Whether a signal asked the run to stop, and which; a second one of the same kind acts at once.
-
-    Not so under torchrun, which passes on to its processes what a scheduler may have sent to them already.
-    """
-
-    asked: str | None = None
-
-
-@contextmanager
-def stop_on_signals() -> Iterator[Stop]:
-    """Inside, SIGINT, SIGTERM and SIGUSR1 only leave a note; the loop reads it after each update."""
-    stop = Stop()
-
-    def note(number: int, frame: FrameType | None) -> None:
-        stop.asked = signal.Signals(number).name
-        if launch.world_size() == 1:
-            signal.signal(number, before[signal.Signals(number)])
-
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-    before = {number: signal.getsignal(number) for number in signals}
-    for number in signals:
-        signal.signal(number, note)
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -24,6 +24,13 @@ from roadmap.train.ranks import Ranks
 REDUCED = {Precision.bfloat16: torch.bfloat16, Precision.float16: torch.float16}
 
 
+def pick_precision(wanted: Precision, device: torch.device) -> Precision:
+    """bfloat16 on a GPU and float32 on a CPU, unless the recipe says."""
+    if wanted != Precision.auto:
+        return wanted
+    return Precision.bfloat16 if device.type == "cuda" else Precision.float32
+
+
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:
     """Matrix products and convolutions in the precision of the recipe, sums and norms as torch has them."""
     return torch.autocast(device.type, dtype=REDUCED.get(precision, torch.bfloat16), enabled=precision in REDUCED)
