@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import torch
+from test_report import VALUES, study
 from timm.models import ConvNeXt, ResNet
 
 from roadmap import config
@@ -17,6 +18,7 @@ from roadmap.bench.timm_loop import timm_network
 from roadmap.errors import Refused
 from roadmap.layout import layout
 from roadmap.model.build import build_network
+from roadmap.model.counting import cost
 from roadmap.report.records import load
 from roadmap.report.statistics import analyse
 from roadmap.report.table import csv_rows, markdown, table_rows
@@ -33,37 +35,52 @@ def bench(*arguments, cwd):
     )
 
 
-@pytest.fixture(scope="module")
-def measured(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("bench")
-    done = bench(*ARGUMENTS, "--steps", "resnet,layer_norm", "--output", str(folder), cwd=folder)
+def test_columns_their_arithmetic_and_the_table_that_takes_them_over(tmp_path):
+    done = bench(*ARGUMENTS, "--steps", "resnet,layer_norm", "--output", str(tmp_path), "--profile", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    with (folder / "bench.csv").open() as lines:
-        return done.stdout, list(csv.DictReader(lines)), folder
-
-
-def test_columns_and_their_arithmetic(measured):
-    said, rows, folder = measured
+    with (tmp_path / "bench.csv").open() as lines:
+        rows = list(csv.DictReader(lines))
     assert [row["step"] for row in rows] == ["resnet", "layer_norm"]
     for row in rows:
-        number = {
-            key: float(value)
-            for key, value in row.items()
-            if value and key not in ("step", "scale", "precision", "compiled", "device")
-        }
-        assert number["ours_train_least"] <= number["ours_train"] <= number["ours_train_most"]
-        for name in ("timm_best", "timm_default"):
-            assert number[f"ratio_{name}_least"] <= number[f"ratio_{name}"] <= number[f"ratio_{name}_most"]
-            assert number[f"{name}_train"] > 0
-        for key in ("ours_inference", "ours_latency_ms", "timm_best_inference"):
-            assert number[key] > 0
-        assert 0 < number["share_of_peak"] < 1
-        model = config.compose([f"+step={row['step']}", "scale=atto"]).model
-        from roadmap.model.counting import cost
+        check_arithmetic(row)
+    assert "geometric mean" in done.stdout
+    assert "| step" in (tmp_path / "bench.md").read_text()
+    assert "convolution_backward" in (tmp_path / "profile-layer_norm.txt").read_text()
+    check_report(tmp_path, (tmp_path / "bench.csv").read_text())
 
-        assert number["gmacs"] == pytest.approx(cost(model, 10, 32).conv_linear / 1e9)
-    assert "geometric mean" in said
-    assert "| step" in (folder / "bench.md").read_text()
+
+def check_arithmetic(row):
+    words = ("step", "scale", "precision", "compiled", "device")
+    number = {key: float(value) for key, value in row.items() if value and key not in words}
+    assert number["ours_train_least"] <= number["ours_train"] <= number["ours_train_most"]
+    for name in ("timm_best", "timm_default"):
+        assert number[f"ratio_{name}_least"] <= number[f"ratio_{name}"] <= number[f"ratio_{name}_most"]
+        assert number[f"{name}_train"] > 0
+    for key in ("ours_inference", "ours_latency_ms", "timm_best_inference"):
+        assert number[key] > 0
+    model = config.compose([f"+step={row['step']}", "scale=atto"]).model
+    assert number["gmacs"] == pytest.approx(cost(model, 10, 32).conv_linear / 1e9)
+    assert number["share_of_peak"] > 0
+
+
+def check_report(folder, measured):
+    (folder / "bench.csv").unlink()
+    study(folder, VALUES)
+    plain = markdown(load(folder), analyse(load(folder)))
+    (folder / "bench.csv").write_text(measured.replace("\nresnet,", "\na,").replace("\nlayer_norm,", "\nd,"))
+    found = load(folder)
+    rows = {row["label"]: row for row in table_rows(found, analyse(found))}
+    assert rows["a"]["ours_train"] > 0
+    assert rows["b"]["ours_train"] is None
+    assert csv_rows(found, analyse(found))[0]["ours_latency_ms"] == rows["a"]["ours_latency_ms"]
+    table = markdown(found, analyse(found))
+    assert "training, img/s" in table
+    assert "training, img/s" not in plain
+    assert "Speeds are those of `bench.csv`: CPU" in table
+    about = json.loads((folder / "study.json").read_text())
+    (folder / "study.json").write_text(json.dumps({**about, "image_size": 64}))
+    with pytest.raises(Refused, match="measured at scale atto, 32 px; the study is at scale atto, 64 px"):
+        load(folder)
 
 
 def test_contenders_take_turns():
@@ -104,25 +121,3 @@ def test_what_cannot_be_measured_is_refused(arguments, says, tmp_path):
     assert done.returncode == 2, done.stderr
     assert says in done.stderr
     assert not (tmp_path / "out").exists()
-
-
-def test_the_report_takes_the_columns_over(measured, tmp_path):
-    from test_report import VALUES, study
-
-    _, _, folder = measured
-    study(tmp_path, VALUES)
-    plain = markdown(load(tmp_path), analyse(load(tmp_path)))
-    text = (folder / "bench.csv").read_text().replace("\nresnet,", "\na,").replace("\nlayer_norm,", "\nd,")
-    (tmp_path / "bench.csv").write_text(text)
-    found = load(tmp_path)
-    rows = {row["label"]: row for row in table_rows(found, analyse(found))}
-    assert rows["a"]["ours_train"] > 0
-    assert rows["b"]["ours_train"] is None
-    assert csv_rows(found, analyse(found))[0]["ours_latency_ms"] == rows["a"]["ours_latency_ms"]
-    table = markdown(found, analyse(found))
-    assert "training, img/s" in table and "training, img/s" not in plain
-    assert "Speeds are those of `bench.csv`: CPU" in table
-    about = json.loads((tmp_path / "study.json").read_text())
-    (tmp_path / "study.json").write_text(json.dumps({**about, "image_size": 64}))
-    with pytest.raises(Refused, match="measured at scale atto, 32 px; the study is at scale atto, 64 px"):
-        load(tmp_path)

@@ -143,7 +143,7 @@ def test_the_paper_recipe_is_table_5():
         "name": "paper", "epochs": 300, "batch_size": 4096, "lr": 4e-3, "lr_batch": 4096, "min_lr": 1e-6, "warmup_epochs": 20,
         "weight_decay": 0.05, "betas": [0.9, 0.999], "eps": 1e-8, "label_smoothing": 0.1, "mixup": 0.8, "cutmix": 1.0,
         "mixup_switch_prob": 0.5, "randaugment": "rand-m9-mstd0.5-inc1", "random_erasing": 0.25, "crop_scale": [0.08, 1.0],
-        "precision": "auto",
+        "precision": "auto", "micro_batch": 128, "sync_batchnorm": False, "ema": None,
     }  # fmt: skip
     assert (experiment.data.image_size, experiment.data.hflip, experiment.data.crop_pct) == (224, 0.5, 0.875)
     assert experiment.model.drop_path == 0.1

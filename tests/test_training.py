@@ -159,11 +159,10 @@ def break_gradient(run):
     return rf"the norm of the gradient is \w+ in step gelu, epoch 1, update 1; {where}"
 
 
-@pytest.mark.parametrize("precision", ["float32", "float16"])
-@pytest.mark.parametrize("fault", [break_forward, break_gradient])
+@pytest.mark.parametrize(
+    ("precision", "fault"), [("float32", break_forward), ("float16", break_forward), ("float32", break_gradient)]
+)
 def test_what_is_not_finite_is_named_and_does_not_reach_the_weights(tmp_path, fault, precision):
-    if precision == "float16" and fault is break_gradient:
-        pytest.skip("an overflow of float16 is halved away until the scale is below 1: tested below")
     run = session(tmp_path, f"recipe.precision={precision}", "recipe.micro_batch=32")
     before = weights(run)
     said = fault(run)
