@@ -343,6 +343,37 @@ def test_devices_and_precisions():
             pick_device(Device.cuda)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize(
+    "settings", [["recipe.precision=float16"], ["recipe.ema=0.9", "recipe.micro_batch=32"], ["runtime.compile=blocks"]]
+)
+def test_the_loop_never_waits_for_the_gpu(tmp_path, settings):
+    experiment = config.compose(["+step=separate_downsampling", *QUICK, *EVERYTHING[:5], f"output={tmp_path}", *settings])
+    device = pick_device(Device.cuda)
+    run = Session(experiment, sources.check(experiment), RunFolder.of(experiment, "0" * 16), Ranks(device))
+    batches = run.data.epoch(0)
+    for update in range(3):  # warm
+        run.readings.push(run._take_step(batches, update))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for update in range(3, 12):
+            run.readings.push(run._take_step(batches, update))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(math.isfinite(number) for reading in run.readings.drain() for number in reading)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_run_on_a_gpu_learns(tmp_path):
+    experiment = config.compose(["+study=digits", "+step=resnet", f"output={tmp_path}", "runtime.compile=blocks"])
+    found = sources.check(experiment)
+    result = execute(experiment, found, sources.fingerprint(experiment.data, found))
+    assert (result["precision"], result["pipeline"], result["compiled"]) == ("bfloat16", "device", "blocks")
+    assert result["top1"] > 80
+
+
 def test_bfloat16_trains(tmp_path):
     run = session(tmp_path, "recipe.precision=bfloat16", "recipe.epochs=1", "recipe.batch_size=256")
     (line,) = train(run)
