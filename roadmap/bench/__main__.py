@@ -27,6 +27,7 @@ from roadmap.steps import known_steps
 
 if TYPE_CHECKING:
     from roadmap.bench.step import Setting
+    from roadmap.data.batches import InputPipeline
     from roadmap.train.ranks import Ranks
 
 AGAINST = ("timm_best", "timm_default")
@@ -66,10 +67,12 @@ def main() -> int:
     if arguments.profile:
         folder.mkdir(parents=True, exist_ok=True)
         setting = replace(setting, profiles=folder)
+    recipe = replace(experiments[0].recipe, batch_size=arguments.batch_size, micro_batch=None)
+    experiments = [replace(experiment, recipe=recipe) for experiment in experiments]
+    pipeline = _pipeline(experiments[0], setting)
     rows: list[dict[str, Any]] = []
     for experiment in experiments:
-        recipe = replace(experiment.recipe, batch_size=arguments.batch_size, micro_batch=None)
-        rows.append(_measured(replace(experiment, recipe=recipe), setting))
+        rows.append(_measured(experiment, setting, pipeline))
         said = notes(rows, arguments, peak)
         _write(folder, rows, said)  # after each row: what is measured is not lost
         print(as_table(rows[-1:], COLUMNS[:8], ""), flush=True)
@@ -147,13 +150,18 @@ def _setting(arguments: argparse.Namespace, ranks: Ranks) -> tuple[Setting, str]
     return Setting(ranks.device, name, precision, compiled, arguments.classes, rounds, seconds, against, peak), said
 
 
-def _measured(experiment: Experiment, setting: Setting) -> dict[str, Any]:
-    from roadmap.bench.step import measure
+def _pipeline(experiment: Experiment, setting: Setting) -> InputPipeline | None:
+    """The images of --data, the same for every row; None without."""
+    if experiment.data.path is None:
+        return None
     from roadmap.data.pipeline import input_pipeline
 
-    pipeline = None
-    if experiment.data.path is not None:
-        pipeline = input_pipeline(experiment, sources.check(experiment), setting.device)
+    return input_pipeline(experiment, sources.check(experiment), setting.device)
+
+
+def _measured(experiment: Experiment, setting: Setting, pipeline: InputPipeline | None) -> dict[str, Any]:
+    from roadmap.bench.step import measure
+
     row = measure(experiment, setting, pipeline)
     where = {"scale": experiment.scale.name, "image_size": experiment.data.image_size, "batch_size": experiment.recipe.batch_size}
     about = {**where, "precision": setting.precision.value, "compiled": setting.compiled.value, "device": setting.name}

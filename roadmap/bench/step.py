@@ -136,7 +136,7 @@ def _ours(experiment: Experiment, setting: Setting) -> Made:
 
     def step(images: Tensor, targets: Tensor) -> None:
         tf32(False)
-        memory.keep_freed()
+        memory.keep_freed(setting.device)
         network.train()
         done[0] += 1
         schedule.step_update(done[0])

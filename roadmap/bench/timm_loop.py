@@ -65,7 +65,7 @@ class TimmLoop:
     def __call__(self, images: Tensor, targets: Tensor) -> None:
         """One update."""
         tf32(True)  # as the script has it
-        memory.as_by_default()
+        memory.as_by_default(self.device)
         self.task.get_trainable_module().train()
         images = images.contiguous(memory_format=self.memory_format)
         with autocast(self.precision, self.device):

@@ -32,7 +32,7 @@ def score(
     ranks: Ranks,
     between: Callable[[], None] = lambda: None,
 ) -> Scores:
-    """Score a network on the batches of all processes together; `between` is called before each batch.
+    """Score a network on the batches of all processes together, each on its device; `between` is called before each batch.
 
     Sums stay on the device until the end. Each process brings its own batches, not the same number of them. Nothing is
     compiled for it: a forward pass over a small split does not earn that back.
@@ -41,8 +41,7 @@ def score(
     sums = torch.zeros(4, dtype=torch.float64, device=ranks.device)  # top-1, top-5, cross-entropy, images
     for images, targets in batches:
         between()
-        images = images.to(ranks.device, non_blocking=True, memory_format=memory_format)
-        targets = targets.to(ranks.device, non_blocking=True)
+        images = images.contiguous(memory_format=memory_format)
         with autocast(precision, ranks.device), torch.compiler.set_stance("force_eager"):
             logits = network(images)
         logits = logits.float()

@@ -67,8 +67,7 @@ class Session:
             torch.set_num_threads(experiment.runtime.threads)
         torch.backends.cudnn.benchmark = True
         tf32(False)
-        if ranks.device.type == "cpu":
-            memory.keep_freed()
+        memory.keep_freed(ranks.device)
         self.precision = pick_precision(experiment.recipe.precision, ranks.device)
         self.layout = torch.channels_last if experiment.runtime.channels_last else torch.contiguous_format
         self._seed(BUILDING)

@@ -84,9 +84,8 @@ class Update:
         return torch.stack([loss, self._step(loss)])
 
     def loss(self, images: Tensor, targets: Tensor, network: nn.Module) -> Tensor:
-        """The loss of one micro-batch, mixed where the recipe mixes."""
-        images = images.to(self.ranks.device, non_blocking=True, memory_format=self.memory_format)
-        targets = targets.to(self.ranks.device, non_blocking=True)
+        """The loss of one micro-batch that lies on the device, mixed where the recipe mixes."""
+        images = images.contiguous(memory_format=self.memory_format)
         if self.mixing is not None:
             images, targets = self.mixing(images, targets)
         with autocast(self.precision, self.ranks.device):
