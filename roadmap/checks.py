@@ -12,6 +12,7 @@ from roadmap.errors import Refused
 from roadmap.schema import Compile, Experiment, ModelConfig, Norm, Source
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+CLUSTER_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,:@/&|()*-]{0,199}")
 RANDAUGMENT = re.compile(r"rand(-(m\d+|n\d+|mstd\d+(\.\d+)?|mmax\d+|inc[01]|p[01](\.\d+)?))+")
 
 
@@ -30,6 +31,11 @@ def check(experiment: Experiment) -> None:
     _require(
         bool(NAME.fullmatch(experiment.study.name)), "study.name", experiment.study.name, "at most 100 letters, digits, _ . -"
     )
+    engine = experiment.engine
+    for key in ("partition", "account", "qos", "constraint", "address"):
+        word = getattr(engine, key)
+        said = f"null, or what {engine.name} calls it: letters, digits and _ . , : @ / & | ( ) * -"
+        _require(word is None or bool(CLUSTER_WORD.fullmatch(word)), f"engine.{key}", repr(word), said)
     _require(bool(experiment.output.strip()), "output", repr(experiment.output), "a folder")
 
 
@@ -69,6 +75,15 @@ def _check_batch(experiment: Experiment) -> None:
     graphs = experiment.runtime.compile == Compile.graphs
     accumulates = graphs and at_once < recipe.batch_size
     _require(not accumulates, "runtime.compile", "graphs", "another one with micro-batches: a graph keeps one gradient")
+
+
+def images_at_once(experiment: Experiment) -> list[int]:
+    """Sizes of a micro-batch smaller than the experiment's that it could have, the largest first."""
+    recipe = experiment.recipe
+    least = 2 if experiment.model.norm == Norm.batch else 1
+    even = recipe.mixup > 0 or recipe.cutmix > 0
+    sizes = range(recipe.images_at_once - 1, least - 1, -1)
+    return [size for size in sizes if recipe.batch_size % size == 0 and not (even and size % 2)]
 
 
 def check_processes(experiment: Experiment, processes: int) -> None:

@@ -181,13 +181,21 @@ def plain(node: Any) -> Any:
     return node.value if isinstance(node, Enum) else node
 
 
+def differences(one: Any, other: Any, key: str = "") -> list[str]:
+    """`key: value / value` for each setting that two plain configurations have otherwise."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        keys = sorted(one.keys() | other.keys())
+        return [line for name in keys for line in differences(one.get(name), other.get(name), f"{key}.{name}".lstrip("."))]
+    return [] if one == other else [f"{key}: {one} / {other}"]
+
+
 def decisive(experiment: Experiment, fingerprint: str) -> dict[str, Any]:
     """Everything that changes a run's result, and nothing else.
 
-    Model, data (its fingerprint, not its path), recipe and seed count; the step's name, output folder, logger,
-    device and number of workers do not.
+    Model, data (its fingerprint, not its path nor the faults in it that are accepted), recipe and seed count; the
+    step's name, output folder, logger, device and number of workers do not.
     """
-    data = {key: value for key, value in plain(experiment.data).items() if key not in ("path", "download", "workers")}
+    data = {key: value for key, value in plain(experiment.data).items() if key not in ("path", "accept", "download", "workers")}
     return {
         "model": plain(experiment.model),
         "data": {**data, "fingerprint": fingerprint},

@@ -1,7 +1,7 @@
 """What can go wrong, and the exit code of each.
 
 0 all done; 1 some runs failed; 2 bad configuration or data, said before any training; 3 storage fault;
-143 stopped by a signal, resumable.
+75 another process is at this run; 143 stopped by a signal, resumable.
 """
 
 from __future__ import annotations
@@ -9,13 +9,16 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import NoReturn
 
 EXIT_FAILED = 1
 EXIT_REFUSED = 2
 EXIT_STORAGE = 3
+EXIT_HELD = 75  # another process is at this run
 EXIT_STOPPED = 143
 EXIT_CLOSED_PIPE = 141  # as the shell reports SIGPIPE
 
@@ -38,8 +41,18 @@ class StorageFault(RoadmapError):
     exit_code = EXIT_STORAGE
 
 
+class Held(RoadmapError):
+    """Another process is carrying out this run, or has taken it over from this one."""
+
+    exit_code = EXIT_HELD
+
+
 class Diverged(RoadmapError):
     """A loss or a gradient was not finite: the run ended before the update that would have spoilt its weights."""
+
+
+class OutOfMemory(RoadmapError):
+    """The device has no room for an update; the batch is never made smaller in silence."""
 
 
 class Stopped(RoadmapError):
@@ -60,6 +73,7 @@ def exits(main: Callable[[], int | None]) -> Callable[[], NoReturn]:
     """Wrap an entry point so that a `RoadmapError` becomes one message on stderr and its exit code."""
 
     def entry() -> NoReturn:
+        leave_on_signals()
         try:
             code = main()
         except RoadmapError as error:
@@ -75,9 +89,22 @@ def exits(main: Callable[[], int | None]) -> Callable[[], NoReturn]:
     return entry
 
 
+def leave_on_signals() -> None:
+    """SIGTERM and SIGUSR1 end this process with the exit code of a stop, where nothing else takes them: nothing is half done."""
+
+    def leave(number: int, frame: object) -> NoReturn:
+        os.write(2, f"roadmap: stopped by {signal.Signals(number).name}\n".encode())
+        os._exit(EXIT_STOPPED)
+
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, leave)
+
+
 def say(error: RoadmapError) -> int:
     """Put a fault on stderr as one message; returns its exit code."""
-    print(f"roadmap: {printable(str(error))}", file=sys.stderr, flush=True)
+    with suppress(OSError):  # a full disk, where stderr is a file
+        print(f"roadmap: {printable(str(error))}", file=sys.stderr, flush=True)
     return error.exit_code
 
 

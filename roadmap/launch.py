@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
+import sys
 
 from roadmap.errors import Refused
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def rank() -> int:
@@ -20,6 +25,12 @@ def world_size() -> int:
 def local_rank() -> int:
     """Number of this process on its node: the GPU that it uses."""
     return int(os.environ.get("LOCAL_RANK", 0))
+
+
+def end_with_parent() -> None:
+    """Ask this process to stop when the one that started it dies: no run outlives who watches it. Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def check_alone(command: str) -> None:

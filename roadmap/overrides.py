@@ -89,6 +89,12 @@ def group_options(group: str, config_dirs: Sequence[Path] = ()) -> list[str]:
     return sorted({file.stem for file in files if file.is_file()})
 
 
+def quoted(value: str) -> str:
+    """A text as Hydra reads it back, whatever is in it."""
+    backslashes = re.sub(r"(\\+)('|$)", r"\1\1\2", value)  # Hydra takes them for escapes only before a quote
+    return "'" + backslashes.replace("'", "\\'") + "'"
+
+
 def config_folders(paths: Sequence[Path | str]) -> tuple[Path, ...]:
     """Folders with steps and studies of the user's own, made absolute; refused where they are not there."""
     folders = tuple(Path(path).expanduser().absolute() for path in paths)

@@ -14,18 +14,21 @@ from roadmap.checks import check
 from roadmap.data import sources
 from roadmap.errors import Refused, nearest
 from roadmap.layout import layout
-from roadmap.record import RunFolder, check_output, write_whole
+from roadmap.overrides import config_folders, quoted
+from roadmap.record import RunFolder, check_output
 from roadmap.schema import Experiment
 from roadmap.steps import Step, known_steps
+from roadmap.storage import write_whole
 
 
 @dataclass(frozen=True)
 class Point:
-    """One run of a study."""
+    """One run of a study; `command` is what follows `python -m roadmap.run` to carry out this run and no other."""
 
     experiment: Experiment
     fingerprint: str
     folder: RunFolder
+    command: tuple[str, ...]
 
     @property
     def done(self) -> bool:
@@ -100,8 +103,15 @@ def plan(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> Plan:
     experiments = [config.compose([*overrides, f"+step={step.name}"], config_dirs) for step in steps]
     fingerprint = sources.fingerprint(first.data, found)
     runs = [dataclasses.replace(experiment, seed=seed) for experiment in experiments for seed in study.seeds]
-    points = [Point(run, fingerprint, RunFolder.of(run, fingerprint)) for run in runs]
+    points = [Point(run, fingerprint, RunFolder.of(run, fingerprint), _command(run, overrides, config_dirs)) for run in runs]
     return Plan(tuple(steps), tuple(points), tuple(_warnings(steps, experiments, overrides, config_dirs)))
+
+
+def _command(run: Experiment, overrides: Sequence[str], config_dirs: Sequence[Path]) -> tuple[str, ...]:
+    """The arguments of `python -m roadmap.run` that describe this run, from any working directory but for `data.path`."""
+    folders = [word for folder in config_folders(config_dirs) for word in ("--config-dir", str(folder))]
+    output = quoted(str(Path(run.output).absolute()))
+    return (*folders, *overrides, f"+step={run.step.name}", f"seed={run.seed}", f"output={output}")
 
 
 def _warnings(

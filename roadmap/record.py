@@ -9,8 +9,11 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -20,8 +23,10 @@ from omegaconf import OmegaConf
 
 from roadmap import __version__
 from roadmap.config import identity, plain
-from roadmap.errors import Refused, StorageFault
+from roadmap.errors import Held, Refused, StorageFault
+from roadmap.redaction import hide
 from roadmap.schema import Experiment
+from roadmap.storage import PARTIAL, Claim, claim, holder, remove_partial, write_whole
 
 Result = dict[str, Any]
 # What must be equal in results that are compared; the model is what a study varies.
@@ -33,6 +38,7 @@ class RunFolder:
     """`<output>/<study>/runs/<step>-s<seed>-<identity>/`."""
 
     path: Path
+    claim: Claim | None = None
 
     @classmethod
     def of(cls, experiment: Experiment, fingerprint: str) -> RunFolder:
@@ -55,16 +61,54 @@ class RunFolder:
         """One line of JSON for each epoch."""
         return self.path / "history.jsonl"
 
-    def open(self, experiment: Experiment) -> None:
-        """Make the folder and write down the resolved configuration.
+    @contextmanager
+    def claimed(self) -> Iterator[RunFolder]:
+        """Hold this folder, for one process at a time to write in; what a killed one left half written is removed.
+
+        Raises:
+            Held: where another process is at this run.
+            Refused: where the folder cannot be written.
+
+        """
+        if self.path.is_symlink() or self.checkpoints.is_symlink():
+            raise Refused(f"{self.path}: a link; a run writes in a folder of its own")
+        with ExitStack() as held:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                mine = held.enter_context(claim(self.path / "claim"))
+                for folder in (self.path, self.checkpoints):
+                    remove_partial(folder)
+            except OSError as error:
+                raise Refused(f"{self.path} cannot be written: {error}") from error
+            yield replace(self, claim=mine)
+
+    def tidy(self) -> None:
+        """Remove what a run that was killed just after it had written its result left behind."""
+        left = [self.checkpoints, self.path / "claim", *self.path.glob(f"*{PARTIAL}*")]
+        result = self.result() if any(path.exists() for path in left) else None
+        if result is not None:
+            with suppress(Held, Refused), self.claimed():
+                if result["status"] == "done":
+                    shutil.rmtree(self.checkpoints, ignore_errors=True)
+
+    def holder(self) -> str | None:
+        """Which process is at this run, in words; None where none is."""
+        return holder(self.path / "claim")
+
+    def check_claim(self) -> None:
+        """Raise `Held` where another process has taken this run over; before everything that is written."""
+        if self.claim is not None:
+            self.claim.check()
+
+    def write_config(self, experiment: Experiment) -> None:
+        """Write down the resolved configuration.
 
         Raises:
             Refused: where the folder cannot be written, before any training.
 
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            write_whole(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain(experiment))))
+            write_whole(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(hide(plain(experiment)))))
         except OSError as error:
             raise Refused(f"output={experiment.output}: {self.path} cannot be written: {error}") from error
 
@@ -81,9 +125,18 @@ class RunFolder:
             return None
 
     def write_result(self, result: Result) -> None:
-        """Write the result, whole or not at all."""
+        """Write the result, whole or not at all, and once.
+
+        Raises:
+            Held: where another process has taken this run over, or has written its result.
+            StorageFault: where the disk is full.
+
+        """
+        self.check_claim()
         try:
-            write_whole(self.path / "result.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+            write_whole(self.path / "result.json", json.dumps(hide(result), indent=2, ensure_ascii=False) + "\n", once=True)
+        except FileExistsError as error:
+            raise Held(f"{self.path}: its result was written by another process; it stays as it is") from error
         except OSError as error:
             raise StorageFault(f"{self.path}: the result could not be written: {error}") from error
 
@@ -99,11 +152,53 @@ class RunFolder:
 
     def add_epoch(self, line: dict[str, Any]) -> None:
         """Write down one epoch, in place of an earlier attempt at it and all that came after."""
+        self.check_claim()
         kept = [old for old in self.history() if old["epoch"] < line["epoch"]]
         try:
             write_whole(self.history_file, "".join(json.dumps(entry) + "\n" for entry in [*kept, line]))
         except OSError as error:
             raise StorageFault(f"{self.history_file}: could not be written: {error}") from error
+
+
+@dataclass
+class UpdateLog:
+    """`updates.csv`: loss and norm of the gradient of every update, each once, however often the run was interrupted.
+
+    Lines are appended when a checkpoint is written; what a killed sitting wrote beyond its last checkpoint is cut off.
+    """
+
+    path: Path
+    size: int = 0  # bytes that the newest checkpoint knows of
+    waiting: list[str] = field(default_factory=lambda: ["epoch,update,loss,gradient_norm\n"])
+
+    def add(self, epoch: int, update: int, loss: float, norm: float) -> None:
+        """Note one update, counted from 0 in its epoch; exact to the last bit."""
+        self.waiting.append(f"{epoch},{update},{loss!r},{norm!r}\n")
+
+    def flush(self) -> int:
+        """Append what was noted; returns the file's size in bytes."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("r+b" if self.path.exists() else "w+b") as file:
+                file.truncate(self.size)
+                file.seek(self.size)
+                file.write("".join(self.waiting).encode())
+                file.flush()
+                os.fsync(file.fileno())
+                self.size = file.tell()
+        except OSError as error:
+            raise StorageFault(f"{self.path}: could not be written: {error}") from error
+        self.waiting.clear()
+        return self.size
+
+    def take_up(self, size: int, faults: list[str]) -> None:
+        """Go on after `size` bytes; a file that is shorter than that goes on from its end and is named."""
+        there = self.path.stat().st_size if self.path.exists() else 0
+        if there < size:
+            faults.append(f"{self.path}: lines of earlier updates are missing; the run itself is whole")
+        self.size = min(there, size)
+        if there:
+            self.waiting.clear()
 
 
 def runs_folder(experiment: Experiment) -> Path:
@@ -125,20 +220,6 @@ def check_output(experiment: Experiment) -> None:
     there = next(path for path in (folder, *folder.parents) if path.exists() or path.is_symlink())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise Refused(f"output={experiment.output}: {there} is not a folder that can be written")
-
-
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file beside, synchronise and rename it: whole or not at all."""
-    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
-    try:
-        with partial.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 @lru_cache

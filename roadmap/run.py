@@ -100,8 +100,10 @@ def start(experiment: Experiment) -> Result:
     """Run one experiment in this process."""
     found = sources.check(experiment)
     fingerprint = sources.fingerprint(experiment.data, found)
-    done = RunFolder.of(experiment, fingerprint).result()
+    folder = RunFolder.of(experiment, fingerprint)
+    done = folder.result()
     if done is not None:
+        folder.tidy()
         if launch.rank() == 0:
             print("already done; delete its folder to train it again", file=sys.stderr)
         return done

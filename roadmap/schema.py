@@ -133,12 +133,22 @@ class Pipeline(StrEnum):
     device = "device"  # decoded once, kept on the device as bytes and augmented there in batches
 
 
+class Fault(StrEnum):
+    """What is wrong with images that can be trained on all the same, where one knows of it."""
+
+    cmyk = "cmyk"  # colours of print; read as RGB without a colour profile
+    small = "small"  # a side of less than 8 pixels
+    duplicate = "duplicate"  # the same bytes in train and in val: an image that is trained on is scored
+    numeric_order = "numeric_order"  # classes named by numbers, in the order of their letters: 1, 10, 2
+
+
 @dataclass
 class DataConfig:
     """Images and how they reach the network."""
 
     source: Source = MISSING
-    path: str | None = None  # the folder on disk; digits need none
+    path: str | None = None  # the folder on disk, or an archive of it; digits need none
+    accept: list[Fault] = field(default_factory=list)  # let through, with a warning, what is refused otherwise
     download: bool = False  # let torchvision fetch what is not there
     image_size: int = number(least=32, most=4096)  # pixels, height = width, in training and evaluation
     hflip: float = number(least=0.0, most=1.0)  # probability; 0 where a mirrored image changes its class
@@ -241,7 +251,36 @@ class RuntimeConfig:
     compile: Compile = Compile.auto
     checkpoint_seconds: float = number(300.0, least=0.0)  # between checkpoints; also one at every stop
     keep_weights: bool = True  # write the trained weights beside the result
+    keep_state: bool = False  # write the last training state too: weights, averaged weights, optimizer
     progress: bool = True
+
+
+class EngineName(StrEnum):
+    """What carries out the runs of a sweep."""
+
+    local = "local"  # processes of this machine
+    slurm = "slurm"  # jobs of a cluster
+    ray = "ray"  # tasks of a Ray cluster, or of one that is started for the sweep
+
+
+@dataclass
+class EngineConfig:
+    """Where the runs of a sweep are carried out and what each of them gets; nothing here changes a result."""
+
+    name: EngineName = MISSING
+    jobs: int | None = number(None, least=1, most=100_000)  # runs at a time; null: as many as there is room for
+    gpus: float | None = number(None, least=0.0, most=64.0)  # of a run, on each node; 0.25: four share one; null: one if any
+    cpus: int | None = number(None, least=1, most=1024)  # cores of a run, on each node; null: shared out evenly
+    nodes: int = number(1, least=1, most=10_000)  # of a run; more than one through torchrun (slurm)
+    processes: int | None = number(None, least=1, most=64)  # of a run, on each node; null: one a GPU
+    retries: int = number(3, least=0, most=1000)  # of a run that was taken away: time limit, dead node or worker (slurm, ray)
+    minutes: int = number(1440, least=1, most=1_000_000)  # until a job is stopped, saved and queued again (slurm)
+    memory_gb: float | None = number(None, above=0.0)  # of a run, on each node (slurm, ray)
+    partition: str | None = None  # slurm's words from here on
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    address: str | None = None  # of a Ray cluster; null: one of this machine's own, for this sweep
 
 
 @dataclass
@@ -265,6 +304,7 @@ class Experiment:
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
     study: StudyConfig = field(default_factory=StudyConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
     logger: Logger = Logger.none
     wandb: WandbConfig = field(default_factory=WandbConfig)
     seed: int = number(0, least=0, most=2**31 - 1)

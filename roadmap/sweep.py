@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from roadmap.data import sources
-from roadmap.engines.local import places, run_points
+from roadmap.engines.engine import Engine, engine
 from roadmap.engines.outcome import Outcome
-from roadmap.errors import EXIT_FAILED, EXIT_STOPPED, Parser, Refused, RoadmapError, exits, say
+from roadmap.errors import EXIT_FAILED, EXIT_STOPPED, EXIT_STORAGE, Parser, Refused, RoadmapError, exits, say
 from roadmap.launch import check_alone
 from roadmap.overrides import config_folders
 from roadmap.plan import Plan, Point, plan
@@ -39,17 +40,18 @@ def main() -> int:
     if arguments.dry_run:
         print(dry_run(found, chosen))
         return 0
+    wanted = replace(found.first.engine, **({"jobs": arguments.jobs} if arguments.jobs else {}))
+    carrier = engine(wanted, arguments.max_failures)
+    places = carrier.places(found.first.runtime)
+    room = f", {places} at a time" if places else ""
     found.write()
     waiting = [point for point in chosen if not point.done]
-    runtime = found.first.runtime
-    at_once = arguments.jobs or places(runtime.device, runtime.threads)
-    print(
-        f"{found.first.study.name}: {len(chosen)} runs, {len(chosen) - len(waiting)} done already, {at_once} at a time",
-        flush=True,
-    )
-    outcomes = run_all(waiting, at_once) if waiting else []
+    print(f"{found.first.study.name}: {len(chosen)} runs, {len(chosen) - len(waiting)} done already{room}", flush=True)
+    outcomes = run_all(waiting, carrier, arguments.retry_failed) if waiting else []
+    for point in chosen:
+        point.folder.tidy()
     code = report(found) if any(point.done for point in found.points) else 0
-    return conclude(outcomes) or code
+    return conclude(outcomes, arguments.max_failures) or code
 
 
 def report(found: Plan) -> int:
@@ -72,12 +74,24 @@ def read(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--jobs", type=int, default=0, metavar="N", help="runs at a time (default: one a GPU, or what the cores hold)"
     )
+    parser.add_argument("--max-failures", type=int, metavar="N", help="start no more runs after N failed (default: no limit)")
+    parser.add_argument(
+        "--retry-failed",
+        type=int,
+        nargs="?",
+        const=1,
+        default=0,
+        metavar="N",
+        help="start failed runs again, N times (default 1)",
+    )
     parser.add_argument(
         "--config-dir", type=Path, action="append", default=[], help="a folder with steps and studies of your own"
     )
     parsed = parser.parse_intermixed_args(arguments)
-    if parsed.jobs < 0:
-        raise Refused(f"--jobs {parsed.jobs}: must be at least 1")
+    for name, least in (("jobs", 0), ("max_failures", 1), ("retry_failed", 0)):
+        value = getattr(parsed, name)
+        if value is not None and value < least:
+            raise Refused(f"--{name.replace('_', '-')} {value}: must be at least {max(least, 1)}")
     parsed.overrides = [f"+{o}" if o.startswith("study=") else o for o in parsed.overrides]
     if not any(o.startswith("+study=") for o in parsed.overrides):
         raise Refused("no study is chosen: add study=NAME, for example study=digits")
@@ -98,11 +112,12 @@ def dry_run(found: Plan, chosen: list[Point]) -> str:
         counted = cost(experiment.model, len(held.classes), experiment.data.image_size)
         images = experiment.recipe.epochs * held.train.size
         left = sum(not point.done for point in points)
+        running = sum(point.folder.holder() is not None for point in points)
         rows.append(
             {
                 "step": step.name,
                 "seeds": ", ".join(str(point.experiment.seed) for point in points),
-                "done": f"{len(points) - left} of {len(points)}",
+                "done": f"{len(points) - left} of {len(points)}" + (f", {running} running" if running else ""),
                 "gmacs": counted.conv_linear / 1e9,
                 # A multiply-add is two operations, and training costs three times the forward pass.
                 "tflop": left * images * 3 * 2 * counted.conv_linear / 1e12,
@@ -120,7 +135,19 @@ def dry_run(found: Plan, chosen: list[Point]) -> str:
     return as_table(rows, columns, title)
 
 
-def run_all(waiting: list[Point], at_once: int) -> list[Outcome]:
+def run_all(waiting: list[Point], carrier: Engine, retries: int) -> list[Outcome]:
+    """Run the points; those that failed again, once the others have run, as often as was asked for."""
+    outcomes = run_once(waiting, carrier)
+    for _ in range(retries):
+        failed = [end.point for end in outcomes if end.code not in (0, EXIT_STOPPED)]
+        if not failed or any(end.code == EXIT_STOPPED for end in outcomes):
+            break
+        print(f"{len(failed)} runs failed and are started again", file=sys.stderr, flush=True)
+        outcomes = [end for end in outcomes if end.point not in failed] + run_once(failed, carrier)
+    return outcomes
+
+
+def run_once(waiting: list[Point], carrier: Engine) -> list[Outcome]:
     """Run the points behind one line of progress, counted in epochs; without a terminal, a line for each run."""
     console = Console(stderr=True)
     epochs = waiting[0].experiment.recipe.epochs
@@ -153,7 +180,7 @@ def run_all(waiting: list[Point], at_once: int) -> list[Outcome]:
                 said = f"{len(over)}/{len(waiting)} runs" + (f", {failed} failed" if failed else "") + f"  {names}"
                 progress.update(task, completed=done, description=said)
 
-        return run_points(waiting, at_once, tell)
+        return carrier.run(waiting, tell)
 
 
 def _line(outcome: Outcome, number: int, total: int) -> str:
@@ -163,7 +190,7 @@ def _line(outcome: Outcome, number: int, total: int) -> str:
     return f"[{number}/{total}] {experiment.step.name} seed {experiment.seed}: {said}"
 
 
-def conclude(outcomes: list[Outcome]) -> int:
+def conclude(outcomes: list[Outcome], max_failures: int | None = None) -> int:
     """Say what failed, why, and where its log is; the sweep's exit code."""
     failed = [o for o in outcomes if o.code not in (0, EXIT_STOPPED)]
     for outcome in failed:
@@ -171,8 +198,10 @@ def conclude(outcomes: list[Outcome]) -> int:
     stopped = sum(o.code == EXIT_STOPPED for o in outcomes)
     if stopped:
         print(f"{stopped} runs are stopped or not started; the same command goes on with them", file=sys.stderr)
+    if stopped and (max_failures is None or len(failed) < max_failures):
         return EXIT_STOPPED
-    return EXIT_FAILED if failed else 0
+    full = failed and all(outcome.code == EXIT_STORAGE for outcome in failed)
+    return EXIT_STORAGE if full else EXIT_FAILED if failed else 0
 
 
 if __name__ == "__main__":

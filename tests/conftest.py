@@ -14,6 +14,34 @@ SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
 QUICK = ["scale=atto", "recipe=smoke", "model.width=8", "model.depths=[1,1,1,1]", "runtime.threads=1", "runtime.progress=false"]
 
 
+def pytest_addoption(parser):
+    parser.addoption("--storm", action="store_true", help="the long storms of tests/faults too, with their figures")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--storm"):
+        for item in items:
+            if "storm" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="long: make storm"))
+
+
+@pytest.fixture
+def storm(request):
+    """Whether the long version is wanted."""
+    return request.config.getoption("--storm")
+
+
+@pytest.fixture
+def figure(request, capsys):
+    """Say a figure, whatever is captured."""
+
+    def say(text):
+        with capsys.disabled():
+            print(f"\n{request.node.name}: {text}", end="")
+
+    return say if request.config.getoption("--storm") else lambda text: None
+
+
 @pytest.fixture(scope="session")
 def photographs(tmp_path_factory):
     """Caltech-101, ten classes of real photographs, unpacked as train/ and val/."""

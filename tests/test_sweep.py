@@ -189,13 +189,29 @@ def test_warnings_of_a_sweep_hold_for_every_step():
 
 
 def test_places(monkeypatch):
-    monkeypatch.setattr(local, "cores", lambda: 8)
+    monkeypatch.setattr(local, "cores", lambda: tuple(range(8)))
     monkeypatch.setattr(local, "gpus", lambda: ())
-    device = config.compose(["+step=gelu"]).runtime.device
-    assert [local.places(device, threads) for threads in (None, 1, 3, 16)] == [1, 8, 2, 1]
+
+    def places(*overrides):
+        experiment = config.compose(["+step=gelu", *overrides])
+        return [(place.gpu, len(place.cores)) for place in local.room(experiment.engine, experiment.runtime)]
+
+    assert places() == [(None, 8)]
+    assert places("runtime.threads=1") == [(None, 1)] * 8
+    assert places("runtime.threads=3") == [(None, 4)] * 2
+    assert places("runtime.threads=16") == [(None, 8)]
+    assert places("engine.jobs=3") == [(None, 2)] * 3
+    assert places("engine.jobs=16", "engine.cpus=2") == [(None, 2)] * 16
+    with pytest.raises(Refused, match="engine.gpus=1.0"):
+        places("engine.gpus=1")
+    with pytest.raises(Refused, match="engine.nodes=2"):
+        places("engine.nodes=2")
     monkeypatch.undo()
+    monkeypatch.setattr(local, "cores", lambda: tuple(range(8)))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     local.gpus.cache_clear()
     assert local.gpus() == ("3", "5")
-    assert local.places(device, 1) == 2
+    assert places("runtime.threads=1") == [("3", 4), ("5", 4)]
+    assert places("engine.gpus=0.5") == [("3", 2), ("5", 2)] * 2
+    assert places("runtime.device=cpu") == [(None, 8)]
     local.gpus.cache_clear()

@@ -20,10 +20,11 @@ from roadmap.data import sources
 from roadmap.errors import Parser, Refused, StorageFault, exits, nearest
 from roadmap.launch import check_alone
 from roadmap.overrides import config_folders
-from roadmap.record import provenance, write_whole
+from roadmap.record import provenance
 from roadmap.report.formats import Column, as_csv, as_markdown, as_table
 from roadmap.schema import Compile, Device, Experiment, Precision
 from roadmap.steps import known_steps
+from roadmap.storage import write_whole
 
 if TYPE_CHECKING:
     from roadmap.bench.step import Setting

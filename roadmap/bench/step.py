@@ -19,8 +19,8 @@ from roadmap.bench.timm_loop import TimmLoop
 from roadmap.data.batches import Batch, InputPipeline, seed_all
 from roadmap.model.build import build_network
 from roadmap.model.counting import cost
-from roadmap.record import write_whole
 from roadmap.schema import Compile, Experiment, Precision
+from roadmap.storage import write_whole
 from roadmap.train import memory, recipe
 from roadmap.train.compiling import compile_blocks_or_network
 from roadmap.train.ranks import Ranks

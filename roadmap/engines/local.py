@@ -6,69 +6,179 @@ second; whatever ends one of them (an exception, an exit, a kill) does not reach
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import multiprocessing
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import lru_cache
 from multiprocessing.process import BaseProcess
 
-from roadmap.engines.outcome import Outcome
-from roadmap.errors import EXIT_FAILED, EXIT_STOPPED, RoadmapError, printable, say
+from roadmap.engines.engine import Tell
+from roadmap.engines.outcome import Outcome, noted_signals, outcome
+from roadmap.errors import EXIT_HELD, EXIT_STOPPED, Refused, RoadmapError, leave_on_signals, say
+from roadmap.launch import end_with_parent
 from roadmap.plan import Point
-from roadmap.schema import Device
+from roadmap.schema import Device, EngineConfig, Experiment, RuntimeConfig
 
 PRELOADED = ["roadmap.train.execute", "sklearn.datasets", "torchvision"]
 GRACE_SECONDS = 30.0  # between a signal to the runs and the end of those that did not obey
+TICK = 0.05  # seconds between two looks at the runs
+UNKNOWN = 255  # multiprocessing's exit code of a process whose server was killed; the run may still be saving
+GLANCE = 1.0  # seconds between two looks at runs that other sweeps are at
 
 
-def run_points(points: Sequence[Point], at_once: int, tell: Callable[[list[Outcome], list[Point]], None]) -> list[Outcome]:
-    """Run every point, at most `at_once` together; `tell` hears of what is over and what is under way."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    waiting, running, over = list(points), dict[int, tuple[BaseProcess, Point]](), list[Outcome]()
-    stop: list[str] = []
-    before = {
-        number: signal.signal(number, lambda n, frame: stop.append(signal.Signals(n).name))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        while (waiting and not stop) or running:
-            for slot in sorted(set(range(at_once)) - running.keys()):
-                if waiting and not stop:
-                    point = waiting.pop(0)
-                    process: BaseProcess = context.Process(target=_run, args=(point, slot, gpus()), name=point.folder.path.name)
-                    process.start()
-                    running[slot] = (process, point)
-            if stop:
-                _stop([process for process, _ in running.values()])
-            for slot, (process, point) in list(running.items()):
-                if not process.is_alive():
-                    process.join()
-                    over.append(_outcome(point, process.exitcode, bool(stop)))
-                    del running[slot]
-            tell(over, [point for _, point in running.values()])
-            time.sleep(0.1)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    return over + [Outcome(point, EXIT_STOPPED, f"not started: {stop[0]}") for point in waiting]
+@dataclass(frozen=True)
+class Place:
+    """Room for one run: a GPU, if there are any, and some of the cores."""
+
+    gpu: str | None
+    cores: tuple[int, ...]
 
 
-def places(device: Device, threads: int | None) -> int:
-    """How many runs fit at once: one a GPU, or as many as the cores hold at `threads` each."""
-    if device != Device.cpu and gpus():
-        return len(gpus())
-    return max(1, cores() // threads) if threads else 1
+@dataclass
+class Local:
+    """Processes of this machine: every place takes the next run when it is free."""
+
+    wanted: EngineConfig
+    max_failures: int | None = None
+
+    def places(self, runtime: RuntimeConfig) -> int:
+        """How many runs there is room for at a time."""
+        return len(room(self.wanted, runtime))
+
+    def run(self, points: Sequence[Point], tell: Tell) -> list[Outcome]:
+        """Run every point; see `Engine`."""
+        with noted_signals() as stop:
+            return _Queue(room(self.wanted, points[0].experiment.runtime), self.max_failures, list(points), stop).work(tell)
 
 
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+@dataclass
+class _Queue:
+    """The runs that wait, those under way, those that other sweeps are at, and those that are over."""
+
+    places: list[Place]
+    max_failures: int | None
+    waiting: list[Point]
+    stop: list[str]
+    running: dict[Place, tuple[BaseProcess, Point]] = field(default_factory=dict)
+    elsewhere: list[Point] = field(default_factory=list)
+    over: list[Outcome] = field(default_factory=list)
+    looked: float = 0.0
+    asked: float | None = None  # when the runs were asked to stop
+
+    def work(self, tell: Tell) -> list[Outcome]:
+        while self.running or ((self.waiting or self.elsewhere) and not self._closed()):
+            if not self._closed():
+                self._look_elsewhere()
+                self._start()
+            if self.stop:
+                self._ask_to_stop()
+            self._collect()
+            tell(self.over, [point for _, point in self.running.values()])
+            time.sleep(TICK)
+        return self.over + [Outcome(point, EXIT_STOPPED, f"not started: {self._closed()}") for point in self._left()]
+
+    def _closed(self) -> str:
+        """Why nothing more is started; empty while something is."""
+        failed = sum(end.code != 0 for end in self.over)
+        if self.max_failures is not None and failed >= self.max_failures:
+            return f"{failed} runs failed"
+        return self.stop[0] if self.stop else ""
+
+    def _left(self) -> list[Point]:
+        return [*self.waiting, *self.elsewhere]
+
+    def _look_elsewhere(self) -> None:
+        """Runs that another sweep has done are over; those that it let go of wait again."""
+        if time.monotonic() - self.looked < GLANCE:
+            return
+        self.looked = time.monotonic()
+        for point in list(self.elsewhere):
+            if point.done or point.folder.holder() is None:
+                self.elsewhere.remove(point)
+                self.waiting.append(point)
+
+    def _start(self) -> None:
+        """Give every free place the next run that nobody is at."""
+        for place in self.places:
+            while place not in self.running and self.waiting:
+                # Where several sweeps share a study, each goes its own way through it: fewer meet at the same run.
+                point = self.waiting.pop(random.randrange(len(self.waiting)) if self.elsewhere else 0)
+                if point.done:
+                    self.over.append(outcome(point, 0))
+                elif point.folder.holder() is not None:
+                    self.elsewhere.append(point)
+                else:
+                    self.running[place] = (self._launch(point, place), point)
+
+    def _launch(self, point: Point, place: Place) -> BaseProcess:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(PRELOADED)
+        process = context.Process(target=_run, args=(point, place, len(self.places)), name=point.folder.path.name)
+        process.start()
+        return process
+
+    def _collect(self) -> None:
+        """Note the runs that have ended."""
+        for place, (process, point) in list(self.running.items()):
+            if process.is_alive() or (process.exitcode == UNKNOWN and point.folder.holder() is not None):
+                continue
+            process.join()
+            del self.running[place]
+            if process.exitcode and process.exitcode < 0:
+                _kill(process)  # what it left behind: loader processes, W&B's
+            if process.exitcode and not point.done and not self.stop and point.folder.holder() is not None:
+                self.elsewhere.append(point)
+            elif process.exitcode == EXIT_HELD and not self.stop:
+                self.waiting.append(point)
+            else:
+                self.over.append(outcome(point, process.exitcode, bool(self.stop)))
+
+    def _ask_to_stop(self) -> None:
+        """Ask once, then end those that did not obey in time, or at once at the second signal."""
+        if self.asked is None:
+            self.asked = time.monotonic()
+            for process, _ in self.running.values():
+                process.terminate()
+        elif time.monotonic() - self.asked > GRACE_SECONDS or len(self.stop) > 1:
+            for process, _ in self.running.values():
+                _kill(process)
+
+
+def room(wanted: EngineConfig, runtime: RuntimeConfig) -> list[Place]:
+    """Where runs can be at a time: GPUs in turn, each for as many as `engine.gpus` lets share it, or shares of the cores."""
+    if wanted.nodes > 1 or (wanted.processes or 1) > 1 or (wanted.gpus or 0) > 1:
+        raise Refused(
+            f"engine=local: a run is one process with one GPU here; engine.nodes={wanted.nodes}, engine.processes="
+            f"{wanted.processes}, engine.gpus={wanted.gpus} need engine=slurm, or torchrun for a single run"
+        )
+    found = gpus() if runtime.device != Device.cpu and wanted.gpus != 0 else ()
+    if wanted.gpus and not found:
+        raise Refused(f"engine.gpus={wanted.gpus}: no GPU was found on this machine; allowed: null, 0")
+    own = wanted.cpus or runtime.threads
+    fit = len(found) * int(1 / (wanted.gpus or 1)) if found else max(1, len(cores()) // own) if own else 1
+    count = wanted.jobs or fit
+    return [Place(found[i % len(found)] if found else None, _share(i, count, wanted.cpus)) for i in range(count)]
+
+
+def _share(place: int, count: int, size: int | None) -> tuple[int, ...]:
+    """Cores of one place: its part of all, or `size` of them, taken in turn where there are too few."""
+    every = cores()
+    size = min(size or max(1, len(every) // count), len(every))
+    return tuple(sorted({every[(place * size + i) % len(every)] for i in range(size)}))
+
+
+def cores() -> tuple[int, ...]:
+    """CPU cores that this process may use, by their numbers."""
+    return tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else tuple(range(os.cpu_count() or 1))
 
 
 @lru_cache
@@ -83,50 +193,48 @@ def gpus() -> tuple[str, ...]:
     return tuple(str(i) for i, _ in enumerate(line for line in listed.splitlines() if line.startswith("GPU ")))
 
 
-def _stop(processes: Sequence[BaseProcess]) -> None:
-    """Ask once, wait for the states to be saved, then end what is left."""
-    asked = [process for process in processes if process.is_alive()]
-    for process in asked:
-        process.terminate()
-    deadline = time.monotonic() + GRACE_SECONDS
-    for process in asked:
-        process.join(max(0.0, deadline - time.monotonic()))
-        if process.is_alive():
-            process.kill()
+def _kill(process: BaseProcess) -> None:
+    """End a run and the processes that it started: they are a group."""
+    if process.pid is not None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+    if process.is_alive():
+        process.kill()
 
 
-def _outcome(point: Point, code: int | None, stopping: bool) -> Outcome:
-    result = point.folder.result()
-    if code == 0 and result is not None:
-        return Outcome(point, 0, "" if result["status"] == "done" else f"{result['status']}: {result.get('reason', '')}")
-    if code == EXIT_STOPPED or stopping:
-        return Outcome(point, EXIT_STOPPED, "stopped; the same command goes on with it")
-    killed = f"killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
-    return Outcome(point, code or EXIT_FAILED, f"{killed}: {_last_line(point)}")
-
-
-def _last_line(point: Point) -> str:
-    try:
-        lines = point.folder.log.read_text(encoding="utf-8", errors="replace").split("\n")
-    except OSError:
-        return "it left no log"
-    said = [line for line in lines if line.strip()]
-    return printable(said[-1]) if said else "its log is empty"
-
-
-def _run(point: Point, slot: int, gpu: Sequence[str]) -> None:
+def _run(point: Point, place: Place, places: int) -> None:
     """In the run's own process: everything it says goes to its log."""
-    if gpu:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpu[slot % len(gpu)]
-    point.folder.path.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(point.folder.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    for stream in (1, 2):
-        os.dup2(descriptor, stream)
+    os.setpgid(0, 0)
+    end_with_parent()
+    leave_on_signals()
+    if point.folder.holder() is not None:
+        sys.exit(EXIT_HELD)
+    _speak_into(point)
+    if place.gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = place.gpu
     from roadmap.data import sources
     from roadmap.train.execute import execute
 
     logging.getLogger("roadmap").propagate = False
     try:
-        execute(point.experiment, sources.check(point.experiment), point.fingerprint)
+        execute(_confined(point, place, places), sources.check(point.experiment), point.fingerprint)
     except RoadmapError as error:
         sys.exit(say(error))
+
+
+def _speak_into(point: Point) -> None:
+    point.folder.path.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(point.folder.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for stream in (1, 2):
+        os.dup2(descriptor, stream)
+
+
+def _confined(point: Point, place: Place, places: int) -> Experiment:
+    """The experiment with no more threads than its place has cores, where several runs share the machine."""
+    experiment = point.experiment
+    if places == 1:
+        return experiment
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, place.cores)
+    threads = experiment.runtime.threads or len(place.cores)
+    return dataclasses.replace(experiment, runtime=dataclasses.replace(experiment.runtime, threads=threads))

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+from roadmap.errors import EXIT_FAILED, EXIT_STOPPED, printable
 from roadmap.plan import Point
 
 
@@ -14,3 +18,39 @@ class Outcome:
     point: Point
     code: int
     reason: str = ""
+
+
+def outcome(point: Point, code: int | None, stopping: bool = False) -> Outcome:
+    """What a process that ended with `code` (negative: by that signal, as Popen says) leaves: the result counts, not the code."""
+    result = point.folder.result()
+    if result is not None and code in (0, None):
+        return Outcome(point, 0, "" if result["status"] == "done" else f"{result['status']}: {result.get('reason', '')}")
+    if code == EXIT_STOPPED or stopping:
+        return Outcome(point, EXIT_STOPPED, "stopped; the same command goes on with it")
+    ended = f"killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
+    return Outcome(point, code or EXIT_FAILED, f"{ended}: {last_line(point)}")
+
+
+def last_line(point: Point) -> str:
+    """The last that a run said in its log."""
+    try:
+        lines = point.folder.log.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError:
+        return "it left no log"
+    said = [line for line in lines if line.strip()]
+    return printable(said[-1]) if said else "its log is empty"
+
+
+@contextmanager
+def noted_signals() -> Iterator[list[str]]:
+    """Inside, signals that ask a sweep to stop are only noted, by name."""
+    noted: list[str] = []
+    before = {
+        number: signal.signal(number, lambda n, frame: noted.append(signal.Signals(n).name))
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    }
+    try:
+        yield noted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

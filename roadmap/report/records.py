@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from roadmap.errors import Refused
-from roadmap.record import SHARED, Result, RunFolder, write_whole
+from roadmap.record import SHARED, Result, RunFolder
 from roadmap.steps import Step
+from roadmap.storage import write_whole
 
 
 @dataclass(frozen=True)

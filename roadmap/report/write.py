@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from roadmap.errors import StorageFault
-from roadmap.record import write_whole
 from roadmap.report.formats import as_table
 from roadmap.report.records import load, write_records
 from roadmap.report.statistics import analyse
 from roadmap.report.table import csv_text, markdown, notes, table_columns, table_rows
+from roadmap.storage import claim, remove_partial, write_whole
+
+WAIT_SECONDS = 120.0
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,17 +22,17 @@ def write_report(folder: Path) -> str:
     """Write `table.md`, `table.csv`, `figure.svg`, `figure.png` and `records.jsonl`; returns the table for a terminal."""
     from roadmap.report.figure import draw
 
-    study = load(folder)
-    analysis = analyse(study)
-    files: dict[str, str | bytes] = {
-        "table.md": markdown(study, analysis),
-        "table.csv": csv_text(study, analysis),
-        **draw(study, analysis),
-    }
+    load(folder)  # what cannot be reported is refused before anything is made
     try:
-        write_records(study)
-        for name, content in files.items():
-            write_whole(folder / name, content)
+        with claim(folder / "claim", wait=WAIT_SECONDS):  # several sweeps may end at the same moment
+            study = load(folder)
+            analysis = analyse(study)
+            remove_partial(folder)
+            write_records(study)
+            write_whole(folder / "table.md", markdown(study, analysis))
+            write_whole(folder / "table.csv", csv_text(study, analysis))
+            for name, content in draw(study, analysis).items():
+                write_whole(folder / name, content)
     except OSError as error:
         raise StorageFault(f"{folder}: the report could not be written: {error}") from error
     columns = [column for column in table_columns(study) if not column.key.startswith("paper_")]

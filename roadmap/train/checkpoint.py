@@ -1,79 +1,112 @@
-"""States of a run on disk that are whole or not there: written beside, synchronised, renamed, checked by SHA-256."""
+"""States of a run on disk that are whole or not there, each with its SHA-256 beside it."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 import pickle
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from roadmap.errors import StorageFault
+from roadmap.storage import replacing, write_whole
 
 KEPT = 2
+State = dict[str, Any]
 
 
-def save(folder: Path, epoch: int, update: int, state: dict[str, Any]) -> None:
+def save(folder: Path, epoch: int, update: int, state: State) -> None:
     """Write the state before this update of this epoch, then remove all but the last two.
 
     Raises:
         StorageFault: where the disk is full or cannot be written; what was there before stays.
 
     """
-    write_whole(folder / f"epoch-{epoch:06d}-update-{update:08d}.pt", state, checked=True)
-    for old in _newest_first(folder)[KEPT:]:
-        old.unlink(missing_ok=True)
-        _digest_path(old).unlink(missing_ok=True)
+    path = folder / f"epoch-{epoch:06d}-update-{update:08d}.pt"
+    if not _is_whole(path):  # a whole state of this update is this state
+        with _on_disk(path), replacing(path) as file:
+            torch.save(state, file)
+            file.flush()
+            write_whole(_digest_path(path), _digest(Path(file.name)) + "\n")
+    with suppress(OSError):
+        for old in _newest_first(folder)[KEPT:]:
+            old.unlink(missing_ok=True)
+            _digest_path(old).unlink(missing_ok=True)
 
 
-def write_whole(path: Path, content: Any, checked: bool = False) -> None:
-    """Write with torch.save, whole or not at all; `checked` puts a SHA-256 beside it first.
+def write(path: Path, content: Any) -> None:
+    """Write with torch.save, whole or not at all.
 
     Raises:
         StorageFault: where the disk is full or cannot be written; what was there before stays.
 
     """
-    partial = path.with_suffix(f".partial-{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        if checked:
-            _write_text(_digest_path(path), _digest(partial))
-        partial.replace(path)
-        _sync(path.parent)
-    except (OSError, RuntimeError) as error:  # torch says RuntimeError for a full disk
-        partial.unlink(missing_ok=True)
-        raise StorageFault(f"{path}: could not be written: {error}") from error
+    with _on_disk(path), replacing(path) as file:
+        torch.save(content, file)
 
 
-def load_newest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
-    """The newest state that is whole, and a sentence about each that is not; None where nothing was ever saved.
+def load_newest(folder: Path, fault: Callable[[State], str | None] = lambda state: None) -> tuple[State | None, list[str]]:
+    """The newest state that is whole and ours, and a sentence about each that is not; None where nothing was ever saved.
+
+    `fault` says what makes a state none of this run's.
 
     Raises:
-        StorageFault: where there are checkpoints and none is whole: starting again from nothing is the user's choice.
+        StorageFault: where there are checkpoints and none is usable: starting again from nothing is the user's choice.
 
     """
     paths = _newest_first(folder)
-    faults: list[str] = []
+    said: list[str] = []
     for path in paths:
         try:
-            if _digest(path) != _digest_path(path).read_text().strip():
-                raise ValueError("its SHA-256 is not the one written beside it")
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            return state, faults
-        except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-            faults.append(f"{path}: not usable: {error}")
+            state = _load(path)
+        except Exception as error:  # a damaged file makes torch raise what it likes
+            said.append(f"{path}: not usable: {_first_line(error)}")
+            continue
+        foreign = fault(state)
+        if foreign is None:
+            return state, said
+        said.append(f"{path}: not usable: {foreign}")
     if paths:
-        raise StorageFault(f"no usable checkpoint: {'; '.join(faults)}. Delete {folder} to train from the start")
-    return None, faults
+        raise StorageFault(f"no usable checkpoint: {'; '.join(said)}. Delete {folder} to train from the start")
+    return None, said
+
+
+def _load(path: Path) -> State:
+    if _digest(path) != _digest_path(path).read_text(encoding="ascii").strip():
+        raise ValueError("its SHA-256 is not the one written beside it")
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(state, dict):
+        raise pickle.UnpicklingError("it holds no state of a run")
+    return state
+
+
+def _first_line(error: Exception) -> str:
+    """What is wrong, without torch's advice to load what it refused."""
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+@contextmanager
+def _on_disk(path: Path) -> Iterator[None]:
+    """Make a storage fault of what the disk refuses: OSError, and RuntimeError, which torch raises for a full disk."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except (OSError, RuntimeError) as error:
+        raise StorageFault(f"{path}: could not be written: {_first_line(error)}") from error
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        return _digest(path) == _digest_path(path).read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return False
 
 
 def _newest_first(folder: Path) -> list[Path]:
+    """By epoch and update, which their names give; never by the clock."""
     return sorted(folder.glob("epoch-*.pt"), reverse=True)
 
 
@@ -84,18 +117,3 @@ def _digest_path(path: Path) -> Path:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_text(path: Path, text: str) -> None:
-    with path.open("w") as file:
-        file.write(text + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

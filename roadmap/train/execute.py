@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 import torch
 
@@ -15,12 +15,13 @@ from roadmap.data.sources import Inventory
 from roadmap.errors import Diverged, StorageFault
 from roadmap.model.counting import cost
 from roadmap.record import Result, RunFolder, parent_top1, provenance
+from roadmap.redaction import Redacting
 from roadmap.schema import Experiment
 from roadmap.train import checkpoint
 from roadmap.train.progress import Bar
-from roadmap.train.ranks import processes
+from roadmap.train.ranks import Ranks, processes
 from roadmap.train.session import Session
-from roadmap.train.signals import stop_on_signals
+from roadmap.train.signals import Stop, stop_on_signals
 
 log = logging.getLogger("roadmap")
 
@@ -29,7 +30,7 @@ def execute(experiment: Experiment, found: Inventory, fingerprint: str) -> Resul
     """Train, evaluate and write down one run; a run that is done is read, not repeated.
 
     Raises:
-        Refused, StorageFault, Stopped: see `roadmap.errors`. A run that diverges is a result, not an error.
+        Held, OutOfMemory, Refused, StorageFault, Stopped: see `roadmap.errors`. A run that diverges is a result, no error.
 
     """
     folder = RunFolder.of(experiment, fingerprint)
@@ -37,44 +38,49 @@ def execute(experiment: Experiment, found: Inventory, fingerprint: str) -> Resul
     if done is not None:
         return done
     check_processes(experiment, launch.world_size())
-    with processes(experiment.runtime.device) as ranks:
-        session = Session(experiment, found, folder, ranks)
+    with folder.claimed() if launch.rank() == 0 else nullcontext(folder) as mine, processes(experiment.runtime.device) as ranks:
+        done = ranks.gather(mine.result() if ranks.first else None)[0]  # it may have been written just before the claim
+        if done is not None:
+            return done
         if ranks.first:
-            return ranks.gather(_write(session, fingerprint))[0]
-        _follow(session)
+            return ranks.gather(_write(experiment, found, mine, ranks, fingerprint))[0]
+        _follow(Session(experiment, found, mine, ranks))
         return ranks.gather(None)[0]
 
 
 def _follow(session: Session) -> None:
     """Train along with the process that writes."""
-    session.resume()
     with stop_on_signals() as stop, Bar(1, 0, "", show=False) as bar, suppress(Diverged):
+        session.resume()
         for _ in session.train(bar, stop):
             pass
 
 
-def _write(session: Session, fingerprint: str) -> Result:
-    session.folder.open(session.experiment)
-    handler = _log_to(session.folder)
+def _write(experiment: Experiment, found: Inventory, folder: RunFolder, ranks: Ranks, fingerprint: str) -> Result:
+    folder.write_config(experiment)
+    handler = _log_to(folder)
     try:
-        return _train(session, fingerprint)
+        with stop_on_signals() as stop:
+            return _train(Session(experiment, found, folder, ranks), fingerprint, stop)
     finally:
         log.removeHandler(handler)
         handler.close()
 
 
-def _train(session: Session, fingerprint: str) -> Result:
+def _train(session: Session, fingerprint: str, stop: Stop) -> Result:
     experiment, folder = session.experiment, session.folder
     for said in session.resume():
         log.warning(said)
+    _look_for_room(session)
     mirror = tracking.tracker(experiment, folder)
     total = experiment.recipe.epochs * session.updates_per_epoch
     done = session.epoch * session.updates_per_epoch + session.update
     result = _describe(session, fingerprint)
     title = f"{experiment.step.name} seed {experiment.seed}"
     try:
-        with stop_on_signals() as stop, Bar(total, done, title, experiment.runtime.progress) as bar:
+        with Bar(total, done, title, experiment.runtime.progress) as bar:
             for line in session.train(bar, stop):
+                session.losses.flush()
                 folder.add_epoch(line)
                 mirror.epoch(line)
                 log.info("epoch %(epoch)d  loss %(train_loss).4f  top-1 %(top1).2f %%", {**line, "epoch": line["epoch"] + 1})
@@ -84,19 +90,33 @@ def _train(session: Session, fingerprint: str) -> Result:
         result |= {"status": "diverged", "reason": str(error)}
     finally:
         mirror.finish(result)
-    keep = experiment.runtime.keep_weights and result["status"] == "done"
-    fault = _keep_weights(session) if keep else None
+    fault = _keep(session) if result["status"] == "done" else None
     folder.write_result(result)
-    shutil.rmtree(folder.checkpoints, ignore_errors=True)
+    if result["status"] == "done":
+        shutil.rmtree(folder.checkpoints, ignore_errors=True)  # those of a diverged run show what it was before it diverged
     if fault is not None:
         raise fault
     return result
 
 
-def _keep_weights(session: Session) -> StorageFault | None:
-    """Write the trained weights; a disk that has no room for them must not cost the result."""
+def _look_for_room(session: Session) -> None:
+    """Warn before training where the disk has no room for the run's checkpoints."""
+    copies = 3 if session.average is None else 4  # weights, AdamW's two moments, the averaged weights
+    needed = (checkpoint.KEPT + 1) * copies * sum(weight.nbytes for weight in session.network.parameters())
+    free = shutil.disk_usage(session.folder.path).free
+    if free < needed:
+        log.warning("%s: %.0f MB are free, the run's checkpoints need %.0f MB", session.folder.path, free / 1e6, needed / 1e6)
+
+
+def _keep(session: Session) -> StorageFault | None:
+    """Write the trained weights and state; a disk that has no room for them must not cost the result."""
+    runtime, folder = session.experiment.runtime, session.folder
+    folder.check_claim()
     try:
-        checkpoint.write_whole(session.folder.path / "weights.pt", session.scored.state_dict())
+        if runtime.keep_weights:
+            checkpoint.write(folder.path / "weights.pt", session.scored.state_dict())
+        if runtime.keep_state:
+            checkpoint.write(folder.path / "state.pt", session.state())
     except StorageFault as fault:
         log.error("%s", fault)
         return fault
@@ -167,7 +187,7 @@ def _device_name(device: torch.device) -> str:
 
 def _log_to(folder: RunFolder) -> logging.Handler:
     handler = logging.FileHandler(folder.log, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(Redacting("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     return handler

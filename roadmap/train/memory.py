@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import platform
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
+from torch import Tensor, nn
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4  # mallopt's numbers, from glibc's malloc.h
 MIB = 2**20
@@ -36,3 +39,32 @@ def _mallopt(device: torch.device, settings: dict[int, int]) -> None:
 @lru_cache
 def _glibc() -> ctypes.CDLL | None:
     return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
+
+
+def ran_out(error: RuntimeError) -> bool:
+    """Whether the device had no room: torch has a type for it on GPUs and a sentence on CPUs."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: " in str(error)
+
+
+def release(device: torch.device) -> None:
+    """Give back what nothing refers to any more."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def fits(
+    loss: Callable[[Tensor, Tensor, nn.Module], Tensor], network: nn.Module, images: int, size: int, device: torch.device
+) -> bool:
+    """Whether a forward and backward pass over so many images of `size` pixels finds room, by trying it."""
+    try:
+        network.zero_grad(set_to_none=True)
+        shown = torch.zeros(images, 3, size, size, device=device)
+        loss(shown, torch.zeros(images, dtype=torch.long, device=device), network).backward()
+        return True
+    except RuntimeError as error:
+        if not ran_out(error):
+            raise
+        return False
+    finally:
+        release(device)

@@ -18,13 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from roadmap.checks import images_at_once
+from roadmap.config import differences, plain
 from roadmap.data.batches import seed_all
 from roadmap.data.pipeline import input_pipeline
 from roadmap.data.sources import Inventory
-from roadmap.errors import Diverged, Refused, Stopped
+from roadmap.errors import Diverged, OutOfMemory, Refused, Stopped
 from roadmap.model.build import build_network
-from roadmap.record import RunFolder
-from roadmap.schema import Experiment
+from roadmap.record import RunFolder, UpdateLog
+from roadmap.schema import Experiment, Norm
 from roadmap.train import checkpoint, memory, recipe
 from roadmap.train.compiling import compile_network
 from roadmap.train.diagnose import backward_fault, forward_fault
@@ -89,6 +91,7 @@ class Session:
             self.layout,
         )
         self.readings = Readings(ranks.device)
+        self.losses = UpdateLog(self.folder.path / "updates.csv")
         self.saved_at = time.monotonic()
 
     def _build(self) -> nn.Module:
@@ -110,10 +113,21 @@ class Session:
         """Train from where the session is to its last epoch; yields each epoch's line of history.
 
         Raises:
-            Diverged: at the first loss or gradient that is not finite; it does not reach the weights.
+            Diverged: at the first loss, gradient or running statistic that is not finite; it does not reach the weights.
+            OutOfMemory: with the number of images that would fit.
             Stopped: after a signal, once the state is saved.
 
         """
+        try:
+            yield from self._train(bar, stop)
+        except RuntimeError as error:
+            if not memory.ran_out(error):
+                raise
+        else:
+            return
+        raise self._out_of_memory()  # not inside the handler, whose traceback keeps the tensors of the failed update
+
+    def _train(self, bar: Bar, stop: Stop) -> Iterator[dict[str, Any]]:
         while self.epoch < self.experiment.recipe.epochs:
             started = time.monotonic() - self.totals.seconds
             self._train_epoch(bar, stop, started)
@@ -142,7 +156,7 @@ class Session:
                 if before is not None:
                     self.speeds.append(self.experiment.recipe.batch_size / max(now - before, 1e-9))
                 before = now
-                self._obey(asked[2:], stop, bar)
+                self._obey(asked[3:], stop, bar)
         self._obey(self._settle(bar), stop, bar)
 
     def _take_step(self, batches: Iterator[tuple[Tensor, Tensor]], update: int) -> Tensor:
@@ -163,12 +177,15 @@ class Session:
 
     def _note(self, reading: list[float], bar: Bar) -> None:
         """Take in the numbers of one update."""
-        loss, norm = reading[:2]
+        loss, norm, statistics = reading[:3]
         number = self.totals.images // self.experiment.recipe.batch_size
         if not math.isfinite(loss):
             self._diverge(f"the loss is {loss}", number)
         if not math.isfinite(norm):
             self._diverge(f"the norm of the gradient is {norm}", number)
+        if not math.isfinite(statistics):
+            self._diverge(f"the norm of BatchNorm's running statistics is {statistics}", number)
+        self.losses.add(self.epoch, number, loss, norm)
         self.totals.loss += loss * self.experiment.recipe.batch_size
         self.totals.images += self.experiment.recipe.batch_size
         bar.step(self.epoch, loss, self.speeds[-1] if self.speeds else None)
@@ -178,7 +195,7 @@ class Session:
         asked = [0.0, 0.0]
         for reading in self.readings.drain():
             self._note(reading, bar)
-            asked = [max(pair) for pair in zip(asked, reading[2:], strict=True)]
+            asked = [max(pair) for pair in zip(asked, reading[3:], strict=True)]
         return asked
 
     def _obey(self, asked: list[float], stop: Stop, bar: Bar) -> None:
@@ -229,6 +246,21 @@ class Session:
         )
         raise Diverged(f"{what} in {self._place(update + 1)}; {where}: the run diverged")
 
+    def _out_of_memory(self) -> OutOfMemory:
+        """What would fit, by trial; nothing is changed."""
+        wanted, options = self.experiment.recipe, images_at_once(self.experiment)
+        memory.release(self.ranks.device)
+        size = self.experiment.data.image_size
+        fits = next((n for n in options if memory.fits(self.step.loss, self.network, n, size, self.ranks.device)), None)
+        key, device = ("batch_size" if wanted.micro_batch is None else "micro_batch"), self.ranks.device.type
+        return OutOfMemory(
+            f"recipe.{key}={wanted.images_at_once}: {device} memory is not enough for this many images at once in "
+            f"{self._place(self.update + 1)}; "
+            + (f"{fits} fit: recipe.micro_batch={fits} keeps the update of {wanted.batch_size}" if fits else "not even one fits")
+            + (", and changes what BatchNorm sees" if self.experiment.model.norm == Norm.batch else "")
+            + ". Nothing was changed"
+        )
+
     def _first_found(self, look: Callable[[nn.Module, Callable[[], Tensor]], str | None], update: int) -> str | None:
         """What the first process with anything to say finds in its micro-batches of an update."""
         faults = []
@@ -248,28 +280,35 @@ class Session:
     def save(self) -> None:
         """Write a checkpoint of everything that the rest of the run depends on."""
         if self.ranks.first:
-            state = {
-                "run": self.folder.path.name,
-                "precision": self.precision.value,
-                "pipeline": self.data.name.value,
-                "processes": self.ranks.world,
-                "epoch": self.epoch,
-                "update": self.update,
-                "totals": vars(self.totals),
-                "seconds": self.seconds,
-                "network": self.network.state_dict(),
-                "average": None if self.average is None else self.average.module.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "scaler": self.step.scaler.state_dict(),
-            }
-            checkpoint.save(self.folder.checkpoints, self.epoch, self.update, state)
+            self.folder.check_claim()
+            written = self.losses.flush()
+            checkpoint.save(self.folder.checkpoints, self.epoch, self.update, self.state() | {"written": written})
         self.saved_at = time.monotonic()
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the rest of the run depends on: chance is not among it, being a function of where the run is."""
+        return {
+            "run": self.folder.path.name,
+            "experiment": plain(self.experiment),
+            "precision": self.precision.value,
+            "pipeline": self.data.name.value,
+            "processes": self.ranks.world,
+            "epoch": self.epoch,
+            "update": self.update,
+            "totals": vars(self.totals),
+            "seconds": self.seconds,
+            "network": self.network.state_dict(),
+            "average": None if self.average is None else self.average.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.step.scaler.state_dict(),
+        }
 
     def resume(self) -> list[str]:
         """Take up the newest whole checkpoint, if there is one; returns what was wrong with newer ones."""
-        state, faults = checkpoint.load_newest(self.folder.checkpoints)
+        state, faults = checkpoint.load_newest(self.folder.checkpoints, self._foreign)
         if state is not None:
             self._take_up(state)
+            self.losses.take_up(state["written"], faults)
         places = self.ranks.gather((self.epoch, self.update, self.data.name, self.precision))
         if len({place[2:] for place in places}) > 1:
             raise Refused(
@@ -281,9 +320,15 @@ class Session:
             )
         return faults
 
+    def _foreign(self, state: dict[str, Any]) -> str | None:
+        """What makes a state that of another run."""
+        run = state.get("run")
+        if run == self.folder.path.name:
+            return None
+        unequal = differences(state.get("experiment", {}), plain(self.experiment))
+        return f"it is the state of another run, {run}; it differs in {', '.join(unequal) or 'its data'}"
+
     def _take_up(self, state: dict[str, Any]) -> None:
-        if state["run"] != self.folder.path.name:
-            raise Refused(f"{self.folder.checkpoints} holds the state of another run, {state['run']}")
         same: dict[str, Any] = {"precision": self.precision.value, "pipeline": self.data.name.value}
         if self.experiment.recipe.sync_batchnorm:
             same["processes"] = self.ranks.world

@@ -68,7 +68,7 @@ class Update:
         self.weights = [weight for weight in self.network.parameters() if weight.requires_grad]
 
     def __call__(self, batches: Iterable[Batch], seed: Callable[[int], None]) -> Tensor:
-        """Returns (2,) on the device: the mean loss over all micro-batches, and the norm of the gradient."""
+        """Returns (3,) on the device: mean loss over all micro-batches, norm of the gradient, norm of BatchNorm's statistics."""
         loss = torch.zeros((), device=self.ranks.device)
         self.optimizer.zero_grad(set_to_none=True)
         self.statistics.begin()
@@ -81,7 +81,8 @@ class Update:
             self.statistics.collect()
         self.statistics.settle()
         loss = self.ranks.total_(loss) / self.ranks.world
-        return torch.stack([loss, self._step(loss)])
+        statistics = self.statistics.norm()
+        return torch.stack([loss, self._step(loss, statistics), statistics])
 
     def loss(self, images: Tensor, targets: Tensor, network: nn.Module) -> Tensor:
         """The loss of one micro-batch that lies on the device, mixed where the recipe mixes."""
@@ -96,21 +97,21 @@ class Update:
         shared = last or not isinstance(self.replica, DistributedDataParallel)
         return nullcontext() if shared else cast(DistributedDataParallel, self.replica).no_sync()
 
-    def _step(self, loss: Tensor) -> Tensor:
+    def _step(self, loss: Tensor, statistics: Tensor) -> Tensor:
         """Step the optimizer, unless something is not finite; returns the norm of the gradient."""
         if self.scaler.is_enabled():
-            return self._step_scaled(loss)
+            return self._step_scaled(loss, statistics)
         norm = gradient_norm(self.weights)
-        self._hold_back(loss, norm)
+        self._hold_back(loss, norm, statistics)
         self.optimizer.found_inf = self.held_back  # type: ignore[attr-defined]  # fused AdamW's own way to skip a step
         self.optimizer.step()
         return norm
 
-    def _hold_back(self, loss: Tensor, norm: Tensor) -> None:
+    def _hold_back(self, *numbers: Tensor) -> None:
         """From the first update that is not finite on, no weight moves."""
-        self.held_back = torch.maximum(self.held_back, 1 - (loss.isfinite() & norm.isfinite()).float())
+        self.held_back = torch.maximum(self.held_back, 1 - torch.stack(numbers).isfinite().all().float())
 
-    def _step_scaled(self, loss: Tensor) -> Tensor:
+    def _step_scaled(self, loss: Tensor, statistics: Tensor) -> Tensor:
         """float16: an overflow skips the step and halves the scale; at a scale of 1 it is a fault of the gradient itself."""
         self.scaler.unscale_(self.optimizer)
         norm = gradient_norm(self.weights)
@@ -118,7 +119,7 @@ class Update:
         assert scale is not None
         overflow = norm.isfinite().logical_not() & (scale > 1)
         norm = torch.where(overflow, torch.zeros_like(norm), norm)
-        self._hold_back(loss, norm)
+        self._hold_back(loss, norm, statistics)
         for found in self.scaler._found_inf_per_device(self.optimizer).values():
             found.copy_(torch.maximum(found, self.held_back))
         self.scaler.step(self.optimizer)
@@ -156,6 +157,7 @@ class RunningStatistics:
         norms = [norm for norm in self.network.modules() if isinstance(norm, nn.modules.batchnorm._BatchNorm)]
         self.running = [buffer for norm in norms for buffer in (norm.running_mean, norm.running_var) if buffer is not None]
         self.counts = [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]
+        self.none = torch.zeros((), device=self.ranks.device)
         self.active = self.micro_batches * self.ranks.world > 1 and bool(norms)
 
     def begin(self) -> None:
@@ -169,6 +171,10 @@ class RunningStatistics:
         if self.active:
             torch._foreach_add_(self.sums, self.running)
             torch._foreach_copy_(self.running, self.before)
+
+    def norm(self) -> Tensor:
+        """Their Euclidean norm, on the device. What is not finite once stays so: LayerNorm recovers, BatchNorm does not."""
+        return nn.utils.get_total_norm(self.running) if self.running else self.none
 
     def settle(self) -> None:
         """Move them to the mean."""
