@@ -99,7 +99,14 @@ whole = module.execute
 
 def fail(): raise ValueError("a fault of the test")
 
-WAYS = [lambda: os.kill(os.getpid(), signal.SIGKILL), fail, lambda: sys.exit(7), lambda: os._exit(1)]
+def interrupt(): raise KeyboardInterrupt
+
+def leave():
+    if not os.path.exists("left"):
+        open("left", "w").close()
+        os._exit(1)
+
+WAYS = [lambda: os.kill(os.getpid(), signal.SIGKILL), fail, lambda: sys.exit(7), interrupt, leave]
 
 def execute(experiment, found, fingerprint):
     for way in WAYS[experiment.seed:experiment.seed + 1]:
@@ -119,10 +126,18 @@ def test_runs_that_die_do_not_reach_the_others(tmp_path):
     )
     env = {**os.environ, "PYTHONPATH": f"{Path(config.__file__).parent.parent}:{tmp_path}"}
     command = [sys.executable, "driver.py", "study=digits", *SMALL, "study.steps=[gelu]", "study.seeds=[0,1,2,3,4,5]"]
+    stopped = subprocess.run(
+        [*command, "--max-failures", "2"], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=240
+    )
+    assert stopped.returncode == 1, stopped.stderr
+    assert len(results(tmp_path)) <= 1  # at one at a time; the third may be under way where there is room for more
+    assert "runs are stopped or not started" in stopped.stderr
+    command.append("--retry-failed")
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=240)
     assert done.returncode == 1, done.stderr
     assert {result["seed"] for result in results(tmp_path).values()} == {4, 5}
-    for seed, says in enumerate(["killed by SIGKILL", "a fault of the test", "exit code 7", "exit code 1"]):
+    assert "5 runs failed and are started again" in done.stderr
+    for seed, says in enumerate(["killed by SIGKILL", "a fault of the test", "exit code 7", "KeyboardInterrupt"]):
         (line,) = [line for line in done.stderr.splitlines() if line.startswith(f"failed: gelu-s{seed}-")]
         assert says in line
     assert done.stderr.count("log.txt") == 4

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -111,12 +113,17 @@ def _loader(images: Images, batches: Batches, data: DataConfig, seed: int, pin: 
         persistent_workers=data.workers > 0,
         pin_memory=pin,
         generator=generator,
-        worker_init_fn=_single_thread if data.workers else None,
+        worker_init_fn=_begin_worker if data.workers else None,
+        # A run of a sweep is forked itself from a server; there the default would start another server for the loader.
+        multiprocessing_context="fork" if data.workers and sys.platform == "linux" else None,
     )
 
 
-def _single_thread(worker: int) -> None:
+def _begin_worker(worker: int) -> None:
+    """One thread; and signals to a whole group of processes are the run's, which ends its loader when it has saved."""
     torch.set_num_threads(1)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def train_transform(data: DataConfig, recipe: RecipeConfig) -> Any:

@@ -28,7 +28,8 @@ def outcome(point: Point, code: int | None, stopping: bool = False) -> Outcome:
     if code == EXIT_STOPPED or stopping:
         return Outcome(point, EXIT_STOPPED, "stopped; the same command goes on with it")
     ended = f"killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
-    return Outcome(point, code or EXIT_FAILED, f"{ended}: {last_line(point)}")
+    hint = ", as the system does when memory runs out" if code == -signal.SIGKILL else ""
+    return Outcome(point, code or EXIT_FAILED, f"{ended}{hint}: {last_line(point)}")
 
 
 def last_line(point: Point) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4  # mallopt's numbers, from glibc's malloc.h
 MIB = 2**20
+NO_ROOM = ("DefaultCPUAllocator: ", "could not create a primitive", "bad_alloc")
 
 
 def keep_freed(device: torch.device) -> None:
@@ -42,8 +43,8 @@ def _glibc() -> ctypes.CDLL | None:
 
 
 def ran_out(error: RuntimeError) -> bool:
-    """Whether the device had no room: torch has a type for it on GPUs and a sentence on CPUs."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: " in str(error)
+    """Whether the device had no room: a type of torch's on GPUs, sentences of its libraries on CPUs."""
+    return isinstance(error, torch.OutOfMemoryError) or any(said in str(error) for said in NO_ROOM)
 
 
 def release(device: torch.device) -> None:
@@ -62,9 +63,7 @@ def fits(
         shown = torch.zeros(images, 3, size, size, device=device)
         loss(shown, torch.zeros(images, dtype=torch.long, device=device), network).backward()
         return True
-    except RuntimeError as error:
-        if not ran_out(error):
-            raise
+    except (RuntimeError, MemoryError):  # whatever a library says when it finds no room
         return False
     finally:
         release(device)

@@ -11,9 +11,10 @@ from roadmap import launch
 
 
 class Stop:
-    """Whether a signal asked the run to stop, and which; a second one of the same kind acts at once.
+    """Whether a signal asked the run to stop, and which; a second Ctrl-C acts at once.
 
-    Not so under torchrun, which passes on to its processes what a scheduler may have sent to them already.
+    No other does: a scheduler, torchrun and a sweep each pass on what the others may have sent already. Under torchrun
+    that holds for Ctrl-C too.
     """
 
     asked: str | None = None
@@ -26,8 +27,8 @@ def stop_on_signals() -> Iterator[Stop]:
 
     def note(number: int, frame: FrameType | None) -> None:
         stop.asked = signal.Signals(number).name
-        if launch.world_size() == 1:
-            signal.signal(number, before[signal.Signals(number)])
+        if number == signal.SIGINT and launch.world_size() == 1:
+            signal.signal(number, before[signal.SIGINT])
 
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
     before = {number: signal.getsignal(number) for number in signals}

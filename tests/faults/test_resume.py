@@ -1,0 +1,125 @@
+"""A run that is killed again and again ends with the bits of the run that nobody touched."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+
+import pytest
+import torch
+from conftest import QUICK
+from killing import killed_after, one_run, server
+
+from roadmap.config import compose
+from roadmap.data import sources
+from roadmap.errors import EXIT_STOPPED
+from roadmap.record import RunFolder
+from roadmap.steps import known_steps
+
+# Everything that draws chance or holds state: shuffling, loader processes, RandAugment, erasing, mixup, cutmix,
+# stochastic depth, the moving average.
+EVERYTHING = [
+    *QUICK,
+    "recipe.epochs=3",
+    "recipe.batch_size=36",
+    "recipe.ema=0.9",
+    "recipe.mixup=0.8",
+    "recipe.cutmix=1.0",
+    "recipe.randaugment=rand-m9-mstd0.5-inc1",
+    "recipe.random_erasing=0.25",
+    "model.drop_path=0.2",
+    "data.workers=2",
+    "runtime.checkpoint_seconds=0.15",
+    "runtime.keep_state=true",
+]
+
+
+def record(folder):
+    """Everything that must come out equal."""
+    timeless = [{k: v for k, v in line.items() if k not in ("seconds", "images_per_second")} for line in folder.history()]
+    result = {k: v for k, v in folder.result().items() if k not in ("seconds", "images_per_second", "run", "study")}
+    state = torch.load(folder.path / "state.pt", weights_only=True)
+    tensors = {key: state[key] for key in ("network", "average", "optimizer", "epoch", "update")}
+    weights = torch.load(folder.path / "weights.pt", weights_only=True)
+    return timeless, result, (folder.path / "updates.csv").read_text(), flat(tensors) | flat({"weights": weights})
+
+
+def flat(node, name=""):
+    if isinstance(node, dict):
+        return {key: value for k, v in node.items() for key, value in flat(v, f"{name}.{k}").items()}
+    return {name: node.numpy().tobytes() if isinstance(node, torch.Tensor) else node}
+
+
+def overrides(step, folder):
+    return [f"+step={step}", *EVERYTHING, f"output={folder}"]
+
+
+def folder_of(lines):
+    experiment = compose(lines)
+    return RunFolder.of(experiment, sources.fingerprint(experiment.data, sources.check(experiment)))
+
+
+def undisturbed(lines):
+    process = server().Process(target=one_run, args=(lines,))
+    started = time.monotonic()
+    process.start()
+    process.join(300)
+    assert process.exitcode == 0
+    return record(folder_of(lines)), time.monotonic() - started
+
+
+def disturbed(lines, kills, mean, draw):
+    """Start and kill until `kills` kills have met a living run, then let it end; each time with other loader processes."""
+    done = 0
+    while True:
+        process = server().Process(target=one_run, args=([*lines, f"data.workers={draw.choice([0, 2, 3])}"],))
+        process.start()
+        if not killed_after(process, draw.uniform(0.3, 1.0) * mean if done < kills else 300):
+            assert process.exitcode == 0
+            return done
+        done += 1
+
+
+STEPS = list(known_steps())
+LONG = pytest.mark.storm
+
+
+@pytest.mark.parametrize("step", [pytest.param(s, marks=[] if s == "resnet" else LONG) for s in STEPS])
+def test_five_kills_change_no_bit(tmp_path, step, figure):
+    draw = random.Random(step)
+    whole, seconds = undisturbed(overrides(step, tmp_path / "whole"))
+    lines = overrides(step, tmp_path / "killed")
+    # A sitting needs a second to start; a kill must leave some progress behind, or five kills would take for ever.
+    kills = disturbed(lines, 5, max(1.2, seconds / 4), draw)
+    assert record(folder_of(lines)) == whole
+    assert kills == 5
+    rows = whole[2].splitlines()  # each update once and in order, though many were done twice
+    assert rows[0] == "epoch,update,loss,gradient_norm"
+    assert [tuple(map(int, row.split(",")[:2])) for row in rows[1:]] == [(e, u) for e in range(3) for u in range(30)]
+    figure(f"{kills} kills, 0 different bits")
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=LONG), pytest.param(signal.SIGUSR1, marks=LONG)]
+)
+def test_a_signal_at_any_time_saves_and_leaves(tmp_path, number, storm, figure):
+    """Also while it starts, evaluates or writes its result: 143 and the same bits later, or it was done."""
+    draw = random.Random(number)
+    whole, seconds = undisturbed(overrides("gelu", tmp_path / "whole"))
+    lines = overrides("gelu", tmp_path / "stopped")
+    codes, slowest = [], 0.0
+    for _ in range(12 if storm else 2):
+        process = server().Process(target=one_run, args=(lines,))
+        process.start()
+        time.sleep(draw.uniform(0.05, 0.4) * seconds)
+        asked = time.monotonic()
+        killed_after(process, 0, number)
+        slowest = max(slowest, time.monotonic() - asked)
+        codes.append(process.exitcode)
+    assert set(codes) <= {EXIT_STOPPED, 0}
+    assert slowest < 30
+    assert folder_of(lines).holder() is None
+    disturbed(lines, 0, 300, draw)
+    assert record(folder_of(lines)) == whole
+    figure(f"{len(codes)} times {number.name}: exit codes {sorted(set(codes))}, the slowest after {slowest:.1f} s")
