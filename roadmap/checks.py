@@ -31,6 +31,8 @@ def check(experiment: Experiment) -> None:
     _require(
         bool(NAME.fullmatch(experiment.study.name)), "study.name", experiment.study.name, "at most 100 letters, digits, _ . -"
     )
+    study = experiment.study
+    _require(study.orders % 2 == 0, "study.orders", study.orders, "an even number: each order comes with its reverse")
     engine = experiment.engine
     for key in ("partition", "account", "qos", "constraint", "address"):
         word = getattr(engine, key)

@@ -1,4 +1,4 @@
-"""`roadmap run|sweep|cost|bench|report`: the console command; the same as `python -m roadmap.run` and so on."""
+"""`roadmap run|sweep|cost|bench|replay|report`: the console command; the same as `python -m roadmap.run` and so on."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ COMMANDS = {
     "sweep": ("roadmap.sweep", "a study: roadmap sweep study=digits"),
     "cost": ("roadmap.cost", "what every step costs; nothing is trained"),
     "bench": ("roadmap.bench.__main__", "how fast every step is, beside timm's own loop"),
+    "replay": ("roadmap.replay", "runs to W&B, from their own records: roadmap replay experiments/digits"),
     "report": ("roadmap.report.__main__", "table and figure of a study, from its records"),
 }
 

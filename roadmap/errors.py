@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import NoReturn
 
+from roadmap.redaction import redact
+
 EXIT_FAILED = 1
 EXIT_REFUSED = 2
 EXIT_STORAGE = 3
@@ -104,7 +106,7 @@ def leave_on_signals() -> None:
 def say(error: RoadmapError) -> int:
     """Put a fault on stderr as one message; returns its exit code."""
     with suppress(OSError):  # a full disk, where stderr is a file
-        print(f"roadmap: {printable(str(error))}", file=sys.stderr, flush=True)
+        print(f"roadmap: {printable(redact(str(error)))}", file=sys.stderr, flush=True)
     return error.exit_code
 
 

@@ -90,9 +90,9 @@ def layout(model: ModelConfig, in_channels: int = 3) -> NetworkLayout:
     rates = iter(drop_path_rates(model))
     separate = model.downsampling == Downsampling.separate
     stages: list[StageLayout] = []
-    channels = model.width
+    channels = round(model.width)
     for index, depth in enumerate(model.depths):
-        stage = _stage(model, channels, model.width * 2**index, index > 0, [next(rates) for _ in range(depth)])
+        stage = _stage(model, channels, round(model.width * 2**index), index > 0, [next(rates) for _ in range(depth)])
         stages.append(stage)
         channels = stage.out_channels
     return NetworkLayout(_stem(model, in_channels), tuple(stages), head_norm=model.norm if separate else None)
@@ -107,8 +107,8 @@ def drop_path_rates(model: ModelConfig) -> list[float]:
 def _stem(model: ModelConfig, in_channels: int) -> StemLayout:
     norm = model.norm if model.downsampling == Downsampling.separate else None
     if model.stem == Stem.patchify:
-        return StemLayout(Conv(in_channels, model.width, kernel_size=4, stride=4, bias=True), max_pool=False, norm=norm)
-    conv = Conv(in_channels, model.width, kernel_size=7, stride=2, norm=model.norm, activation=model.activation)
+        return StemLayout(Conv(in_channels, round(model.width), kernel_size=4, stride=4, bias=True), max_pool=False, norm=norm)
+    conv = Conv(in_channels, round(model.width), kernel_size=7, stride=2, norm=model.norm, activation=model.activation)
     return StemLayout(conv, max_pool=True, norm=norm)
 
 

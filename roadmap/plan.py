@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,19 +13,22 @@ from typing import Any
 from roadmap import config
 from roadmap.checks import check
 from roadmap.data import sources
-from roadmap.errors import Refused, nearest
+from roadmap.errors import Held, Refused
 from roadmap.layout import layout
 from roadmap.overrides import config_folders, quoted
 from roadmap.record import RunFolder, check_output
-from roadmap.schema import Experiment
-from roadmap.steps import Step, known_steps
+from roadmap.redaction import hide
+from roadmap.schema import Experiment, ModelConfig, StudyKind
+from roadmap.steps import known_steps
 from roadmap.storage import write_whole
+from roadmap.studies import Design, Variant, design, set_between
 
 
 @dataclass(frozen=True)
 class Point:
     """One run of a study; `command` is what follows `python -m roadmap.run` to carry out this run and no other."""
 
+    name: str  # the variant and the seed
     experiment: Experiment
     fingerprint: str
     folder: RunFolder
@@ -35,14 +39,36 @@ class Point:
         """Whether its result is there."""
         return self.folder.result() is not None
 
+    def elsewhere(self) -> RunFolder | None:
+        """The same run, done in another study under the same `output`."""
+        same = self.folder.path.name.rsplit("-s", 1)[1]  # seed and identity: the step may have another name there
+        others = sorted(self.folder.path.parents[2].glob(f"*/runs/*-s{same}"))
+        found = (RunFolder(path) for path in others if path != self.folder.path)
+        return next((other for other in found if (result := other.result()) and result["status"] == "done"), None)
+
+    def borrow(self) -> bool:
+        """Take over the record of the same run from another study; whether there was one."""
+        other = None if self.done else self.elsewhere()
+        if other is None:
+            return False
+        with suppress(Held), self.folder.claimed() as mine:
+            mine.copy_record(other)
+            return True
+        return False
+
 
 @dataclass(frozen=True)
 class Plan:
-    """All runs of a study, parents before children, and what the report needs to know about them."""
+    """All runs of a study, those that are compared with before those that are, and what the report needs to know of them."""
 
-    steps: tuple[Step, ...]
-    points: tuple[Point, ...]
+    design: Design
+    rows: dict[str, tuple[Point, ...]]  # runs of each variant, by seed; variants of one network share theirs
     warnings: tuple[str, ...] = ()
+
+    @property
+    def points(self) -> list[Point]:
+        """Every run once."""
+        return list({point.folder.path: point for points in self.rows.values() for point in points}.values())
 
     @property
     def first(self) -> Experiment:
@@ -55,26 +81,33 @@ class Plan:
         return self.points[0].folder.path.parent.parent
 
     def describe(self) -> dict[str, Any]:
-        """What `study.json` says: the question, the rows of the table in order, and the runs that fill them."""
+        """What `study.json` says: the question, the rows of the table in order, their runs, and the effects."""
         experiment = self.first
         return {
             "study": experiment.study.name,
             "question": experiment.study.question,
+            "kind": "rows" if experiment.study.rows else str(experiment.study.kind),
             "scale": config.plain(experiment.scale),
             "data": str(experiment.data.source),
             "image_size": experiment.data.image_size,
             "epochs": experiment.recipe.epochs,
             "recipe": experiment.recipe.name,
             "seeds": list(experiment.study.seeds),
-            "steps": [dataclasses.asdict(step) for step in self.steps],
-            "runs": [point.folder.path.name for point in self.points],
+            "rows": [self._row(variant) for variant in self.design.variants],
+            "effects": [dataclasses.asdict(effect) for effect in self.design.effects],
         }
+
+    def _row(self, variant: Variant) -> dict[str, Any]:
+        model = self.rows[variant.name][0].experiment.model
+        parent = self.rows[variant.parent][0].experiment.model if variant.parent else model
+        runs = [point.folder.path.name for point in self.rows[variant.name]]
+        return {**dataclasses.asdict(variant), "toggles": list(set_between(parent, model)), "runs": runs}
 
     def write(self) -> None:
         """Write `study.json` into the study's folder."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_whole(self.folder / "study.json", json.dumps(self.describe(), indent=2, ensure_ascii=False) + "\n")
+            write_whole(self.folder / "study.json", json.dumps(hide(self.describe()), indent=2, ensure_ascii=False) + "\n")
         except OSError as error:
             raise Refused(f"output={self.first.output}: {self.folder} cannot be written: {error}") from error
 
@@ -88,23 +121,40 @@ def plan(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> Plan:
     """
     known = known_steps(*config_dirs)
     first = config.compose([*overrides, f"+step={next(iter(known))}"], config_dirs)
-    study = first.study
-    names = list(known) if study.steps == ["all"] else study.steps
-    for name in names:
-        if name not in known:
-            raise Refused(f"study.steps: there is no step {name!r}; {nearest(name, list(known))}")
-    if not study.seeds or len(set(study.seeds)) < len(study.seeds) or len(set(names)) < len(names) or not names:
-        raise Refused(f"study.steps={names}, study.seeds={study.seeds}: each must name at least one, and none twice")
-    for seed in study.seeds:
+    seeds = first.study.seeds
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise Refused(f"study.seeds={seeds}: must name at least one, and none twice")
+    for seed in seeds:
         check(dataclasses.replace(first, seed=seed))
     check_output(first)
     found = sources.check(first)  # data and seeds first: composing every step takes seconds
-    steps = [step for step in known.values() if step.name in names]
-    experiments = [config.compose([*overrides, f"+step={step.name}"], config_dirs) for step in steps]
+
+    def model_of(step: str) -> ModelConfig:
+        return config.compose([*overrides, f"+step={step}"], config_dirs).model
+
+    designed = design(first.study, known, model_of)
+    if not first.study.rows and first.study.kind == StudyKind.equal_flops:
+        from roadmap.equal_cost import at_equal_cost  # torch, from here on
+
+        designed = at_equal_cost(designed, model_of, len(found.classes), first.data.image_size)
     fingerprint = sources.fingerprint(first.data, found)
-    runs = [dataclasses.replace(experiment, seed=seed) for experiment in experiments for seed in study.seeds]
-    points = [Point(run, fingerprint, RunFolder.of(run, fingerprint), _command(run, overrides, config_dirs)) for run in runs]
-    return Plan(tuple(steps), tuple(points), tuple(_warnings(steps, experiments, overrides, config_dirs)))
+    rows = {variant.name: _points(variant, overrides, config_dirs, seeds, fingerprint) for variant in designed.variants}
+    warned = _warnings({name: points[0].experiment for name, points in rows.items()}, designed, overrides, config_dirs)
+    return Plan(designed, rows, tuple(warned))
+
+
+def _points(
+    variant: Variant, overrides: Sequence[str], config_dirs: Sequence[Path], seeds: Sequence[int], fingerprint: str
+) -> tuple[Point, ...]:
+    """The runs of one variant."""
+    base = config.compose([*overrides, f"+step={variant.step}"], config_dirs)
+    experiment = config.with_toggles(base, variant.overrides) if variant.overrides else base
+    words = [*overrides, *variant.overrides]
+    runs = [dataclasses.replace(experiment, seed=seed) for seed in seeds]
+    return tuple(
+        Point(f"{variant.name}-s{run.seed}", run, fingerprint, RunFolder.of(run, fingerprint), _command(run, words, config_dirs))
+        for run in runs
+    )
 
 
 def _command(run: Experiment, overrides: Sequence[str], config_dirs: Sequence[Path]) -> tuple[str, ...]:
@@ -115,16 +165,17 @@ def _command(run: Experiment, overrides: Sequence[str], config_dirs: Sequence[Pa
 
 
 def _warnings(
-    steps: Sequence[Step], experiments: Sequence[Experiment], overrides: Sequence[str], config_dirs: Sequence[Path]
+    experiments: Mapping[str, Experiment], designed: Design, overrides: Sequence[str], config_dirs: Sequence[Path]
 ) -> list[str]:
-    """Overrides that have no effect on any step, and steps that they make equal to their parents."""
-    said = [config.warnings(run, [*overrides, f"+step={run.step.name}"], config_dirs) for run in experiments]
+    """Overrides that have no effect on any row, and rows that they make equal to those they are compared with."""
+    said = [config.warnings(run, [*overrides, f"+step={run.step.name}"], config_dirs) for run in experiments.values()]
     keys = set.intersection(*({warning.split()[0] for warning in warnings} for warnings in said))
     found = [warning for warning in said[0] if warning.split()[0] in keys]
     if any(override.startswith("seed=") for override in overrides):
         found.append("seed has no effect in a sweep: study.seeds lists the seeds")
-    layouts = {run.step.name: layout(run.model) for run in experiments}
-    for step in steps:
-        if step.parent in layouts and layouts[step.name] == layouts[step.parent]:
-            found.append(f"step {step.name} has the network of its parent {step.parent} under these overrides")
+    layouts = {name: layout(run.model) for name, run in experiments.items()}
+    for variant in designed.variants:
+        if variant.parent in layouts and layouts[variant.name] == layouts[variant.parent]:
+            what = "step" if variant.name == variant.step else "row"
+            found.append(f"{what} {variant.name} has the network of its parent {variant.parent} under these overrides")
     return found

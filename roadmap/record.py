@@ -140,6 +140,21 @@ class RunFolder:
         except OSError as error:
             raise StorageFault(f"{self.path}: the result could not be written: {error}") from error
 
+    def copy_record(self, other: RunFolder) -> None:
+        """Take over what another study's folder says of the same run; its weights stay there."""
+        result = other.result()
+        assert result is not None
+        try:
+            for file in ("config.yaml", "history.jsonl", "updates.csv"):
+                if (other.path / file).is_file():
+                    write_whole(self.path / file, (other.path / file).read_bytes())
+        except OSError as error:
+            raise StorageFault(f"{self.path}: could not be written: {error}") from error
+        study = self.path.parent.parent.name
+        self.write_result(
+            {**result, "run": self.path.name, "study": study, "trained_in": result.get("trained_in", result["study"])}
+        )
+
     def history(self) -> list[dict[str, Any]]:
         """The epochs so far; a torn last line is left out."""
         lines = []

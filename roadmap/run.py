@@ -27,6 +27,7 @@ from roadmap.data import sources
 from roadmap.errors import Parser, Refused, RoadmapError, Stopped, exits, say
 from roadmap.overrides import check_override, config_folders, parse
 from roadmap.record import Result, RunFolder, check_output, runs_folder
+from roadmap.redaction import redact_file, redact_streams
 from roadmap.schema import Experiment
 from roadmap.steps import CONF
 from roadmap.train.progress import CONSOLE
@@ -36,6 +37,7 @@ log = logging.getLogger("roadmap")
 
 def main() -> int:
     """Check the whole command line, then let Hydra run it; returns the worst exit code of its jobs."""
+    redact_streams()
     arguments = Parser(parents=[get_args_parser()], add_help=False).parse_intermixed_args()
     # Hydra's own reading wants the options before the overrides.
     sys.argv[1:] = [word for word in sys.argv[1:] if word not in arguments.overrides] + arguments.overrides
@@ -51,6 +53,7 @@ def main() -> int:
     codes = [0]
 
     def job(composed: DictConfig) -> None:
+        redact_file(Path(HydraConfig.get().sweep.dir) / "multirun.yaml")
         step = HydraConfig.get().runtime.choices.get("step")
         experiment = config.from_hydra(composed, step, folders)
         try:

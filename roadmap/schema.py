@@ -99,7 +99,7 @@ class ModelConfig:
 
     stem: Stem = MISSING
     depths: list[int] = MISSING  # blocks in each of the four stages
-    width: int = number(least=1, most=4096)  # channels of the stem; stages have 1, 2, 4, 8 times as many
+    width: float = number(least=1, most=4096)  # channels of the stem; stages have 1, 2, 4, 8 times as many, rounded
     depthwise: bool = MISSING  # the spatial convolution has one group a channel
     bottleneck: Bottleneck = MISSING
     spatial_conv: SpatialConv = MISSING
@@ -283,12 +283,38 @@ class EngineConfig:
     address: str | None = None  # of a Ray cluster; null: one of this machine's own, for this sweep
 
 
+class StudyKind(StrEnum):
+    """The rule that writes a study's rows from the roadmap's steps."""
+
+    roadmap = "roadmap"  # each step on top of all before it, the paper's table
+    leave_one_out = "leave_one_out"  # the roadmap's end, and the end without each change
+    add_one_in = "add_one_in"  # the roadmap's start, and the start with each change alone
+    orderings = "orderings"  # each change's worth averaged over orders in which it may come
+    interactions = "interactions"  # the start with every change and every pair of changes
+    equal_flops = "equal_flops"  # each step at the width at which it costs what the first costs
+
+
+@dataclass
+class RowConfig:
+    """A row of a study of one's own."""
+
+    name: str = MISSING
+    step: str = MISSING  # everything up to and including it
+    set: list[str] = field(default_factory=list)  # toggles on top, model.kernel_size=3
+    compare: str | None = None  # the row that it is compared with
+    label: str = ""
+    group: str = ""
+
+
 @dataclass
 class StudyConfig:
     """A set of runs that answers one question."""
 
     name: str = "single"
     question: str = ""
+    kind: StudyKind = StudyKind.roadmap
+    rows: list[RowConfig] = field(default_factory=list)  # of one's own; then neither kind nor steps count
+    orders: int = number(16, least=4, most=10_000)  # of kind=orderings; an even number: each comes with its reverse
     steps: list[str] = field(default_factory=lambda: ["all"])
     seeds: list[int] = field(default_factory=lambda: [0])
 

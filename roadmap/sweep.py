@@ -12,19 +12,17 @@ import time
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from roadmap.data import sources
 from roadmap.engines.engine import Engine, engine
 from roadmap.engines.outcome import Outcome
 from roadmap.errors import EXIT_FAILED, EXIT_STOPPED, EXIT_STORAGE, Parser, Refused, RoadmapError, exits, say
 from roadmap.launch import check_alone
 from roadmap.overrides import config_folders
 from roadmap.plan import Plan, Point, plan
-from roadmap.report.formats import Column, as_table
+from roadmap.preview import preview
 
 
 def main() -> int:
@@ -34,17 +32,20 @@ def main() -> int:
     found = plan(arguments.overrides, config_folders(arguments.config_dir))
     for warning in found.warnings:
         print(f"roadmap: warning: {warning}", file=sys.stderr)
-    chosen = [p for p in found.points if fnmatchcase(p.folder.path.name, arguments.only)]
+    chosen = [p for p in found.points if fnmatchcase(p.folder.path.name, arguments.only) or fnmatchcase(p.name, arguments.only)]
     if not chosen:
-        raise Refused(f"--only {arguments.only}: no run matches; they are named like {found.points[0].folder.path.name}")
+        raise Refused(f"--only {arguments.only}: no run matches; they are named like {found.points[0].name}")
     if arguments.dry_run:
-        print(dry_run(found, chosen))
+        print(preview(found, chosen))
         return 0
     wanted = replace(found.first.engine, **({"jobs": arguments.jobs} if arguments.jobs else {}))
     carrier = engine(wanted, arguments.max_failures)
     places = carrier.places(found.first.runtime)
     room = f", {places} at a time" if places else ""
     found.write()
+    borrowed = sum(point.borrow() for point in chosen)
+    if borrowed:
+        print(f"{borrowed} runs are those of another study and are taken over from there")
     waiting = [point for point in chosen if not point.done]
     print(f"{found.first.study.name}: {len(chosen)} runs, {len(chosen) - len(waiting)} done already{room}", flush=True)
     outcomes = run_all(waiting, carrier, arguments.retry_failed) if waiting else []
@@ -96,43 +97,6 @@ def read(arguments: list[str]) -> argparse.Namespace:
     if not any(o.startswith("+study=") for o in parsed.overrides):
         raise Refused("no study is chosen: add study=NAME, for example study=digits")
     return parsed
-
-
-def dry_run(found: Plan, chosen: list[Point]) -> str:
-    """The plan as a table: what each step costs, and how many of its runs are done."""
-    from roadmap.model.counting import cost
-
-    held = sources.inspect(found.first.data)
-    rows: list[dict[str, Any]] = []
-    for step in found.steps:
-        points = [point for point in chosen if point.experiment.step.name == step.name]
-        if not points:
-            continue
-        experiment = points[0].experiment
-        counted = cost(experiment.model, len(held.classes), experiment.data.image_size)
-        images = experiment.recipe.epochs * held.train.size
-        left = sum(not point.done for point in points)
-        running = sum(point.folder.holder() is not None for point in points)
-        rows.append(
-            {
-                "step": step.name,
-                "seeds": ", ".join(str(point.experiment.seed) for point in points),
-                "done": f"{len(points) - left} of {len(points)}" + (f", {running} running" if running else ""),
-                "gmacs": counted.conv_linear / 1e9,
-                # A multiply-add is two operations, and training costs three times the forward pass.
-                "tflop": left * images * 3 * 2 * counted.conv_linear / 1e12,
-            }
-        )
-    columns = (
-        Column("step", "step"),
-        Column("seeds", "seeds"),
-        Column("done", "done"),
-        Column("gmacs", "multiply-adds of an image, G", "{:.4f}"),
-        Column("tflop", "left to train, TFLOP", "{:.1f}"),
-    )
-    total = sum(row["tflop"] for row in rows)
-    title = f"{found.first.study.name} in {found.folder}: {len(chosen)} runs, {total:.1f} TFLOP left to train"
-    return as_table(rows, columns, title)
 
 
 def run_all(waiting: list[Point], carrier: Engine, retries: int) -> list[Outcome]:

@@ -1,28 +1,45 @@
-"""Curves beside the run's own files: W&B, or nothing. The record never depends on it."""
+"""Curves beside the run's own files: W&B, or nothing. The record never depends on it.
+
+W&B runs in a process of its own (`roadmap.mirror`), which follows the record: training hands it a few bytes an epoch,
+waits for it a few seconds at the end, and nowhere else. What W&B did not get, `python -m roadmap.replay` brings it later.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shlex
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, Protocol
 
 from roadmap.config import plain
+from roadmap.mirror import Opening
 from roadmap.record import Result, RunFolder
+from roadmap.redaction import hide, is_secret_name, redact
 from roadmap.schema import Experiment, Logger, WandbMode
 
 log = logging.getLogger("roadmap")
 
-
-SUMMARY = ("top1", "top5", "gmacs", "params_m", "delta_top1", "status", "images_per_second")
+GRACE_SECONDS = 1.0  # for its process to say so
+ENDED = "the process that talks to W&B ended early"
+# wandb's own variables that say where its server is and who we are; others could change what a run is.
+WANDB_VARIABLES = tuple(
+    f"WANDB_{name}"
+    for name in ("API_KEY", "BASE_URL", "CONFIG_DIR", "HTTP_PROXY", "HTTPS_PROXY", "INSECURE_DISABLE_SSL", "CA_BUNDLE")
+)
 
 
 class Tracker(Protocol):
     """Where a run's numbers are mirrored."""
 
     def epoch(self, line: dict[str, Any]) -> None:
-        """One epoch's numbers."""
+        """One epoch, which is in the record already."""
 
     def finish(self, result: Result) -> None:
         """The final numbers."""
@@ -39,56 +56,97 @@ class NoTracker:
 
 
 class WandbTracker:
-    """A W&B run: steps of a study form a group, its summary holds the final epoch's numbers."""
+    """A W&B run, kept by a process of its own."""
 
-    def __init__(self, experiment: Experiment, folder: RunFolder, run_id: str) -> None:
-        import wandb
-
-        config = plain(experiment)
-        config.pop("output")
-        self.run = wandb.init(
-            dir=str(folder.path),
-            project=experiment.wandb.project,
-            entity=experiment.wandb.entity,
-            mode="offline" if experiment.wandb.mode == WandbMode.offline else "online",
-            id=run_id,
-            resume="allow" if experiment.wandb.mode == WandbMode.online else None,
-            name=f"{experiment.step.name}-s{experiment.seed}",
-            group=experiment.step.name,
-            job_type=experiment.study.name,
-            tags=[experiment.scale.name, experiment.data.source, experiment.recipe.name, f"seed-{experiment.seed}"],
-            config=config,
-            settings=wandb.Settings(silent=True, init_timeout=10, console="off"),
+    def __init__(self, opening: Opening) -> None:
+        self.opening = opening
+        self.fault: str | None = None
+        self.finished = False
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "roadmap.mirror"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=_environment(),
+            start_new_session=True,  # Ctrl-C is for the run, which saves its state and then ends the mirror
         )
+        for stream in (self._process.stdin, self._process.stdout):
+            assert stream is not None
+            os.set_blocking(stream.fileno(), False)
+        self._tell(dataclasses.asdict(opening))
 
     def epoch(self, line: dict[str, Any]) -> None:
-        """Log an epoch against its number."""
-        with _harmless():
-            self.run.log({key: value for key, value in line.items() if value is not None}, step=line["epoch"])
+        """Say that the record holds this epoch."""
+        self._tell({"epoch": line["epoch"]})
+        self._listen()
 
     def finish(self, result: Result) -> None:
-        """Write the summary by hand: the last epoch's scores and the cost, never the best."""
-        with _harmless():
-            self.run.summary.update({key: result[key] for key in SUMMARY if result.get(key) is not None})
-            self.run.finish()
+        """Hand the result over and wait for W&B to have it, but not for long."""
+        self._tell({"result": hide(result)})
+        process, deadline = self._process, time.monotonic() + self.opening.patience + GRACE_SECONDS
+        assert process.stdin is not None and process.stdout is not None
+        with suppress(OSError):
+            process.stdin.close()
+        while not self.finished and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+            self._listen()
+        self._listen()
+        if not self.finished:
+            self._warn(
+                "W&B did not take the run in time" if process.poll() is None else "the process that talks to W&B ended early"
+            )
+        process.kill()
+        process.wait()
+        process.stdout.close()
 
+    def _tell(self, line: dict[str, Any]) -> None:
+        """Write a line; all lines of a run are less than what a pipe holds, so nobody waits for their reader."""
+        assert self._process.stdin is not None
+        content = json.dumps(line).encode() + b"\n"
+        try:
+            whole = os.write(self._process.stdin.fileno(), content) == len(content)
+        except OSError:
+            whole = False
+        if not whole:
+            self._listen()
+            self._warn(ENDED)
 
-@contextmanager
-def _harmless() -> Iterator[None]:
-    """W&B's own faults are many, and none may cost a run: the record beside it is whole without it."""
-    try:
-        yield
-    except ImportError:
-        log.warning("logger=wandb: wandb is not installed; the run goes on without it (pip install wandb)")
-    except Exception as error:
-        log.warning("logger=wandb: %s; the run goes on without it", error)
+    def _listen(self) -> None:
+        """Take in what the mirror has said so far."""
+        assert self._process.stdout is not None
+        for line in iter(self._process.stdout.readline, b""):
+            said = json.loads(line)
+            self.finished |= bool(said.get("finished"))
+            if "fault" in said:
+                self._warn(said["fault"])
+
+    def _warn(self, fault: str) -> None:
+        """Say the first fault, and what to do when it is mended."""
+        if self.fault is None:
+            self.fault = redact(fault)
+            later = f"python -m roadmap.replay {shlex.quote(self.opening.folder)}"
+            log.warning("logger=wandb: %s; the run goes on without it, and this brings it to W&B later: %s", self.fault, later)
 
 
 def tracker(experiment: Experiment, folder: RunFolder) -> Tracker:
     """The mirror that the experiment asks for; a run works the same without it, and says so in its log."""
     if experiment.logger == Logger.none:
         return NoTracker()
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    with _harmless():
-        return WandbTracker(experiment, folder, run_id=folder.path.name)
-    return NoTracker()
+    if redact(str(folder.path.absolute())) != str(folder.path.absolute()):
+        log.warning(
+            "logger=wandb: the path of output= holds a secret, and wandb writes its path down; the run goes on without it"
+        )
+        return NoTracker()
+    try:
+        return WandbTracker(Opening.of(plain(experiment), folder.path, experiment.wandb.mode == WandbMode.online))
+    except OSError as error:
+        log.warning("logger=wandb: %s; the run goes on without it", error)
+        return NoTracker()
+
+
+def _environment() -> dict[str, str]:
+    """What W&B's process gets to know: where its server is and our login, and no other secret."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_") and not is_secret_name(key)}
+    kept |= {key: os.environ[key] for key in WANDB_VARIABLES if key in os.environ}
+    paths = [*filter(None, [os.environ.get("PYTHONPATH")]), str(Path(__file__).parent.parent)]
+    return {**kept, "PYTHONPATH": os.pathsep.join(paths), "WANDB_ERROR_REPORTING": "false"}

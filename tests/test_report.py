@@ -6,16 +6,14 @@ import csv
 import io
 import itertools
 import json
-import statistics
 import xml.etree.ElementTree as ET
 
-import numpy as np
 import pytest
 
 from roadmap.errors import Refused
 from roadmap.report.formats import Column, as_csv, as_latex, as_markdown, as_table
 from roadmap.report.records import load
-from roadmap.report.statistics import analyse, half_width, pooled_std
+from roadmap.report.statistics import analyse
 from roadmap.report.table import csv_rows, markdown
 from roadmap.report.write import frame, write_report
 
@@ -26,10 +24,21 @@ def study(folder, values, *, seeds=3, labels=None, change=None):
     """A study with these top-1 values by step; None: diverged; missing: no record."""
     labels = labels or {}
     steps = [{"name": n, "parent": p, "label": labels.get(n, n), "group": g, "adopted": n != "side"} for n, p, g in STEPS]
-    runs = [f"{n}-s{seed}-0" for n, _, _ in STEPS for seed in range(seeds)]
+    rows = [
+        {
+            **step,
+            "step": step["name"], "overrides": [], "toggles": ["kernel_size"],
+            "runs": [f"{step['name']}-s{seed}-0" for seed in range(seeds)],
+        }
+        for step in steps
+    ]
+    effects = [
+        {"name": row["name"], "label": row["label"], "weights": {row["name"]: 1, row["parent"]: -1}} for row in rows if row["parent"]
+    ]
     about = {
         "study": "planted", "question": "?", "scale": {"name": "atto", "start": "A", "end": "D"}, "data": "digits",
-        "image_size": 32, "epochs": 3, "recipe": "short", "seeds": list(range(seeds)), "steps": steps, "runs": runs,
+        "image_size": 32, "epochs": 3, "recipe": "short", "seeds": list(range(seeds)), "rows": rows, "effects": effects,
+        "kind": "roadmap",
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "study.json").write_text(json.dumps(about))
@@ -61,27 +70,13 @@ VALUES = {
 
 def test_planted_effects(tmp_path):
     analysis = analyse(load(study(tmp_path, VALUES)))
-    rows = {row.step.name: row for row in analysis.rows}
-    assert analysis.pooled_std == pytest.approx(1.0)
-    assert (analysis.freedom, analysis.comparisons) == (10, 4)
-    assert {name: row.delta for name, row in rows.items()} == {"a": None, "b": 10, "c": 0.5, "side": 0.5, "d": 9.5}
-    assert {name: row.resolved for name, row in rows.items()} == {"a": None, "b": True, "c": False, "side": False, "d": True}
-    # t(1 - 0.025 / 4, 10) sqrt(2 / 3), by hand from a table of Student's t
-    assert rows["b"].half_width == pytest.approx(3.0382 * (2 / 3) ** 0.5, abs=2e-3)
-    assert analysis.smallest == rows["b"].half_width
-
-
-def test_intervals_hold_jointly():
-    """No step has an effect: in at most 5 % of studies may any be called resolved."""
-    random = np.random.default_rng(0)
-    alarms, studies, steps, n = 0, 1000, 15, 3
-    for _ in range(studies):
-        groups = random.normal(90, 1, (steps + 1, n))
-        std, freedom = pooled_std([list(g) for g in groups])
-        half = half_width(std, freedom, n, n, steps)
-        deltas = [abs(statistics.fmean(b) - statistics.fmean(a)) for a, b in itertools.pairwise(groups)]
-        alarms += any(delta > half for delta in deltas)
-    assert 0.01 < alarms / studies < 0.065
+    found = {estimate.effect.name: estimate for estimate in analysis.estimates}
+    assert analysis.noise.std == pytest.approx(1.0)
+    assert (analysis.noise.freedom, analysis.noise.paired) == (10, False)
+    assert {name: e.value for name, e in found.items()} == {"b": 10, "c": 0.5, "side": 0.5, "d": 9.5}
+    assert {name: e.resolved for name, e in found.items()} == {"b": True, "c": False, "side": False, "d": True}
+    # t(0.975, 10) sqrt(2 / 3), from a table of Student's t
+    assert found["b"].half_width == pytest.approx(2.2281 * (2 / 3) ** 0.5, abs=1e-4)
 
 
 def test_missing_and_diverged_rows_are_shown(tmp_path):

@@ -26,6 +26,7 @@ from roadmap.engines.outcome import Outcome, noted_signals, outcome
 from roadmap.errors import EXIT_HELD, EXIT_STOPPED, Refused, RoadmapError, leave_on_signals, say
 from roadmap.launch import end_with_parent
 from roadmap.plan import Point
+from roadmap.redaction import redact_streams
 from roadmap.schema import Device, EngineConfig, Experiment, RuntimeConfig
 
 PRELOADED = ["roadmap.train.execute", "sklearn.datasets", "torchvision"]
@@ -227,6 +228,7 @@ def _speak_into(point: Point) -> None:
     descriptor = os.open(point.folder.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for stream in (1, 2):
         os.dup2(descriptor, stream)
+    redact_streams()
 
 
 def _confined(point: Point, place: Place, places: int) -> Experiment:

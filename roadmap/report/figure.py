@@ -28,7 +28,7 @@ STYLE: Any = {
 
 
 def draw(study: Study, analysis: Analysis) -> dict[str, bytes]:
-    """The figure as `figure.svg` and `figure.png`: the same bytes from the same records."""
+    """The figure as `figure.svg`, `figure.png` and `figure.pdf`: the same bytes from the same records."""
     rows = analysis.rows
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.5, 1.6 + 0.42 * len(rows)), layout="constrained")
@@ -40,17 +40,17 @@ def draw(study: Study, analysis: Analysis) -> dict[str, bytes]:
         _groups(axes, rows)
         axes.set_xlim(low, high)
         axes.set_xticks([tick for tick in axes.get_xticks() if low <= tick <= min(high - 0.3 * (high - low), 100)])
-        hatched = "" if all(row.step.adopted for row in rows) else "; hatched: tried, not adopted"
+        hatched = "" if all(row.variant.adopted for row in rows) else "; hatched: tried, not adopted"
         axes.set_xlabel(f"top-1, % ({study.label})\nline: ± one standard deviation over seeds{hatched}", loc="left")
         scale = study.about["scale"]
         figure.suptitle(f"{scale['start']} to {scale['end']}, step by step", x=0.02, ha="left", fontweight="bold")
-        return {"figure.svg": _saved(figure, "svg"), "figure.png": _saved(figure, "png")}
+        return {f"figure.{kind}": _saved(figure, kind) for kind in ("svg", "png", "pdf")}
 
 
 def _saved(figure: Figure, kind: str) -> bytes:
     out = BytesIO()
-    metadata = {"Date": None} if kind == "svg" else {"Software": None}
-    figure.savefig(out, format=kind, dpi=150, metadata=metadata)
+    timeless = {"svg": {"Date": None}, "png": {"Software": None}, "pdf": {"CreationDate": None}}
+    figure.savefig(out, format=kind, dpi=150, metadata=timeless[kind])
     return out.getvalue()
 
 
@@ -72,7 +72,7 @@ def _bars(axes: Axes, rows: Sequence[Row], low: float, high: float) -> None:
             )
             continue
         colour = colours(y / max(len(rows) - 1, 1))
-        hatch = None if row.step.adopted else "//"
+        hatch = None if row.variant.adopted else "//"
         axes.barh(y, row.mean - low, left=low, height=0.74, color=colour, hatch=hatch, edgecolor="white", linewidth=0)
         label = f"{row.mean:.1f}" + (f" ({row.diverged} diverged)" if row.diverged else "")
         start = low + 0.012 * (high - low)
@@ -87,7 +87,7 @@ def _bars(axes: Axes, rows: Sequence[Row], low: float, high: float) -> None:
 
 def _stars(axes: Axes, rows: Sequence[Row]) -> None:
     """Multiply-adds on a scale of their own, at the right: stars joined by a dashed line."""
-    points = [(row.gmacs, y, row.step.adopted) for y, row in enumerate(rows) if row.gmacs is not None]
+    points = [(row.gmacs, y, row.variant.adopted) for y, row in enumerate(rows) if row.gmacs is not None]
     if not points:
         return
     costs = [cost for cost, _, _ in points]
@@ -108,7 +108,7 @@ def _stars(axes: Axes, rows: Sequence[Row]) -> None:
 
 
 def _names(axes: Axes, rows: Sequence[Row]) -> None:
-    axes.set_yticks(range(len(rows)), [row.step.label for row in rows])
+    axes.set_yticks(range(len(rows)), [row.variant.label for row in rows])
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     for side in ("top", "right"):
@@ -119,10 +119,10 @@ def _groups(axes: Axes, rows: Sequence[Row]) -> None:
     """Brackets on the left around the steps of one section of the paper."""
     start = 0
     for y in range(1, len(rows) + 1):
-        if y < len(rows) and rows[y].step.group == rows[start].step.group:
+        if y < len(rows) and rows[y].variant.group == rows[start].variant.group:
             continue
-        if rows[start].step.group:
-            _bracket(axes, rows[start].step.group, start, y - 1)
+        if rows[start].variant.group:
+            _bracket(axes, rows[start].variant.group, start, y - 1)
         start = y
 
 

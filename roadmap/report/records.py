@@ -5,14 +5,14 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from roadmap.errors import Refused
 from roadmap.record import SHARED, Result, RunFolder
-from roadmap.steps import Step
 from roadmap.storage import write_whole
+from roadmap.studies import Effect, Variant
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,21 @@ class Study:
     speeds: dict[str, dict[str, Any]] = field(default_factory=dict)  # rows of bench.csv by step
 
     @property
-    def steps(self) -> list[Step]:
+    def variants(self) -> list[Variant]:
         """The rows of the table, in order."""
-        return [Step(**step) for step in self.about["steps"]]
+        keys = [entry.name for entry in fields(Variant)]
+        return [Variant(**{key: row[key] for key in keys}) for row in self.about["rows"]]
 
-    def of(self, step: Step) -> list[Result]:
-        """The results of a step, by seed."""
-        return [result for result in self.results if result["step"]["name"] == step.name]
+    @property
+    def effects(self) -> list[Effect]:
+        """What the study asks of its rows."""
+        return [Effect(**effect) for effect in self.about["effects"]]
+
+    def of(self, variant: Variant) -> list[Result]:
+        """The results of a row, by seed."""
+        (runs,) = (row["runs"] for row in self.about["rows"] if row["name"] == variant.name)
+        found = {result["run"]: result for result in self.results}
+        return [found[run] for run in runs if run in found]
 
     @property
     def label(self) -> str:
@@ -53,13 +61,17 @@ def load(folder: Path) -> Study:
         about = json.loads((folder / "study.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise Refused(f"{folder}: no study to report: study.json cannot be read ({error})") from error
-    results, strangers = _from_runs(folder, about["runs"])
+    if "rows" not in about:
+        raise Refused(f"{folder}/study.json: of an earlier form; the same roadmap.sweep command writes it anew")
+    runs = list(dict.fromkeys(run for row in about["rows"] for run in row["runs"]))
+    results, strangers = _from_runs(folder, runs)
     committed = not results
     if committed:
-        results = [records[name] for records in [_records(folder)] for name in about["runs"] if name in records]
+        results = [records[name] for records in [_records(folder)] for name in runs if name in records]
     if not results:
-        raise Refused(f"{folder}: none of the {len(about['runs'])} runs of the study is done")
+        raise Refused(f"{folder}: none of the {len(runs)} runs of the study is done")
     _refuse_mixed(results)
+    _refuse_undeclared(about["rows"], results)
     return Study(folder, about, tuple(results), strangers, committed, _speeds(folder, about))
 
 
@@ -135,6 +147,27 @@ def _refuse_mixed(results: list[Result]) -> None:
                     f"the rows are not comparable: {key} differs between {first['run']} and {result['run']}: "
                     f"{_difference(first.get(key), result.get(key))}"
                 )
+
+
+def _refuse_undeclared(rows: list[dict[str, Any]], results: list[Result]) -> None:
+    """A row may differ from the one it is compared with in the toggles that the study declared, and in nothing else."""
+    known = {result["run"]: result for result in results if "model" in result}
+    of_row = {row["name"]: [known[run] for run in row["runs"] if run in known] for row in rows}
+    for row in rows:
+        for first in of_row[row["name"]][:1]:
+            for other in of_row[row["name"]][1:]:
+                _compare_models(first, other, [])
+            for other in of_row.get(row["parent"], [])[:1]:
+                _compare_models(first, other, row["toggles"])
+
+
+def _compare_models(one: Result, other: Result, declared: list[str]) -> None:
+    a, b = one["model"], other["model"]
+    keys = sorted(key for key in {**a, **b} if a.get(key) != b.get(key) and key not in declared)
+    if keys:
+        unequal = ", ".join(f"model.{key}: {a.get(key)} and {b.get(key)}" for key in keys)
+        what = ", ".join(declared) or "nothing"
+        raise Refused(f"the rows are not comparable: {one['run']} and {other['run']} may differ in {what}; they have {unequal}")
 
 
 def _difference(one: Any, other: Any) -> str:

@@ -1,37 +1,42 @@
-"""What a study's numbers say: means, deviations, and differences to the parent step with their intervals.
+"""What a study's numbers say: means, deviations, and effects with their intervals.
 
-With few seeds a step's own deviation is nearly unknown, so the variance is pooled over all steps (as in an analysis
-of variance with equal variances), and intervals are Student's, at a joint level of 95 % by Bonferroni.
+An effect is a weighted sum of rows' mean accuracies (a difference to the parent, a Shapley value, an interaction). With
+few seeds a row's own deviation is nearly unknown, so the variance is pooled over all rows. Where every row has the same
+seeds and seeds matter (the F test says so), what a seed adds to all rows alike is taken out: the effects are paired.
+Intervals are Student's at 95 %, each for itself; whether an effect is *resolved* is decided by Holm's procedure, which
+keeps the chance of any false alarm in the whole table under 5 %.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from scipy.stats import t as student
+import numpy as np
+from scipy import stats
 
 from roadmap.report.records import Study
-from roadmap.steps import Step
+from roadmap.studies import Effect, Variant
 
 LEVEL = 0.95
+POWER = 0.8  # chance to resolve an effect that is there
+MOST_SEEDS = 1000
 
 
 @dataclass(frozen=True)
 class Row:
-    """A step's numbers: top-1 in percent, differences in points."""
+    """A variant's numbers: top-1 in percent."""
 
-    step: Step
-    planned: int  # runs
-    values: tuple[float, ...]  # top-1 of those that finished
+    variant: Variant
+    seeds: tuple[int, ...]  # planned
+    values: tuple[float, ...]  # top-1 of the runs that finished
+    by_seed: Mapping[int, float]
     diverged: int
     gmacs: float | None
     params_m: float | None
     images_per_second: float | None
-    delta: float | None = None  # to the parent step
-    half_width: float | None = None  # of its interval
 
     @property
     def mean(self) -> float | None:
@@ -46,58 +51,85 @@ class Row:
     @property
     def missing(self) -> int:
         """Runs that were planned and have no result."""
-        return self.planned - len(self.values) - self.diverged
+        return len(self.seeds) - len(self.values) - self.diverged
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How much a run's accuracy varies, in points, and how that was estimated."""
+
+    std: float
+    freedom: int
+    paired: bool = False  # what the seeds add to all rows alike is taken out
+    seed_p: float | None = None  # of the F test that seeds do not matter; None where rows have not the same seeds
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """An effect in points, its 95 % interval, and whether it is resolved among all effects of the study."""
+
+    effect: Effect
+    value: float
+    half_width: float | None = None
+    p: float | None = None  # two-sided, of this effect alone
+    p_holm: float | None = None  # corrected for the number of effects
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Ends of the interval of the difference; None where there is no difference or no deviation."""
-        if self.delta is None or self.half_width is None:
-            return None
-        return self.delta - self.half_width, self.delta + self.half_width
+        """Its ends; None without a deviation."""
+        return None if self.half_width is None else (self.value - self.half_width, self.value + self.half_width)
 
     @property
     def resolved(self) -> bool | None:
-        """Whether the interval of the difference leaves out 0; None without an interval."""
-        if self.interval is None:
-            return None
-        low, high = self.interval
-        return low > 0 or high < 0
+        """Whether Holm's procedure tells it from 0; None without a deviation."""
+        return None if self.p_holm is None else self.p_holm < 1 - LEVEL
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """The rows of a study and what holds for all of them."""
+    """The rows of a study, its effects, and what holds for all of them."""
 
     rows: tuple[Row, ...]
-    pooled_std: float | None
-    freedom: int
-    comparisons: int
-    smallest: float | None  # the least difference that could have been resolved with the seeds planned
+    estimates: tuple[Estimate, ...]
+    noise: Noise | None
+    smallest: float | None  # the least effect that this study would resolve with a chance of 80 %
+
+    def estimate(self, name: str) -> Estimate | None:
+        """The effect of this name, where it could be estimated."""
+        return next((estimate for estimate in self.estimates if estimate.effect.name == name), None)
 
 
 def analyse(study: Study) -> Analysis:
-    """Compute every row of the table."""
-    rows = {step.name: _row(study, step) for step in study.steps}
-    pooled, freedom = pooled_std([row.values for row in rows.values()])
-    pairs = [(row, rows[row.step.parent]) for row in rows.values() if row.step.parent in rows]
-    pairs = [(row, parent) for row, parent in pairs if row.values and parent.values]
-    for row, parent in pairs:
-        half = half_width(pooled, freedom, len(row.values), len(parent.values), len(pairs))
-        delta = statistics.fmean(row.values) - statistics.fmean(parent.values)
-        rows[row.step.name] = Row(**{**vars(row), "delta": delta, "half_width": half})
-    seeds = len(study.about["seeds"])
-    smallest = half_width(pooled, freedom, seeds, seeds, len(pairs)) if pairs else None
-    return Analysis(tuple(rows.values()), pooled, freedom, len(pairs), smallest)
+    """Compute every row and every effect."""
+    rows = {variant.name: _row(study, variant) for variant in study.variants}
+    noise = estimate_noise([row.by_seed for row in rows.values()])
+    means = {name: row.mean for name, row in rows.items() if row.mean is not None}
+    counts = {name: len(row.values) for name, row in rows.items()}
+    known = [effect for effect in study.effects if effect.weights.keys() <= means.keys()]
+    values = [weighted(effect.weights, means) for effect in known]
+    errors = [standard_error(effect.weights, counts, noise) for effect in known]
+    orders = any(effect.parts for effect in known)
+    planned = {name: len(row.seeds) for name, row in rows.items()}
+    least = [standard_error(effect.weights, planned, noise) for effect in study.effects]
+    return Analysis(
+        rows=tuple(rows.values()),
+        estimates=tuple(estimate_orders(known, means) if orders else _estimates(known, values, errors, noise)),
+        noise=noise,
+        smallest=detectable(max(error for error in least if error is not None), noise.freedom, len(least))
+        if noise and least and not orders
+        else None,
+    )
 
 
-def _row(study: Study, step: Step) -> Row:
-    results = study.of(step)
+def _row(study: Study, variant: Variant) -> Row:
+    results = study.of(variant)
     done = [result for result in results if result["status"] == "done"]
     speeds = [result["images_per_second"] for result in done if result["images_per_second"]]
     return Row(
-        step=step,
-        planned=len(study.about["seeds"]),
+        variant=variant,
+        seeds=tuple(study.about["seeds"]),
         values=tuple(result["top1"] for result in done),
+        by_seed={result["seed"]: result["top1"] for result in done},
         diverged=sum(result["status"] == "diverged" for result in results),
         gmacs=results[0]["gmacs"] if results else None,
         params_m=results[0]["params_m"] if results else None,
@@ -105,18 +137,132 @@ def _row(study: Study, step: Step) -> Row:
     )
 
 
-def pooled_std(groups: Sequence[Sequence[float]]) -> tuple[float | None, int]:
-    """Standard deviation within groups, pooled, and its degrees of freedom; None where no group has two values."""
-    freedom = sum(len(group) - 1 for group in groups if len(group) > 1)
+# --- noise -----------------------------------------------------------------------------------------------------------
+
+
+def estimate_noise(rows: Sequence[Mapping[int, float]]) -> Noise | None:
+    """The standard deviation of a run within its row, pooled; with the seeds' part taken out where that is warranted.
+
+    None where no row has two values.
+    """
+    groups = [list(row.values()) for row in rows if row]
+    freedom = sum(len(group) - 1 for group in groups)
     if freedom == 0:
-        return None, 0
-    squares = sum(statistics.variance(group) * (len(group) - 1) for group in groups if len(group) > 1)
-    return math.sqrt(squares / freedom), freedom
-
-
-def half_width(std: float | None, freedom: int, n: int, m: int, comparisons: int) -> float | None:
-    """Half the interval of a difference of two means of n and m values, at a joint level of 95 % over all comparisons."""
-    if std is None:
         return None
-    tail = (1 - LEVEL) / (2 * comparisons)
-    return float(student.ppf(1 - tail, freedom)) * std * math.sqrt(1 / n + 1 / m)
+    squares = sum(statistics.variance(group) * (len(group) - 1) for group in groups if len(group) > 1)
+    within = Noise(math.sqrt(squares / freedom), freedom)
+    seeds = set(rows[0])
+    if len(rows) < 2 or len(seeds) < 2 or any(set(row) != seeds for row in rows):
+        return within
+    return _paired(np.array([[row[seed] for seed in sorted(seeds)] for row in rows]), within)
+
+
+def _paired(values: np.ndarray, within: Noise) -> Noise:
+    """A two-way analysis of variance, rows by seeds: the seeds' part is taken out where the F test finds one."""
+    count, seeds = values.shape
+    by_seed = values.mean(0) - values.mean()
+    of_seeds = count * float(by_seed @ by_seed) / (seeds - 1)
+    freedom = (count - 1) * (seeds - 1)
+    rest = (within.std**2 * within.freedom - of_seeds * (seeds - 1)) / freedom
+    if rest < 1e-9 * within.std**2:  # no noise at all beside the seeds: planted numbers, not those of runs
+        return within
+    p = float(stats.f.sf(of_seeds / rest, seeds - 1, freedom))
+    if p < 1 - LEVEL:
+        return Noise(math.sqrt(rest), freedom, True, p)
+    return Noise(within.std, within.freedom, False, p)
+
+
+def standard_error(weights: Mapping[str, float], counts: Mapping[str, int], noise: Noise | None) -> float | None:
+    """Of a weighted sum of means of so many values each."""
+    if noise is None or not all(counts[name] for name in weights):
+        return None
+    return noise.std * math.sqrt(sum(weight**2 / counts[name] for name, weight in weights.items()))
+
+
+# --- effects ---------------------------------------------------------------------------------------------------------
+
+
+def _estimates(
+    effects: Sequence[Effect], values: Sequence[float], errors: Sequence[float | None], noise: Noise | None
+) -> list[Estimate]:
+    if noise is None:
+        return [Estimate(effect, value) for effect, value in zip(effects, values, strict=True)]
+    known = [error or math.inf for error in errors]
+    ps = [_p(value, error, noise.freedom) for value, error in zip(values, known, strict=True)]
+    corrected = holm(ps)
+    quantile = float(stats.t.ppf((1 + LEVEL) / 2, noise.freedom))
+    return [
+        Estimate(effect, value, quantile * error, p, p_holm)
+        for effect, value, error, p, p_holm in zip(effects, values, known, ps, corrected, strict=True)
+    ]
+
+
+def weighted(weights: Mapping[str, float], means: Mapping[str, float]) -> float:
+    """A weighted sum of rows' means."""
+    return sum(weight * means[name] for name, weight in weights.items())
+
+
+def estimate_orders(effects: Sequence[Effect], means: Mapping[str, float]) -> list[Estimate]:
+    """Effects that are means over sampled pairs of orders: Student's t over the pairs, as of any sample."""
+    drawn = [[weighted(part, means) for part in effect.parts] for effect in effects]
+    errors = [statistics.stdev(values) / math.sqrt(len(values)) for values in drawn]
+    freedom = min(map(len, drawn), default=2) - 1
+    ps = [_p(statistics.fmean(values), error, freedom) for values, error in zip(drawn, errors, strict=True)]
+    quantile = float(stats.t.ppf((1 + LEVEL) / 2, freedom))
+    return [
+        Estimate(effect, statistics.fmean(values), quantile * error, p, p_holm)
+        for effect, values, error, p, p_holm in zip(effects, drawn, errors, ps, holm(ps), strict=True)
+    ]
+
+
+def _p(value: float, error: float, freedom: int) -> float:
+    """Two-sided p of Student's t; certain where the runs do not vary at all."""
+    return float(2 * stats.t.sf(abs(value) / error, freedom)) if error else float(value == 0)
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Holm's step-down correction: reject where the result is below the level, and at most that share of tables errs."""
+    ranked = sorted(range(len(ps)), key=lambda i: ps[i])
+    corrected, worst = [1.0] * len(ps), 0.0
+    for rank, i in enumerate(ranked):
+        worst = max(worst, min(1.0, (len(ps) - rank) * ps[i]))
+        corrected[i] = worst
+    return corrected
+
+
+# --- power -----------------------------------------------------------------------------------------------------------
+
+
+def power(effect: float, error: float, freedom: int, comparisons: int) -> float:
+    """The chance that an effect of this size is resolved, as the first of so many by Holm's procedure."""
+    limit = stats.t.ppf(1 - (1 - LEVEL) / (2 * comparisons), freedom)
+    shift = abs(effect) / error if error else math.inf
+    if shift > 100:  # scipy's noncentral t is not to be trusted there, and the answer is not in doubt
+        return 1.0
+    return float(stats.nct.sf(limit, freedom, shift) + stats.nct.cdf(-limit, freedom, shift))
+
+
+def detectable(error: float, freedom: int, comparisons: int) -> float:
+    """The least effect that is resolved with a chance of 80 %, in the unit of its standard error."""
+    if error == 0:
+        return 0.0
+    low, high = 0.0, error * float(stats.t.ppf(1 - (1 - LEVEL) / (2 * comparisons), freedom)) * 4
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if power(middle, error, freedom, comparisons) < POWER else (low, middle)
+    return high
+
+
+def seeds_needed(effect: float, analysis: Analysis) -> int | None:
+    """Seeds a row with which an effect of this size is resolved with a chance of 80 %; None beyond a thousand."""
+    noise, comparisons = analysis.noise, max(len(analysis.estimates), 1)
+    if noise is None:
+        return None
+    weights = max((list(e.effect.weights.values()) for e in analysis.estimates), key=lambda w: sum(x * x for x in w))
+    rows = len(analysis.rows)
+    for seeds in range(2, MOST_SEEDS + 1):
+        freedom = (rows - 1) * (seeds - 1) if noise.paired else rows * (seeds - 1)
+        error = noise.std * math.sqrt(sum(weight**2 for weight in weights) / seeds)
+        if power(effect, error, freedom, comparisons) >= POWER:
+            return seeds
+    return None

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from roadmap.paper import paper_row
-from roadmap.report.formats import Column, as_csv, as_markdown
+from roadmap.report.agreement import agreement_note
+from roadmap.report.formats import Column, as_csv, as_latex, as_markdown
 from roadmap.report.records import Study
-from roadmap.report.statistics import Analysis, Row
+from roadmap.report.statistics import Analysis, Estimate, Noise, Row
 
 PAPER_EPOCHS = 300
 SPEEDS = (  # of bench.csv, where there is one
@@ -29,10 +30,11 @@ def table_columns(study: Study) -> tuple[Column, ...]:
     ends = {"tiny": "ResNet-50 to ConvNeXt-T", "base": "ResNet-200 to ConvNeXt-B"}[paper_scale(study)]
     paper = f"paper, {ends}, ImageNet-1K, {PAPER_EPOCHS} epochs"
     return (
-        Column("label", "step"),
+        Column("label", "step" if study.about["kind"] == "roadmap" else "row"),
         Column("top1", f"{study.label}: top-1, %"),
         Column("seeds", "n"),
-        Column("delta", "difference to its parent [95 % interval]"),
+        Column("delta", f"difference to {_compared_with(study)} [95 % interval]"),
+        Column("p", "p (Holm)"),
         Column("verdict", "verdict"),
         Column("gmacs", "multiply-adds, G", "{:.4f}"),
         Column("params_m", "parameters, M", "{:.2f}"),
@@ -43,24 +45,30 @@ def table_columns(study: Study) -> tuple[Column, ...]:
     )
 
 
+def _compared_with(study: Study) -> str:
+    parents = {variant.parent: variant for variant in study.variants if variant.parent}
+    if len(parents) == 1:
+        return next(variant.label for variant in study.variants if variant.name in parents)
+    return "its parent"
+
+
 def table_rows(study: Study, analysis: Analysis) -> list[dict[str, Any]]:
     """One row a step, as people read it; a missing or diverged run is said, never left out."""
-    return [_row(study, row) for row in analysis.rows]
+    return [_row(study, row, analysis.estimate(row.variant.name)) for row in analysis.rows]
 
 
-def _row(study: Study, row: Row) -> dict[str, Any]:
-    scale, step = paper_scale(study), row.step
-    paper = paper_row(scale, step.name)
-    before = paper_row(scale, step.parent) if step.parent else None
+def _row(study: Study, row: Row, estimate: Estimate | None) -> dict[str, Any]:
+    scale, variant = paper_scale(study), row.variant
+    paper = paper_row(scale, variant.name)
+    before = paper_row(scale, variant.parent) if variant.parent else None
     return {
-        "label": step.label + ("" if step.adopted else " (side branch)"),
+        "label": variant.label + ("" if variant.adopted else " (side branch)"),
         "top1": _top1(row),
         "seeds": _seeds(row),
-        "delta": _delta(row),
-        "verdict": {True: "resolved", False: "not resolved", None: None}[row.resolved],
+        **_effect(estimate),
         "gmacs": row.gmacs,
         "params_m": row.params_m,
-        **_speeds(study, step.name),
+        **_speeds(study, variant.name),
         "paper_top1": None if paper is None else f"{paper.top1:.2f}" + (f" ± {paper.top1_std:.2f}" if paper.top1_std else ""),
         "paper_delta": paper.top1 - before.top1 if paper and before else None,
         "paper_gmacs": paper.gmacs if paper else None,
@@ -83,18 +91,45 @@ def _seeds(row: Row) -> str:
     return f"{len(row.values)}{diverged}" + (f", {row.missing} missing" if row.missing else "")
 
 
-def _delta(row: Row) -> str | None:
-    if row.delta is None:
-        return None
-    interval = "" if row.interval is None else " [{:+.2f}, {:+.2f}]".format(*row.interval)
-    return f"{row.delta:+.2f}{interval}"
+def _effect(estimate: Estimate | None) -> dict[str, Any]:
+    """An effect as people read it: its size with the interval, p, and whether it is resolved."""
+    if estimate is None:
+        return {}
+    interval = "" if estimate.interval is None else " [{:+.2f}, {:+.2f}]".format(*estimate.interval)
+    return {
+        "delta": f"{estimate.value:+.2f}{interval}",
+        "p": None if estimate.p_holm is None else _p(estimate.p_holm),
+        "verdict": {True: "resolved", False: "not resolved", None: None}[estimate.resolved],
+    }
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def effect_columns() -> tuple[Column, ...]:
+    """The columns of the effects, where they are not those of single rows."""
+    return (
+        Column("label", "effect"),
+        Column("delta", "points of top-1 [95 % interval]"),
+        Column("p", "p (Holm)"),
+        Column("verdict", "verdict"),
+    )
+
+
+def effect_rows(study: Study, analysis: Analysis) -> list[dict[str, Any]]:
+    """One row an effect, for studies whose answer is not one difference a row; else none."""
+    if {effect.name for effect in study.effects} <= {variant.name for variant in study.variants}:
+        return []
+    known = {effect.name: analysis.estimate(effect.name) for effect in study.effects}
+    return [{"label": effect.label, **(_effect(known[effect.name]) or {"delta": "missing"})} for effect in study.effects]
 
 
 CSV_COLUMNS = tuple(
     Column(key, key)
     for key in (
         "step", "parent", "label", "group", "adopted", "data", "epochs", "scale", "n", "diverged", "missing", "top1_mean",
-        "top1_std", "delta_top1", "delta_low", "delta_high", "resolved", "gmacs_conv_linear", "params_m",
+        "top1_std", "delta_top1", "delta_low", "delta_high", "p", "p_holm", "resolved", "gmacs_conv_linear", "params_m",
         "images_per_second", *(key for key, _, _ in SPEEDS), "paper_top1", "paper_top1_std", "paper_gflops_printed",
     )
 )  # fmt: skip
@@ -104,22 +139,44 @@ def csv_rows(study: Study, analysis: Analysis) -> list[dict[str, Any]]:
     """One row a step, as programs read it: full precision, percent and points."""
     rows = []
     for row in analysis.rows:
-        paper = paper_row(paper_scale(study), row.step.name)
-        low, high = row.interval or (None, None)
+        variant, paper = row.variant, paper_row(paper_scale(study), row.variant.name)
         rows.append(
             {
-                "step": row.step.name, "parent": row.step.parent, "label": row.step.label, "group": row.step.group,
-                "adopted": row.step.adopted, "data": study.about["data"], "epochs": study.about["epochs"],
+                "step": variant.name, "parent": variant.parent, "label": variant.label, "group": variant.group,
+                "adopted": variant.adopted, "data": study.about["data"], "epochs": study.about["epochs"],
                 "scale": study.about["scale"]["name"], "n": len(row.values), "diverged": row.diverged,
                 "missing": row.missing, "top1_mean": row.mean, "top1_std": row.std,
-                "delta_top1": row.delta, "delta_low": low, "delta_high": high, "resolved": row.resolved,
+                **_effect_values(analysis.estimate(variant.name)),
                 "gmacs_conv_linear": row.gmacs, "params_m": row.params_m, "images_per_second": row.images_per_second,
-                **_speeds(study, row.step.name),
+                **_speeds(study, variant.name),
                 "paper_top1": paper.top1 if paper else None, "paper_top1_std": paper.top1_std if paper else None,
                 "paper_gflops_printed": paper.gflops_printed if paper else None,
             }
         )  # fmt: skip
     return rows
+
+
+def _effect_values(estimate: Estimate | None) -> dict[str, Any]:
+    low, high = (estimate.interval if estimate else None) or (None, None)
+    return {
+        "delta_top1": estimate.value if estimate else None,
+        "delta_low": low,
+        "delta_high": high,
+        "p": estimate.p if estimate else None,
+        "p_holm": estimate.p_holm if estimate else None,
+        "resolved": estimate.resolved if estimate else None,
+    }
+
+
+EFFECT_COLUMNS = tuple(
+    Column(key, key) for key in ("effect", "label", "delta_top1", "delta_low", "delta_high", "p", "p_holm", "resolved")
+)
+
+
+def effects_csv(analysis: Analysis) -> str:
+    """`effects.csv`: every effect in full precision."""
+    rows = [{"effect": e.effect.name, "label": e.effect.label, **_effect_values(e)} for e in analysis.estimates]
+    return as_csv(rows, EFFECT_COLUMNS, "")
 
 
 def notes(study: Study, analysis: Analysis) -> list[str]:
@@ -130,20 +187,43 @@ def notes(study: Study, analysis: Analysis) -> list[str]:
         f"`{study.about['recipe']}`, final epoch, mean ± standard deviation over n seeds. The paper's numbers are "
         f"ImageNet-1K's and not comparable with ours."
     ]
-    if analysis.pooled_std is None:
-        said.append("With one seed a step there is no deviation: no difference can be resolved.")
-    elif analysis.smallest is not None:
-        said.append(
-            f"Differences, in points: the standard deviation within a step is {analysis.pooled_std:.2f}, pooled over the "
-            f"steps ({analysis.freedom} degrees of freedom); the intervals hold jointly for the {analysis.comparisons} "
-            f"comparisons (Bonferroni). Where an interval covers 0 the difference is not resolved. This study could not "
-            f"have resolved a difference below {analysis.smallest:.2f} points."
-        )
+    if any(effect.parts for effect in study.effects):
+        said.append(_of_orders(study))
+    elif analysis.noise is None:
+        said.append("With one seed a row there is no deviation: no difference can be resolved.")
+    elif analysis.estimates:
+        said.append(_how(analysis, analysis.noise))
+        said += agreement_note(study, analysis)
     said += [_measured(study)] if study.speeds else []
     said += [f"The runs differ in {what}: {', '.join(values)}." for what, values in _mixed(study).items()]
     if study.strangers:
         said.append(f"{study.strangers} runs in the folder belong to other settings and are not in the table.")
     return said
+
+
+def _of_orders(study: Study) -> str:
+    pairs = len(study.effects[0].parts)
+    return (
+        f"Effects, in points: what a change adds, averaged over {2 * pairs} orders ({pairs} drawn, each with its reverse): a "
+        f"Shapley value. The interval is Student's over the {pairs} pairs and so holds the orders' variation and the seeds'; "
+        f"resolved is what Holm's procedure tells from 0 among the {len(study.effects)}."
+    )
+
+
+def _how(analysis: Analysis, noise: Noise) -> str:
+    """How the intervals came about, and what the study could not have seen."""
+    count = len(analysis.estimates)
+    pooled = "between runs of one row and seed, the seeds' common part taken out" if noise.paired else "within a row"
+    sign = "" if noise.seed_p is None or noise.seed_p < 0.001 else "= "
+    seeds = "" if noise.seed_p is None else f"; F test that seeds do not matter: p {sign}{_p(noise.seed_p)}"
+    least = f" With these seeds an effect of {analysis.smallest:.2f} points is resolved in four of five studies." * bool(
+        analysis.smallest
+    )
+    return (
+        f"Effects, in points: the standard deviation {pooled} is {noise.std:.2f}, pooled over the rows ({noise.freedom} degrees "
+        f"of freedom{seeds}). Each interval holds for itself with 95 %; resolved is what Holm's procedure tells from 0, with at "
+        f"most 5 % chance of any false alarm among the {count}.{least}"
+    )
 
 
 def _measured(study: Study) -> str:
@@ -170,8 +250,17 @@ def _mixed(study: Study) -> dict[str, list[str]]:
 
 def markdown(study: Study, analysis: Analysis) -> str:
     """`table.md`: the table and its notes."""
-    table = as_markdown(table_rows(study, analysis), table_columns(study), "")
-    return table + "\n" + "\n".join(f"{note}\n" for note in notes(study, analysis))
+    effects = effect_rows(study, analysis)
+    tables = [as_markdown(effects, effect_columns(), "")] if effects else []
+    tables.append(as_markdown(table_rows(study, analysis), table_columns(study), ""))
+    return "\n".join([*tables, *(f"{note}\n" for note in notes(study, analysis))])
+
+
+def latex(study: Study, analysis: Analysis) -> str:
+    """`table.tex`: booktabs tables for a paper."""
+    effects = effect_rows(study, analysis)
+    tables = [as_latex(effects, effect_columns(), "effects")] if effects else []
+    return "\n".join([*tables, as_latex(table_rows(study, analysis), table_columns(study), study.about["question"])])
 
 
 def csv_text(study: Study, analysis: Analysis) -> str:

@@ -9,9 +9,20 @@ from roadmap.errors import StorageFault
 from roadmap.report.formats import as_table
 from roadmap.report.records import load, write_records
 from roadmap.report.statistics import analyse
-from roadmap.report.table import csv_text, markdown, notes, table_columns, table_rows
+from roadmap.report.table import (
+    csv_text,
+    effect_columns,
+    effect_rows,
+    effects_csv,
+    latex,
+    markdown,
+    notes,
+    table_columns,
+    table_rows,
+)
 from roadmap.storage import claim, remove_partial, write_whole
 
+WRITTEN = ("table.md", "table.csv", "table.tex", "effects.csv", "figure.svg", "figure.png", "figure.pdf", "records.jsonl")
 WAIT_SECONDS = 120.0
 
 if TYPE_CHECKING:
@@ -31,13 +42,17 @@ def write_report(folder: Path) -> str:
             write_records(study)
             write_whole(folder / "table.md", markdown(study, analysis))
             write_whole(folder / "table.csv", csv_text(study, analysis))
+            write_whole(folder / "table.tex", latex(study, analysis))
+            write_whole(folder / "effects.csv", effects_csv(analysis))
             for name, content in draw(study, analysis).items():
                 write_whole(folder / name, content)
     except OSError as error:
         raise StorageFault(f"{folder}: the report could not be written: {error}") from error
     columns = [column for column in table_columns(study) if not column.key.startswith("paper_")]
-    table = as_table(table_rows(study, analysis), columns, study.about["question"])
-    return "\n".join([table, *notes(study, analysis), f"{folder}: table.md, table.csv, figure.svg, figure.png, records.jsonl"])
+    effects = effect_rows(study, analysis)
+    tables = [as_table(effects, effect_columns(), study.about["question"])] if effects else []
+    tables.append(as_table(table_rows(study, analysis), columns, "" if effects else study.about["question"]))
+    return "\n".join([*tables, *notes(study, analysis), f"{folder}: {', '.join(WRITTEN)}"])
 
 
 def frame(folder: Path) -> pd.DataFrame:

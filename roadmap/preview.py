@@ -1,0 +1,73 @@
+"""What a study would do: its runs, their cost, what is done already and how long the rest may take."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from roadmap.data import sources
+from roadmap.plan import Plan, Point
+from roadmap.report.formats import Column, as_table
+
+COLUMNS = (
+    Column("row", "row"),
+    Column("seeds", "seeds"),
+    Column("done", "done"),
+    Column("gmacs", "multiply-adds of an image, G", "{:.4f}"),
+    Column("tflop", "left to train, TFLOP", "{:.1f}"),
+)
+
+
+def preview(found: Plan, chosen: Sequence[Point]) -> str:
+    """The plan as a table; a run that several rows share is counted in the first of them."""
+    held = sources.inspect(found.first.data)
+    wanted = {point.folder.path for point in chosen}
+    rows, speeds = [], []
+    for name, points in found.rows.items():
+        mine = [point for point in points if point.folder.path in wanted]
+        wanted -= {point.folder.path for point in mine}
+        if mine:
+            gmacs = _gmacs(mine[0], len(held.classes))
+            tflop = _tflop(gmacs, mine[0], held.train.size)
+            rows.append(_row(name, mine, gmacs, tflop))
+            speeds += [result["seconds"] / tflop for point in mine if (result := point.folder.result()) and result["seconds"]]
+    left = sum(row["tflop"] for row in rows)
+    title = f"{found.first.study.name} in {found.folder}: {len(chosen)} runs, {left:.1f} TFLOP left to train"
+    return as_table(rows, COLUMNS, title) + _time(left, speeds)
+
+
+def _row(name: str, points: Sequence[Point], gmacs: float, tflop: float) -> dict[str, Any]:
+    waiting = [point for point in points if not point.done]
+    shared = sum(point.elsewhere() is not None for point in waiting)
+    running = sum(point.folder.holder() is not None for point in waiting)
+    said = [f"{len(points) - len(waiting)} of {len(points)}"]
+    said += [f"{count} {where}" for count, where in ((running, "running"), (shared, "in another study")) if count]
+    return {
+        "row": name,
+        "seeds": ", ".join(str(point.experiment.seed) for point in points),
+        "done": ", ".join(said),
+        "gmacs": gmacs,
+        "tflop": (len(waiting) - shared) * tflop,
+    }
+
+
+def _gmacs(point: Point, classes: int) -> float:
+    from roadmap.model.counting import cost  # torch, from here on
+
+    return cost(point.experiment.model, classes, point.experiment.data.image_size).conv_linear / 1e9
+
+
+def _tflop(gmacs: float, point: Point, images: int) -> float:
+    """Operations of training: a multiply-add is two of them, and training costs three times the forward pass."""
+    return gmacs * point.experiment.recipe.epochs * images * 3 * 2 / 1e3
+
+
+def _time(tflop: float, speeds: Sequence[float]) -> str:
+    """How long the rest would take one after the other, by the seconds of the runs that are done."""
+    if not tflop:
+        return ""
+    if not speeds:
+        return "How long that takes is said once a run is done.\n"
+    minutes = tflop * statistics.median(speeds) / 60
+    return f"About {minutes:.0f} minutes one run after the other, as fast as the {len(speeds)} runs that are done.\n"

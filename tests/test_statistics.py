@@ -1,0 +1,126 @@
+"""Statistics, by simulation: intervals cover what they promise, and false alarms stay as rare as they promise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from roadmap.report.statistics import (
+    Analysis,
+    Noise,
+    _estimates,
+    detectable,
+    estimate_noise,
+    holm,
+    power,
+    seeds_needed,
+    standard_error,
+)
+from roadmap.studies import Effect
+
+ROWS, SEEDS, STUDIES = 16, 3, 1000
+EFFECTS = [Effect(f"r{i}", "", {f"r{i}": 1.0, f"r{i - 1}": -1.0}) for i in range(1, ROWS)]
+
+
+def simulated(truth, seed_effect, seeds, random):
+    """One study: rows with these true means, runs with a deviation of 1 and what their seed adds to all."""
+    values = truth[:, None] + random.normal(0, 1, (len(truth), seeds)) + random.normal(0, seed_effect, seeds)
+    noise = estimate_noise([dict(enumerate(row)) for row in values])
+    counts = {f"r{i}": seeds for i in range(len(truth))}
+    means = {f"r{i}": row.mean() for i, row in enumerate(values)}
+    estimated = [sum(w * means[name] for name, w in effect.weights.items()) for effect in EFFECTS]
+    return _estimates(EFFECTS, estimated, [standard_error(e.weights, counts, noise) for e in EFFECTS], noise), noise
+
+
+@pytest.mark.parametrize("seed_effect", [0.0, 0.5, 3.0])
+def test_intervals_cover_and_false_alarms_are_rare(seed_effect, figure):
+    random = np.random.default_rng(1)
+    truth = np.zeros(ROWS)
+    covered = alarms = paired = 0
+    for _ in range(STUDIES):
+        found, noise = simulated(truth, seed_effect, SEEDS, random)
+        covered += sum(e.interval[0] <= 0 <= e.interval[1] for e in found)
+        alarms += any(e.resolved for e in found)
+        paired += noise.paired
+    coverage, family = covered / STUDIES / len(EFFECTS), alarms / STUDIES
+    assert 0.94 <= coverage <= 0.96
+    assert family < 0.05 + 0.015  # the simulation itself is uncertain by 0.0135 (95 %)
+    assert (paired / STUDIES > 0.9) == (seed_effect == 3.0)
+    figure(f"seed effect {seed_effect}: coverage {coverage:.3f}, false alarms in {family:.3f} of the tables")
+
+
+def test_where_some_effects_are_real_those_that_are_not_raise_no_alarm():
+    random = np.random.default_rng(2)
+    truth = np.cumsum([0.0] + [5.0 if i % 3 == 0 else 0.0 for i in range(1, ROWS)])
+    real = np.diff(truth) != 0
+    covered = alarms = seen = 0
+    for _ in range(STUDIES):
+        found, _ = simulated(truth, 0.0, SEEDS, random)
+        covered += sum(e.interval[0] <= t <= e.interval[1] for e, t in zip(found, np.diff(truth), strict=True))
+        alarms += any(e.resolved for e, is_real in zip(found, real, strict=True) if not is_real)
+        seen += sum(e.resolved for e, is_real in zip(found, real, strict=True) if is_real)
+    assert 0.94 <= covered / STUDIES / len(EFFECTS) <= 0.96
+    assert alarms / STUDIES < 0.065
+    assert seen / STUDIES / real.sum() > 0.95
+
+
+def test_pairing_narrows_the_intervals_where_seeds_matter():
+    random = np.random.default_rng(3)
+    widths = {}
+    for seed_effect in (0.0, 3.0):
+        found = [simulated(np.zeros(ROWS), seed_effect, SEEDS, random)[0][0].half_width for _ in range(200)]
+        widths[seed_effect] = np.mean(found)
+    assert widths[3.0] < 1.15 * widths[0.0]
+
+
+def test_rows_with_unequal_seeds_are_not_paired():
+    rows = [{0: 1.0, 1: 12.0, 2: 3.0}, {0: 2.0, 1: 13.1}, {3: 5.0}, {}]
+    noise = estimate_noise(rows)
+    assert (noise.freedom, noise.paired, noise.seed_p) == (3, False, None)
+    assert noise.std == pytest.approx(((np.var([1, 12, 3], ddof=1) * 2 + np.var([2, 13.1], ddof=1)) / 3) ** 0.5)
+    assert estimate_noise([{0: 1.0}, {0: 2.0}]) is None
+
+
+def test_the_paired_analysis_is_a_two_way_analysis_of_variance():
+    """With two rows it is Student's paired test."""
+    random = np.random.default_rng(4)
+    seeds = random.normal(0, 5, 8)
+    rows = [seeds + random.normal(0, 1, 8), seeds + random.normal(0.7, 1, 8)]
+    noise = estimate_noise([dict(enumerate(row)) for row in rows])
+    assert noise.paired
+    effect = Effect("e", "", {"a": -1.0, "b": 1.0})
+    error = standard_error(effect.weights, {"a": 8, "b": 8}, noise)
+    (found,) = _estimates([effect], [rows[1].mean() - rows[0].mean()], [error], noise)
+    reference = stats.ttest_rel(rows[1], rows[0])
+    low, high = reference.confidence_interval(0.95)
+    assert (found.p, *found.interval) == pytest.approx((reference.pvalue, low, high))
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_power_is_that_of_a_simulation():
+    random = np.random.default_rng(5)
+    freedom, comparisons, error = 32, 15, 0.8
+    limit = stats.t.ppf(1 - 0.025 / comparisons, freedom)
+    for effect in (0.0, 1.5, 3.0):
+        drawn = random.normal(effect, error, 40_000) / (error * np.sqrt(random.chisquare(freedom, 40_000) / freedom))
+        assert power(effect, error, freedom, comparisons) == pytest.approx((abs(drawn) > limit).mean(), abs=0.01)
+    least = detectable(error, freedom, comparisons)
+    assert power(least, error, freedom, comparisons) == pytest.approx(0.8, abs=1e-6)
+    assert power(1e6, 1e-6, 2, 15) == 1.0
+    assert detectable(0.0, 3, 4) == 0.0
+
+
+def test_the_seeds_that_a_wished_effect_needs_are_enough_and_one_less_is_not():
+    estimates = tuple(_estimates(EFFECTS, [0.0] * 15, [1.0] * 15, Noise(1.0, 32)))
+    analysis = Analysis(rows=(None,) * ROWS, estimates=estimates, noise=Noise(1.0, 32), smallest=None)
+    seeds = seeds_needed(1.0, analysis)
+    at, below = (power(1.0, (2 / n) ** 0.5, ROWS * (n - 1), 15) for n in (seeds, seeds - 1))
+    assert below < 0.8 <= at
+    assert seeds_needed(0.001, analysis) is None
+    assert seeds_needed(50.0, analysis) == 2
