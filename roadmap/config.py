@@ -114,12 +114,17 @@ def _check_foreign(config: DictConfig, ours: DictConfig) -> None:
     Hydra's callbacks and log handlers name Python objects to call, and a resolver reads the environment.
     """
     for key in ("callbacks", "job_logging", "hydra_logging", "run", "sweep", "output_subdir"):
-        if config.hydra.get(key) != ours.get(key):
+        if _raw(config.hydra.get(key)) != _raw(ours.get(key)):
             raise Refused(f"hydra.{key}: a configuration file of one's own may not set it")
     mine = {key: config[key] for key in config if key != "hydra"}
     for value in _texts(OmegaConf.to_container(OmegaConf.create(mine), resolve=False)):
         if RESOLVER.search(value):
             raise Refused(f"{value}: values that call a resolver (${{name:...}}) are not accepted; write the value itself")
+
+
+def _raw(node: Any) -> Any:
+    """As it is written, with the references that it holds: one of Hydra's folders refers to `output`."""
+    return OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else node
 
 
 def _texts(node: Any) -> Iterator[str]:
@@ -149,6 +154,8 @@ def _say_again(error: BaseException) -> str:
         return f"{where}has no value; a step without a parent must set every toggle"
     if key and (isinstance(cause, ConfigKeyError) or re.match(r"Key '.*' (is )?not in", message)):
         return f"{place}there is no setting {key!r}. {nearest_key(key)}"
+    if "not a ListConfig" in message:
+        return f"{where}{message}; write a list, {key}=[...]"
     limits = limits_of(re.sub(r"\[\d+\]$", "", key))
     return f"{where}{message}" + (f"; it must be {limits}" if limits else "")
 
@@ -175,6 +182,7 @@ def warnings(experiment: Experiment, overrides: Sequence[str] = (), config_dirs:
         and "a BatchNorm follows every convolution of the block and takes the bias out again",
         "recipe.mixup_switch_prob": not (recipe.mixup and recipe.cutmix) and "it chooses between mixup and cutmix, not both on",
         "data.path": data.source == Source.digits and "the digits come with scikit-learn",
+        "data.accept": data.source in (Source.digits, Source.cifar10, Source.cifar100) and "only files of images are examined",
         "data.download": data.source in (Source.digits, Source.folder, Source.imagenet)
         and f"{data.source} cannot be downloaded",
         **{f"wandb.{key}": experiment.logger == Logger.none and "logger=none" for key in ("mode", "project", "entity")},

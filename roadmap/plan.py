@@ -128,6 +128,7 @@ def plan(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> Plan:
         check(dataclasses.replace(first, seed=seed))
     check_output(first)
     found = sources.check(first)  # data and seeds first: composing every step takes seconds
+    fingerprint = sources.fingerprint(first.data, found)
 
     def model_of(step: str) -> ModelConfig:
         return config.compose([*overrides, f"+step={step}"], config_dirs).model
@@ -137,7 +138,6 @@ def plan(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> Plan:
         from roadmap.equal_cost import at_equal_cost  # torch, from here on
 
         designed = at_equal_cost(designed, model_of, len(found.classes), first.data.image_size)
-    fingerprint = sources.fingerprint(first.data, found)
     rows = {variant.name: _points(variant, overrides, config_dirs, seeds, fingerprint) for variant in designed.variants}
     warned = _warnings({name: points[0].experiment for name, points in rows.items()}, designed, overrides, config_dirs)
     return Plan(designed, rows, tuple(warned))
@@ -159,9 +159,10 @@ def _points(
 
 def _command(run: Experiment, overrides: Sequence[str], config_dirs: Sequence[Path]) -> tuple[str, ...]:
     """The arguments of `python -m roadmap.run` that describe this run, from any working directory but for `data.path`."""
+    own = [word for word in overrides if word.split("=")[0] not in ("study.steps", "study.seeds")]  # a run has one of each
     folders = [word for folder in config_folders(config_dirs) for word in ("--config-dir", str(folder))]
     output = quoted(str(Path(run.output).absolute()))
-    return (*folders, *overrides, f"+step={run.step.name}", f"seed={run.seed}", f"output={output}")
+    return (*folders, *own, f"+step={run.step.name}", f"seed={run.seed}", f"output={output}")
 
 
 def _warnings(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -10,6 +11,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes on two cores
 
 import pytest
 
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="roadmap-tests-")  # what is examined here is not the user's to keep
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
 QUICK = ["scale=atto", "recipe=smoke", "model.width=8", "model.depths=[1,1,1,1]", "runtime.threads=1", "runtime.progress=false"]
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from multiprocessing.util import Finalize
 from typing import Any
 
 import torch
@@ -104,6 +106,8 @@ def loaders(
 
 
 def _loader(images: Images, batches: Batches, data: DataConfig, seed: int, pin: bool) -> DataLoader[Any]:
+    if data.workers:
+        Finalize(None, _end_workers, exitpriority=1)
     generator = torch.Generator().manual_seed(seed)  # or the loader draws from, and moves, the global generator
     return DataLoader(
         images,
@@ -117,6 +121,13 @@ def _loader(images: Images, batches: Batches, data: DataConfig, seed: int, pin: 
         # A run of a sweep is forked itself from a server; there the default would start another server for the loader.
         multiprocessing_context="fork" if data.workers and sys.platform == "linux" else None,
     )
+
+
+def _end_workers() -> None:
+    """At the end of the process, before Python sends the workers a SIGTERM that they ignore and waits for them."""
+    for worker in multiprocessing.active_children():
+        if worker.daemon:
+            worker.kill()
 
 
 def _begin_worker(worker: int) -> None:

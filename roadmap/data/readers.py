@@ -16,7 +16,7 @@ from roadmap.schema import DataConfig, Source
 def reader(data: DataConfig, found: Inventory, split: str) -> Callable[[int], tuple[Image.Image, int]]:
     """How one split is read: by index, always the same picture for the same index."""
     if data.source == Source.digits:
-        return _digits(split)
+        return _digits(data, found, split)
     if data.source in (Source.cifar10, Source.cifar100):
         return _cifar(data, found, split)
     return _Files(found.train if split == "train" else found.val)
@@ -38,16 +38,21 @@ class _Files:
 
 
 class _Arrays:
-    """Pictures in memory: uint8, (N, H, W) or (N, H, W, 3)."""
+    """Pictures in memory: uint8, (N, H, W) or (N, H, W, 3), each with the number of its class."""
 
-    def __init__(self, images: np.ndarray[Any, Any], targets: Sequence[int]) -> None:
+    def __init__(self, data: DataConfig, images: np.ndarray[Any, Any], targets: Sequence[int], classes: int) -> None:
         self.images, self.targets = images, [int(target) for target in targets]
+        for index, target in enumerate(self.targets):
+            if not 0 <= target < classes:
+                raise Refused(f"data={data.source}: image {index} is of class {target}; must be 0 to {classes - 1}")
+        if len(images) != len(self.targets):
+            raise Refused(f"data={data.source}: {len(images)} images with {len(self.targets)} classes; must be equally many")
 
     def __call__(self, index: int) -> tuple[Image.Image, int]:
         return Image.fromarray(self.images[index]).convert("RGB"), self.targets[index]
 
 
-def _digits(split: str) -> _Arrays:
+def _digits(data: DataConfig, found: Inventory, split: str) -> _Arrays:
     """scikit-learn's digits, 0..16 stretched to 0..255; of every five images of a class two are for evaluation."""
     from sklearn.datasets import load_digits
 
@@ -58,10 +63,11 @@ def _digits(split: str) -> _Arrays:
         held_out[members] = np.isin(np.arange(len(members)) % 5, DIGITS_HELD_OUT)
     chosen = held_out if split == "val" else ~held_out
     pixels = (digits.images * (255 / 16)).round().astype(np.uint8)
-    return _Arrays(pixels[chosen], digits.target[chosen])
+    return _Arrays(data, pixels[chosen], digits.target[chosen], len(found.classes))
 
 
 def _cifar(data: DataConfig, found: Inventory, split: str) -> _Arrays:
+    """A pickle can run anything: torchvision opens these only after it has found their MD5 right."""
     from torchvision import datasets
 
     kind = datasets.CIFAR10 if data.source == Source.cifar10 else datasets.CIFAR100
@@ -69,4 +75,4 @@ def _cifar(data: DataConfig, found: Inventory, split: str) -> _Arrays:
         content = kind(str(found.root), train=split == "train")
     except (OSError, RuntimeError) as error:
         raise Refused(f"data.path={found.root}: {data.source} cannot be read: {error}") from error
-    return _Arrays(content.data, content.targets)
+    return _Arrays(data, content.data, content.targets, len(found.classes))

@@ -6,26 +6,26 @@ image that cannot be used is never replaced by another.
 
 from __future__ import annotations
 
-import fcntl
 import gzip
 import hashlib
-import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+import unicodedata
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
+from roadmap import launch
+from roadmap.data import archives
+from roadmap.data.examine import examined, hash_file, judge, look_at_image
 from roadmap.errors import Refused
-from roadmap.schema import DataConfig, Experiment, Source
+from roadmap.schema import DataConfig, Experiment, Fault, Source
 
 log = logging.getLogger("roadmap")
 
 SPLITS = ("train", "val")
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 LEFT_BY_DESKTOPS = {".DS_Store", "Thumbs.db", "desktop.ini"}
 CIFAR_FOLDERS = {Source.cifar10: "cifar-10-batches-py", Source.cifar100: "cifar-100-python"}
 DIGITS_HELD_OUT = (2, 4)  # of every five images of a class, these (from 0) are for evaluation
@@ -51,10 +51,11 @@ class Inventory:
 
 
 def inspect(data: DataConfig) -> Inventory:
-    """Find the images and check them as far as names and numbers go.
+    """Find the images and check them as far as names and numbers go; an archive is unpacked first.
 
     Raises:
-        Refused: for missing folders, classes that differ between the splits, empty classes, files that are no images.
+        Refused: for missing folders, classes that differ between the splits, names that not every system keeps apart,
+            empty classes, files that are no images by their names.
 
     """
     if data.source == Source.digits:
@@ -63,9 +64,10 @@ def inspect(data: DataConfig) -> Inventory:
     root = Path(data.path).expanduser().absolute()
     if data.source in CIFAR_FOLDERS:
         return _cifar(data, root)
+    root = archives.unpacked(root)
     if data.source == Source.imagenette:
         root = _imagenette(data, root)
-    return _folder(root)
+    return _folder(data, root)
 
 
 def check(experiment: Experiment) -> Inventory:
@@ -81,28 +83,71 @@ def check(experiment: Experiment) -> Inventory:
 
 
 def fingerprint(data: DataConfig, found: Inventory) -> str:
-    """Sixteen hex digits of every byte of the source and of its split into classes.
+    """Sixteen hex digits of every byte of the source and of its split into classes; images are examined on the way.
 
-    Files are hashed once: a cache in the user's cache folder remembers names, sizes and times of modification.
+    Files are read once: a cache in the user's cache folder remembers names, sizes and times of modification.
+
+    Raises:
+        Refused: for images that cannot be used, and for those that `data.accept` does not let through.
+
     """
     if data.source == Source.digits:
         return _hash_digits()
     assert found.root is not None
     if data.source in CIFAR_FOLDERS:
         folder = found.root / CIFAR_FOLDERS[data.source]
-        return _hash_files(found.root, sorted(path for path in folder.iterdir() if path.is_file()), _hash_file)
+        return examined(found.root, sorted(path for path in folder.iterdir() if path.is_file()), hash_file).fingerprint
     files = [path for split in (found.train, found.val) for path, _ in split.files]
-    return _hash_files(found.root, files, _hash_image)
+    known = examined(found.root, files, look_at_image)
+    said = judge(found.root, known.findings, data.accept)
+    if _out_of_order(found.classes):
+        said.append(f"data.accept={Fault.numeric_order} lets through classes in the order {_first(found.classes)}")
+    for warning in said if launch.rank() == 0 else []:
+        log.warning("warning: %s", warning)
+    return known.fingerprint
 
 
 # --- folders ---------------------------------------------------------------------------------------------------------
 
 
-def _folder(root: Path) -> Inventory:
+def _folder(data: DataConfig, root: Path) -> Inventory:
     for split in SPLITS:
         if not (root / split).is_dir():
             raise Refused(f"data.path={root}: there is no folder {root / split}; needed: train/<class>/ and val/<class>/")
+    if (root / "train").samefile(root / "val"):
+        raise Refused(f"data.path={root}: train and val are the same folder: images that are trained on cannot be held out")
     classes = {split: _classes(root / split) for split in SPLITS}
+    _check_classes(root, classes)
+    _check_order(data, root, classes["train"])
+    train, val = (_split(root / split, classes["train"]) for split in SPLITS)
+    return Inventory(root, tuple(classes["train"]), train, val)
+
+
+def _classes(folder: Path) -> list[str]:
+    names = []
+    for entry in _entries(folder):
+        if entry.name.startswith("."):
+            raise Refused(f"{entry.path}: a hidden entry among the classes; remove it")
+        if not entry.is_dir():
+            raise Refused(f"{entry.path}: a file among the classes; {folder} may only hold a folder for each class")
+        names.append(entry.name)
+    _check_letters(folder, names)
+    return names
+
+
+def _check_letters(folder: Path, names: Sequence[str]) -> None:
+    """Windows and macOS take `cat` and `Cat` for one folder, and macOS two ways of writing `é`."""
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
+        if other != name:
+            raise Refused(
+                f"{folder}: the classes {other} and {name} differ in upper and lower case only, and are one folder on other "
+                "file systems; rename one, or merge them"
+            )
+
+
+def _check_classes(root: Path, classes: dict[str, list[str]]) -> None:
     if classes["train"] != classes["val"]:
         only = {s: sorted(set(classes[s]) - set(classes[o])) for s, o in (("train", "val"), ("val", "train"))}
         raise Refused(
@@ -111,41 +156,68 @@ def _folder(root: Path) -> Inventory:
         )
     if len(classes["train"]) < 2:
         raise Refused(f"data.path={root}: found {len(classes['train'])} classes in train; at least 2 are needed")
-    train, val = (_split(root / split, classes["train"]) for split in SPLITS)
-    return Inventory(root, tuple(classes["train"]), train, val)
 
 
-def _classes(folder: Path) -> list[str]:
-    names = []
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if entry.name.startswith("."):
-            raise Refused(f"{entry.path}: a hidden entry among the classes; remove it")
-        if not entry.is_dir():
-            raise Refused(f"{entry.path}: a file among the classes; {folder} may only hold a folder for each class")
-        names.append(entry.name)
-    return names
+def _check_order(data: DataConfig, root: Path, classes: Sequence[str]) -> None:
+    if not _out_of_order(classes) or Fault.numeric_order in data.accept:
+        return
+    width = max(map(len, classes))
+    moved = next(name for name in classes if len(name) < width)
+    raise Refused(
+        f"data.path={root}: classes are numbered in the order of their letters, here {_first(classes)}, which is not that of "
+        f"the numbers they are named by; rename them with {width} digits ({moved} to {moved.zfill(width)}) in train and val, "
+        f"or accept it with data.accept=[{Fault.numeric_order}]"
+    )
 
 
-def _split(folder: Path, classes: list[str]) -> Split:
+def _out_of_order(classes: Sequence[str]) -> bool:
+    return all(name.isascii() and name.isdecimal() for name in classes) and list(classes) != sorted(classes, key=int)
+
+
+def _first(classes: Sequence[str]) -> str:
+    return ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
+
+
+def _split(folder: Path, classes: Sequence[str]) -> Split:
     files = [(path, index) for index, name in enumerate(classes) for path in _images(folder / name)]
     return Split(len(files), tuple(files))
 
 
 def _images(folder: Path) -> list[Path]:
-    walked = os.walk(folder, followlinks=True, onerror=_unreadable)
-    found = sorted(Path(where) / name for where, _, names in walked for name in names if name not in LEFT_BY_DESKTOPS)
-    for path in found:
-        if path.suffix.lower() not in EXTENSIONS:
-            raise Refused(f"{path}: not an image by its name; known are {', '.join(sorted(EXTENSIONS))}")
-        if not path.is_file():
-            raise Refused(f"{path}: not a file, or a link to one that is not there")
+    found = [Path(path) for path in _walk(folder, ())]
     if not found:
         raise Refused(f"{folder}: a class without images")
     return found
 
 
-def _unreadable(error: OSError) -> None:
-    raise Refused(f"{error.filename}: cannot be read: {error.strerror}") from error
+def _walk(folder: Path, above: tuple[os.stat_result, ...]) -> Iterator[str]:
+    """Paths of the images in a folder and the folders in it, in order; links are followed."""
+    here = folder.stat()
+    if any(os.path.samestat(here, other) for other in above):
+        raise Refused(f"{folder}: a link to a folder that it lies in; remove it")
+    for entry in _entries(folder):
+        if entry.is_dir():
+            if entry.name.startswith("."):
+                raise Refused(f"{entry.path}: a hidden folder among the images; remove it")
+            yield from _walk(Path(entry.path), (*above, here))
+        elif entry.name not in LEFT_BY_DESKTOPS:
+            _check_file(entry)
+            yield entry.path
+
+
+def _check_file(entry: os.DirEntry[str]) -> None:
+    if not entry.name.lower().endswith(EXTENSIONS):
+        raise Refused(f"{entry.path}: not an image by its name; known are {', '.join(EXTENSIONS)}")
+    if not entry.is_file():
+        raise Refused(f"{entry.path}: not a file, or a link to one that is not there")
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise Refused(f"{folder}: cannot be read: {error.strerror}") from error
 
 
 def _imagenette(data: DataConfig, root: Path) -> Path:
@@ -197,65 +269,3 @@ def _hash_digits() -> str:
     file = Path(package.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
     content = gzip.decompress(file.read_bytes())  # the archive's own header holds a date
     return hashlib.sha256(content + str(DIGITS_HELD_OUT).encode()).hexdigest()[:16]
-
-
-def _hash_files(root: Path, files: Sequence[Path], hash_one: Callable[[Path], str]) -> str:
-    listed = [(path, path.stat()) for path in files]
-    state = [[str(path.relative_to(root)), stat.st_size, stat.st_mtime_ns] for path, stat in listed]
-    key = hashlib.sha256(json.dumps([str(root), state]).encode()).hexdigest()
-    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "roadmap" / "fingerprints" / key
-    with _alone(cache.with_suffix(".lock")):
-        if cache.is_file() and len(cached := cache.read_text().strip()) == 16:
-            return cached
-        value = _hash_all(root, files, hash_one)
-        try:
-            partial = cache.with_suffix(f".{os.getpid()}")
-            partial.write_text(value)
-            partial.replace(cache)
-        except OSError:
-            pass  # a cache that cannot be written costs time, nothing else
-        return value
-
-
-def _hash_all(root: Path, files: Sequence[Path], hash_one: Callable[[Path], str]) -> str:
-    if len(files) > 5000:
-        log.warning("reading %d files in %s once, to know them again", len(files), root)
-    with ThreadPoolExecutor() as pool:
-        hashes = list(pool.map(hash_one, files))
-    content = [[str(path.relative_to(root)), found] for path, found in zip(files, hashes, strict=True)]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
-
-
-@contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """One process of this machine at a time: the eight of a node need not read ImageNet eight times."""
-    try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        file = lock.open("w")
-    except OSError:
-        yield
-        return
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _hash_file(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise Refused(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def _hash_image(path: Path) -> str:
-    """Hash an image file, and refuse one that is no image or is damaged where its format can tell without decoding."""
-    from PIL import Image
-
-    digest = _hash_file(path)
-    try:
-        with Image.open(path) as image:
-            image.verify()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise Refused(f"{path}: not an image that can be read: {error}") from error
-    return digest

@@ -1,0 +1,228 @@
+"""Studies as data: which networks they train, which differences they ask for, and what they share."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+from conftest import QUICK
+
+from roadmap import config
+from roadmap.errors import Refused
+from roadmap.layout import layout
+from roadmap.plan import plan
+from roadmap.preview import preview
+from roadmap.record import RunFolder
+from roadmap.report.records import load
+from roadmap.report.statistics import analyse
+from roadmap.report.table import effect_rows, markdown
+from roadmap.studies import orders
+
+CHANGES = [
+    "stage_ratio", "patchify_stem", "depthwise", "increase_width", "inverted_bottleneck", "move_up_depthwise", "kernel_7",
+    "gelu", "fewer_activations", "fewer_norms", "layer_norm", "separate_downsampling",
+]  # fmt: skip
+
+
+def planned(name, *overrides):
+    return plan([f"+study={name}", "scale=atto", "recipe=short", *overrides])
+
+
+def model(found, row):
+    return found.rows[row][0].experiment.model
+
+
+@pytest.fixture(scope="module")
+def ends():
+    return [config.compose(["scale=atto", f"+step={step}"]).model for step in ("resnet", "separate_downsampling")]
+
+
+def test_leave_one_out_takes_each_change_back_and_nothing_else(ends):
+    found = planned("leave_one_out")
+    assert [*found.rows] == ["separate_downsampling", *(f"without_{name}" for name in CHANGES)]
+    start, end = ends
+    taken_back = []
+    for name in CHANGES:
+        row = model(found, f"without_{name}")
+        differs = [f.name for f in dataclasses.fields(row) if getattr(row, f.name) != getattr(end, f.name)]
+        assert differs
+        assert all(getattr(row, key) == getattr(start, key) for key in differs)
+        taken_back += differs
+    assert len(taken_back) == len(set(taken_back))  # no toggle belongs to two changes
+    assert model(found, "without_kernel_7").kernel_size == 3
+    both = dataclasses.replace(end, **{key: getattr(start, key) for key in taken_back})
+    assert layout(both) == layout(start)  # and all together they are the whole way
+
+
+def test_add_one_in_sets_each_change_alone(ends):
+    found = planned("add_one_in")
+    start, end = ends
+    for name in CHANGES:
+        row = model(found, f"only_{name}")
+        differs = [f.name for f in dataclasses.fields(row) if getattr(row, f.name) != getattr(start, f.name)]
+        assert differs
+        assert all(getattr(row, key) == getattr(end, key) for key in differs)
+    assert {variant.parent for variant in found.design.variants} == {None, "resnet"}
+
+
+def test_at_scale_base_the_width_belongs_to_one_change():
+    found = plan(["+study=leave_one_out", "scale=base"])
+    assert model(found, "without_increase_width").width == 64
+    assert model(found, "without_stage_ratio").width == 128
+    assert model(found, "without_stage_ratio").depths == [3, 24, 36, 3]
+
+
+def test_only_the_steps_that_are_named():
+    found = planned("leave_one_out", "study.steps=[gelu,kernel_7]")
+    assert [*found.rows] == ["separate_downsampling", "without_kernel_7", "without_gelu"]
+    with pytest.raises(Refused, match=r"study.steps=\['kernel_5'\]: none of them changes a toggle for good"):
+        planned("leave_one_out", "study.steps=[kernel_5]")
+    with pytest.raises(Refused, match="no step 'gelo'"):
+        planned("interactions", "study.steps=[gelo]")
+
+
+def test_orders_come_with_their_reverses():
+    found = orders("abcd", 6)
+    assert len(found) == 6
+    assert all(sorted(order) == list("abcd") for order in found)
+    assert all(found[i + 1] == tuple(reversed(found[i])) for i in (0, 2, 4))
+    assert found == orders("abcd", 6)
+    with pytest.raises(Refused, match=r"study\.orders=5: must be an even number"):
+        planned("orderings", "study.orders=5")
+
+
+def test_shapley_values_of_a_known_game_and_sets_are_trained_once(tmp_path, ends):
+    """Accuracy is a sum over changes and an interaction of two, which it shares between them."""
+    found = planned("orderings", "study.steps=[patchify_stem,gelu,layer_norm]", "study.orders=400", f"output={tmp_path}")
+    assert len(found.rows) == 8  # all sets of three
+    assert len(found.points) == 8
+    assert layout(model(found, "resnet")) == layout(ends[0])
+    worth = {"patchify_stem": 1.0, "gelu": 2.0, "layer_norm": -0.5}
+
+    def accuracy(row):
+        names = set(row.split("+")) & worth.keys()
+        return 50 + sum(worth[name] for name in names) + 3.0 * ({"gelu", "layer_norm"} <= names)
+
+    analysis = analyse(recorded(found, {row: [accuracy(row)] for row in found.rows}))
+    values = {estimate.effect.name: estimate.value for estimate in analysis.estimates}
+    assert values == pytest.approx({"patchify_stem": 1.0, "gelu": 3.5, "layer_norm": 1.0}, abs=0.15)
+    assert sum(values.values()) == pytest.approx(accuracy("patchify_stem+gelu+layer_norm") - 50)
+    assert analysis.estimate("patchify_stem").half_width == pytest.approx(0)
+    assert analysis.estimate("gelu").half_width < 0.3
+
+
+def test_interactions_of_a_known_game(tmp_path):
+    found = planned("interactions", "study.steps=[patchify_stem,gelu,layer_norm]", "study.seeds=[0,1]", f"output={tmp_path}")
+    assert len(found.rows) == 1 + 3 + 3
+    noise = np.random.default_rng(0).normal(0, 0.01, (7, 2))
+
+    def accuracy(row):
+        names = set(row.split("+"))
+        return 50 + 2.0 * ("gelu" in names) - 1.0 * ("layer_norm" in names) + 4.0 * ({"gelu", "layer_norm"} <= names)
+
+    values = {row: [accuracy(row) + noise[i, 0], accuracy(row) + noise[i, 1]] for i, row in enumerate(found.rows)}
+    study = recorded(found, values)
+    analysis = analyse(study)
+    found_effects = {estimate.effect.name: (round(estimate.value, 1), estimate.resolved) for estimate in analysis.estimates}
+    assert found_effects["gelu"] == (2.0, True)
+    assert found_effects["gelu*layer_norm"] == (4.0, True)
+    assert found_effects["patchify_stem*gelu"][0] == pytest.approx(0, abs=0.05)
+    assert [row["label"] for row in effect_rows(study, analysis)][-1] == "ReLU → GELU x BN → LN"
+    assert markdown(study, analysis).count("resolved") > 4
+
+
+def test_equal_cost_within_one_percent():
+    from roadmap.model.counting import cost
+
+    found = planned("equal_flops", "study.steps=[resnet,depthwise,inverted_bottleneck,separate_downsampling]")
+    costs = [cost(points[0].experiment.model, 10, 32).conv_linear for points in found.rows.values()]
+    assert all(abs(value / costs[0] - 1) < 0.01 for value in costs)
+    assert [variant.parent for variant in found.design.variants] == [None, None, None, None]
+    assert "model.width=32.5" in found.rows["depthwise"][0].command
+
+
+def test_a_study_of_ones_own(tmp_path):
+    (tmp_path / "own/study").mkdir(parents=True)
+    text = """# @package _global_
+study:
+  name: mine
+  question: Is a large kernel still worth it without LayerNorm?
+  seeds: [0, 1]
+  rows:
+    - {name: full, step: fewer_norms, label: kernel 7}
+    - {name: small, step: fewer_norms, set: [model.kernel_size=3], compare: full, label: kernel 3}
+    - {name: smaller, step: fewer_norms, set: [model.kernel_size=1, model.stem=conv_pool], compare: small}
+"""
+    (tmp_path / "own/study/mine.yaml").write_text(text)
+    found = plan(["+study=mine", "scale=atto", f"output={tmp_path}"], [tmp_path / "own"])
+    assert [(point.name, point.experiment.model.kernel_size) for point in found.points] == [
+        ("full-s0", 7), ("full-s1", 7), ("small-s0", 3), ("small-s1", 3), ("smaller-s0", 1), ("smaller-s1", 1),
+    ]  # fmt: skip
+    about = found.describe()
+    assert [row["toggles"] for row in about["rows"]] == [[], ["kernel_size"], ["stem", "kernel_size"]]
+    assert [effect["weights"] for effect in about["effects"]] == [{"small": 1.0, "full": -1.0}, {"smaller": 1.0, "small": -1.0}]
+    single = config.compose(list(found.points[2].command[2:]), [tmp_path / "own"])
+    assert single == found.points[2].experiment  # its command is that run and no other
+    for spoil, says in (
+        ("compare: full", "compare: ful"),
+        ("step: fewer_norms, set", "step: fewer_norm, set"),
+        ("model.kernel_size=3", "recipe.lr=3"),
+        ("model.kernel_size=3", "model.kernelsize=3"),
+        ("model.kernel_size=3", "model.kernel_size=4"),
+        ("model.kernel_size=3", "model.norm=instance"),
+        ("name: small,", "name: full,"),
+    ):
+        (tmp_path / "own/study/mine.yaml").write_text(text.replace(spoil, says))
+        config._read.cache_clear()
+        config._compose.cache_clear()
+        with pytest.raises(Refused):
+            plan(["+study=mine", "scale=atto", f"output={tmp_path}"], [tmp_path / "own"])
+
+
+def test_a_run_of_another_study_is_taken_over(tmp_path):
+    """Both ends of the roadmap are rows of other studies too."""
+    settings = [*QUICK, "study.seeds=[0]", f"output={tmp_path}"]
+    (point,) = plan(["+study=roadmap", *settings, "study.steps=[resnet]"]).points
+    result = {"status": "done", "run": point.folder.path.name, "study": "roadmap", "top1": 50.0, "seconds": 1.0, "seed": 0}
+    with point.folder.claimed() as mine:
+        mine.write_config(point.experiment)
+        mine.add_epoch({"epoch": 0, "top1": 50.0})
+        mine.write_result(result)
+    found = plan(["+study=add_one_in", *settings, "study.steps=[gelu]"])
+    assert "1 in another study" in preview(found, found.points)
+    assert [p.borrow() for p in found.points] == [True, False]
+    taken = found.points[0].folder
+    assert taken.result() == {**result, "study": "add_one_in", "trained_in": "roadmap"}
+    assert taken.history() == [{"epoch": 0, "top1": 50.0}]
+    assert RunFolder(point.folder.path).result() == result
+    assert not found.points[0].borrow()
+
+
+def recorded(found, values):
+    """The study with these results in `records.jsonl`: top-1 by row and seed."""
+    found.write()
+    lines = {}
+    for row, points in found.rows.items():
+        for point, value in zip(points, values[row], strict=True):
+            lines[point.folder.path.name] = {
+                "run": point.folder.path.name, "step": config.plain(point.experiment.step), "seed": point.experiment.seed,
+                "status": "done", "top1": value, "gmacs": 0.01, "params_m": 1.0, "images_per_second": 10.0, "scale": "atto",
+                "data": {}, "recipe": {}, "precision": "float32", "model": config.decisive(point.experiment, "")["model"],
+                "history": [],
+            }  # fmt: skip
+    (found.folder / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines.values()))
+    return load(found.folder)
+
+
+def test_rows_whose_networks_differ_in_more_than_was_declared_are_refused(tmp_path):
+    found = planned("leave_one_out", "study.steps=[gelu]", "study.seeds=[0]", f"output={tmp_path}")
+    study = recorded(found, {row: [50.0] for row in found.rows})
+    assert math.isclose(analyse(study).estimates[0].value, 0)
+    lines = [json.loads(line) for line in (found.folder / "records.jsonl").read_text().splitlines()]
+    lines[1]["model"]["kernel_size"] = 5
+    (found.folder / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(Refused, match=r"may differ in activation; they have model.kernel_size: 5 and 7"):
+        load(found.folder)
