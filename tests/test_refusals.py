@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import signal
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,7 @@ def command(tmp_path, monkeypatch, capsys):
     """Runs a command line in this process, in an empty folder; gives back its exit code, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SECRET", SECRET)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
 
     def call(line):
         tool, *arguments = shlex.split(line)
@@ -36,7 +38,9 @@ def command(tmp_path, monkeypatch, capsys):
             exits(MAINS[tool])()
         return stop.value.code, *capsys.readouterr()
 
-    return call
+    yield call
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

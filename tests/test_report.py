@@ -116,7 +116,8 @@ def test_the_same_records_give_the_same_bytes(tmp_path):
     folders = [study(tmp_path / name, VALUES) for name in ("one", "two")]
     for folder in folders:
         write_report(folder)
-    names = ["table.md", "table.csv", "figure.svg", "figure.png", "records.jsonl"]
+    names = ["table.md", "table.csv", "table.tex", "effects.csv", "figure.svg", "figure.png", "figure.pdf", "cost.svg"]
+    names += ["throughput.svg", "effects.svg", "records.jsonl"]
     assert all((folders[0] / name).read_bytes() == (folders[1] / name).read_bytes() for name in names)
 
 

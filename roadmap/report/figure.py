@@ -1,9 +1,14 @@
-"""The roadmap as a picture, in the manner of the paper's Figure 2, with the deviation over seeds drawn on every bar."""
+"""The roadmap as a picture, in the manner of the paper's Figure 2, with the deviation over seeds drawn on every bar.
+
+A second study (the larger scale) may stand behind the first in grey, and the paper's own numbers may be drawn the same
+way. Every fact has two marks: colour and place, hatching or words, so that the picture survives in grey.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
@@ -12,82 +17,191 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import Normal, Stroke
 
+from roadmap.paper import PaperRow, paper_rows
 from roadmap.report.records import Study
 from roadmap.report.statistics import Analysis, Row
+from roadmap.steps import known_steps
 
 FIRST, LAST = "#93a5cf", "#46327e"  # of a bar: from the roadmap's start to its end
+BEHIND = "#d4d4d8"
+REFERENCE = "#c4691c"
 STAR = "#d08a1e"
+STAR_TEXT = "#8a5a10"
 GREY = "#555555"
 STYLE: Any = {
     "svg.hashsalt": "roadmap",
     "svg.fonttype": "none",
+    "pdf.fonttype": 42,
     "font.size": 10,
     "hatch.linewidth": 1.2,
     "font.family": "DejaVu Sans",
 }
+TIMELESS: dict[str, dict[str, None]] = {"svg": {"Date": None}, "png": {"Software": None}, "pdf": {"CreationDate": None}}
 
 
-def draw(study: Study, analysis: Analysis) -> dict[str, bytes]:
-    """The figure as `figure.svg`, `figure.png` and `figure.pdf`: the same bytes from the same records."""
-    rows = analysis.rows
+@dataclass(frozen=True)
+class Bar:
+    """One row of the picture: top-1 in percent, multiply-adds in G."""
+
+    name: str
+    label: str
+    group: str = ""
+    adopted: bool = True
+    reference: bool = False  # no step: drawn beside the roadmap, never among its steps
+    mean: float | None = None
+    std: float | None = None
+    gmacs: float | None = None
+    absent: str = "missing"  # what is said where there is no mean
+    aside: str = ""  # said beside the mean
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What a figure shows."""
+
+    title: str
+    about: str  # what the numbers were measured on
+    bars: tuple[Bar, ...]
+    behind: tuple[Bar, ...] = ()  # of another scale, by the same names
+    behind_about: str = ""
+
+
+def picture(study: Study, analysis: Analysis, behind: tuple[Study, Analysis] | None = None) -> Picture:
+    """The picture of a study, with another one behind it."""
+    scale = study.about["scale"]
+    title = f"{scale['start']} to {scale['end']}, step by step" if study.about["kind"] == "roadmap" else study.about["question"]
+    bars = tuple(_bar(row) for row in analysis.rows)
+    if behind is None:
+        return Picture(title, study.label, bars)
+    other, theirs = behind
+    larger = other.about["scale"]
+    about = f"{larger['start']} to {larger['end']}, {other.label}"
+    return Picture(title, study.label, bars, tuple(_bar(row) for row in theirs.rows), about)
+
+
+def paper_picture() -> Picture:
+    """The paper's own numbers, both scales: its Figure 2."""
+    title = "The paper's roadmap: ResNet-50 to ConvNeXt-T"
+    return Picture(title, "ImageNet-1K, 300 epochs", _paper_bars("tiny"), _paper_bars("base"), "ResNet-200 to ConvNeXt-B")
+
+
+def _bar(row: Row) -> Bar:
+    variant = row.variant
+    return Bar(
+        variant.name,
+        variant.label,
+        variant.group,
+        variant.adopted,
+        mean=row.mean,
+        std=row.std,
+        gmacs=row.gmacs,
+        absent="diverged" if row.diverged else "missing",
+        aside=f" ({row.diverged} diverged)" if row.diverged else "",
+    )
+
+
+def _paper_bars(scale: str) -> tuple[Bar, ...]:
+    printed: dict[str, PaperRow] = {step: row for (of, step), row in paper_rows().items() if of == scale}
+    steps = known_steps()
+    bars = [
+        Bar(step.name, step.label, step.group, step.adopted, mean=row.top1, std=row.top1_std, gmacs=row.gmacs)
+        for step in steps.values()
+        if (row := printed.get(step.name))
+    ]
+    swin = printed["swin_t" if scale == "tiny" else "swin_b"]
+    return (*bars, Bar("swin", "Swin", reference=True, mean=swin.top1, gmacs=swin.gmacs))
+
+
+# --- drawing ---------------------------------------------------------------------------------------------------------
+
+
+def draw(shown: Picture) -> dict[str, bytes]:
+    """The picture as `svg`, `png` and `pdf`: the same bytes from the same numbers."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(9.5, 1.6 + 0.42 * len(rows)), layout="constrained")
+        figure = Figure(figsize=(9.5, 1.9 + 0.42 * len(shown.bars)), layout="constrained")
         axes = figure.add_subplot()
-        low, high = _limits(rows)
-        _bars(axes, rows, low, high)
-        _stars(axes, rows)
-        _names(axes, rows)
-        _groups(axes, rows)
+        low, high = _limits((*shown.bars, *shown.behind))
+        _draw_behind(axes, shown, low)
+        _draw_bars(axes, shown.bars, low, high)
+        _stars(axes, shown.bars)
+        _names(axes, shown.bars)
+        _groups(axes, shown.bars)
         axes.set_xlim(low, high)
         axes.set_xticks([tick for tick in axes.get_xticks() if low <= tick <= min(high - 0.3 * (high - low), 100)])
-        hatched = "" if all(row.variant.adopted for row in rows) else "; hatched: tried, not adopted"
-        axes.set_xlabel(f"top-1, % ({study.label})\nline: ± one standard deviation over seeds{hatched}", loc="left")
-        scale = study.about["scale"]
-        figure.suptitle(f"{scale['start']} to {scale['end']}, step by step", x=0.02, ha="left", fontweight="bold")
-        return {f"figure.{kind}": _saved(figure, kind) for kind in ("svg", "png", "pdf")}
+        axes.set_xlabel(_caption(shown), loc="left")
+        figure.suptitle(shown.title, x=0.02, ha="left", fontweight="bold")
+        return {kind: saved(figure, kind) for kind in TIMELESS}
 
 
-def _saved(figure: Figure, kind: str) -> bytes:
+def saved(figure: Figure, kind: str) -> bytes:
+    """A figure as the bytes of a file, without the time at which it was drawn."""
     out = BytesIO()
-    timeless = {"svg": {"Date": None}, "png": {"Software": None}, "pdf": {"CreationDate": None}}
-    figure.savefig(out, format=kind, dpi=150, metadata=timeless[kind])
+    figure.savefig(out, format=kind, dpi=150, metadata=TIMELESS[kind])
     return out.getvalue()
 
 
-def _limits(rows: Sequence[Row]) -> tuple[float, float]:
+def _caption(shown: Picture) -> str:
+    lines = [f"top-1, % ({shown.about})"]
+    said = ["line: ± one standard deviation over seeds"] if any(bar.std is not None for bar in shown.bars) else []
+    said += ["hatched: tried, not adopted"] if any(not bar.adopted for bar in shown.bars) else []
+    lines += ["; ".join(said)] if said else []
+    lines += [f"grey, behind: {shown.behind_about}"] if shown.behind else []
+    return "\n".join(lines)
+
+
+def _limits(bars: Sequence[Bar]) -> tuple[float, float]:
     """The axis starts a little below the least value, as the paper's does at 78, and leaves room for the stars."""
-    ends = [mean + sign * (row.std or 0.0) for row in rows if (mean := row.mean) is not None for sign in (-1, 1)]
+    ends = [bar.mean + sign * (bar.std or 0.0) for bar in bars if bar.mean is not None for sign in (-1, 1)]
     least, most = (min(ends), max(ends)) if ends else (0.0, 100.0)
     span = max(most - least, 1.0)
     low = max(0.0, math.floor(least - 0.3 * span))
     return low, low + (most - low) * 1.45
 
 
-def _bars(axes: Axes, rows: Sequence[Row], low: float, high: float) -> None:
-    colours = matplotlib.colors.LinearSegmentedColormap.from_list("roadmap", [FIRST, LAST])
-    for y, row in enumerate(rows):
-        if row.mean is None:
-            axes.text(
-                low + 0.01 * (high - low), y, "diverged" if row.diverged else "missing", va="center", color=GREY, style="italic"
-            )
+def _draw_behind(axes: Axes, shown: Picture, low: float) -> None:
+    """Grey bars at the rows of the same names, a little taller, with their number at the end."""
+    of = {bar.name: bar for bar in shown.behind}
+    for y, bar in enumerate(shown.bars):
+        other = of.get(bar.name)
+        if other is None or other.mean is None:
             continue
-        colour = colours(y / max(len(rows) - 1, 1))
-        hatch = None if row.variant.adopted else "//"
-        axes.barh(y, row.mean - low, left=low, height=0.74, color=colour, hatch=hatch, edgecolor="white", linewidth=0)
-        label = f"{row.mean:.1f}" + (f" ({row.diverged} diverged)" if row.diverged else "")
+        axes.barh(y, other.mean - low, left=low, height=0.9, color=BEHIND, linewidth=0)
+        if other.std is not None:
+            axes.errorbar(other.mean, y - 0.36, xerr=other.std, color=GREY, capsize=2, linewidth=0.9)
+        axes.annotate(
+            f"{other.mean:.1f}",
+            (other.mean, y),
+            xytext=(-3, 0),
+            textcoords="offset points",
+            ha="right",
+            va="center",
+            color="#333333",
+            fontsize=9,
+        )
+
+
+def _draw_bars(axes: Axes, bars: Sequence[Bar], low: float, high: float) -> None:
+    colours = matplotlib.colors.LinearSegmentedColormap.from_list("roadmap", [FIRST, LAST])
+    for y, bar in enumerate(bars):
+        if bar.mean is None:
+            axes.text(low + 0.01 * (high - low), y, bar.absent, va="center", color=GREY, style="italic")
+            continue
+        colour = REFERENCE if bar.reference else colours(y / max(len(bars) - 1, 1))
+        hatch = None if bar.adopted else "//"
+        axes.barh(y, bar.mean - low, left=low, height=0.68, color=colour, hatch=hatch, edgecolor="white", linewidth=0)
         start = low + 0.012 * (high - low)
         box = {"facecolor": colour, "edgecolor": "none", "pad": 1.5} if hatch else None
-        axes.text(start, y, label, va="center", ha="left", color="white", fontweight="bold", bbox=box)
-        if row.std is not None:
+        axes.text(start, y, f"{bar.mean:.1f}{bar.aside}", va="center", ha="left", color="white", fontweight="bold", bbox=box)
+        if bar.std is not None:
             outline = [Stroke(linewidth=3.2, foreground="white"), Normal()]  # visible on the bar and beside it
-            lines = axes.errorbar(row.mean, y, xerr=row.std, color="black", capsize=3, linewidth=1.2).lines
+            lines = axes.errorbar(bar.mean, y, xerr=bar.std, color="black", capsize=3, linewidth=1.2).lines
             for artist in (*lines[1], *lines[2]):
                 artist.set_path_effects(outline)
 
 
-def _stars(axes: Axes, rows: Sequence[Row]) -> None:
+def _stars(axes: Axes, bars: Sequence[Bar]) -> None:
     """Multiply-adds on a scale of their own, at the right: stars joined by a dashed line."""
-    points = [(row.gmacs, y, row.variant.adopted) for y, row in enumerate(rows) if row.gmacs is not None]
+    points = [(bar.gmacs, y, bar.adopted and not bar.reference) for y, bar in enumerate(bars) if bar.gmacs is not None]
     if not points:
         return
     costs = [cost for cost, _, _ in points]
@@ -99,42 +213,39 @@ def _stars(axes: Axes, rows: Sequence[Row]) -> None:
     twin.plot(costs, [y for _, y, _ in points], "*", color=STAR, markersize=12, markeredgecolor="white")
     for cost, y, _ in points:
         twin.annotate(
-            f"{cost * unit:.1f}", (cost, y), xytext=(9, 0), textcoords="offset points", va="center", color="#8a5a10", fontsize=9
+            f"{cost * unit:.1f}", (cost, y), xytext=(9, 0), textcoords="offset points", va="center", color=STAR_TEXT, fontsize=9
         )
     twin.set_xticks([])
-    twin.set_xlabel(f"★ multiply-adds of one image, {name}", loc="right", color="#8a5a10")
+    twin.set_xlabel(f"★ multiply-adds of one image, {name}", loc="right", color=STAR_TEXT)
     for side in ("top", "right", "left", "bottom"):
         twin.spines[side].set_visible(False)
 
 
-def _names(axes: Axes, rows: Sequence[Row]) -> None:
-    axes.set_yticks(range(len(rows)), [row.variant.label for row in rows])
+def _names(axes: Axes, bars: Sequence[Bar]) -> None:
+    axes.set_yticks(range(len(bars)), [bar.label for bar in bars], parse_math=False)
     axes.tick_params(axis="y", length=0)
-    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_ylim(len(bars) - 0.4, -0.6)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
 
 
-def _groups(axes: Axes, rows: Sequence[Row]) -> None:
+def _groups(axes: Axes, bars: Sequence[Bar]) -> None:
     """Brackets on the left around the steps of one section of the paper."""
     start = 0
-    for y in range(1, len(rows) + 1):
-        if y < len(rows) and rows[y].variant.group == rows[start].variant.group:
+    for y in range(1, len(bars) + 1):
+        if y < len(bars) and bars[y].group == bars[start].group:
             continue
-        if rows[start].variant.group:
-            _bracket(axes, rows[start].variant.group, start, y - 1)
+        if bars[start].group:
+            _bracket(axes, bars[start].group, start, y - 1, max(len(bar.label) for bar in bars))
         start = y
 
 
-def _bracket(axes: Axes, name: str, first: int, last: int) -> None:
+def _bracket(axes: Axes, name: str, first: int, last: int, longest: int) -> None:
+    """Left of the names, the longest of which has so many letters."""
     across = axes.get_yaxis_transform()
-    x, tip = -0.245, -0.23
-    axes.plot(
-        [tip, x, x, tip],
-        [first - 0.2, first - 0.2, last + 0.2, last + 0.2],
-        color="black",
-        linewidth=1.1,
-        transform=across,
-        clip_on=False,
-    )
-    axes.text(x - 0.012, (first + last) / 2, name.replace(" ", "\n"), ha="right", va="center", transform=across)
+    x = -0.028 - 0.0128 * longest
+    tip = x + 0.015
+    ys = [first - 0.2, first - 0.2, last + 0.2, last + 0.2]
+    axes.plot([tip, x, x, tip], ys, color="black", linewidth=1.1, transform=across, clip_on=False)
+    label = name.replace(" ", "\n")
+    axes.text(x - 0.012, (first + last) / 2, label, ha="right", va="center", transform=across, parse_math=False)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from roadmap.errors import Refused, nearest
 from roadmap.paper import paper_row
 from roadmap.report.agreement import agreement_note
 from roadmap.report.formats import Column, as_csv, as_latex, as_markdown
@@ -25,8 +27,21 @@ def paper_scale(study: Study) -> str:
     return "base" if study.about["scale"]["name"] == "base" else "tiny"
 
 
-def table_columns(study: Study) -> tuple[Column, ...]:
-    """The columns, each labelled with what its numbers were measured on."""
+def table_columns(study: Study, keys: Sequence[str] = ()) -> tuple[Column, ...]:
+    """The columns, each labelled with what its numbers were measured on; only those of `keys`, in that order, if any.
+
+    Raises:
+        Refused: for a key that no column has.
+
+    """
+    every = {column.key: column for column in _every_column(study)}
+    for key in keys:
+        if key not in every:
+            raise Refused(f"there is no column {key!r}; {nearest(key, every)}")
+    return tuple(every[key] for key in keys or every)
+
+
+def _every_column(study: Study) -> tuple[Column, ...]:
     ends = {"tiny": "ResNet-50 to ConvNeXt-T", "base": "ResNet-200 to ConvNeXt-B"}[paper_scale(study)]
     paper = f"paper, {ends}, ImageNet-1K, {PAPER_EPOCHS} epochs"
     return (
@@ -248,19 +263,19 @@ def _mixed(study: Study) -> dict[str, list[str]]:
     return {what: sorted(values) for what, values in seen.items() if len(values) > 1}
 
 
-def markdown(study: Study, analysis: Analysis) -> str:
+def markdown(study: Study, analysis: Analysis, columns: Sequence[str] = ()) -> str:
     """`table.md`: the table and its notes."""
     effects = effect_rows(study, analysis)
     tables = [as_markdown(effects, effect_columns(), "")] if effects else []
-    tables.append(as_markdown(table_rows(study, analysis), table_columns(study), ""))
+    tables.append(as_markdown(table_rows(study, analysis), table_columns(study, columns), ""))
     return "\n".join([*tables, *(f"{note}\n" for note in notes(study, analysis))])
 
 
-def latex(study: Study, analysis: Analysis) -> str:
+def latex(study: Study, analysis: Analysis, columns: Sequence[str] = ()) -> str:
     """`table.tex`: booktabs tables for a paper."""
     effects = effect_rows(study, analysis)
     tables = [as_latex(effects, effect_columns(), "effects")] if effects else []
-    return "\n".join([*tables, as_latex(table_rows(study, analysis), table_columns(study), study.about["question"])])
+    return "\n".join([*tables, as_latex(table_rows(study, analysis), table_columns(study, columns), study.about["question"])])
 
 
 def csv_text(study: Study, analysis: Analysis) -> str:

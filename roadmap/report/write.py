@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from roadmap.errors import StorageFault
 from roadmap.report.formats import as_table
-from roadmap.report.records import load, write_records
-from roadmap.report.statistics import analyse
+from roadmap.report.records import Study, load, write_records
+from roadmap.report.statistics import Analysis, analyse
 from roadmap.report.table import (
     csv_text,
     effect_columns,
@@ -22,44 +23,70 @@ from roadmap.report.table import (
 )
 from roadmap.storage import claim, remove_partial, write_whole
 
-WRITTEN = ("table.md", "table.csv", "table.tex", "effects.csv", "figure.svg", "figure.png", "figure.pdf", "records.jsonl")
 WAIT_SECONDS = 120.0
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def write_report(folder: Path) -> str:
-    """Write `table.md`, `table.csv`, `figure.svg`, `figure.png` and `records.jsonl`; returns the table for a terminal."""
-    from roadmap.report.figure import draw
+def write_report(folder: Path, columns: Sequence[str] = (), behind: Path | None = None) -> str:
+    """Write tables, figures, effects and records; returns the table for a terminal.
 
+    Args:
+        folder: of the study.
+        columns: keys of the table's columns, in their order; none: all.
+        behind: the folder of another study, of a larger scale, that stands behind the first in the figure.
+
+    """
     load(folder)  # what cannot be reported is refused before anything is made
+    other = None if behind is None else load(behind)
     try:
         with claim(folder / "claim", wait=WAIT_SECONDS):  # several sweeps may end at the same moment
             study = load(folder)
             analysis = analyse(study)
             remove_partial(folder)
             write_records(study)
-            write_whole(folder / "table.md", markdown(study, analysis))
-            write_whole(folder / "table.csv", csv_text(study, analysis))
-            write_whole(folder / "table.tex", latex(study, analysis))
-            write_whole(folder / "effects.csv", effects_csv(analysis))
-            for name, content in draw(study, analysis).items():
+            files = _files(study, analysis, columns, other)
+            for name, content in files.items():
                 write_whole(folder / name, content)
     except OSError as error:
         raise StorageFault(f"{folder}: the report could not be written: {error}") from error
-    columns = [column for column in table_columns(study) if not column.key.startswith("paper_")]
-    effects = effect_rows(study, analysis)
-    tables = [as_table(effects, effect_columns(), study.about["question"])] if effects else []
-    tables.append(as_table(table_rows(study, analysis), columns, "" if effects else study.about["question"]))
-    return "\n".join([*tables, *notes(study, analysis), f"{folder}: {', '.join(WRITTEN)}"])
+    return "\n".join([_for_terminal(study, analysis, columns), f"{folder}: {', '.join([*files, 'records.jsonl'])}"])
+
+
+def _files(study: Study, analysis: Analysis, columns: Sequence[str], other: Study | None) -> dict[str, str | bytes]:
+    """What a report consists of, by file name."""
+    from roadmap.report.figure import draw, picture
+    from roadmap.report.plots import plots
+
+    behind = None if other is None else (other, analyse(other))
+    return {
+        "table.md": markdown(study, analysis, columns),
+        "table.csv": csv_text(study, analysis),
+        "table.tex": latex(study, analysis, columns),
+        "effects.csv": effects_csv(analysis),
+        **{f"figure.{kind}": content for kind, content in draw(picture(study, analysis, behind)).items()},
+        **plots(study, analysis),
+    }
+
+
+def _for_terminal(study: Study, analysis: Analysis, columns: Sequence[str]) -> str:
+    """The tables and their notes; the paper's columns only where they are asked for."""
+    question, effects = study.about["question"], effect_rows(study, analysis)
+    shown = [column for column in table_columns(study, columns) if columns or not column.key.startswith("paper_")]
+    tables = [as_table(effects, effect_columns(), question)] if effects else []
+    tables.append(as_table(table_rows(study, analysis), shown, "" if effects else question))
+    return "\n".join([*tables, *notes(study, analysis)])
 
 
 def frame(folder: Path) -> pd.DataFrame:
-    """A study's results as a pandas table, one row a run: step, seed, status, top1, gmacs, params_m, images_per_second."""
+    """A study's results as a pandas table, one row a run.
+
+    Columns: row, step, seed, status, top1, gmacs, params_m, images_per_second, history.
+    """
     import pandas as pd
 
+    study = load(folder)
     keys = ("seed", "status", "top1", "gmacs", "params_m", "images_per_second", "history")
-    return pd.DataFrame(
-        [{"step": result["step"]["name"], **{key: result[key] for key in keys}} for result in load(folder).results]
-    )
+    rows = [(variant.name, result) for variant in study.variants for result in study.of(variant)]
+    return pd.DataFrame([{"row": name, "step": r["step"]["name"], **{key: r[key] for key in keys}} for name, r in rows])

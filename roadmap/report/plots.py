@@ -1,0 +1,147 @@
+"""A study's other pictures: accuracy against cost and speed, learning curves with bands, effects, interactions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patheffects import Normal, Stroke
+
+from roadmap.report.figure import GREY, LAST, STYLE, saved
+from roadmap.report.records import Study
+from roadmap.report.statistics import Analysis, Estimate, Row
+
+# Okabe and Ito's colours, which colour-blind readers tell apart; with the line styles 24 curves differ in grey too.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555", "#000000")
+DASHES = ("-", "--", ":")
+MOST_CURVES = 24
+HISTORY = ("training loss", "validation loss", "top-1, %")  # what a record keeps of each epoch, in order
+
+
+def plots(study: Study, analysis: Analysis) -> dict[str, bytes]:
+    """Every picture that this study's records allow, by file name; the same bytes from the same records."""
+    drawn = {
+        "cost": _against(study, analysis.rows, "gmacs", "multiply-adds of one image, G"),
+        "throughput": _against(study, analysis.rows, "images_per_second", "training, images per second", compare=False),
+        "curves": _curves(study, analysis.rows),
+        "effects": _effects(study, analysis.estimates),
+        "interactions": _interactions(study, analysis),
+    }
+    return {f"{name}.svg": content for name, content in drawn.items() if content is not None}
+
+
+def _against(study: Study, rows: Sequence[Row], key: str, label_of_cost: str, compare: bool = True) -> bytes | None:
+    """Mean top-1 with its deviation over a cost of the row; a line joins what is compared."""
+    known = [(row, getattr(row, key), row.mean) for row in rows if row.mean is not None and getattr(row, key) is not None]
+    places = {row.variant.name: (cost, mean) for row, cost, mean in known}
+    if len(known) < 2:
+        return None
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9, 6), layout="constrained")
+        axes = figure.add_subplot()
+        for row, cost, mean in known:
+            before = places.get(row.variant.parent or "")
+            if compare and before is not None:
+                axes.plot([before[0], cost], [before[1], mean], color="#bbbbbb", linewidth=1, zorder=1)
+            marker = "o" if row.variant.adopted else "D"
+            axes.errorbar(cost, mean, yerr=row.std, fmt=marker, color=LAST, ecolor="#c3bdd8", capsize=2, markersize=6, zorder=2)
+            label = axes.annotate(row.variant.label, (cost, mean), xytext=(7, 4), textcoords="offset points", fontsize=9)
+            label.set_parse_math(False)
+            label.set_path_effects([Stroke(linewidth=3, foreground="white"), Normal()])
+        axes.set_xlabel(label_of_cost)
+        axes.set_ylabel(f"top-1, % ({study.label}), ± one standard deviation")
+        axes.margins(x=0.12)
+        return saved(_plain(figure, axes), "svg")
+
+
+def _curves(study: Study, rows: Sequence[Row]) -> bytes | None:
+    """Mean over seeds of each epoch, with a band of one standard deviation: top-1 and validation loss."""
+    found = [(row, _history(study, row)) for row in rows]
+    curves = [(row, history) for row, history in found if history is not None][:MOST_CURVES]
+    if not curves:
+        return None
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(11, 5.5), layout="constrained")
+        for axes, column in zip(figure.subplots(1, 2), (2, 1), strict=True):
+            for number, (row, history) in enumerate(curves):
+                _curve(axes, history[:, :, column], row.variant.label, number)
+            axes.set_xlabel("epoch")
+            axes.set_ylabel(HISTORY[column])
+            _plain(figure, axes)
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9, frameon=False)
+        figure.suptitle(f"{study.label}: mean over seeds, band of ± one standard deviation", x=0.02, ha="left")
+        return saved(figure, "svg")
+
+
+def _history(study: Study, row: Row) -> np.ndarray[Any, Any] | None:
+    """(seeds, epochs, 3) of the runs that have every epoch."""
+    histories = [result["history"] for result in study.of(row.variant) if result["status"] == "done" and result["history"]]
+    length = max(map(len, histories), default=0)
+    whole = [history for history in histories if len(history) == length]
+    return np.array(whole, dtype=float) if whole else None
+
+
+def _curve(axes: Axes, values: np.ndarray[Any, Any], label: str, number: int) -> None:
+    epochs = np.arange(1, values.shape[1] + 1)
+    mean = values.mean(0)
+    colour, dash = COLOURS[number % len(COLOURS)], DASHES[number // len(COLOURS) % len(DASHES)]
+    axes.plot(epochs, mean, dash, color=colour, linewidth=1.4, label=label.replace("$", r"\$"))
+    if len(values) > 1:
+        spread = values.std(0, ddof=1)
+        axes.fill_between(epochs, mean - spread, mean + spread, color=colour, alpha=0.12, linewidth=0)
+
+
+def _effects(study: Study, estimates: Sequence[Estimate]) -> bytes | None:
+    """Each effect with its interval; filled marks are resolved."""
+    if not estimates or len(estimates) > 40:
+        return None
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(8, 1.4 + 0.36 * len(estimates)), layout="constrained")
+        axes = figure.add_subplot()
+        axes.axvline(0, color=GREY, linewidth=1)
+        for y, estimate in enumerate(estimates):
+            filled = LAST if estimate.resolved else "white"
+            axes.errorbar(
+                estimate.value, y, xerr=estimate.half_width, fmt="o", color=LAST, markerfacecolor=filled, capsize=3, markersize=7
+            )
+        axes.set_yticks(range(len(estimates)), [estimate.effect.label for estimate in estimates], parse_math=False)
+        axes.set_ylim(len(estimates) - 0.4, -0.6)
+        axes.set_xlabel(f"points of top-1 ({study.label}), 95 % interval; filled: resolved by Holm's procedure")
+        return saved(_plain(figure, axes), "svg")
+
+
+def _interactions(study: Study, analysis: Analysis) -> bytes | None:
+    """What two changes do together beyond what each does alone, as a matrix; the diagonal is each alone."""
+    if study.about["kind"] != "interactions":
+        return None
+    names = [effect.name for effect in study.effects if "*" not in effect.name]
+    labels = {effect.name: effect.label for effect in study.effects}
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(2.5 + 0.8 * len(names), 1.8 + 0.7 * len(names)), layout="constrained")
+        axes = figure.add_subplot()
+        values = np.full((len(names), len(names)), np.nan)
+        for i, first in enumerate(names):
+            for j, second in enumerate(names[: i + 1]):
+                estimate = analysis.estimate(first if i == j else f"{second}*{first}")
+                if estimate is not None:
+                    values[i, j] = estimate.value
+                    axes.text(
+                        j, i, f"{estimate.value:+.1f}" + "*" * bool(estimate.resolved), ha="center", va="center", fontsize=9
+                    )
+        most = float(np.nanmax(np.abs(values))) if np.isfinite(values).any() else 1.0
+        axes.imshow(values, cmap="PuOr", vmin=-2 * most, vmax=2 * most)  # half of the colours: words stay readable on them
+        axes.set_xticks(range(len(names)), [labels[name] for name in names], rotation=45, ha="right", parse_math=False)
+        axes.set_yticks(range(len(names)), [labels[name] for name in names], parse_math=False)
+        axes.set_title("points of top-1: alone (diagonal), and beyond the sum of both; * resolved", fontsize=10, loc="left")
+        return saved(figure, "svg")
+
+
+def _plain(figure: Figure, axes: Axes) -> Figure:
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    return figure
