@@ -4,7 +4,7 @@ STUDY ?= digits
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep report cost bench test lint notebooks clean
+.PHONY: help setup sweep report serve cost bench test storm clusters audit lint notebooks clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ sweep: .venv/run  ## train a study and write its table and figure: make sweep [S
 report: .venv/run  ## write a study's table and figure again from its records: make report [STUDY=digits]
 	.venv/bin/python -m roadmap.report experiments/$(STUDY)
 
+serve: .venv/run  ## a study's page in the browser, which follows its runs: make serve [STUDY=digits] [ARGS='--port 8000']
+	.venv/bin/python -m roadmap.serve experiments/$(STUDY) $(ARGS)
+
 cost: .venv/run  ## the roadmap's costs, nothing trained: make cost [ARGS='--scale base --format md']
 	.venv/bin/python -m roadmap.cost $(ARGS)
 
@@ -35,6 +38,18 @@ bench: .venv/run  ## how fast every step is, beside timm's loop: make bench [ARG
 
 test: .venv/dev  ## run the tests (under five minutes on two cores)
 	.venv/bin/python -m pytest -n 2 --dist worksteal $(ARGS)
+
+storm: .venv/dev  ## the long storms on runs, sweeps and checkpoints, with their figures (half an hour)
+	.venv/bin/python -m pytest tests/faults tests/test_statistics.py --storm $(ARGS)
+
+clusters: .venv/dev  ## the engines on a real Slurm (Debian's slurmctld, slurmd, slurm-client) and a real Ray
+	.venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[slurm,ray]'
+	.venv/bin/python -m pytest tests/faults/test_slurm.py tests/faults/test_ray.py --clusters $(ARGS)
+
+audit: .venv/dev  ## known vulnerabilities of the pinned versions, where the network tells
+	@.venv/bin/pip-audit -r constraints.txt --no-deps --disable-pip --progress-spinner off --timeout 5 > .venv/audit.log 2>&1 || \
+		! grep '^Found' .venv/audit.log || { cat .venv/audit.log; exit 1; }
+	@echo "audited: $$(grep -c . constraints.txt) versions, of which $$(grep -c 'could not be audited' .venv/audit.log) could not be looked up here"
 
 lint: .venv/dev  ## ruff and mypy
 	.venv/bin/ruff format --check roadmap tests

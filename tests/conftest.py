@@ -18,13 +18,15 @@ QUICK = ["scale=atto", "recipe=smoke", "model.width=8", "model.depths=[1,1,1,1]"
 
 def pytest_addoption(parser):
     parser.addoption("--storm", action="store_true", help="the long storms of tests/faults too, with their figures")
+    parser.addoption("--clusters", action="store_true", help="a real Slurm and a real Ray too, where they are installed")
 
 
 def pytest_collection_modifyitems(config, items):
-    if not config.getoption("--storm"):
-        for item in items:
-            if "storm" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason="long: make storm"))
+    for name, how in (("storm", "make storm"), ("clusters", "make clusters")):
+        if not config.getoption(f"--{name}"):
+            for item in items:
+                if name in item.keywords:
+                    item.add_marker(pytest.mark.skip(reason=f"long: {how}"))
 
 
 @pytest.fixture

@@ -27,13 +27,17 @@ def study(folder, values, *, seeds=3, labels=None, change=None):
     rows = [
         {
             **step,
-            "step": step["name"], "overrides": [], "toggles": ["kernel_size"],
+            "step": step["name"],
+            "overrides": [],
+            "toggles": ["kernel_size"],
             "runs": [f"{step['name']}-s{seed}-0" for seed in range(seeds)],
         }
         for step in steps
     ]
     effects = [
-        {"name": row["name"], "label": row["label"], "weights": {row["name"]: 1, row["parent"]: -1}} for row in rows if row["parent"]
+        {"name": row["name"], "label": row["label"], "weights": {row["name"]: 1, row["parent"]: -1}}
+        for row in rows
+        if row["parent"]
     ]
     about = {
         "study": "planted", "question": "?", "scale": {"name": "atto", "start": "A", "end": "D"}, "data": "digits",

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -52,6 +50,14 @@ def test_a_sweep_from_start_to_table(tmp_path):
     written = {p.name: p.read_bytes() for p in study.iterdir() if p.is_file()}
     stamps = {p: p.stat().st_mtime_ns for p in study.rglob("result.json")}
 
+    # A point of a study is the run that the command line gives, bit for bit.
+    overrides = ["+study=digits", "+step=gelu", *SMALL, "seed=1", "output=alone"]
+    env = {**os.environ, "PYTHONPATH": str(Path(config.__file__).parent.parent)}
+    subprocess.run([sys.executable, "-m", "roadmap.run", *overrides], cwd=tmp_path, env=env, check=True, capture_output=True)
+    ((alone, single),) = results(tmp_path / "alone").items()
+    swept, scores = done[alone], ("top1", "val_loss", "train_loss")
+    assert [single[key] for key in scores] == [swept[key] for key in scores]
+
     # Again: nothing is trained and nothing changes.
     again = sweep(cwd=tmp_path)
     assert "4 runs, 4 done already" in again.stdout
@@ -78,18 +84,6 @@ def test_a_sweep_from_start_to_table(tmp_path):
 
     # Committed records do not make a fresh sweep skip its work.
     assert not any(point.done for point in plan.plan(["+study=digits", *SMALL, f"output={tmp_path}/experiments"]).points)
-
-
-def test_seeds_of_a_sweep_are_single_runs(tmp_path):
-    """A point of a study is the run that the command line gives, bit for bit."""
-    assert sweep("--only", "gelu-s1-*", cwd=tmp_path).returncode == 0
-    ((name, swept),) = results(tmp_path / "experiments" / "digits").items()
-    env = {**os.environ, "PYTHONPATH": str(Path(config.__file__).parent.parent)}
-    overrides = ["+study=digits", "+step=gelu", *SMALL, "seed=1", "output=alone"]
-    subprocess.run([sys.executable, "-m", "roadmap.run", *overrides], cwd=tmp_path, env=env, check=True, capture_output=True)
-    ((alone, single),) = results(tmp_path / "alone").items()
-    assert alone == name
-    assert (single["top1"], single["val_loss"], single["train_loss"]) == (swept["top1"], swept["val_loss"], swept["train_loss"])
 
 
 WAYS_TO_DIE = """
@@ -144,34 +138,6 @@ def test_runs_that_die_do_not_reach_the_others(tmp_path):
     assert "4 missing" in (tmp_path / "experiments" / "digits" / "table.md").read_text()
 
 
-def test_a_stopped_sweep_goes_on(tmp_path):
-    env = {**os.environ, "PYTHONPATH": str(Path(config.__file__).parent.parent)}
-    command = [
-        sys.executable,
-        "-m",
-        "roadmap.sweep",
-        "study=digits",
-        *SMALL,
-        "recipe.epochs=8",
-        "recipe.batch_size=32",
-        "study.seeds=[0]",
-    ]
-    process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.rglob("history.jsonl")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 143, said
-    assert "the same command goes on" in said
-    stopped = [p for p in tmp_path.rglob("checkpoints") if list(p.glob("*.pt"))]
-    assert stopped
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
-    assert len(results(tmp_path)) == 2
-    assert not [p for p in tmp_path.rglob("checkpoints") if p.exists()]
-
-
 def test_dry_run_and_bad_arguments(tmp_path):
     done = sweep("--dry-run", cwd=tmp_path)
     assert done.returncode == 0
@@ -217,9 +183,9 @@ def test_places(monkeypatch):
     assert places("runtime.threads=16") == [(None, 8)]
     assert places("engine.jobs=3") == [(None, 2)] * 3
     assert places("engine.jobs=16", "engine.cpus=2") == [(None, 2)] * 16
-    with pytest.raises(Refused, match="engine.gpus=1.0"):
+    with pytest.raises(Refused, match=r"engine\.gpus=1\.0"):
         places("engine.gpus=1")
-    with pytest.raises(Refused, match="engine.nodes=2"):
+    with pytest.raises(Refused, match=r"engine\.nodes=2"):
         places("engine.nodes=2")
     monkeypatch.undo()
     monkeypatch.setattr(local, "cores", lambda: tuple(range(8)))
