@@ -13,7 +13,9 @@ COMMANDS = {
     "cost": ("roadmap.cost", "what every step costs; nothing is trained"),
     "bench": ("roadmap.bench.__main__", "how fast every step is, beside timm's own loop"),
     "replay": ("roadmap.replay", "runs to W&B, from their own records: roadmap replay experiments/digits"),
+    "dashboard": ("roadmap.dashboard", "a study's W&B view and report: roadmap dashboard experiments/digits"),
     "report": ("roadmap.report.__main__", "table and figure of a study, from its records"),
+    "serve": ("roadmap.serve", "a study's page in the browser, which follows its runs"),
 }
 
 

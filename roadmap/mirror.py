@@ -14,17 +14,21 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from roadmap.redaction import hide
+from roadmap.steps import known_steps
 from roadmap.storage import write_whole
 from roadmap.wandb_server import Server, Unavailable, address, connect
 
 Result = dict[str, Any]
 SUMMARY = ("top1", "top5", "gmacs", "params_m", "delta_top1", "status", "images_per_second")
+PLACE = ("step_index", "row_index")  # in a run's summary too: W&B sorts by those without a doubt about their key
 MARKER = Path("wandb") / "uploaded.json"  # in a run's folder: where it is on W&B, and which result
+TABLE = "table.json"  # beside the lines of a study's summarising run (`roadmap.dashboard`): what it logs as a W&B table
+TABLE_KEY = "roadmap_table"
 INIT_SECONDS = 5.0
 PATIENCE_SECONDS = 7.5  # for W&B to take what is left at a run's end
 NOT_INSTALLED = "wandb is not installed (pip install wandb)"
@@ -45,6 +49,7 @@ class Opening:
     tags: list[str]
     config: dict[str, Any]
     patience: float = PATIENCE_SECONDS
+    sweep: dict[str, str] = field(default_factory=dict)  # wandb's settings of a run that W&B's own agent asked for
 
     @classmethod
     def of(cls, config: dict[str, Any], folder: Path, online: bool) -> Opening:
@@ -62,7 +67,7 @@ class Opening:
             group=step,
             job_type=config["study"]["name"],
             tags=[tag[:64] for tag in tags if tag],  # W&B takes no longer ones
-            config=config,
+            config=config | place(folder, step, config["step"].get("parent")),
         )
 
 
@@ -83,14 +88,18 @@ class Mirror:
                 self.run.log({key: value for key, value in line.items() if value is not None}, step=line["epoch"])
                 self.next = line["epoch"] + 1
 
-    def finish(self, result: Result) -> None:
+    def finish(self, result: Result, late: Result | None = None) -> None:
         """Write the summary by hand (the last epoch's scores and the cost, never the best), and end the run.
+
+        `late` is what became known after the result was written: the difference to a parent that was trained after it.
 
         Raises:
             Unavailable: where the server does not say that it holds all of it.
 
         """
-        self.run.summary.update({key: result[key] for key in SUMMARY if result.get(key) is not None})
+        summary = {**result, **(late or {})}
+        self.run.summary.update({key: summary[key] for key in SUMMARY if summary.get(key) is not None})
+        self._log_table()
         if over := result["status"] != "running":
             self.run.summary["record"] = fingerprint(result)
         try:
@@ -100,6 +109,15 @@ class Mirror:
             raise Unavailable(f"{address()} did not take the rest of the run in time") from error
         if self.server is not None and over:
             self._confirm(self.server, fingerprint(result))
+
+    def _log_table(self) -> None:
+        """Log the table of a study's summarising run; a run that was trained has none."""
+        if (self.folder / TABLE).is_file():
+            import wandb
+
+            content = json.loads((self.folder / TABLE).read_text(encoding="utf-8"))
+            table = wandb.Table(columns=content["columns"], data=content["rows"], allow_mixed_types=True)
+            self.run.log({TABLE_KEY: table}, step=max(self.next - 1, 0))
 
     def _begin(self) -> str | None:
         """Open the run; where the server cannot take it, offline, and why."""
@@ -120,7 +138,7 @@ class Mirror:
         import wandb
 
         opening = self.opening
-        return wandb.init(
+        run = wandb.init(
             dir=opening.folder,
             project=opening.project,
             entity=opening.entity,
@@ -134,6 +152,8 @@ class Mirror:
             config=opening.config,
             settings=_settings(wandb, opening),
         )
+        run.summary.update({key: opening.config[key] for key in PLACE if key in opening.config})
+        return run
 
     def _confirm(self, server: Server, record: str) -> None:
         """Ask the server for the run, and note in the run's folder that it is there."""
@@ -147,6 +167,28 @@ class Mirror:
         where = {"entity": entity, "project": opening.project, "id": opening.id}
         about = {"url": server.page(entity, opening.project, opening.id), **where, "server": server.url, "result": record}
         write_whole(self.folder / MARKER, json.dumps(about, indent=2) + "\n")
+
+
+def place(folder: Path, step: str, parent: str | None) -> dict[str, Any]:
+    """What a dashboard sorts and groups by: the step's place in the roadmap, and the row of the study that the run is in.
+
+    A step of the user's own stands half a place after its parent. In studies whose rows are no steps (leave-one-out), all
+    runs may be of one step: there `row` and `row_index` tell them apart.
+    """
+    order = list(known_steps())
+    index = order.index(step) if step in order else order.index(parent) + 0.5 if parent in order else float(len(order))
+    rows = study_rows(folder.absolute().parent.parent)
+    found = [(place, row["name"]) for place, row in enumerate(rows) if folder.name in row["runs"]]
+    row_index, row = found[0] if found else (index, step)
+    return {"step_index": index, "row": row, "row_index": row_index}
+
+
+def study_rows(folder: Path) -> list[dict[str, Any]]:
+    """The rows that a study's `study.json` lists; none where there is no such file."""
+    try:
+        return list(json.loads((folder / "study.json").read_text(encoding="utf-8"))["rows"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def fingerprint(result: Result) -> str:
@@ -183,7 +225,7 @@ def _follow(lines: Iterator[dict[str, Any]], told: TextIO) -> None:
         _tell(told, fault=mirror.fault)
     for line in lines:
         if "result" in line:
-            mirror.finish(line["result"])
+            mirror.finish(line["result"], line.get("late"))
             _tell(told, finished=True)
             return
         mirror.epoch(line["epoch"])
@@ -210,6 +252,7 @@ def _settings(wandb: Any, opening: Opening) -> Any:
         "x_disable_stats": True,
         "x_disable_machine_info": True,
         "x_save_requirements": False,
+        **opening.sweep,
     }
     return wandb.Settings(**{key: value for key, value in wanted.items() if key in wandb.Settings.model_fields})
 

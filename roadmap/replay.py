@@ -20,7 +20,7 @@ import yaml
 
 from roadmap.errors import EXIT_FAILED, Parser, Refused, RoadmapError, exits
 from roadmap.mirror import MARKER, Opening, fingerprint
-from roadmap.record import Result, RunFolder
+from roadmap.record import Result, RunFolder, parent_top1
 from roadmap.redaction import hide
 from roadmap.storage import claim
 from roadmap.tracking import WandbTracker
@@ -50,6 +50,18 @@ class Record:
     def fingerprint(self) -> str:
         """Of its result."""
         return fingerprint(self.result)
+
+    def opening(self, online: bool) -> Opening:
+        """How it is shown on W&B."""
+        return Opening.of(self.config, self.folder.path, online)
+
+    @property
+    def late(self) -> Result:
+        """The difference to the parent, where the parent was trained after this run or beside it."""
+        if self.result.get("delta_top1") is not None or not self.result.get("step") or self.result.get("top1") is None:
+            return {}
+        before = parent_top1(self.folder, self.result)
+        return {} if before is None else {"delta_top1": self.result["top1"] - before}
 
     @property
     def marker(self) -> dict[str, Any]:
@@ -103,7 +115,7 @@ def replay(found: Sequence[Record]) -> int:
         raise Refused(f"{error}; nothing was uploaded") from error
     failed = 0
     for record in found:
-        said, good = (f"uploaded already: {record.marker.get('url')}", True) if record.uploaded else _upload(record, server)
+        said, good = (f"uploaded already: {record.marker.get('url')}", True) if record.uploaded else upload(record, server)
         failed += not good
         print(f"{record.name}: {said}", flush=True)
         if not good:
@@ -113,7 +125,7 @@ def replay(found: Sequence[Record]) -> int:
 
 def replay_offline(found: Sequence[Record]) -> int:
     """Write an offline W&B run into every record's folder."""
-    faults = [(record, _send(record, Opening.of(record.config, record.folder.path, online=False))) for record in found]
+    faults = [(record, _send(record, record.opening(online=False))) for record in found]
     for record, fault in faults:
         print(f"{record.name}: {fault or 'written to ' + str(record.folder.path / 'wandb')}")
     return EXIT_FAILED if any(fault for _, fault in faults) else 0
@@ -152,9 +164,9 @@ def _plan(record: Record, offline: bool) -> str:
     return f"uploaded already: {record.marker.get('url')}" if record.uploaded else "to upload"
 
 
-def _upload(record: Record, server: Server) -> tuple[str, bool]:
+def upload(record: Record, server: Server) -> tuple[str, bool]:
     """Bring one record to the server: what came of it, and whether it is there now."""
-    opening = dataclasses.replace(Opening.of(record.config, record.folder.path, online=True), patience=PATIENCE_SECONDS)
+    opening = dataclasses.replace(record.opening(online=True), patience=PATIENCE_SECONDS)
     entity, earlier = opening.entity or server.entity, ""
     (record.folder.path / MARKER).parent.mkdir(exist_ok=True)
     with claim(record.folder.path / MARKER.parent / "claim"):
@@ -175,7 +187,7 @@ def _send(record: Record, opening: Opening) -> str | None:
     mirror = WandbTracker(opening)
     for line in record.folder.history()[-1:]:
         mirror.epoch(line)
-    mirror.finish(record.result)
+    mirror.finish(record.result, record.late)
     return mirror.fault
 
 

@@ -205,6 +205,7 @@ class Logger(StrEnum):
 
     none = "none"
     wandb = "wandb"
+    tensorboard = "tensorboard"  # event files in the run's folder, under tensorboard/
 
 
 class WandbMode(StrEnum):

@@ -1,4 +1,4 @@
-"""Curves beside the run's own files: W&B, or nothing. The record never depends on it.
+"""Curves beside the run's own files: W&B, TensorBoard, or nothing. The record never depends on it.
 
 W&B runs in a process of its own (`roadmap.mirror`), which follows the record: training hands it a few bytes an epoch,
 waits for it a few seconds at the end, and nowhere else. What W&B did not get, `python -m roadmap.replay` brings it later.
@@ -14,11 +14,13 @@ import shlex
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 from roadmap.config import plain
+from roadmap.event_files import NOT_INSTALLED, EventFile
 from roadmap.mirror import Opening
 from roadmap.record import Result, RunFolder
 from roadmap.redaction import hide, is_secret_name, redact
@@ -80,9 +82,9 @@ class WandbTracker:
         self._tell({"epoch": line["epoch"]})
         self._listen()
 
-    def finish(self, result: Result) -> None:
-        """Hand the result over and wait for W&B to have it, but not for long."""
-        self._tell({"result": hide(result)})
+    def finish(self, result: Result, late: Result | None = None) -> None:
+        """Hand the result over and wait for W&B to have it, but not for long; `late`: see `Mirror.finish`."""
+        self._tell({"result": hide(result), "late": late})
         process, deadline = self._process, time.monotonic() + self.opening.patience + GRACE_SECONDS
         assert process.stdin is not None and process.stdout is not None
         with suppress(OSError):
@@ -128,20 +130,64 @@ class WandbTracker:
             log.warning("logger=wandb: %s; the run goes on without it, and this brings it to W&B later: %s", self.fault, later)
 
 
+class TensorboardTracker:
+    """An event file in the run's folder; the first fault is said once and ends it."""
+
+    def __init__(self, folder: RunFolder, config: dict[str, Any]) -> None:
+        self.file: EventFile | None = None
+        with self._said():
+            self.file = EventFile(folder, config)
+
+    def epoch(self, line: dict[str, Any]) -> None:
+        """Append the epoch."""
+        with self._said():
+            if self.file is not None:
+                self.file.epoch(line)
+
+    def finish(self, result: Result) -> None:
+        """Append the final numbers."""
+        with self._said():
+            if self.file is not None:
+                self.file.finish(result)
+
+    @contextmanager
+    def _said(self) -> Iterator[None]:
+        """Nothing that happens to the event file may cost the run: not a missing package, not one of another version."""
+        try:
+            yield
+        except Exception as error:
+            self.file = None
+            fault = NOT_INSTALLED if isinstance(error, ImportError) else redact(str(error))
+            log.warning("logger=tensorboard: %s; the run goes on without it", fault)
+
+
 def tracker(experiment: Experiment, folder: RunFolder) -> Tracker:
     """The mirror that the experiment asks for; a run works the same without it, and says so in its log."""
     if experiment.logger == Logger.none:
         return NoTracker()
+    if experiment.logger == Logger.tensorboard:
+        return TensorboardTracker(folder, plain(experiment))
     if redact(str(folder.path.absolute())) != str(folder.path.absolute()):
         log.warning(
             "logger=wandb: the path of output= holds a secret, and wandb writes its path down; the run goes on without it"
         )
         return NoTracker()
     try:
-        return WandbTracker(Opening.of(plain(experiment), folder.path, experiment.wandb.mode == WandbMode.online))
+        return WandbTracker(_opening(experiment, folder.path))
     except OSError as error:
         log.warning("logger=wandb: %s; the run goes on without it", error)
         return NoTracker()
+
+
+def _opening(experiment: Experiment, folder: Path) -> Opening:
+    """How the run is shown; one that W&B's agent asked for (`wandb agent`, conf/wandb-sweep.yaml) is the agent's run."""
+    opening = Opening.of(plain(experiment), folder, experiment.wandb.mode == WandbMode.online)
+    asked = {name: os.environ.get(f"WANDB_{name}") for name in ("RUN_ID", "SWEEP_ID", "SWEEP_PARAM_PATH", "PROJECT", "ENTITY")}
+    if not (opening.online and asked["RUN_ID"] and asked["SWEEP_ID"]):
+        return opening
+    sweep = {f"{key.lower()}": value for key, value in asked.items() if key.startswith("SWEEP") and value}
+    project, entity = asked["PROJECT"] or opening.project, asked["ENTITY"] or opening.entity
+    return dataclasses.replace(opening, id=asked["RUN_ID"], project=project, entity=entity, sweep=sweep)
 
 
 def _environment() -> dict[str, str]:

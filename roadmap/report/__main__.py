@@ -1,19 +1,73 @@
-"""`python -m roadmap.report FOLDER`: table and figure of a study, from its records."""
+"""`python -m roadmap.report FOLDER`: table and figure of a study, from its records; with `--html` its page too."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from roadmap.errors import Parser, exits
+from roadmap.errors import Parser, Refused, exits
+from roadmap.report.records import load
+from roadmap.report.statistics import analyse, seeds_needed
+from roadmap.report.table import table_columns
 from roadmap.report.write import write_report
+from roadmap.storage import write_whole
 
 
 def main() -> int:
     """Write the report and print the table."""
-    parser = Parser(prog="python -m roadmap.report", description="Table and figure of a study, from its records.")
+    parser = Parser(prog="python -m roadmap.report", description="Table, figure and page of a study, from its records.")
     parser.add_argument("folder", type=Path, help="the study's folder, e.g. experiments/digits")
-    print(write_report(parser.parse_args().folder))
+    parser.add_argument(
+        "--html", type=Path, nargs="?", const=Path(), metavar="FILE", help="write the page too: one file (FOLDER/page.html)"
+    )
+    parser.add_argument(
+        "--columns", default="", metavar="KEY,...", help="columns of the table, table.md and table.tex, e.g. label,top1,delta"
+    )
+    parser.add_argument(
+        "--behind", type=Path, metavar="FOLDER", help="a study of a larger scale, in grey behind the first in the figure"
+    )
+    parser.add_argument("--power", type=float, metavar="POINTS", help="say how many seeds an effect of so many points needs")
+    parser.add_argument("--paper", type=Path, metavar="FILE", help="draw the paper's own numbers the same way: svg, png or pdf")
+    arguments = parser.parse_args()
+    if arguments.power is not None and not 0 < arguments.power <= 100:
+        raise Refused(f"--power {arguments.power}: must be above 0 and at most 100 points of top-1")
+    if arguments.paper and (arguments.paper.suffix not in (".svg", ".png", ".pdf") or not arguments.paper.parent.is_dir()):
+        raise Refused(f"--paper {arguments.paper}: must be a file in a folder that is there, of type .svg, .png or .pdf")
+    folder, columns = arguments.folder, [key for key in arguments.columns.split(",") if key]
+    file = folder / "page.html" if arguments.html == Path() else arguments.html
+    check(folder, columns, file)
+    print(write_report(folder, columns, arguments.behind))
+    if arguments.power is not None:
+        print(_power(folder, arguments.power))
+    if arguments.paper:
+        from roadmap.report.figure import draw, paper_picture
+
+        write_whole(arguments.paper, draw(paper_picture())[arguments.paper.suffix[1:]])
+        print(f"{arguments.paper}: the paper's numbers")
+    if file:
+        from roadmap.report.page import write_page
+
+        print(f"{write_page(folder, file)}: the page")
     return 0
+
+
+def _power(folder: Path, points: float) -> str:
+    """How many seeds a row an effect of this size needs, with the noise of this study."""
+    analysis = analyse(load(folder))
+    if analysis.noise is None or any(estimate.effect.parts for estimate in analysis.estimates):
+        return f"--power {points}: this study's noise between seeds is not known: it needs two seeds a row"
+    needed = seeds_needed(points, analysis)
+    said = "more than a thousand seeds" if needed is None else f"{needed} seeds"
+    return f"An effect of {points} points is resolved in four of five studies like this one with {said} a row."
+
+
+def check(folder: Path, columns: list[str], file: Path | None) -> None:
+    """Refuse columns and a place for the page that cannot be, before anything is written."""
+    if columns:
+        table_columns(load(folder), columns)
+    if len(set(columns)) < len(columns):
+        raise Refused(f"--columns {','.join(columns)}: a column is named twice")
+    if file and (not file.parent.is_dir() or file.is_dir()):
+        raise Refused(f"--html {file}: not a file in a folder that is there")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,8 @@ from roadmap.engines import slurm
 from roadmap.engines.slurm import Slurm
 from roadmap.errors import EXIT_STOPPED, Refused
 
+pytestmark = pytest.mark.clusters
+
 ROOT = Path(config.__file__).parent.parent
 TINY = ["+study=digits", *QUICK, "study.steps=[gelu]", "recipe.batch_size=256", "engine=slurm", "engine.minutes=30"]
 LONGER = ["recipe.batch_size=32", "runtime.checkpoint_seconds=0.5"]

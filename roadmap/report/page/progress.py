@@ -1,0 +1,61 @@
+"""How far runs are that are not done: who is at them, and what their history says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from roadmap.record import RunFolder
+from roadmap.report.page.markup import rounded
+
+Epoch = list[float | None]  # training loss, validation loss, top-1 in percent
+KEYS = ("train_loss", "val_loss", "top1")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A run that is not done and that a process is at, or that has been left in the middle."""
+
+    holder: str | None
+    history: tuple[Epoch, ...]
+
+    def words(self, epochs: int) -> str:
+        """Where it stands."""
+        loss = next((epoch[0] for epoch in reversed(self.history) if epoch[0] is not None), None)
+        parts = ["running" if self.holder else "stopped", f"{len(self.history)} of {epochs} epochs done"]
+        parts += [f"last training loss {loss:.4f}"] if loss is not None else []
+        return ", ".join(parts + ([self.holder] if self.holder else []))
+
+
+def progress(folder: Path, runs: Iterable[str]) -> dict[str, Progress]:
+    """Of the runs without a result that a process holds or that have finished an epoch."""
+    found = {run: _of(RunFolder(folder / "runs" / run)) for run in runs if "/" not in run and run not in ("", ".", "..")}
+    return {run: one for run, one in found.items() if one}
+
+
+def _of(run: RunFolder) -> Progress | None:
+    if not run.path.is_dir() or (run.path / "result.json").is_file():
+        return None
+    try:
+        holder = run.holder()
+    except OSError:  # a folder that may only be read
+        holder = None
+    history = tuple(_history(run.history_file))
+    return Progress(holder, history) if holder or history else None
+
+
+def _history(file: Path) -> Iterable[Epoch]:
+    """The whole lines; the last one may be being written."""
+    try:
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        try:
+            epoch: Any = json.loads(line)
+            yield [rounded(epoch.get(key)) for key in KEYS]
+        except (ValueError, AttributeError):
+            return
