@@ -422,7 +422,7 @@ def test_the_state_of_another_run_is_refused(tmp_path):
     other = session(tmp_path, "seed=1")
     other.folder.path.mkdir(parents=True)
     run.folder.checkpoints.rename(other.folder.checkpoints)
-    with pytest.raises(StorageFault, match="another run.*seed: 0 / 1"):
+    with pytest.raises(StorageFault, match=r"another run.*seed: 0 / 1"):
         other.resume()
 
 
