@@ -175,7 +175,7 @@ def _write_json(specification: dict[str, Any], file: str) -> int:
 
 
 def summary_id(study: Study) -> str:
-    """W&B's id of the summarising run, from the study's name; W&B takes none of /\\#?%: in it."""
+    r"""W&B's id of the summarising run, from the study's name; W&B takes none of /\\#?%: in it."""
     return redact("study-" + re.sub(r"[^\w.\-]", "-", str(study.about["study"])))
 
 
@@ -428,7 +428,7 @@ def _upsert(server: Server, board: Dashboard, kind: str, content: dict[str, Any]
         there = [edge["node"]["id"] for edge in (project.get("allViews") or {}).get("edges", [])][:1]
         spec = redact(json.dumps(content["spec"]))
         sent = {**where, **{key: content[key] for key in ("title", "description")}, "spec": spec}
-        answer = _ask(server.url, server.key, _SAVE, {**sent, **{"id": found for found in there}})
+        answer = _ask(server.url, server.key, _SAVE, sent | ({"id": there[0]} if there else {}))
         view_id = str(answer["upsertView"]["view"]["id"])
     except (KeyError, TypeError, AttributeError) as error:
         raise Unavailable(f"{server.url} did not save the {kind}") from error
