@@ -163,7 +163,7 @@ BAD_LINES = [
     ("run +step=resnet recipe.crop_scale=[0.9,0.1]", "recipe.crop_scale=[0.9, 0.1] lesser"),
     ("run +step=resnet recipe.randaugment=lots", "recipe.randaugment=lots null rand-m9-mstd0.5-inc1"),
     ("run +step=resnet recipe.mixup=inf", "recipe.mixup inf 0"),
-    ("run +step=resnet logger=tensorboard", "logger tensorboard none wandb"),
+    ("run +step=resnet logger=mlflow", "logger mlflow none wandb tensorboard"),
     ("sweep study=digits study.seeds=[1e9999]", "study.seeds inf"),
     ("sweep study=digits recipe.lr=nan", "recipe.lr nan 100"),
     ("sweep study=digits --jobs -1", "--jobs -1 1"),

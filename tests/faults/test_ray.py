@@ -22,9 +22,10 @@ import roadmap
 from roadmap.config import compose
 from roadmap.errors import Refused
 
-pytestmark = pytest.mark.clusters
-
-pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="needs Ray: pip install 'roadmap[ray]'")
+pytestmark = [
+    pytest.mark.clusters,
+    pytest.mark.skipif(find_spec("ray") is None, reason="needs Ray: pip install 'roadmap[ray]'"),
+]
 
 SMALL = [*[o for o in QUICK if not o.startswith("scale")], "runtime.device=cpu"]
 LONG = [*SMALL, "study.steps=[resnet]", "recipe.epochs=10", "recipe.batch_size=32", "runtime.checkpoint_seconds=0.1"]

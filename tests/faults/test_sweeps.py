@@ -102,7 +102,7 @@ def test_two_sweeps_of_one_study_and_kills_all_the_time(tmp_path, storm, figure)
 def test_a_sweep_whose_group_is_told_to_stop_saves(tmp_path):
     """As Slurm and `timeout` do it: the signal goes to all processes at once."""
     folder = tmp_path / "stopped"
-    study = ("study.steps=[gelu]", "study.seeds=[0]", "recipe.epochs=30", "runtime.checkpoint_seconds=300")
+    study = ("study.steps=[gelu]", "study.seeds=[0]", "recipe.epochs=12", "runtime.checkpoint_seconds=300")
     sweep = start(folder, *study)
     while not list(folder.rglob("history.jsonl")):
         time.sleep(0.05)

@@ -280,6 +280,7 @@ def check_unaffected(measured, said, cwd):
     assert f"python -m roadmap.replay {down}" in warning
 
 
+@pytest.mark.storm
 def test_whole_run_against_a_black_hole(tmp_path):
     with black_hole() as url:
         measured = runs([], ONLINE, cwd=tmp_path, WANDB_BASE_URL=url, WANDB_API_KEY=KEY)
