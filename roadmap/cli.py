@@ -1,4 +1,4 @@
-"""`roadmap run|sweep|cost|bench|replay|report`: the console command; the same as `python -m roadmap.run` and so on."""
+"""`roadmap run|sweep|cost|bench|replay|dashboard|report|serve`: the console command; the same as `python -m roadmap.run` and so on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COMMANDS = {
     "bench": ("roadmap.bench.__main__", "how fast every step is, beside timm's own loop"),
     "replay": ("roadmap.replay", "runs to W&B, from their own records: roadmap replay experiments/digits"),
     "dashboard": ("roadmap.dashboard", "a study's W&B view and report: roadmap dashboard experiments/digits"),
-    "report": ("roadmap.report.__main__", "table and figure of a study, from its records"),
+    "report": ("roadmap.report.__main__", "table, figure and page of a study, from its records"),
     "serve": ("roadmap.serve", "a study's page in the browser, which follows its runs"),
 }
 

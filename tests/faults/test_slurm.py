@@ -118,7 +118,7 @@ def test_after_so_many_failures_nothing_is_started(cluster, tmp_path):
 
 @on_a_cluster
 def test_preempted_or_requeued_by_hand_and_the_same_bits(cluster, tmp_path):
-    overrides = ["study.seeds=[0,1]", *LONGER, "recipe.epochs=3", "engine.cpus=4", "engine.partition=low"]
+    overrides = ["study.seeds=[0,1]", *LONGER, "recipe.epochs=12", "engine.cpus=4", "engine.partition=low"]
     expected = undisturbed(tmp_path / "undisturbed", *overrides)
     points = points_of(tmp_path / "disturbed", *overrides)
     disturbed = set()
