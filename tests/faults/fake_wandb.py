@@ -52,7 +52,11 @@ class FakeWandb:
 
     def places(self, names):
         headers = [f"Authorization:Basic {LOGIN}"]
-        return {"runID": "1", "uploadHeaders": headers, "files": [{"name": n, "uploadUrl": f"{self.url}/upload/{n}"} for n in names]}
+        return {
+            "runID": "1",
+            "uploadHeaders": headers,
+            "files": [{"name": n, "uploadUrl": f"{self.url}/upload/{n}"} for n in names],
+        }
 
     def found(self, wanted):
         same = [view for view in self.views.values() if all(view[key] == value for key, value in wanted.items())]
