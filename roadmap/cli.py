@@ -1,4 +1,4 @@
-"""`roadmap run|sweep|cost|bench|replay|dashboard|report|serve`: the console command; the same as `python -m roadmap.run` and so on."""
+"""`roadmap run|sweep|cost|bench|replay|dashboard|report|serve`: the console command, for `python -m roadmap.run` and so on."""
 
 from __future__ import annotations
 
