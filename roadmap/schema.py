@@ -250,6 +250,7 @@ class RuntimeConfig:
     threads: int | None = number(None, least=1, most=1024)  # CPU threads; null: torch's choice
     channels_last: bool = True
     compile: Compile = Compile.auto
+    deterministic: bool = False  # on a GPU the same bits every time, slower; a CPU gives them anyway
     checkpoint_seconds: float = number(300.0, least=0.0)  # between checkpoints; also one at every stop
     keep_weights: bool = True  # write the trained weights beside the result
     keep_state: bool = False  # write the last training state too: weights, averaged weights, optimizer

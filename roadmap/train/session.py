@@ -29,6 +29,7 @@ from roadmap.record import RunFolder, UpdateLog
 from roadmap.schema import Experiment, Norm
 from roadmap.train import checkpoint, memory, recipe
 from roadmap.train.compiling import compile_network
+from roadmap.train.determinism import repeat_bits
 from roadmap.train.diagnose import backward_fault, forward_fault
 from roadmap.train.progress import Bar
 from roadmap.train.ranks import Ranks
@@ -67,7 +68,7 @@ class Session:
         experiment, ranks = self.experiment, self.ranks
         if experiment.runtime.threads is not None:
             torch.set_num_threads(experiment.runtime.threads)
-        torch.backends.cudnn.benchmark = True
+        repeat_bits(experiment.runtime.deterministic)
         tf32(False)
         memory.keep_freed(ranks.device)
         self.precision = pick_precision(experiment.recipe.precision, ranks.device)

@@ -94,6 +94,7 @@ def newest(folder):
 
 STEPS = list(known_steps())
 LONG = pytest.mark.storm
+GPU = ("runtime.device=cuda", "runtime.deterministic=true", "runtime.compile=none")
 
 
 @pytest.mark.parametrize("step", [pytest.param(s, marks=[] if s == "resnet" else LONG) for s in STEPS])
@@ -108,6 +109,35 @@ def test_five_kills_change_no_bit(tmp_path, step, figure):
     assert rows[0] == "epoch,update,loss,gradient_norm"
     assert [tuple(map(int, row.split(",")[:2])) for row in rows[1:]] == [(e, u) for e in range(3) for u in range(30)]
     figure(f"{kills} kills, 0 different bits")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("step", ["resnet", "separate_downsampling"])
+def test_five_kills_change_no_bit_on_a_gpu(tmp_path, step):
+    if not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    whole, _ = undisturbed([*overrides(step, tmp_path / "whole"), *GPU])
+    lines = [*overrides(step, tmp_path / "killed"), *GPU]
+    assert disturbed(lines, 5, random.Random(step)) == 5
+    assert record(folder_of(lines)) == whole
+
+
+def test_a_deterministic_run_asks_torch_for_it(tmp_path):
+    """On a CPU it must change nothing; another run in the same process is free of it again."""
+    from roadmap.train.determinism import repeat_bits
+
+    try:
+        repeat_bits(True)
+        assert torch.are_deterministic_algorithms_enabled()
+        assert (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark) == (True, False)
+        lines = [*overrides("gelu", tmp_path / "same"), "runtime.deterministic=true", "recipe.epochs=1", "recipe.warmup_epochs=0"]
+        process = server().Process(target=one_run, args=(lines,))
+        process.start()
+        process.join(120)
+        assert process.exitcode == 0
+    finally:
+        repeat_bits(False)
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 @pytest.mark.parametrize(
