@@ -185,7 +185,7 @@ def warnings(experiment: Experiment, overrides: Sequence[str] = (), config_dirs:
         "data.accept": data.source in (Source.digits, Source.cifar10, Source.cifar100) and "only files of images are examined",
         "data.download": data.source in (Source.digits, Source.folder, Source.imagenet)
         and f"{data.source} cannot be downloaded",
-        **{f"wandb.{key}": experiment.logger == Logger.none and "logger=none" for key in ("mode", "project", "entity")},
+        **{f"wandb.{key}": experiment.logger != Logger.wandb and f"logger={experiment.logger}" for key in ("mode", "project", "entity")},
     }  # fmt: skip
     found = [f"{key} has no effect here: {why}" for key, why in idle.items() if why and key in said]
     for override in overrides:

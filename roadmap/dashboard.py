@@ -207,8 +207,9 @@ def table_of(study: Study, analysis: Analysis) -> dict[str, Any]:
     read, exact = table_rows(study, analysis), csv_rows(study, analysis)
     columns = [column for column in table_columns(study) if any(column.text(row) for row in read)]
     keys = [key for key in exact[0] if any(row[key] is not None for row in exact)]
+    headings = [column.heading + " in words" * (column.heading in keys) for column in columns]  # each column once
     return {
-        "columns": hide([*(column.heading for column in columns), *keys]),
+        "columns": hide([*headings, *keys]),
         "rows": [
             hide([*(column.text(row) for column in columns), *(values[key] for key in keys)])
             for row, values in zip(read, exact, strict=True)

@@ -69,7 +69,7 @@ class WandbTracker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=_environment(),
+            env=_environment(agent=bool(opening.sweep)),
             start_new_session=True,  # Ctrl-C is for the run, which saves its state and then ends the mirror
         )
         for stream in (self._process.stdin, self._process.stdout):
@@ -182,17 +182,18 @@ def tracker(experiment: Experiment, folder: RunFolder) -> Tracker:
 def _opening(experiment: Experiment, folder: Path) -> Opening:
     """How the run is shown; one that W&B's agent asked for (`wandb agent`, conf/wandb-sweep.yaml) is the agent's run."""
     opening = Opening.of(plain(experiment), folder, experiment.wandb.mode == WandbMode.online)
-    asked = {name: os.environ.get(f"WANDB_{name}") for name in ("RUN_ID", "SWEEP_ID", "SWEEP_PARAM_PATH", "PROJECT", "ENTITY")}
+    asked = {name: os.environ.get(f"WANDB_{name}") for name in ("RUN_ID", "SWEEP_ID", "PROJECT", "ENTITY")}
     if not (opening.online and asked["RUN_ID"] and asked["SWEEP_ID"]):
         return opening
-    sweep = {f"{key.lower()}": value for key, value in asked.items() if key.startswith("SWEEP") and value}
     project, entity = asked["PROJECT"] or opening.project, asked["ENTITY"] or opening.entity
+    sweep = {"sweep_id": asked["SWEEP_ID"]}
     return dataclasses.replace(opening, id=asked["RUN_ID"], project=project, entity=entity, sweep=sweep)
 
 
-def _environment() -> dict[str, str]:
-    """What W&B's process gets to know: where its server is and our login, and no other secret."""
+def _environment(agent: bool = False) -> dict[str, str]:
+    """What W&B's process gets to know: where its server is and our login, an agent's parameters, and no other secret."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_") and not is_secret_name(key)}
-    kept |= {key: os.environ[key] for key in WANDB_VARIABLES if key in os.environ}
+    passed = (*WANDB_VARIABLES, *(["WANDB_SWEEP_PARAM_PATH"] if agent else []))  # the grid counts what its runs' settings say
+    kept |= {key: os.environ[key] for key in passed if key in os.environ}
     paths = [*filter(None, [os.environ.get("PYTHONPATH")]), str(Path(__file__).parent.parent)]
     return {**kept, "PYTHONPATH": os.pathsep.join(paths), "WANDB_ERROR_REPORTING": "false"}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -14,13 +16,16 @@ from omegaconf import OmegaConf
 
 from roadmap import config, dashboard
 from roadmap.errors import Refused
-from roadmap.mirror import SUMMARY
+from roadmap.mirror import MARKER, SUMMARY, Opening
 from roadmap.record import RunFolder
 from roadmap.report.records import load
 from roadmap.report.statistics import analyse
-from roadmap.report.table import csv_rows, table_rows
+from roadmap.report.table import csv_rows, csv_text, table_rows
 from roadmap.steps import CONF, known_steps
-from roadmap.tracking import tracker
+from roadmap.tracking import WandbTracker, tracker
+
+sys.path.append(str(Path(__file__).parent / "faults"))
+from fake_wandb import KEY, serving
 
 DIGITS = Path(__file__).parent.parent / "experiments" / "digits"
 SWEEP = CONF / "wandb-sweep.yaml"
@@ -134,3 +139,214 @@ def test_without_tensorboard_a_run_goes_on(tmp_path, monkeypatch, caplog):
     assert [record.message for record in caplog.records] == [
         "logger=tensorboard: tensorboard is not installed (pip install tensorboard); the run goes on without it"
     ]
+
+
+# --- what is saved on a server, and what a run logs --------------------------------------------------------------------
+
+SECRET = "correct-horse-battery"
+
+
+@pytest.fixture
+def server(folder, monkeypatch):
+    for name in [name for name in os.environ if name.startswith("WANDB")]:
+        monkeypatch.delenv(name)
+    with serving() as fake:
+        for name, value in {"HOME": str(folder), "WANDB_API_KEY": KEY, "WANDB_BASE_URL": fake.url}.items():
+            monkeypatch.setenv(name, value)
+        yield fake
+
+
+def run_folder(study, step="gelu", **result):
+    """A run of the study that is done, as its folder tells it."""
+    composed = config.plain(config.compose(["scale=atto", "recipe=smoke", f"+step={step}"]))
+    (row,) = (row for row in json.loads((study / "study.json").read_text())["rows"] if row["name"] == step)
+    run = study / "runs" / row["runs"][0]
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(composed)))
+    about = {"run": run.name, "step": composed["step"], "seed": 0, "status": "done", "top1": 50.0, "delta_top1": None}
+    (run / "result.json").write_text(json.dumps({**about, **result}))
+    line = {"epoch": 0, "train_loss": 2.0, "val_loss": 1.5, "top1": 50.0, "images_per_second": 9.0, "lr": 0.1}
+    (run / "history.jsonl").write_text(json.dumps(line) + "\n")
+    return run, composed
+
+
+def inspect(folder, *arguments):
+    reader = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", *arguments, "--json", str(folder)]
+    return subprocess.run(reader, capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+def test_saving_twice_is_one_table_one_view_and_one_report(folder, monkeypatch, server, capsys):
+    pytest.importorskip("wandb_workspaces")
+    monkeypatch.setenv("MY_TOKEN", SECRET)
+    about = json.loads((folder / "study.json").read_text())
+    (folder / "study.json").write_text(json.dumps({**about, "question": f"Why {SECRET}?"}))
+    assert call(monkeypatch, folder) == 0
+    first = capsys.readouterr().out
+    assert call(monkeypatch, folder) == 0
+    assert capsys.readouterr().out == first
+    assert server.inserted == {"study-digits": 1}
+    assert sorted(view["type"] for view in server.views.values()) == ["project-view", "runs"]
+    urls = json.loads((folder / "wandb" / "dashboard.json").read_text())
+    assert all(f"{kind}: {url}" in first for kind, url in urls.items())
+    assert urls["view"].startswith(f"{server.url}/me/roadmap?nw=")
+    (table,) = (json.loads(text) for name, text in server.files.items() if name.startswith("media/table"))
+    assert len(set(table["columns"])) == len(table["columns"])
+    study = load(folder)
+    wanted = list(csv.DictReader(csv_text(study, analyse(study)).splitlines()))
+    for key in wanted[0].keys() & set(table["columns"]):
+        column = table["columns"].index(key)
+        assert ["" if row[column] is None else str(row[column]) for row in table["data"]] == [row[key] for row in wanted]
+    assert SECRET in (folder / "study.json").read_text()
+    assert not any(SECRET in text or SECRET in path for path, text in server.requests)
+    assert not any(SECRET in path.read_text(errors="replace") for path in (folder / "wandb").rglob("*") if path.is_file())
+    assert "python -m roadmap.replay" in first
+
+
+def test_a_view_takes_up_runs_under_the_ids_that_they_have_on_w_and_b(folder, monkeypatch, capsys):
+    pytest.importorskip("wandb_workspaces")
+    run, _ = run_folder(folder)
+    for name in ("resnet", "stage_ratio"):  # a study may be reported before all of its runs are there
+        run_folder(folder, name)
+    (run / MARKER).parent.mkdir()
+    (run / MARKER).write_text(json.dumps({"id": "given-by-an-agent", "server": "x"}))
+    assert call(monkeypatch, DIGITS, "--json") == 0
+    assert run.name in capsys.readouterr().out
+    study = load(DIGITS)
+    board = dashboard.Dashboard(study, analyse(study), "", "roadmap", "study-digits")
+    object.__setattr__(board.study, "folder", folder)
+    assert "given-by-an-agent" in board.runs
+    assert run.name not in board.runs
+
+
+def test_w_and_b_s_own_models_read_the_specification(folder):
+    pytest.importorskip("wandb_workspaces")
+    ws, wr, _ = dashboard.packages()
+    from wandb_workspaces.reports.v2 import internal as of_reports
+    from wandb_workspaces.workspaces import internal as of_views
+
+    study = load(folder)
+    board = dashboard.Dashboard(study, analyse(study), "me", "roadmap", "study-digits")
+    specification = json.loads(json.dumps(dashboard.specify(board)))
+    spec = of_views.WorkspaceViewspec.model_validate(specification["view"]["spec"])
+    about = {"entity": "me", "project": "roadmap", "display_name": "", "name": "", "id": ""}
+    view = ws.Workspace._from_model(of_views.View(**about, spec=spec))
+    assert view.runset_settings.baseline_run == study.about["rows"][0]["runs"][0]
+    assert [key.name for key in view.runset_settings.groupby] == ["step.name"]
+    assert [(order.item.name, order.ascending) for order in view.runset_settings.order] == [("step_index", True)]
+    spec = of_reports.Spec.model_validate(specification["report"]["spec"])
+    grids = [block for block in map(wr.interface._lookup, spec.blocks) if isinstance(block, wr.PanelGrid)]
+    panels = [panel for section in view.sections for panel in section.panels]
+    assert [type(panel) for grid in grids for panel in grid.panels] == [type(panel) for panel in panels]
+
+
+def test_every_metric_of_a_panel_is_logged(folder):
+    """By a run through the real tracker, or by the summarising run, as W&B's reader finds them."""
+    _, wr, _ = pytest.importorskip("wandb_workspaces") and dashboard.packages()
+    run, composed = run_folder(folder, top5=99.0, gmacs=0.5, params_m=1.0, delta_top1=1.0, images_per_second=9.0)
+    told = WandbTracker(Opening.of(composed, run, online=False))
+    told.epoch({"epoch": 0})
+    told.finish(json.loads((run / "result.json").read_text()))
+    (mirror,) = run.glob("wandb/offline-run-*")
+    found = json.loads(inspect(mirror, "--summary"))
+    logged = found["summary"]
+    study = load(DIGITS)
+    analysis = analyse(study)
+    board = dashboard.Dashboard(study, analysis, "", "roadmap", "study-digits")
+    logged_rows = {key for line in dashboard.lines_of(study, analysis) for key in line}
+    named = {name for panels in dashboard._sections(board).values() for panel in panels for name in names(panel, wr)}
+    assert {"top1", "delta_top1", "gmacs", "train_loss", "val_loss", "images_per_second", "row_delta", "epoch"} <= named
+    assert named <= logged.keys() | logged_rows
+    assert set(board.grouping) - {"step.name"} <= logged.keys()
+    assert found["config"]["step"]["name"] == "gelu"
+    assert (logged["step_index"], found["config"]["row"]) == (list(known_steps()).index("gelu"), "gelu")
+
+
+def names(panel, wr):
+    """The metrics that a panel shows."""
+    if isinstance(panel, wr.LinePlot):
+        return [panel.x, *panel.y]
+    if isinstance(panel, wr.ScatterPlot):
+        return [panel.x.name, panel.y.name]
+    return panel.metrics if isinstance(panel, wr.BarPlot) else []
+
+
+def test_rows_that_are_no_steps_are_grouped_by_row(folder, monkeypatch):
+    pytest.importorskip("wandb_workspaces")
+    about = json.loads((folder / "study.json").read_text().replace('"stage_ratio"', '"only_stage_ratio"'))
+    about["rows"][1]["step"] = "resnet"
+    (folder / "study.json").write_text(json.dumps(about))
+    assert call(monkeypatch, folder, "--json", folder / "one.json") == 0
+    runset = json.loads((folder / "one.json").read_text())["view"]["spec"]["section"]["runSets"][0]
+    assert [key["name"] for key in runset["grouping"]] == ["row.value"]
+    assert [key["key"]["name"] for key in runset["sort"]["keys"]] == ["row_index"]
+
+
+def test_without_the_package_it_is_refused(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
+    with pytest.raises(Refused, match="pip install wandb-workspaces"):
+        call(monkeypatch, folder, "--json")
+
+
+def test_a_difference_that_became_known_later_is_replayed(folder, monkeypatch, server):
+    """In a parallel sweep a parent may end after its child: the child's record then holds no difference."""
+    from roadmap import replay
+
+    run_folder(folder, "kernel_7", top1=40.0)
+    run, _ = run_folder(folder, "gelu", top1=50.0)
+    monkeypatch.setattr(sys, "argv", ["replay", str(folder)])
+    assert replay.main() == 0
+    assert server.runs[run.name]["summary"]["delta_top1"] == 10.0
+    before = len(server.requests)
+    assert replay.main() == 0  # and the result is still the one that the record holds
+    assert len(server.requests) == before
+
+
+def test_a_run_that_an_agent_asked_for_is_the_agent_s(tmp_path, monkeypatch, server):
+    parameters = tmp_path / "config-abc.yaml"
+    parameters.write_text("wandb_version: 1\n+step:\n  value: gelu\nseed:\n  value: 0\n")
+    asked = {"RUN_ID": "abc", "SWEEP_ID": "swp", "SWEEP_PARAM_PATH": str(parameters), "PROJECT": "theirs", "ENTITY": "me"}
+    for name, value in asked.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    experiment = config.compose(["+step=gelu", "scale=atto", "logger=wandb", "wandb.mode=online", f"output={tmp_path}"])
+    folder = RunFolder.of(experiment, "0" * 16)
+    folder.path.mkdir(parents=True)
+    folder.add_epoch({"epoch": 0, "top1": 1.0})
+    told = tracker(experiment, folder)
+    told.epoch({"epoch": 0})
+    told.finish({"status": "done", "top1": 1.0})
+    assert told.fault is None
+    there = server.runs["abc"]
+    assert (there["project"], there["sweep"], there["summary"]["top1"]) == ("theirs", "swp", 1.0)
+    assert json.loads(there["config"])["+step"]["value"] == "gelu"
+
+
+def test_the_agent_s_own_code_writes_the_commands():
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+
+    sweep = OmegaConf.to_container(OmegaConf.load(SWEEP), resolve=False)
+    args = {"+step": {"value": "gelu"}, "seed": {"value": 1}}
+    words = create_sweep_command_args({"args": args})
+    line = []
+    for word in create_sweep_command(sweep["command"]):
+        line += words.get(word[2:-1], []) if word.startswith("${") else [word]
+    experiment = config.compose(line[line.index("roadmap.run") + 1 :])
+    assert (experiment.step.name, experiment.seed) == ("gelu", 1)
+
+
+def test_the_sweep_file_is_no_configuration_group():
+    from roadmap.overrides import group_options
+
+    assert group_options("wandb") == []
+    assert config.compose(["+step=gelu", "logger=wandb", "wandb={mode:online}"]).wandb.mode == "online"
+
+
+def test_event_files_hold_no_secret(tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard")
+    monkeypatch.setenv("MY_TOKEN", SECRET)
+    experiment = config.compose(["+step=gelu", "scale=atto", "logger=tensorboard", f"study.name={SECRET}"])
+    folder = RunFolder(tmp_path / "gelu-s0-1")
+    folder.path.mkdir()
+    tracker(experiment, folder).finish({"status": "done", "top1": 1.0})
+    (file,) = (folder.path / "tensorboard").iterdir()
+    assert b"[redacted]" in file.read_bytes()
+    assert SECRET.encode() not in file.read_bytes()

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
+LOGIN = base64.b64encode(f"api:{KEY}".encode()).decode()
 
 
 class FakeWandb:
@@ -22,6 +23,8 @@ class FakeWandb:
         self.runs = {}
         self.requests = []
         self.inserted = defaultdict(int)
+        self.views = {}  # views and reports, by id
+        self.files = {}  # what was uploaded, by path
         self.received = defaultdict(list)  # the steps of a run, in the order in which they came, by its id
         self.wait = threading.Event()
 
@@ -33,9 +36,37 @@ class FakeWandb:
                 "model": {"name": "p", "entity": {"name": "me"}, "bucket": self.bucket(variables["name"])}
             },
             "UpsertBucket": lambda: self.upsert(variables),
-            "CreateRunFiles": lambda: {"createRunFiles": {"runID": "1", "uploadHeaders": [], "files": []}},
+            "CreateRunFiles": lambda: {"createRunFiles": self.places(variables["files"])},
+            "ArtifactType": lambda: {"project": {"artifact": None}},
+            "CreateArtifact": lambda: {"createArtifact": self.artifact},
+            "View": lambda: {"project": {"allViews": {"edges": self.found(variables)}}},
+            "UpsertView": lambda: {"upsertView": self.save(variables)},
             "Held": lambda: {"project": {"run": self.held(variables["name"])}},
         }.get(name, dict)()
+
+    @property
+    def artifact(self):
+        """One that the server has already, so that nothing more is sent."""
+        sequence = {"id": "2", "latestArtifact": {"id": "1", "versionIndex": 0}}
+        return {"artifact": {"id": "1", "state": "COMMITTED", "artifactSequence": sequence}}
+
+    def places(self, names):
+        headers = [f"Authorization:Basic {LOGIN}"]
+        return {
+            "runID": "1",
+            "uploadHeaders": headers,
+            "files": [{"name": n, "uploadUrl": f"{self.url}/upload/{n}"} for n in names],
+        }
+
+    def found(self, wanted):
+        same = [view for view in self.views.values() if all(view[key] == value for key, value in wanted.items())]
+        return [{"node": {"id": view["id"], "displayName": view["title"]}} for view in same]
+
+    def save(self, view):
+        view_id = view.get("id") or f"view{len(self.views)}=="
+        inserted = view_id not in self.views
+        self.views[view_id] = {**view, "id": view_id}
+        return {"view": {"id": view_id, "name": view["name"]}, "inserted": inserted}
 
     def held(self, name):
         run = self.runs.get(name)
@@ -102,7 +133,7 @@ def handler(fake):
         def do_POST(self):
             text = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
             fake.requests.append((self.path, text))
-            known = self.headers.get("Authorization") == "Basic " + base64.b64encode(f"api:{KEY}".encode()).decode()
+            known = self.headers.get("Authorization") == f"Basic {LOGIN}"
             if fake.fault == "silent":
                 fake.wait.wait()
             elif isinstance(fake.fault, int):
@@ -119,6 +150,9 @@ def handler(fake):
                 self.answer(200, {"data": fake.graphql(name, body.get("variables") or {})})
             elif match := re.fullmatch(r"/files/[^/]+/[^/]+/([^/]+)/file_stream", self.path):
                 self.answer(200, fake.stream(match[1], json.loads(text)))
+            elif self.path.startswith("/upload/"):
+                fake.files[self.path.removeprefix("/upload/")] = text
+                self.answer(200, {})
             else:
                 self.answer(404, {})
 
