@@ -177,6 +177,7 @@ def warnings(experiment: Experiment, overrides: Sequence[str] = (), config_dirs:
     """Settings that can have no effect in this combination, each in a sentence."""
     said = {override.key_or_group for override in parse(overrides)}
     recipe, data, model = experiment.recipe, experiment.data, experiment.model
+    elsewhere = experiment.logger != Logger.wandb
     idle = {
         "model.block_bias": model.block_bias and model.norm == Norm.batch and model.block_norms == Keep.all
         and "a BatchNorm follows every convolution of the block and takes the bias out again",
@@ -185,7 +186,7 @@ def warnings(experiment: Experiment, overrides: Sequence[str] = (), config_dirs:
         "data.accept": data.source in (Source.digits, Source.cifar10, Source.cifar100) and "only files of images are examined",
         "data.download": data.source in (Source.digits, Source.folder, Source.imagenet)
         and f"{data.source} cannot be downloaded",
-        **{f"wandb.{key}": experiment.logger != Logger.wandb and f"logger={experiment.logger}" for key in ("mode", "project", "entity")},
+        **{f"wandb.{key}": elsewhere and f"logger={experiment.logger}" for key in ("mode", "project", "entity")},
     }  # fmt: skip
     found = [f"{key} has no effect here: {why}" for key, why in idle.items() if why and key in said]
     for override in overrides:
