@@ -79,7 +79,7 @@ def _check_batch(experiment: Experiment) -> None:
     _require(not accumulates, "runtime.compile", "graphs", "another one with micro-batches: a graph keeps one gradient")
 
 
-def images_at_once(experiment: Experiment) -> list[int]:
+def smaller_micro_batches(experiment: Experiment) -> list[int]:
     """Sizes of a micro-batch smaller than the experiment's that it could have, the largest first."""
     recipe = experiment.recipe
     least = 2 if experiment.model.norm == Norm.batch else 1

@@ -30,8 +30,8 @@ from roadmap.replay import Record, UploadFailed, replay_offline, upload
 from roadmap.report.records import Study, load
 from roadmap.report.statistics import Analysis, analyse
 from roadmap.report.table import csv_rows, notes, table_columns, table_rows
-from roadmap.storage import write_whole
-from roadmap.wandb_server import Server, Unavailable, _ask, address, connect
+from roadmap.storage import read_object, write_whole
+from roadmap.wandb_server import Server, Unavailable, address, ask, connect
 
 NOT_INSTALLED = "wandb-workspaces is not installed (pip install wandb-workspaces)"
 MOST_RUNS = 1000  # that a panel shows; W&B's own default is 10
@@ -226,7 +226,7 @@ def lines_of(study: Study, analysis: Analysis) -> list[dict[str, Any]]:
 def _write_offline(summary: Summary) -> int:
     """Write the summarising run once; what is there already with the same content stays."""
     written, mark = summary.folder.path / "wandb", summary.folder.path / "wandb" / "offline.json"
-    if _read(mark).get("result") == summary.fingerprint and any(written.glob("offline-run-*")):
+    if read_object(mark).get("result") == summary.fingerprint and any(written.glob("offline-run-*")):
         print(f"{summary.result['run']}: written already to {written}")
         return 0
     code = replay_offline([summary])
@@ -424,12 +424,12 @@ def _save(study: Study, analysis: Analysis, place: dict[str, Any]) -> int:
 def _upsert(server: Server, board: Dashboard, kind: str, content: dict[str, Any]) -> str:
     """Save a view in place of the one that has its name, where there is one; returns where it is shown."""
     where = {key: content[key] for key in ("entity", "project", "type", "name")}
-    project = _ask(server.url, server.key, _FIND, where).get("project") or {}
+    project = ask(server.url, server.key, _FIND, where).get("project") or {}
     try:
         there = [edge["node"]["id"] for edge in (project.get("allViews") or {}).get("edges", [])][:1]
         spec = redact(json.dumps(content["spec"]))
         sent = {**where, **{key: content[key] for key in ("title", "description")}, "spec": spec}
-        answer = _ask(server.url, server.key, _SAVE, sent | ({"id": there[0]} if there else {}))
+        answer = ask(server.url, server.key, _SAVE, sent | ({"id": there[0]} if there else {}))
         view_id = str(answer["upsertView"]["view"]["id"])
     except (KeyError, TypeError, AttributeError) as error:
         raise Unavailable(f"{server.url} did not save the {kind}") from error
@@ -459,15 +459,7 @@ def _say_missing(board: Dashboard) -> None:
 
 
 def _marker(run: Path) -> dict[str, Any]:
-    return _read(run / MARKER)
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        return content if isinstance(content, dict) else {}
-    except (OSError, ValueError):
-        return {}
+    return read_object(run / MARKER)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from roadmap.errors import EXIT_FAILED, Parser, Refused, RoadmapError, exits
 from roadmap.mirror import MARKER, Opening, fingerprint
 from roadmap.record import Result, RunFolder, parent_top1
 from roadmap.redaction import hide
-from roadmap.storage import claim
+from roadmap.storage import claim, read_object
 from roadmap.tracking import WandbTracker
 from roadmap.wandb_server import Server, Unavailable, address, connect
 
@@ -66,11 +65,7 @@ class Record:
     @property
     def marker(self) -> dict[str, Any]:
         """Where it was uploaded to, and with which result; empty where it was not."""
-        try:
-            content = json.loads((self.folder.path / MARKER).read_text(encoding="utf-8"))
-            return content if isinstance(content, dict) else {}
-        except (OSError, ValueError):
-            return {}
+        return read_object(self.folder.path / MARKER)
 
     @property
     def uploaded(self) -> bool:

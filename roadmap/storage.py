@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from roadmap.errors import Held, Refused
 
@@ -57,6 +57,15 @@ def write_whole(path: Path, content: str | bytes, once: bool = False) -> None:
     """Write a file whole or not at all; see `replacing`."""
     with replacing(path, once) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file that may be torn, foreign or absent; empty where there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return content if isinstance(content, dict) else {}
+    except (OSError, ValueError):
+        return {}
 
 
 def synchronise(folder: Path) -> None:

@@ -103,7 +103,7 @@ def run_all(waiting: list[Point], carrier: Engine, retries: int) -> list[Outcome
     """Run the points; those that failed again, once the others have run, as often as was asked for."""
     outcomes = run_once(waiting, carrier)
     for _ in range(retries):
-        failed = [end.point for end in outcomes if end.code not in (0, EXIT_STOPPED)]
+        failed = [end.point for end in outcomes if end.failed]
         if not failed or any(end.code == EXIT_STOPPED for end in outcomes):
             break
         print(f"{len(failed)} runs failed and are started again", file=sys.stderr, flush=True)
@@ -156,7 +156,7 @@ def _line(outcome: Outcome, number: int, total: int) -> str:
 
 def conclude(outcomes: list[Outcome], max_failures: int | None = None) -> int:
     """Say what failed, why, and where its log is; the sweep's exit code."""
-    failed = [o for o in outcomes if o.code not in (0, EXIT_STOPPED)]
+    failed = [o for o in outcomes if o.failed]
     for outcome in failed:
         print(f"failed: {outcome.point.folder.path.name}: {outcome.reason}\n        {outcome.point.folder.log}", file=sys.stderr)
     stopped = sum(o.code == EXIT_STOPPED for o in outcomes)

@@ -50,7 +50,7 @@ class Server:
             Unavailable: where it does not answer.
 
         """
-        answer = _ask(self.url, self.key, _HELD, {"project": project, "entity": entity, "name": run_id})
+        answer = ask(self.url, self.key, _HELD, {"project": project, "entity": entity, "name": run_id})
         run = (answer.get("project") or {}).get("run")
         if run is None:
             return None
@@ -93,7 +93,7 @@ def connect(url: str) -> Server:
     key = _key(url)
     if key is None:
         raise Unavailable(NO_LOGIN.format(url=url))
-    viewer = _ask(url, key, _VIEWER, {}).get("viewer")
+    viewer = ask(url, key, _VIEWER, {}).get("viewer")
     if not isinstance(viewer, dict):
         raise Unavailable(f"{url} does not know this API key")
     return Server(url, key, str(viewer.get("entity") or viewer.get("username") or ""))
@@ -114,7 +114,7 @@ def _key(url: str) -> str | None:
     return None
 
 
-def _ask(url: str, key: str, query: str, variables: dict[str, str]) -> dict[str, Any]:
+def ask(url: str, key: str, query: str, variables: dict[str, str]) -> dict[str, Any]:
     """One question in GraphQL, once."""
     token = base64.b64encode(f"api:{key}".encode()).decode()
     headers = {"Authorization": f"Basic {token}", "Content-Type": "application/json", "User-Agent": "roadmap"}

@@ -27,6 +27,7 @@ from typing import IO, Any
 from roadmap.data import cache
 from roadmap.data.examine import hash_file
 from roadmap.errors import Refused
+from roadmap.storage import PARTIAL
 
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
 SUFFIXES = (".zip", *TARS)
@@ -37,7 +38,6 @@ BLOCK = 4096  # bytes on the disk that a file takes at least
 LONGEST_NAME = 2**16  # bytes of a header that tells a name
 AT_ONCE = 2**20  # bytes
 PADDING = 2**26  # bytes that a tar may have after its end
-PARTIAL = ".partial-"
 NO_DATA = {"__MACOSX"}  # what macOS adds to a zip
 HEADERS = {tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK}
 BROKEN = (  # what the standard library says of damaged archives

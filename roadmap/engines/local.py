@@ -22,7 +22,7 @@ from functools import lru_cache
 from multiprocessing.process import BaseProcess
 
 from roadmap.engines.engine import Tell
-from roadmap.engines.outcome import Outcome, noted_signals, outcome
+from roadmap.engines.outcome import Outcome, closed, noted_signals, outcome
 from roadmap.errors import EXIT_HELD, EXIT_STOPPED, Refused, RoadmapError, leave_on_signals, say
 from roadmap.launch import end_with_parent
 from roadmap.plan import Point
@@ -89,10 +89,7 @@ class _Queue:
 
     def _closed(self) -> str:
         """Why nothing more is started; empty while something is."""
-        failed = sum(end.code != 0 for end in self.over)
-        if self.max_failures is not None and failed >= self.max_failures:
-            return f"{failed} runs failed"
-        return self.stop[0] if self.stop else ""
+        return closed(self.over, self.max_failures, self.stop)
 
     def _left(self) -> list[Point]:
         return [*self.waiting, *self.elsewhere]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -18,6 +18,19 @@ class Outcome:
     point: Point
     code: int
     reason: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """Whether it ended by a fault: a run that was stopped goes on another time."""
+        return self.code not in (0, EXIT_STOPPED)
+
+
+def closed(over: Sequence[Outcome], max_failures: int | None, stop: Sequence[str]) -> str:
+    """Why an engine starts nothing more, after so many failed runs or a signal; empty while it does."""
+    failed = sum(end.failed for end in over)
+    if max_failures is not None and failed >= max_failures:
+        return f"{failed} runs failed"
+    return stop[0] if stop else ""
 
 
 def outcome(point: Point, code: int | None, stopping: bool = False) -> Outcome:

@@ -30,7 +30,7 @@ from roadmap.checks import check_processes
 from roadmap.engines.command import carry_out, command
 from roadmap.engines.engine import Tell
 from roadmap.engines.local import cores, gpus
-from roadmap.engines.outcome import Outcome, last_line, noted_signals, outcome
+from roadmap.engines.outcome import Outcome, closed, last_line, noted_signals, outcome
 from roadmap.errors import EXIT_FAILED, EXIT_HELD, EXIT_STOPPED, Refused
 from roadmap.plan import Point
 from roadmap.schema import Device, EngineConfig, RuntimeConfig
@@ -114,10 +114,7 @@ class _Sweep:
 
     def _closed(self) -> str:
         """Why nothing more is started; empty while something is."""
-        failed = sum(end.code not in (0, EXIT_STOPPED) for end in self.over)
-        if self.max_failures is not None and failed >= self.max_failures:
-            return f"{failed} runs failed"
-        return self.stop[0] if self.stop else ""
+        return closed(self.over, self.max_failures, self.stop)
 
     def _not_started(self, point: Point) -> Outcome:
         return Outcome(point, EXIT_STOPPED, f"not started: {self._closed()}")

@@ -27,11 +27,11 @@ from typing import Any, NoReturn
 from roadmap.checks import check_processes
 from roadmap.engines.command import carry_out, command
 from roadmap.engines.engine import Tell
-from roadmap.engines.outcome import Outcome, last_line, noted_signals, outcome
+from roadmap.engines.outcome import Outcome, closed, last_line, noted_signals, outcome
 from roadmap.errors import EXIT_FAILED, EXIT_HELD, EXIT_REFUSED, EXIT_STOPPED, EXIT_STORAGE, Refused
 from roadmap.plan import Point
 from roadmap.schema import Device, EngineConfig, RuntimeConfig
-from roadmap.storage import write_whole
+from roadmap.storage import read_object, write_whole
 
 NEEDED = ("sbatch", "srun", "squeue", "scancel", "scontrol")
 TO_SAVE = 60  # seconds before the time limit at which a run is asked to save
@@ -117,10 +117,7 @@ class _Sweep:
 
     def _closed(self) -> str:
         """Why nothing more is started; empty while something is."""
-        failed = sum(end.code not in (0, EXIT_STOPPED) for end in self.over)
-        if self.max_failures is not None and failed >= self.max_failures:
-            return f"{failed} runs failed"
-        return self.stop[0] if self.stop else ""
+        return closed(self.over, self.max_failures, self.stop)
 
     def _rest(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
@@ -135,7 +132,7 @@ class _Sweep:
         if states is None:
             raise Refused("engine=slurm: squeue gives no answer; is the cluster's controller running?")
         self.states = states
-        known = _read(self.folder / "jobs.json")
+        known = read_object(self.folder / "jobs.json")
         for point in list(self.elsewhere):
             job = str(known.get(point.folder.path.name))
             if job in states and states[job][0] not in OVER:
@@ -174,7 +171,7 @@ class _Sweep:
 
     def _write_down(self) -> None:
         mine = {point.folder.path.name: job for job, point in self.jobs.items()}
-        write_whole(self.folder / "jobs.json", json.dumps(_read(self.folder / "jobs.json") | mine, indent=1) + "\n")
+        write_whole(self.folder / "jobs.json", json.dumps(read_object(self.folder / "jobs.json") | mine, indent=1) + "\n")
 
     def _job(self, point: Point) -> Job:
         return Job(point.command, point.folder.log, self._ending(point), processes(self.wanted, point), self.wanted.nodes)
@@ -233,7 +230,7 @@ class _Sweep:
 
     def _settle(self, job: str, point: Point, state: State) -> None:
         """What a job that is over means for its run."""
-        ending = _read(self._ending(point))
+        ending = read_object(self._ending(point))
         code = ending.get("code") if ending.get("job") == job else None
         if point.done:
             self.over.append(outcome(point, code if code in OWN_FAULTS else 0))
@@ -398,13 +395,6 @@ def _ask(*line: str) -> str | None:
         return subprocess.run(line, capture_output=True, text=True, timeout=60, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def _read(file: Path) -> dict[str, Any]:
-    with suppress(OSError, ValueError):
-        content = json.loads(file.read_text(encoding="utf-8"))
-        return content if isinstance(content, dict) else {}
-    return {}
 
 
 def _submitit() -> ModuleType:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from roadmap.checks import images_at_once
+from roadmap.checks import smaller_micro_batches
 from roadmap.config import differences, plain
 from roadmap.data.batches import seed_all
 from roadmap.data.pipeline import input_pipeline
@@ -249,7 +249,7 @@ class Session:
 
     def _out_of_memory(self) -> OutOfMemory:
         """What would fit, by trial; nothing is changed."""
-        wanted, options = self.experiment.recipe, images_at_once(self.experiment)
+        wanted, options = self.experiment.recipe, smaller_micro_batches(self.experiment)
         memory.release(self.ranks.device)
         size = self.experiment.data.image_size
         fits = next((n for n in options if memory.fits(self.step.loss, self.network, n, size, self.ranks.device)), None)
