@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import random
 import shutil
+import signal
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +18,7 @@ from timm.data import create_transform
 from torchvision.datasets import CIFAR10
 
 from roadmap import config
-from roadmap.data import sources
+from roadmap.data import loader, sources
 from roadmap.data.pipeline import input_pipeline
 from roadmap.data.readers import reader
 from roadmap.errors import Refused
@@ -245,3 +248,19 @@ def test_real_photographs(photographs):
     assert (len(found.classes), found.train.size, found.val.size) == (10, 640, 160)
     images, _ = next(made(experiment, found).epoch(0))
     assert images.isfinite().all()
+
+
+def test_a_signal_while_the_loader_starts_does_not_end_its_processes(tiny_images, monkeypatch):
+    """The signal comes between a worker's first instruction and its ignoring signals: made long here."""
+    begin = loader._begin_worker
+
+    def late(worker):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.05)
+        begin(worker)
+
+    monkeypatch.setattr(loader, "_begin_worker", late)
+    experiment, found = folder(tiny_images, "data.workers=2", "data.pipeline=loader")
+    data = made(experiment, found)
+    assert len(list(data.epoch(0))) == data.updates
+    assert sum(len(targets) for _, targets in data.evaluation()) == found.val.size

@@ -437,7 +437,7 @@ def command(*arguments, cwd):
 
 
 def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path):
-    arguments, options = command("+step=gelu", *QUICK, "recipe.epochs=5", "recipe.batch_size=32", cwd=tmp_path)
+    arguments, options = command("+step=gelu", *QUICK, "recipe.epochs=5", "recipe.batch_size=64", cwd=tmp_path)
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
     deadline = time.monotonic() + 90
     while not list(tmp_path.rglob("history.jsonl")) and time.monotonic() < deadline:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.util import Finalize
 from typing import Any
@@ -22,6 +23,10 @@ from roadmap.data.readers import reader
 from roadmap.data.sources import Inventory
 from roadmap.errors import Refused
 from roadmap.schema import DataConfig, Experiment, Pipeline, RecipeConfig
+
+
+RUN_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+"""What stops a run: its own business, not that of its loader's processes."""
 
 
 class Images(Dataset[tuple[Tensor, int] | Refused]):
@@ -78,8 +83,10 @@ class Loaders:
             yield self.finish(images, rows), targets.to(self.finish.device, non_blocking=True)
 
 
-def _whole(batches: Iterable[Batch | Refused]) -> Iterator[Batch]:
+def _whole(loader: DataLoader[Any]) -> Iterator[Batch]:
     """The batches, up to the first with a picture that cannot be read."""
+    with _signals_wait():
+        batches = iter(loader)
     for batch in batches:
         if isinstance(batch, Refused):
             raise batch
@@ -133,8 +140,18 @@ def _end_workers() -> None:
 def _begin_worker(worker: int) -> None:
     """One thread; and signals to a whole group of processes are the run's, which ends its loader when it has saved."""
     torch.set_num_threads(1)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for number in RUN_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """The run's signals come after this: a worker inherits that, or one would kill it before it ignores them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, RUN_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def train_transform(data: DataConfig, recipe: RecipeConfig) -> Any:

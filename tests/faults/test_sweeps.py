@@ -102,7 +102,7 @@ def test_two_sweeps_of_one_study_and_kills_all_the_time(tmp_path, storm, figure)
 def test_a_sweep_whose_group_is_told_to_stop_saves(tmp_path):
     """As Slurm and `timeout` do it: the signal goes to all processes at once."""
     folder = tmp_path / "stopped"
-    study = ("study.steps=[gelu]", "study.seeds=[0]", "recipe.epochs=12", "runtime.checkpoint_seconds=300")
+    study = ("study.steps=[gelu]", "study.seeds=[0]", "recipe.epochs=6", "runtime.checkpoint_seconds=300")
     sweep = start(folder, *study)
     while not list(folder.rglob("history.jsonl")):
         time.sleep(0.05)
@@ -124,7 +124,7 @@ def test_a_sweep_whose_group_is_told_to_stop_saves(tmp_path):
 
 
 @pytest.mark.parametrize("kilobytes", [400, *(pytest.param(size, marks=pytest.mark.storm) for size in (60, 200, 900))])
-def test_a_disk_that_fills_up_and_is_cleared(tmp_path, kilobytes):
+def test_a_disk_that_fills_up_and_is_cleared(tmp_path, kilobytes, storm):
     """Exit code 3, the last good state kept; with room again the same command ends with the same results."""
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -132,13 +132,13 @@ def test_a_disk_that_fills_up_and_is_cleared(tmp_path, kilobytes):
     if os.getuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("needs the right to mount a file system")
     try:
-        study = ("study.steps=[gelu]", "study.seeds=[0,1]")
+        study = ("study.steps=[gelu]", f"study.seeds={[0, 1] if storm else [0]}")
         code, said = ends(start(disk, *study))
         assert code == 3, said
         assert "Traceback" not in said
         subprocess.run(["mount", "-o", "remount,size=50m", str(disk)], check=True)
         assert ends(start(disk, *study))[0] == 0
-        assert len(list(disk.rglob("result.json"))) == 2
+        assert len(list(disk.rglob("result.json"))) == (2 if storm else 1)
         assert not list(disk.rglob("*.corrupt"))
         assert not leftovers(disk)
     finally:
