@@ -24,7 +24,6 @@ from roadmap.data.sources import Inventory
 from roadmap.errors import Refused
 from roadmap.schema import DataConfig, Experiment, Pipeline, RecipeConfig
 
-
 RUN_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """What stops a run: its own business, not that of its loader's processes."""
 
