@@ -12,6 +12,7 @@ from roadmap.errors import Refused
 from roadmap.schema import Compile, Experiment, ModelConfig, Norm, Source
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+TIMM_NAME = re.compile(r"[A-Za-z0-9_]{1,100}")  # of an architecture, without the tag of its weights
 CLUSTER_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,:@/&|()*-]{0,199}")
 RANDAUGMENT = re.compile(r"rand(-(m\d+|n\d+|mstd\d+(\.\d+)?|mmax\d+|inc[01]|p[01](\.\d+)?))+")
 
@@ -31,6 +32,10 @@ def check(experiment: Experiment) -> None:
     _require(
         bool(NAME.fullmatch(experiment.study.name)), "study.name", experiment.study.name, "at most 100 letters, digits, _ . -"
     )
+    for key, names in (("reference", [experiment.reference]), ("study.references", experiment.study.references)):
+        for name in names:
+            fits = name is None or bool(TIMM_NAME.fullmatch(name))
+            _require(fits, key, repr(name), "the name of a model of timm's, of letters, digits and _")
     study = experiment.study
     _require(study.orders % 2 == 0, "study.orders", study.orders, "an even number: each order comes with its reverse")
     engine = experiment.engine

@@ -73,6 +73,24 @@ def with_toggles(experiment: Experiment, overrides: Sequence[str]) -> Experiment
     return changed
 
 
+def with_place(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> list[str]:
+    """The overrides of a reference with the step that it is put in the place of, the roadmap's first: files need one.
+
+    Raises:
+        Refused: where a run is to be a step and a reference at once.
+
+    """
+    words = list(overrides)
+    said = {override.key_or_group: override for override in parse(words)}
+    if "reference" not in said or said["reference"].value() is None:
+        return words
+    if "step" in said:
+        raise Refused(
+            f"{said['reference'].input_line} and {said['step'].input_line}: a run trains a step or a reference; leave one out"
+        )
+    return [*words, f"+step={next(iter(known_steps(*config_dirs)))}"]
+
+
 @lru_cache(maxsize=1024)
 def _read(overrides: tuple[str, ...], config_dirs: tuple[Path, ...]) -> Experiment:
     """Compose without the checks that need more than one field."""
@@ -81,7 +99,7 @@ def _read(overrides: tuple[str, ...], config_dirs: tuple[Path, ...]) -> Experime
     search = [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in config_dirs)}]"] if config_dirs else []
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            config = hydra_compose("config", [*overrides, *search], return_hydra_config=True)
+            config = hydra_compose("config", [*with_place(overrides, config_dirs), *search], return_hydra_config=True)
             if config_dirs:
                 _check_foreign(config, _own_hydra())
         return from_hydra(config, config.hydra.runtime.choices.get("step"), config_dirs)
@@ -98,6 +116,8 @@ def from_hydra(config: DictConfig, step: str | None, config_dirs: Sequence[Path]
         config.pop("hydra", None)
     experiment = OmegaConf.to_object(config)
     assert isinstance(experiment, Experiment)
+    if experiment.reference is not None:
+        return dataclasses.replace(experiment, step=StepConfig(experiment.reference, None, experiment.reference))
     about = known_steps(*config_dirs)[step]
     return dataclasses.replace(experiment, step=StepConfig(about.name, about.parent, about.label, about.group))
 
@@ -188,6 +208,8 @@ def warnings(experiment: Experiment, overrides: Sequence[str] = (), config_dirs:
         and f"{data.source} cannot be downloaded",
         **{f"wandb.{key}": elsewhere and f"logger={experiment.logger}" for key in ("mode", "project", "entity")},
     }  # fmt: skip
+    if experiment.reference is not None:
+        idle |= {key: f"{experiment.reference} is timm's own" for key in said - {"model.drop_path"} if key.startswith("model.")}
     found = [f"{key} has no effect here: {why}" for key, why in idle.items() if why and key in said]
     for override in overrides:
         key = override.split("=")[0]
@@ -225,7 +247,9 @@ def decisive(experiment: Experiment, fingerprint: str) -> dict[str, Any]:
     step's name, output folder, logger, device and number of workers do not.
     """
     model = plain(experiment.model)
-    if model["width"].is_integer():
+    if experiment.reference is not None:
+        model = {"reference": experiment.reference, "drop_path": experiment.model.drop_path}
+    elif model["width"].is_integer():
         model["width"] = int(model["width"])
     data = {key: value for key, value in plain(experiment.data).items() if key not in ("path", "accept", "download", "workers")}
     return {

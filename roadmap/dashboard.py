@@ -97,7 +97,7 @@ class Dashboard:
     @property
     def by_step(self) -> bool:
         """Whether the rows are steps; in a leave-one-out and the like, they are sets of toggles."""
-        return all(variant.name == variant.step for variant in self.study.variants)
+        return all(variant.reference or variant.name == variant.step for variant in self.study.variants)
 
     @property
     def grouping(self) -> tuple[str, str]:

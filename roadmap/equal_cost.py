@@ -29,6 +29,8 @@ def at_equal_cost(wanted: Design, model_of: Callable[[str], ModelConfig], classe
     target = spent(first, round(PARTS * first.width))
 
     def widened(variant: Variant) -> Variant:
+        if variant.reference:
+            return variant
         model = model_of(variant.step)
         eighths, off = _nearest(round(PARTS * model.width), target, lambda eighths: spent(model, eighths))
         if abs(off) > CLOSE:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 TABLE = Path(__file__).with_name("paper_roadmap.csv")
 
+REFERENCES = {"swin_tiny_patch4_window7_224": "swin_t", "swin_base_patch4_window7_224": "swin_b"}  # timm's names, the table's
+
 
 @dataclass(frozen=True)
 class PaperRow:
@@ -33,8 +35,8 @@ def paper_rows() -> dict[tuple[str, str], PaperRow]:
 
 
 def paper_row(scale: str, step: str) -> PaperRow | None:
-    """The paper's row of a step, if it trained one."""
-    return paper_rows().get((scale, step))
+    """The paper's row of a step, or of a reference by timm's name, if it trained one."""
+    return paper_rows().get((scale, REFERENCES.get(step, step)))
 
 
 def _row(line: dict[str, str]) -> PaperRow:

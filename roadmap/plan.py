@@ -139,15 +139,27 @@ def plan(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> Plan:
 
         designed = at_equal_cost(designed, model_of, len(found.classes), first.data.image_size)
     rows = {variant.name: _points(variant, overrides, config_dirs, seeds, fingerprint) for variant in designed.variants}
+    _check_references(rows, len(found.classes))
     warned = _warnings({name: points[0].experiment for name, points in rows.items()}, designed, overrides, config_dirs)
     return Plan(designed, rows, tuple(warned))
+
+
+def _check_references(rows: Mapping[str, Sequence[Point]], classes: int) -> None:
+    """Refuse references that timm does not have, or that do not take the study's images."""
+    for points in rows.values():
+        if points[0].experiment.reference is not None:
+            from roadmap.model.counting import cost_of  # torch and timm, from here on
+
+            cost_of(points[0].experiment, classes)
 
 
 def _points(
     variant: Variant, overrides: Sequence[str], config_dirs: Sequence[Path], seeds: Sequence[int], fingerprint: str
 ) -> tuple[Point, ...]:
     """The runs of one variant."""
-    base = config.compose([*overrides, f"+step={variant.step}"], config_dirs)
+    base = config.compose(
+        [*overrides, f"reference={variant.name}" if variant.reference else f"+step={variant.step}"], config_dirs
+    )
     experiment = config.with_toggles(base, variant.overrides) if variant.overrides else base
     words = [*overrides, *variant.overrides]
     runs = [dataclasses.replace(experiment, seed=seed) for seed in seeds]
@@ -162,14 +174,16 @@ def _command(run: Experiment, overrides: Sequence[str], config_dirs: Sequence[Pa
     own = [word for word in overrides if word.split("=")[0] not in ("study.steps", "study.seeds")]  # a run has one of each
     folders = [word for folder in config_folders(config_dirs) for word in ("--config-dir", str(folder))]
     output = quoted(str(Path(run.output).absolute()))
-    return (*folders, *own, f"+step={run.step.name}", f"seed={run.seed}", f"output={output}")
+    trained = f"+step={run.step.name}" if run.reference is None else f"reference={run.reference}"
+    return (*folders, *own, trained, f"seed={run.seed}", f"output={output}")
 
 
 def _warnings(
     experiments: Mapping[str, Experiment], designed: Design, overrides: Sequence[str], config_dirs: Sequence[Path]
 ) -> list[str]:
     """Overrides that have no effect on any row, and rows that they make equal to those they are compared with."""
-    said = [config.warnings(run, [*overrides, f"+step={run.step.name}"], config_dirs) for run in experiments.values()]
+    steps = [run for run in experiments.values() if run.reference is None]
+    said = [config.warnings(run, [*overrides, f"+step={run.step.name}"], config_dirs) for run in steps]
     keys = set.intersection(*({warning.split()[0] for warning in warnings} for warnings in said))
     found = [warning for warning in said[0] if warning.split()[0] in keys]
     if any(override.startswith("seed=") for override in overrides):

@@ -53,9 +53,9 @@ def _row(name: str, points: Sequence[Point], gmacs: float, tflop: float) -> dict
 
 
 def _gmacs(point: Point, classes: int) -> float:
-    from roadmap.model.counting import cost  # torch, from here on
+    from roadmap.model.counting import cost_of  # torch, from here on
 
-    return cost(point.experiment.model, classes, point.experiment.data.image_size).conv_linear / 1e9
+    return cost_of(point.experiment, classes).conv_linear / 1e9
 
 
 def _tflop(gmacs: float, point: Point, images: int) -> float:

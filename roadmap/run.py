@@ -39,8 +39,6 @@ def main() -> int:
     """Check the whole command line, then let Hydra run it; returns the worst exit code of its jobs."""
     redact_streams()
     arguments = Parser(parents=[get_args_parser()], add_help=False).parse_intermixed_args()
-    # Hydra's own reading wants the options before the overrides.
-    sys.argv[1:] = [word for word in sys.argv[1:] if word not in arguments.overrides] + arguments.overrides
     for option in ("config_path", "config_name", "experimental_rerun"):
         if getattr(arguments, option):
             raise Refused(f"--{option.replace('_', '-')}: not open here; --config-dir adds steps and studies of your own")
@@ -50,6 +48,9 @@ def main() -> int:
             check_override(override, folders)
         if not (arguments.cfg or arguments.info):
             _check_once_a_node(arguments.overrides, folders, arguments.multirun)
+    # Hydra's own reading wants the options before the overrides.
+    options = [word for word in sys.argv[1:] if word not in arguments.overrides]
+    sys.argv[1:] = options + config.with_place(arguments.overrides, folders)
     codes = [0]
 
     def job(composed: DictConfig) -> None:
@@ -91,8 +92,12 @@ def check(overrides: list[str], folders: Sequence[Path], multirun: bool) -> None
     for job in jobs:
         experiment = config.compose(job, folders)
         check_processes(experiment, launch.world_size())
-        sources.check(experiment)
+        found = sources.check(experiment)
         check_output(experiment)
+        if experiment.reference is not None:
+            from roadmap.model.counting import cost_of  # torch and timm, from here on
+
+            cost_of(experiment, len(found.classes))
         one = [f"{key} has no effect here: a run has one step and one seed" for key in ("study.steps", "study.seeds")]
         idle = [said for said in one if any(override.startswith(said.split()[0]) for override in job)]
         for warning in config.warnings(experiment, job, folders) + idle:

@@ -72,7 +72,7 @@ class Downsampling(StrEnum):
 class StepConfig:
     """Which step of the roadmap this is; filled in from the step's file, never by hand."""
 
-    name: str = ""
+    name: str = ""  # a reference's is the model's
     parent: str | None = None
     label: str = ""
     group: str = ""
@@ -316,6 +316,7 @@ class StudyConfig:
     question: str = ""
     kind: StudyKind = StudyKind.roadmap
     rows: list[RowConfig] = field(default_factory=list)  # of one's own; then neither kind nor steps count
+    references: list[str] = field(default_factory=list)  # timm models trained under the same recipe, beside the rows
     orders: int = number(16, least=4, most=10_000)  # of kind=orderings; an even number: each comes with its reverse
     steps: list[str] = field(default_factory=lambda: ["all"])
     seeds: list[int] = field(default_factory=lambda: [0])
@@ -326,6 +327,7 @@ class Experiment:
     """One run, completely described."""
 
     step: StepConfig = field(default_factory=StepConfig)
+    reference: str | None = None  # a timm model that is trained in place of a step's network
     scale: ScaleConfig = field(default_factory=ScaleConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)

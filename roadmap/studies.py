@@ -34,6 +34,12 @@ class Variant:
     group: str = ""
     adopted: bool = True  # False: a side branch, or a row beside the question
     overrides: tuple[str, ...] = ()
+    reference: bool = False  # a timm model beside the study's networks: in no effect, and no part of their noise
+
+    @property
+    def side_branch(self) -> bool:
+        """Whether it was tried and not adopted."""
+        return not (self.adopted or self.reference)
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,7 @@ def design(study: StudyConfig, steps: Mapping[str, Step], model_of: ModelOf) -> 
 
     """
     if study.rows:
-        return _compared(_rows(study.rows, steps))
+        return _with_references(_compared(_rows(study.rows, steps)), study.references)
     rules = {
         StudyKind.roadmap: _roadmap,
         StudyKind.leave_one_out: _leave_one_out,
@@ -88,7 +94,16 @@ def design(study: StudyConfig, steps: Mapping[str, Step], model_of: ModelOf) -> 
         StudyKind.interactions: _interactions,
         StudyKind.equal_flops: _roadmap,  # its widths are found in roadmap.equal_cost, which needs the networks
     }
-    return rules[study.kind](study, steps, model_of)
+    return _with_references(rules[study.kind](study, steps, model_of), study.references)
+
+
+def _with_references(designed: Design, names: Sequence[str]) -> Design:
+    """The same effects; the references follow the study's own rows."""
+    twice = sorted({name for name in names if [*names, *(variant.name for variant in designed.variants)].count(name) > 1})
+    if twice:
+        raise Refused(f"study.references={list(names)}: {', '.join(twice)}: each row must have a name of its own")
+    references = [Variant(name, f"{name} (reference)", "", adopted=False, reference=True) for name in names]
+    return Design((*designed.variants, *references), designed.effects)
 
 
 def _roadmap(study: StudyConfig, steps: Mapping[str, Step], model_of: ModelOf) -> Design:

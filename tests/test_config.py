@@ -116,6 +116,7 @@ def test_identity_follows_the_data_and_not_the_steps_name():
         (["+step=gelu", "data.path=/x"], "data.path"),
         (["+step=gelu", "wandb.project=x"], "wandb.project"),
         (["+step=depthwise", "scale.convnext_width=128"], "scale.convnext_width"),
+        (["reference=resnet18", "model.kernel_size=5"], "model.kernel_size"),
     ],
 )
 def test_a_setting_without_effect_is_named(overrides, key):

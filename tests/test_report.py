@@ -6,6 +6,8 @@ import csv
 import io
 import itertools
 import json
+import shutil
+import subprocess
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -14,7 +16,7 @@ from roadmap.errors import Refused
 from roadmap.report.formats import Column, as_csv, as_latex, as_markdown, as_table
 from roadmap.report.records import load
 from roadmap.report.statistics import analyse
-from roadmap.report.table import csv_rows, markdown
+from roadmap.report.table import csv_rows, latex, markdown
 from roadmap.report.write import frame, write_report
 
 STEPS = [("a", None, ""), ("b", "a", "First"), ("c", "b", "First"), ("side", "c", "Second"), ("d", "c", "Second")]
@@ -197,6 +199,7 @@ HOSTILE = [
     "two\nlines",
     "100 % & $5_{}",
     "[l](javascript:x)",
+    '*~^\\[2em] \\end{tabular} é ü Ł 中 \u202e “q” | "',
 ]
 
 
@@ -211,6 +214,21 @@ def test_hostile_text_is_harmless(text):
     assert shown.splitlines()[2].replace("\\|", "").count("|") == 3
     assert "\x1b" not in shown + as_table(rows, columns, text) + as_latex(rows, columns, text)
     assert "\\input" not in as_latex(rows, columns, "")
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex (Debian's texlive-latex-recommended)")
+def test_latex_compiles(tmp_path):
+    labels = dict(zip(("a", "b", "c", "side", "d"), HOSTILE[3:8], strict=True))
+    found = load(study(tmp_path, VALUES, labels=labels))
+    columns = (Column("name", "[name]"), Column("value", "v_%", "{:.1f}"))
+    tables = as_latex([{"name": text, "value": 1.25} for text in HOSTILE], columns, "two\nlines \\input{x}")
+    page = "\\documentclass{article}\n\\usepackage{booktabs}\n\\begin{document}\n%s\n\\end{document}\n"
+    (tmp_path / "page.tex").write_text(page % (latex(found, analyse(found)) + "\n\n" + tables))
+    done = subprocess.run(
+        ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "page.tex"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Missing character" not in (tmp_path / "page.log").read_text(errors="replace")
 
 
 def test_frame(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from conftest import QUICK
 from roadmap import config
 from roadmap.errors import Refused
 from roadmap.layout import layout
+from roadmap.model.counting import cost_of
 from roadmap.plan import plan
 from roadmap.preview import preview
 from roadmap.record import RunFolder
@@ -180,6 +182,46 @@ study:
         config._compose.cache_clear()
         with pytest.raises(Refused):
             plan(["+study=mine", "scale=atto", f"output={tmp_path}"], [tmp_path / "own"])
+
+
+def test_references_stand_beside_the_steps(tmp_path):
+    """Swin as the paper has it: costed by torch, in the table with the paper's number, in no effect and not in the noise."""
+    swin = "swin_tiny_patch4_window7_224"
+    settings = ["study.steps=[resnet,gelu]", "study.seeds=[0,1,2]", f"output={tmp_path}", "data.image_size=32"]
+    found = planned("roadmap", *settings, f"study.references=[{swin}]")
+    assert list(found.rows) == ["resnet", "gelu", swin]
+    assert f"reference={swin}" in found.rows[swin][0].command
+    assert not any(word.startswith("+step") for word in found.rows[swin][0].command)
+    assert f"{swin}" in preview(found, found.points)
+    values = {"resnet": [50.0, 51.0, 52.0], "gelu": [60.0, 61.1, 62.0], swin: [10.0, 90.0, 40.0]}
+    study, alone = recorded(found, values), planned("roadmap", *settings)
+    without = recorded(alone, values)
+    assert [e.effect.name for e in analyse(study).estimates] == [e.effect.name for e in analyse(without).estimates]
+    assert (analyse(study).estimates, analyse(study).noise) == (analyse(without).estimates, analyse(without).noise)
+    (line,) = [line for line in markdown(study, analyse(study)).splitlines() if "swin" in line]
+    assert "(reference)" in line
+    assert "81.30" in line
+
+
+def test_the_cost_of_the_paper_s_references():
+    for name, gmacs in (("swin_tiny_patch4_window7_224", 4.49), ("swin_base_patch4_window7_224", 15.43)):
+        experiment = config.compose([f"reference={name}", "data.image_size=224", "data=folder", "data.path=."])
+        assert round(cost_of(experiment, 1000).conv_linear / 1e9, 2) == gmacs
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["study.references=[swin_tiny]"], "no such model; it has "),
+        (["study.references=[vgg11]"], "does not build it with drop_path_rate=0.1"),
+        (["study.references=['hf_hub:a/b']"], "letters, digits and _"),
+        (["study.references=[resnet18,resnet18]"], "a name of its own"),
+        (["reference=resnet18"], "leave one out"),
+    ],
+)
+def test_references_that_cannot_be_trained_are_refused(overrides, said):
+    with pytest.raises(Refused, match=re.escape(said)):
+        planned("roadmap", "study.steps=[resnet]", *overrides)
 
 
 def test_a_run_of_another_study_is_taken_over(tmp_path):

@@ -22,6 +22,7 @@ from roadmap import config
 from roadmap.data import sources
 from roadmap.errors import Diverged, Refused, Stopped, StorageFault
 from roadmap.model.block import LayerScale
+from roadmap.model.counting import cost
 from roadmap.record import RunFolder
 from roadmap.schema import Compile, Device, Precision
 from roadmap.train import checkpoint, recipe
@@ -332,6 +333,23 @@ def test_a_run_leaves_its_whole_record(tmp_path):
     started = time.monotonic()
     assert execute(run.experiment, run.found, "0" * 16) == result  # read, not repeated
     assert time.monotonic() - started < 0.5
+
+
+def test_a_reference_is_trained_like_a_step(tmp_path):
+    """Timm's ConvNeXt in place of ours: the same size, cost and schedule; only what it is differs."""
+    recipe = ["scale=atto", "recipe=smoke", "data.image_size=32", "runtime.progress=false", f"output={tmp_path}"]
+    experiment = config.compose(["reference=convnext_atto", *recipe])
+    result = execute(experiment, sources.check(experiment), "0" * 16)
+    own = config.compose(["+step=separate_downsampling", *recipe])
+    counted = cost(own.model, 10, 32)
+    assert result["status"] == "done"
+    assert result["step"] == {"name": "convnext_atto", "parent": None, "label": "convnext_atto", "group": ""}
+    assert result["model"] == {"reference": "convnext_atto", "drop_path": own.model.drop_path}
+    assert (result["gmacs"], result["params_m"]) == (counted.conv_linear / 1e9, counted.params / 1e6)
+    assert result["activations_m"] == counted.activations / 1e6
+    assert result["gmacs_total"] is None
+    assert RunFolder.of(experiment, "0" * 16).path.name.startswith("convnext_atto-s0-")
+    assert config.identity(own, "0" * 16) != config.identity(experiment, "0" * 16)
 
 
 def test_a_run_that_diverges_is_a_result(tmp_path):

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from roadmap import config
 from roadmap.layout import layout
 from roadmap.model.network import Network
-from roadmap.schema import ModelConfig
+from roadmap.schema import Experiment, ModelConfig
 
 log = logging.getLogger("roadmap")
 
@@ -57,6 +59,15 @@ def build_model(
 def build_network(model: ModelConfig, num_classes: int) -> Network:
     """Build the network at these coordinates."""
     return Network(layout(model), num_classes)
+
+
+def network_of(experiment: Experiment, num_classes: int) -> nn.Module:
+    """The network that a run trains: its step's, or its reference."""
+    if experiment.reference is None:
+        return build_network(experiment.model, num_classes)
+    from roadmap.model.reference import build_reference  # timm, whose import takes seconds
+
+    return build_reference(experiment, num_classes)
 
 
 def _as_override(value: Any) -> str:

@@ -21,10 +21,10 @@ with warnings.catch_warnings():
 from roadmap.errors import Refused
 from roadmap.model.build import build_network
 from roadmap.model.network import Network, Stage
-from roadmap.schema import ModelConfig
+from roadmap.schema import Experiment, ModelConfig
 
 ACTIVATIONS = "activations"  # outputs of convolutions and linear layers, as fvcore's ActivationCountAnalysis counts
-MULTIPLY_ADDS = ("conv", "linear")
+MULTIPLY_ADDS = ("conv", "linear", "attention")  # attention's own products: of references only
 # Operators that fvcore knows no count for and that have no multiply-adds of convolutions, linear layers or norms.
 FREE_OPERATORS = {"aten::add", "aten::mul", "aten::gelu", "aten::max_pool2d"}
 
@@ -36,16 +36,17 @@ class Cost:
     params: int
     by_operator: dict[str, int]  # multiply-adds
     activations: int  # elements
+    norms_counted: bool = True  # False: of a reference, counted by torch
 
     @property
     def conv_linear(self) -> int:
-        """Multiply-adds of convolutions and linear layers: the paper's count."""
+        """Multiply-adds of convolutions and linear layers, and of attention where there is any: the paper's count."""
         return sum(self.by_operator.get(name, 0) for name in MULTIPLY_ADDS)
 
     @property
-    def total(self) -> int:
-        """Fvcore's total: norms and pooling too."""
-        return sum(self.by_operator.values())
+    def total(self) -> int | None:
+        """Fvcore's total: norms and pooling too; None where they are not counted."""
+        return sum(self.by_operator.values()) if self.norms_counted else None
 
 
 def cost(model: ModelConfig, num_classes: int = 1000, image_size: int = 224) -> Cost:
@@ -64,6 +65,22 @@ def cost(model: ModelConfig, num_classes: int = 1000, image_size: int = 224) -> 
         counts.update(counted)
     activations = counts.pop(ACTIVATIONS)
     return Cost(sum(p.numel() for p in network.parameters()), dict(sorted(counts.items())), activations)
+
+
+def cost_of(experiment: Experiment, num_classes: int) -> Cost:
+    """The cost of the network that a run trains: its step's, or its reference.
+
+    Raises:
+        Refused: as `cost`, and where timm has no such reference or it does not take the experiment's images.
+
+    """
+    if experiment.reference is None:
+        return cost(experiment.model, num_classes, experiment.data.image_size)
+    from roadmap.model.reference import build_reference, count_reference  # timm, whose import takes seconds
+
+    counts, activations = count_reference(experiment, num_classes)
+    params = sum(p.numel() for p in build_reference(experiment, num_classes).parameters())
+    return Cost(params, counts, activations, norms_counted=False)
 
 
 def _parts(network: Network) -> Iterator[nn.Module]:

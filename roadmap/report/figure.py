@@ -16,6 +16,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import Normal, Stroke
+from matplotlib.textpath import TextPath
+from matplotlib.transforms import ScaledTranslation
 
 from roadmap.paper import PaperRow, paper_rows
 from roadmap.report.records import Study
@@ -91,7 +93,8 @@ def _bar(row: Row) -> Bar:
         variant.name,
         variant.label,
         variant.group,
-        variant.adopted,
+        not variant.side_branch,
+        variant.reference,
         mean=row.mean,
         std=row.std,
         gmacs=row.gmacs,
@@ -125,7 +128,7 @@ def draw(shown: Picture) -> dict[str, bytes]:
         _draw_bars(axes, shown.bars, low, high)
         _stars(axes, shown.bars)
         _names(axes, shown.bars)
-        _groups(axes, shown.bars)
+        _groups(figure, axes, shown.bars)
         axes.set_xlim(low, high)
         axes.set_xticks([tick for tick in axes.get_xticks() if low <= tick <= min(high - 0.3 * (high - low), 100)])
         axes.set_xlabel(_caption(shown), loc="left")
@@ -190,8 +193,9 @@ def _draw_bars(axes: Axes, bars: Sequence[Bar], low: float, high: float) -> None
         hatch = None if bar.adopted else "//"
         axes.barh(y, bar.mean - low, left=low, height=0.68, color=colour, hatch=hatch, edgecolor="white", linewidth=0)
         start = low + 0.012 * (high - low)
-        box = {"facecolor": colour, "edgecolor": "none", "pad": 1.5} if hatch else None
-        axes.text(start, y, f"{bar.mean:.1f}{bar.aside}", va="center", ha="left", color="white", fontweight="bold", bbox=box)
+        box = {"facecolor": colour, "edgecolor": "none", "pad": 1.5}  # readable on hatching, and on a whisker
+        said = f"{bar.mean:.1f}{bar.aside}"
+        axes.text(start, y, said, va="center", ha="left", color="white", fontweight="bold", bbox=box, zorder=5)
         if bar.std is not None:
             outline = [Stroke(linewidth=3.2, foreground="white"), Normal()]  # visible on the bar and beside it
             lines = axes.errorbar(bar.mean, y, xerr=bar.std, color="black", capsize=3, linewidth=1.2).lines
@@ -205,16 +209,18 @@ def _stars(axes: Axes, bars: Sequence[Bar]) -> None:
     if not points:
         return
     costs = [cost for cost, _, _ in points]
+    scaled = [bar.gmacs for bar in bars if bar.gmacs is not None and not bar.reference] or costs
     unit, name = (1.0, "G") if max(costs) >= 1 else (1e3, "M")
     twin = axes.twiny()
-    span = max(max(costs) - min(costs), 1e-9)
-    twin.set_xlim(min(costs) - 3.4 * span, max(costs) + 0.55 * span)
+    span = max(max(scaled) - min(scaled), 1e-9)
+    least, most = min(scaled) - 0.15 * span, max(scaled) + 0.1 * span  # a reference beyond them stands at the edge, with an arrow
+    twin.set_xlim(min(scaled) - 3.4 * span, max(scaled) + 0.55 * span)
     twin.plot([c for c, _, a in points if a], [y for _, y, a in points if a], "--", color=STAR, linewidth=1.4)
-    twin.plot(costs, [y for _, y, _ in points], "*", color=STAR, markersize=12, markeredgecolor="white")
     for cost, y, _ in points:
-        twin.annotate(
-            f"{cost * unit:.1f}", (cost, y), xytext=(9, 0), textcoords="offset points", va="center", color=STAR_TEXT, fontsize=9
-        )
+        place = min(max(cost, least), most)
+        twin.plot(place, y, "*", color=STAR, markersize=12, markeredgecolor="white")
+        said = f"{cost * unit:.1f}" + (" →" if cost > most else " ←" if cost < least else "")
+        twin.annotate(said, (place, y), xytext=(9, 0), textcoords="offset points", va="center", color=STAR_TEXT, fontsize=9)
     twin.set_xticks([])
     twin.set_xlabel(f"★ multiply-adds of one image, {name}", loc="right", color=STAR_TEXT)
     for side in ("top", "right", "left", "bottom"):
@@ -222,30 +228,53 @@ def _stars(axes: Axes, bars: Sequence[Bar]) -> None:
 
 
 def _names(axes: Axes, bars: Sequence[Bar]) -> None:
-    axes.set_yticks(range(len(bars)), [bar.label for bar in bars], parse_math=False)
+    axes.set_yticks(range(len(bars)), [_shown(bar) for bar in bars], parse_math=False)
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(len(bars) - 0.4, -0.6)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
 
 
-def _groups(axes: Axes, bars: Sequence[Bar]) -> None:
+def _groups(figure: Figure, axes: Axes, bars: Sequence[Bar]) -> None:
     """Brackets on the left around the steps of one section of the paper."""
     start = 0
     for y in range(1, len(bars) + 1):
         if y < len(bars) and bars[y].group == bars[start].group:
             continue
         if bars[start].group:
-            _bracket(axes, bars[start].group, start, y - 1, max(len(bar.label) for bar in bars))
+            _bracket(figure, axes, bars[start].group, start, y - 1, max(_width(_shown(bar)) for bar in bars))
         start = y
 
 
-def _bracket(axes: Axes, name: str, first: int, last: int, longest: int) -> None:
-    """Left of the names, the longest of which has so many letters."""
-    across = axes.get_yaxis_transform()
-    x = -0.028 - 0.0128 * longest
-    tip = x + 0.015
-    ys = [first - 0.2, first - 0.2, last + 0.2, last + 0.2]
-    axes.plot([tip, x, x, tip], ys, color="black", linewidth=1.1, transform=across, clip_on=False)
-    label = name.replace(" ", "\n")
-    axes.text(x - 0.012, (first + last) / 2, label, ha="right", va="center", transform=across, parse_math=False)
+def _bracket(figure: Figure, axes: Axes, name: str, first: int, last: int, widest: float) -> None:
+    """Left of the names, the widest of which takes so many points."""
+    left = axes.get_yaxis_transform() + ScaledTranslation(-(widest + 18) / 72, 0, figure.dpi_scale_trans)
+    ends = (first - 0.2, last + 0.2)
+    line: Any = {"color": "black", "linewidth": 1.1}
+    axes.plot([0, 0], ends, transform=left, clip_on=False, **line)
+    for y in ends:
+        tip = {"arrowstyle": "-", "shrinkA": 0, "shrinkB": 0, **line}
+        axes.annotate("", (0, y), (7, 0), xycoords=left, textcoords="offset points", arrowprops=tip, annotation_clip=False)
+    axes.annotate(
+        name.replace(" ", "\n"),
+        (0, (first + last) / 2),
+        (-5, 0),
+        xycoords=left,
+        textcoords="offset points",
+        ha="right",
+        va="center",
+        annotation_clip=False,
+        parse_math=False,
+    )
+
+
+def _shown(bar: Bar) -> str:
+    """Its label, in two lines where it is a reference's."""
+    return bar.label.replace(" (reference)", "\n(reference)")
+
+
+def _width(label: str) -> float:
+    """Of the widest line of a label, in points."""
+    size: float = matplotlib.rcParams["font.size"]
+    lines = label.replace("$", "S").splitlines() or [""]
+    return max(TextPath((0, 0), line or " ", size=size).get_extents().width for line in lines)

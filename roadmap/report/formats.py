@@ -7,6 +7,7 @@ import io
 import json
 import shutil
 import sys
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -110,12 +111,24 @@ LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "→": r"$\rightarrow$", "↑": r"$\uparrow$", "±": r"$\pm$", "×": r"$\times$", "−": r"$-$", "“": "``", "”": "''",
-    "–": "--", "…": r"\ldots{}", "Δ": r"$\Delta$",
+    "–": "--", "—": "---", "’": "'", "…": r"\ldots{}", "Δ": r"$\Delta$", "|": r"\textbar{}", '"': "''",
+    "[": "{[}", "*": "{*}",  # at the start of a row they would belong to the end of the row before
 }  # fmt: skip
+ACCENTS = dict(zip("\u0300\u0301\u0302\u0303\u0308\u030a\u030c\u0327", "`'^~\"rvc", strict=True))
 
 
 def _latex(text: str) -> str:
-    return "".join(LATEX.get(c, c) for c in printable(text).replace("\n", " "))
+    return "".join(map(_latex_letter, printable(text).replace("\n", " ")))
+
+
+def _latex_letter(letter: str) -> str:
+    """As every LaTeX prints it, in its default font; a letter that it has not is named, for it would end the compilation."""
+    if letter in LATEX or letter.isascii():
+        return LATEX.get(letter, letter)
+    parts = unicodedata.normalize("NFD", letter)  # a letter and its accents
+    if len(parts) == 2 and parts[0].isascii() and parts[0].isalpha() and parts[1] in ACCENTS:
+        return rf"\{ACCENTS[parts[1]]}{{{parts[0]}}}"
+    return f"U+{ord(letter):04X}"
 
 
 FORMATS: dict[str, Callable[[Sequence[Row], Sequence[Column], str], str]] = {

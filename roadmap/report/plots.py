@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import Normal, Stroke
 
-from roadmap.report.figure import GREY, LAST, STYLE, saved
+from roadmap.report.figure import GREY, LAST, REFERENCE, STYLE, saved
 from roadmap.report.records import Study
 from roadmap.report.statistics import Analysis, Estimate, Row
 
@@ -47,8 +47,9 @@ def _against(study: Study, rows: Sequence[Row], key: str, label_of_cost: str, co
             before = places.get(row.variant.parent or "")
             if compare and before is not None:
                 axes.plot([before[0], cost], [before[1], mean], color="#bbbbbb", linewidth=1, zorder=1)
-            marker = "o" if row.variant.adopted else "D"
-            axes.errorbar(cost, mean, yerr=row.std, fmt=marker, color=LAST, ecolor="#c3bdd8", capsize=2, markersize=6, zorder=2)
+            marker = "s" if row.variant.reference else "D" if row.variant.side_branch else "o"
+            colour = REFERENCE if row.variant.reference else LAST
+            axes.errorbar(cost, mean, yerr=row.std, fmt=marker, color=colour, ecolor="#c3bdd8", capsize=2, markersize=6, zorder=2)
             label = axes.annotate(row.variant.label, (cost, mean), xytext=(7, 4), textcoords="offset points", fontsize=9)
             label.set_parse_math(False)
             label.set_path_effects([Stroke(linewidth=3, foreground="white"), Normal()])

@@ -29,8 +29,8 @@ class Study:
     @property
     def variants(self) -> list[Variant]:
         """The rows of the table, in order."""
-        keys = [entry.name for entry in fields(Variant)]
-        return [Variant(**{key: row[key] for key in keys}) for row in self.about["rows"]]
+        keys = [entry.name for entry in fields(Variant)]  # a study of before a key was there has its default
+        return [Variant(**{key: row[key] for key in keys if key in row}) for row in self.about["rows"]]
 
     @property
     def effects(self) -> list[Effect]:

@@ -102,7 +102,7 @@ class Analysis:
 def analyse(study: Study) -> Analysis:
     """Compute every row and every effect."""
     rows = {variant.name: _row(study, variant) for variant in study.variants}
-    noise = estimate_noise([row.by_seed for row in rows.values()])
+    noise = estimate_noise([row.by_seed for row in rows.values() if not row.variant.reference])
     means = {name: row.mean for name, row in rows.items() if row.mean is not None}
     counts = {name: len(row.values) for name, row in rows.items()}
     known = [effect for effect in study.effects if effect.weights.keys() <= means.keys()]
@@ -259,7 +259,7 @@ def seeds_needed(effect: float, analysis: Analysis) -> int | None:
     if noise is None:
         return None
     weights = max((list(e.effect.weights.values()) for e in analysis.estimates), key=lambda w: sum(x * x for x in w))
-    rows = len(analysis.rows)
+    rows = sum(not row.variant.reference for row in analysis.rows)
     for seeds in range(2, MOST_SEEDS + 1):
         freedom = (rows - 1) * (seeds - 1) if noise.paired else rows * (seeds - 1)
         error = noise.std * math.sqrt(sum(weight**2 for weight in weights) / seeds)

@@ -77,7 +77,7 @@ def _row(study: Study, row: Row, estimate: Estimate | None) -> dict[str, Any]:
     paper = paper_row(scale, variant.name)
     before = paper_row(scale, variant.parent) if variant.parent else None
     return {
-        "label": variant.label + ("" if variant.adopted else " (side branch)"),
+        "label": variant.label + " (side branch)" * variant.side_branch,
         "top1": _top1(row),
         "seeds": _seeds(row),
         **_effect(estimate),
@@ -143,9 +143,9 @@ def effect_rows(study: Study, analysis: Analysis) -> list[dict[str, Any]]:
 CSV_COLUMNS = tuple(
     Column(key, key)
     for key in (
-        "step", "parent", "label", "group", "adopted", "data", "epochs", "scale", "n", "diverged", "missing", "top1_mean",
-        "top1_std", "delta_top1", "delta_low", "delta_high", "p", "p_holm", "resolved", "gmacs_conv_linear", "params_m",
-        "images_per_second", *(key for key, _, _ in SPEEDS), "paper_top1", "paper_top1_std", "paper_gflops_printed",
+        "step", "parent", "label", "group", "adopted", "reference", "data", "epochs", "scale", "n", "diverged", "missing",
+        "top1_mean", "top1_std", "delta_top1", "delta_low", "delta_high", "p", "p_holm", "resolved", "gmacs_conv_linear",
+        "params_m", "images_per_second", *(key for key, _, _ in SPEEDS), "paper_top1", "paper_top1_std", "paper_gflops_printed",
     )
 )  # fmt: skip
 
@@ -158,7 +158,8 @@ def csv_rows(study: Study, analysis: Analysis) -> list[dict[str, Any]]:
         rows.append(
             {
                 "step": variant.name, "parent": variant.parent, "label": variant.label, "group": variant.group,
-                "adopted": variant.adopted, "data": study.about["data"], "epochs": study.about["epochs"],
+                "adopted": variant.adopted, "reference": variant.reference,
+                "data": study.about["data"], "epochs": study.about["epochs"],
                 "scale": study.about["scale"]["name"], "n": len(row.values), "diverged": row.diverged,
                 "missing": row.missing, "top1_mean": row.mean, "top1_std": row.std,
                 **_effect_values(analysis.estimate(variant.name)),

@@ -8,7 +8,7 @@ from torch import nn
 
 from roadmap.data.sources import Inventory
 from roadmap.model.block import Block
-from roadmap.model.counting import cost
+from roadmap.model.counting import cost_of
 from roadmap.schema import Compile, Experiment
 
 EARNS_BACK = 1e15  # operations of a whole run, some ten seconds of a fast GPU: compiling takes as long
@@ -21,6 +21,8 @@ def compile_network(experiment: Experiment, network: nn.Module, found: Inventory
     Parameters keep their names, so a state is the same whether it was compiled or not.
     """
     kind = pick_compile(experiment, found, device)
+    if kind == Compile.blocks and experiment.reference is not None:
+        kind = Compile.network  # timm's blocks have no common type
     compile_blocks_or_network(network, kind)
     return kind
 
@@ -47,6 +49,6 @@ def pick_compile(experiment: Experiment, found: Inventory, device: torch.device)
         return wanted
     if device.type == "cpu" or experiment.recipe.sync_batchnorm:
         return Compile.none
-    forward = cost(experiment.model, len(found.classes), experiment.data.image_size).conv_linear
+    forward = cost_of(experiment, len(found.classes)).conv_linear
     operations = 3 * 2 * forward * found.train.size * experiment.recipe.epochs
     return Compile.blocks if operations > EARNS_BACK else Compile.none

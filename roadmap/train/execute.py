@@ -13,7 +13,7 @@ from roadmap.checks import check_processes
 from roadmap.config import decisive, plain
 from roadmap.data.sources import Inventory
 from roadmap.errors import Diverged, StorageFault
-from roadmap.model.counting import cost
+from roadmap.model.counting import cost_of
 from roadmap.record import Result, RunFolder, parent_top1, provenance
 from roadmap.redaction import Redacting
 from roadmap.schema import Experiment
@@ -147,7 +147,7 @@ def _describe(session: Session, fingerprint: str) -> Result:
     """What the run is, in the order in which people read it; the outcome is filled in at the end."""
     experiment, found = session.experiment, session.found
     counts = decisive(experiment, fingerprint)
-    counted = cost(experiment.model, len(found.classes), experiment.data.image_size)
+    counted = cost_of(experiment, len(found.classes))
     return {
         "run": session.folder.path.name,
         "study": experiment.study.name,
@@ -162,7 +162,7 @@ def _describe(session: Session, fingerprint: str) -> Result:
         "train_loss": None,
         "delta_top1": None,
         "gmacs": counted.conv_linear / 1e9,
-        "gmacs_total": counted.total / 1e9,
+        "gmacs_total": None if counted.total is None else counted.total / 1e9,
         "params_m": counted.params / 1e6,
         "activations_m": counted.activations / 1e6,
         "images_per_second": None,

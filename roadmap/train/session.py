@@ -24,9 +24,9 @@ from roadmap.data.batches import seed_all
 from roadmap.data.pipeline import input_pipeline
 from roadmap.data.sources import Inventory
 from roadmap.errors import Diverged, OutOfMemory, Refused, Stopped
-from roadmap.model.build import build_network
+from roadmap.model.build import network_of
 from roadmap.record import RunFolder, UpdateLog
-from roadmap.schema import Experiment, Norm
+from roadmap.schema import Experiment
 from roadmap.train import checkpoint, memory, recipe
 from roadmap.train.compiling import compile_network
 from roadmap.train.determinism import repeat_bits
@@ -96,7 +96,7 @@ class Session:
         self.saved_at = time.monotonic()
 
     def _build(self) -> nn.Module:
-        network: nn.Module = build_network(self.experiment.model, len(self.found.classes))
+        network = network_of(self.experiment, len(self.found.classes))
         if self.experiment.recipe.sync_batchnorm and self.ranks.world > 1:
             if self.ranks.device.type == "cpu":
                 raise Refused("recipe.sync_batchnorm=true: torch has it for GPUs only; on CPUs it must be false")
@@ -258,7 +258,7 @@ class Session:
             f"recipe.{key}={wanted.images_at_once}: {device} memory is not enough for this many images at once in "
             f"{self._place(self.update + 1)}; "
             + (f"{fits} fit: recipe.micro_batch={fits} keeps the update of {wanted.batch_size}" if fits else "not even one fits")
-            + (", and changes what BatchNorm sees" if self.experiment.model.norm == Norm.batch else "")
+            + (", and changes what BatchNorm sees" if self.step.statistics.running else "")
             + ". Nothing was changed"
         )
 

@@ -185,7 +185,7 @@ def _box(name: str, label: str, script: bool = True, **attributes: object) -> Ma
 
 def _figure(study: Study, analysis: Analysis) -> Markup:
     scale = study.about["scale"]
-    hatched = "" if all(row.variant.adopted for row in analysis.rows) else " Hatched: tried, not adopted."
+    hatched = " Hatched: tried, not adopted." * any(row.variant.side_branch for row in analysis.rows)
     says = (
         f"Bars: mean top-1 on {study.label}; the axis does not start at 0. Line: ± one standard deviation over seeds. "
         f"Small circles: single seeds.{hatched}"

@@ -1,6 +1,6 @@
 """The roadmap figure and accuracy against cost, drawn as SVG in shares of its width: readable at every width, without scripts.
 
-Hue carries no meaning: side branches are hatched or hollow, the paper's marks have a form of their own.
+Hue alone carries no meaning: side branches are hatched or hollow, references say so, the paper's marks have a form of their own.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from roadmap.report.statistics import Analysis, Row
 from roadmap.report.table import PAPER_EPOCHS, paper_scale, table_columns, table_rows
 
 FIRST, LAST = (121, 141, 196), (98, 77, 176)  # 3:1 or more on the light ground and on the dark one
+REFERENCE = "#bd6a22"
 STAR = "M0-8 2-2.6 7.6-2.5 3.2 1 4.7 6.5 0 3.3-4.7 6.5-3.2 1-7.6-2.5-2-2.6Z"
 NOT_COMPARABLE = f"ImageNet-1K, {PAPER_EPOCHS} epochs: not comparable"
 PLOT = (780.0, 340.0)  # px for which names are placed beside their points
@@ -55,7 +56,7 @@ def roadmap(study: Study, analysis: Analysis) -> Markup:
     paper = [paper_row(paper_scale(study), row.variant.name) for row in rows]
     beside = axis([mark.top1 for mark in paper if mark], below=0.3, most=100.0)
     drawn = [
-        _row(row, place, tip, beside.at(mark.top1) if mark else None, across, _colour(i / max(len(rows) - 1, 1)), i)
+        _row(row, place, tip, beside.at(mark.top1) if mark else None, across, _colour(row, i / max(len(rows) - 1, 1)), i)
         for i, (row, place, tip, mark) in enumerate(zip(rows, _joined(rows, stars), tips(study, analysis), paper, strict=True))
     ]
     sections = groupby(zip(rows, drawn, strict=True), key=lambda pair: pair[0].variant.group)
@@ -96,7 +97,7 @@ def _bar(row: Row, across: Axis, colour: str) -> Markup:
         return join(grid)
     size = {"y": "5", "height": "18", "width": percent(across.at(row.mean))}
     bars = [tag("rect", fill=colour, **size)]
-    bars += [] if row.variant.adopted else [tag("rect", fill="url(#hatch)", **size)]
+    bars += [] if not row.variant.side_branch else [tag("rect", fill="url(#hatch)", **size)]
     if row.std is not None:
         low, high = percent(max(0.0, across.at(row.mean - row.std))), percent(across.at(row.mean + row.std))
         bars += [_whisker(low, high, "halo"), _whisker(low, high, "ink")]
@@ -113,7 +114,9 @@ def _paper(place: float | None) -> Markup:
     return Markup("") if place is None else tag("line", x1=percent(place), x2=percent(place), y1="1", y2="27", class_="paper")
 
 
-def _colour(share: float) -> str:
+def _colour(row: Row, share: float) -> str:
+    if row.variant.reference:
+        return REFERENCE
     return "#" + "".join(f"{round(a + (b - a) * share):02x}" for a, b in zip(FIRST, LAST, strict=True))
 
 
@@ -124,9 +127,16 @@ def _unit(rows: Sequence[Row]) -> tuple[float, str]:
 
 def _star_places(rows: Sequence[Row]) -> list[float | None]:
     """Shares of the width, with room for the number at the right of each star."""
-    costs = [row.gmacs for row in rows if row.gmacs is not None]
-    span = (max(costs) - min(costs)) if costs else 0.0
-    return [None if row.gmacs is None else 0.1 + (0.5 * (row.gmacs - min(costs)) / span if span else 0.2) for row in rows]
+    known = [(row.gmacs, row.variant.reference) for row in rows if row.gmacs is not None]
+    costs = [gmacs for gmacs, reference in known if not reference] or [gmacs for gmacs, _ in known]
+    least, most = min(costs, default=0.0), max(costs, default=0.0)
+    span = most - least
+
+    def place(gmacs: float) -> float:
+        """A reference that costs less or more than every step stands at the edge; its number says what it costs."""
+        return 0.1 + (0.5 * min(max((gmacs - least) / span, -0.1), 1.1) if span else 0.2)
+
+    return [None if row.gmacs is None else place(row.gmacs) for row in rows]
 
 
 def _joined(rows: Sequence[Row], places: Sequence[float | None]) -> list[Markup]:
@@ -218,7 +228,8 @@ def _point(index: int, row: Row, place: tuple[float, float], up: Axis, tip: str,
         "svg",
         whisker, tag("circle", r="9"), tag("text", index + 1, y="3.5", text_anchor="middle", class_="number"), name,
         x=percent(place[0]), y=percent(place[1]), overflow="visible", id=f"point-{index}", tabindex="0", role="img",
-        class_="point" + ("" if row.variant.adopted else " side"), aria_label=tip.replace("\n", "; "), data_tip=tip,
+        class_="point" + " side" * row.variant.side_branch + " reference" * row.variant.reference,
+        aria_label=tip.replace("\n", "; "), data_tip=tip,
     )  # fmt: skip
 
 
