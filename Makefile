@@ -4,7 +4,7 @@ STUDY ?= digits
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep report serve cost bench test storm clusters audit lint notebooks clean
+.PHONY: help setup sweep report serve cost bench test storm clusters audit lint notebooks wheels clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ lint: .venv/dev  ## ruff and mypy
 
 notebooks: .venv/dev  ## execute the notebooks
 	.venv/bin/python -m pytest tests/test_notebooks.py
+
+wheels:  ## the packages that a GPU machine without a network lacks, into wheels/ (experiments/imagenette/sitting.sh)
+	$(PYTHON) -m pip wheel --quiet --no-deps -c constraints.txt -w wheels hydra-core omegaconf antlr4-python3-runtime fvcore iopath yacs termcolor
 
 clean:  ## remove .venv and caches; runs under experiments/ stay
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

@@ -252,6 +252,8 @@ def decisive(experiment: Experiment, fingerprint: str) -> dict[str, Any]:
     elif model["width"].is_integer():
         model["width"] = int(model["width"])
     data = {key: value for key, value in plain(experiment.data).items() if key not in ("path", "accept", "download", "workers")}
+    if not data["held_out"]:
+        del data["held_out"]
     return {
         "model": model,
         "data": {**data, "fingerprint": fingerprint},

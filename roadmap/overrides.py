@@ -48,6 +48,8 @@ def check_override(override: Override, config_dirs: Sequence[Path] = ()) -> None
         raise Refused(f"{line}: a group cannot be put elsewhere; write {key}=NAME")
     if override.is_sweep_override():
         _check_sweep(override)
+    if key == "wandb":  # its folder in conf/ holds a file for W&B, no choices
+        raise Refused(f"{line}: set one of {', '.join(k for k in keys() if k.startswith('wandb.'))}")
     options = group_options(key, config_dirs)
     if options:
         _check_choice(override, key, options)

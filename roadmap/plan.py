@@ -83,12 +83,13 @@ class Plan:
     def describe(self) -> dict[str, Any]:
         """What `study.json` says: the question, the rows of the table in order, their runs, and the effects."""
         experiment = self.first
+        held = experiment.data.held_out
         return {
             "study": experiment.study.name,
             "question": experiment.study.question,
             "kind": "rows" if experiment.study.rows else str(experiment.study.kind),
             "scale": config.plain(experiment.scale),
-            "data": str(experiment.data.source),
+            "data": str(experiment.data.source) + (f" ({held:.0%} of train held out)" if held else ""),
             "image_size": experiment.data.image_size,
             "epochs": experiment.recipe.epochs,
             "recipe": experiment.recipe.name,

@@ -150,6 +150,7 @@ class DataConfig:
     path: str | None = None  # the folder on disk, or an archive of it; digits need none
     accept: list[Fault] = field(default_factory=list)  # let through, with a warning, what is refused otherwise
     download: bool = False  # let torchvision fetch what is not there
+    held_out: float = number(0.0, least=0.0, most=0.5)  # of the training images: scored in place of val, to choose settings by
     image_size: int = number(least=32, most=4096)  # pixels, height = width, in training and evaluation
     hflip: float = number(least=0.0, most=1.0)  # probability; 0 where a mirrored image changes its class
     crop_pct: float = number(above=0.0, most=1.0)  # evaluation: centre crop / resized shorter side

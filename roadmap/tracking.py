@@ -180,7 +180,7 @@ def tracker(experiment: Experiment, folder: RunFolder) -> Tracker:
 
 
 def _opening(experiment: Experiment, folder: Path) -> Opening:
-    """How the run is shown; one that W&B's agent asked for (`wandb agent`, conf/wandb-sweep.yaml) is the agent's run."""
+    """How the run is shown; one that W&B's agent asked for (`wandb agent`, conf/wandb/sweep.yaml) is the agent's run."""
     opening = Opening.of(plain(experiment), folder, experiment.wandb.mode == WandbMode.online)
     asked = {name: os.environ.get(f"WANDB_{name}") for name in ("RUN_ID", "SWEEP_ID", "PROJECT", "ENTITY")}
     if not (opening.online and asked["RUN_ID"] and asked["SWEEP_ID"]):

@@ -28,7 +28,7 @@ sys.path.append(str(Path(__file__).parent / "faults"))
 from fake_wandb import KEY, serving
 
 DIGITS = Path(__file__).parent.parent / "experiments" / "digits"
-SWEEP = CONF / "wandb-sweep.yaml"
+SWEEP = CONF / "wandb" / "sweep.yaml"
 
 
 @pytest.fixture

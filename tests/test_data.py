@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import random
@@ -264,3 +265,28 @@ def test_a_signal_while_the_loader_starts_does_not_end_its_processes(tiny_images
     data = made(experiment, found)
     assert len(list(data.epoch(0))) == data.updates
     assert sum(len(targets) for _, targets in data.evaluation()) == found.val.size
+
+
+@pytest.mark.parametrize("source", ["files", "arrays"])
+def test_images_held_out_are_training_images_and_no_others(tiny_images, source):
+    """A recipe is chosen on them: nothing of `val` is seen, no image is on both sides, every class is there."""
+    whole = (lambda *more: folder(tiny_images, *more)) if source == "files" else digits
+    (experiment, found), (plain, everything) = whole("data.held_out=0.25"), whole()
+
+    def pictures(data, held, split):
+        read = reader(data, held, split)
+        return {(read(i)[0].tobytes(), read(i)[1]) for i in range((held.train if split == "train" else held.val).size)}
+
+    kept, scored = (pictures(experiment.data, found, split) for split in ("train", "val"))
+    assert kept | scored == pictures(plain.data, everything, "train")
+    assert not kept & scored
+    assert not scored & pictures(plain.data, everything, "val")
+    assert {target for _, target in scored} == set(range(len(found.classes)))
+    assert math.isclose(found.val.size, everything.train.size / 4, abs_tol=len(found.classes))
+    assert "held_out" in config.decisive(experiment, "")["data"]
+    assert "held_out" not in config.decisive(plain, "")["data"]  # or every run of before it was there would have another name
+
+
+def test_a_share_that_leaves_a_class_without_images_is_refused(tiny_images):
+    with pytest.raises(Refused, match="must be a share that holds one of each class"):
+        folder(tiny_images, "data.held_out=0.01")

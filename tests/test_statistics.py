@@ -9,6 +9,7 @@ from scipy import stats
 from roadmap.report.statistics import (
     Analysis,
     Noise,
+    Row,
     _estimates,
     detectable,
     estimate_noise,
@@ -17,7 +18,7 @@ from roadmap.report.statistics import (
     seeds_needed,
     standard_error,
 )
-from roadmap.studies import Effect
+from roadmap.studies import Effect, Variant
 
 ROWS, SEEDS, STUDIES = 16, 3, 1000
 EFFECTS = [Effect(f"r{i}", "", {f"r{i}": 1.0, f"r{i - 1}": -1.0}) for i in range(1, ROWS)]
@@ -118,7 +119,8 @@ def test_power_is_that_of_a_simulation():
 
 def test_the_seeds_that_a_wished_effect_needs_are_enough_and_one_less_is_not():
     estimates = tuple(_estimates(EFFECTS, [0.0] * 15, [1.0] * 15, Noise(1.0, 32)))
-    analysis = Analysis(rows=(None,) * ROWS, estimates=estimates, noise=Noise(1.0, 32), smallest=None)
+    rows = [Row(Variant(f"r{i}", "", "", reference=i == ROWS), (), (), {}, 0, None, None, None) for i in range(ROWS + 1)]
+    analysis = Analysis(rows=tuple(rows), estimates=estimates, noise=Noise(1.0, 32), smallest=None)
     seeds = seeds_needed(1.0, analysis)
     at, below = (power(1.0, (2 / n) ** 0.5, ROWS * (n - 1), 15) for n in (seeds, seeds - 1))
     assert below < 0.8 <= at

@@ -15,11 +15,11 @@ from roadmap.schema import DataConfig, Source
 
 def reader(data: DataConfig, found: Inventory, split: str) -> Callable[[int], tuple[Image.Image, int]]:
     """How one split is read: by index, always the same picture for the same index."""
-    if data.source == Source.digits:
-        return _digits(data, found, split)
-    if data.source in (Source.cifar10, Source.cifar100):
-        return _cifar(data, found, split)
-    return _Files(found.train if split == "train" else found.val)
+    part = found.train if split == "train" else found.val
+    if data.source not in (Source.digits, Source.cifar10, Source.cifar100):
+        return _Files(part)
+    arrays = (_digits if data.source == Source.digits else _cifar)(data, found, split if part.chosen is None else "train")
+    return arrays if part.chosen is None else arrays.only(part.chosen)
 
 
 class _Files:
@@ -47,6 +47,11 @@ class _Arrays:
                 raise Refused(f"data={data.source}: image {index} is of class {target}; must be 0 to {classes - 1}")
         if len(images) != len(self.targets):
             raise Refused(f"data={data.source}: {len(images)} images with {len(self.targets)} classes; must be equally many")
+
+    def only(self, chosen: Sequence[int]) -> _Arrays:
+        """Those images, in that order."""
+        self.images, self.targets = self.images[list(chosen)], [self.targets[index] for index in chosen]
+        return self
 
     def __call__(self, index: int) -> tuple[Image.Image, int]:
         return Image.fromarray(self.images[index]).convert("RGB"), self.targets[index]

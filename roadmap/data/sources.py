@@ -9,8 +9,10 @@ from __future__ import annotations
 import gzip
 import hashlib
 import logging
+import math
 import os
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -38,6 +40,7 @@ class Split:
 
     size: int
     files: tuple[tuple[Path, int], ...] = ()
+    chosen: tuple[int, ...] | None = None  # without files: their numbers in the source's training split; None: all of a split
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,41 @@ class Inventory:
 
 
 def inspect(data: DataConfig) -> Inventory:
+    """`find`, and a part of the training images in place of the evaluation split where `data.held_out` asks for one."""
+    found = find(data)
+    if not data.held_out:
+        return found
+    train, val = _parted(found.train, data.held_out)
+    kept, scored = ({target for _, target in split.files} for split in (train, val))
+    lost = [name for index, name in enumerate(found.classes) if found.train.files and not {index} <= kept & scored]
+    if lost or not val.size:
+        raise Refused(
+            f"data.held_out={data.held_out:g}: leaves no image of {', '.join(lost[:5]) or 'any class'} to train on or to score; "
+            "it must be a share that holds one of each class, or 0"
+        )
+    return replace(found, train=train, val=val)
+
+
+def _parted(split: Split, share: float) -> tuple[Split, Split]:
+    """What is left and what is held out: evenly spread over each class, or over all images where there are no files."""
+
+    def out(number: int) -> bool:
+        return math.floor((number + 1) * share) > math.floor(number * share)
+
+    if not split.files:
+        parts = [tuple(i for i in range(split.size) if out(i) == wanted) for wanted in (False, True)]
+        left, held = (Split(len(part), chosen=part) for part in parts)
+        return left, held
+    seen: Counter[int] = Counter()
+    files: dict[bool, list[tuple[Path, int]]] = {False: [], True: []}
+    for path, target in split.files:
+        files[out(seen[target])].append((path, target))
+        seen[target] += 1
+    left, held = (Split(len(files[wanted]), tuple(files[wanted])) for wanted in (False, True))
+    return left, held
+
+
+def find(data: DataConfig) -> Inventory:
     """Find the images and check them as far as names and numbers go; an archive is unpacked first.
 
     Raises:
