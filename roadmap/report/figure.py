@@ -172,7 +172,7 @@ def _draw_behind(axes: Axes, shown: Picture, low: float) -> None:
         if other.std is not None:
             axes.errorbar(other.mean, y - 0.36, xerr=other.std, color=GREY, capsize=2, linewidth=0.9)
         axes.annotate(
-            f"{other.mean:.1f}",
+            _rounded(other.mean),
             (other.mean, y),
             xytext=(-3, 0),
             textcoords="offset points",
@@ -194,13 +194,18 @@ def _draw_bars(axes: Axes, bars: Sequence[Bar], low: float, high: float) -> None
         axes.barh(y, bar.mean - low, left=low, height=0.68, color=colour, hatch=hatch, edgecolor="white", linewidth=0)
         start = low + 0.012 * (high - low)
         box = {"facecolor": colour, "edgecolor": "none", "pad": 1.5}  # readable on hatching, and on a whisker
-        said = f"{bar.mean:.1f}{bar.aside}"
+        said = f"{_rounded(bar.mean)}{bar.aside}"
         axes.text(start, y, said, va="center", ha="left", color="white", fontweight="bold", bbox=box, zorder=5)
         if bar.std is not None:
             outline = [Stroke(linewidth=3.2, foreground="white"), Normal()]  # visible on the bar and beside it
             lines = axes.errorbar(bar.mean, y, xerr=bar.std, color="black", capsize=3, linewidth=1.2).lines
             for artist in (*lines[1], *lines[2]):
                 artist.set_path_effects(outline)
+
+
+def _rounded(value: float) -> str:
+    """One decimal, halves up: a printed 80.35 is 80.4, though its nearest float lies below."""
+    return f"{value + 1e-9:.1f}"
 
 
 def _stars(axes: Axes, bars: Sequence[Bar]) -> None:
