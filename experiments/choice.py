@@ -5,43 +5,59 @@
     python experiments/choice.py experiments/choice > experiments/imagenette/choice.md
 
 Top-1 on the held-out training images, in percent: mean over seeds (with the deviation where there are several). The last column
-is the mean over the ends, which the choice goes by.
+is the mean over the ends, which the choice goes by; there is none where a run is missing or diverged.
 """
 
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 from pathlib import Path
+from typing import Any
 
-import pandas as pd
+from roadmap.report.formats import Column, as_markdown
 
 
 def main(folder: Path) -> str:
     """The table in Markdown."""
     results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("runs/*/result.json"))]
-    settings = [{**result["recipe"], **result["data"], "drop_path": result["model"]["drop_path"]} for result in results]
-    varied = [key for key in settings[0] if len({str(one.get(key)) for one in settings}) > 1 and key != "fingerprint"]
-    runs = pd.DataFrame([
-        {key: str(one[key]) for key in varied} | {"step": result["step"]["name"], "top1": result["top1"]}
-        for one, result in zip(settings, results, strict=True)
-    ])  # fmt: skip
-    steps = list(dict.fromkeys(runs["step"]))
-    grouped = runs.groupby([*varied, "step"], sort=False)["top1"].agg(["mean", "std"]).unstack("step")
-    table = pd.DataFrame({step: [_text(*pair) for pair in grouped.xs(step, axis=1, level="step").values] for step in steps})
-    table["mean"] = grouped["mean"].mean(axis=1, skipna=False).map("{:.1f}".format).values
-    table.index = grouped.index
-    shown = table.reset_index().sort_values("mean", ascending=False)
-    held = results[0]["data"]
-    about = f"{held['source']}, {held['image_size']} px, scale {results[0]['scale']}: {held['val']} of {held['train'] + held['val']}"
-    return f"{about} training images held out; {results[0]['recipe']['epochs']} epochs; {len(results)} runs.\n\n" + "\n".join(
-        "| " + " | ".join(map(str, line)) + " |" for line in [shown.columns, ["---"] * len(shown.columns), *shown.values]
-    )
+    if not results or not all(result["data"].get("held_out") for result in results):
+        sys.exit(f"{folder}: needs runs with data.held_out above 0, and no others: a choice never sees the evaluation images")
+    settings = [_settings(result) for result in results]
+    varied = [key for key in settings[0] if len({str(one.get(key)) for one in settings}) > 1]
+    steps = sorted({result["step"]["name"] for result in results})
+    scores: dict[tuple[Any, ...], dict[str, list[float | None]]] = {}
+    for one, result in zip(settings, results, strict=True):
+        scores.setdefault(tuple(one[key] for key in varied), {}).setdefault(result["step"]["name"], []).append(result["top1"])
+    rows = [dict(zip(varied, values, strict=True)) | _row(found, steps) for values, found in scores.items()]
+    rows.sort(key=lambda row: -1.0 if row["mean"] is None else row["mean"], reverse=True)
+    columns = [*(Column(key, key) for key in varied), *(Column(step, step) for step in steps), Column("mean", "mean", "{:.1f}")]
+    first = results[0]["data"]
+    count = f"{first['val']} of {first['train'] + first['val']}"
+    about = f"{first['source']}, {first['image_size']} px, scale {results[0]['scale']}: {count} training images held out"
+    return f"{about}; {results[0]['recipe']['epochs']} epochs; {len(results)} runs.\n\n{as_markdown(rows, columns, '')}"
 
 
-def _text(mean: float, deviation: float) -> str:
-    return f"{mean:.1f}" + ("" if pd.isna(deviation) else f" ± {deviation:.1f}")
+def _settings(result: dict[str, Any]) -> dict[str, Any]:
+    """What may be chosen: recipe and data, and of the model what is the same at both ends."""
+    data = {key: value for key, value in result["data"].items() if key not in ("fingerprint", "train", "val")}
+    return {"scale": result["scale"], **data, **result["recipe"], "drop_path": result["model"]["drop_path"]}
+
+
+def _row(found: dict[str, list[float | None]], steps: list[str]) -> dict[str, Any]:
+    means: dict[str, float | None] = {}
+    cells: dict[str, Any] = {}
+    for step in steps:
+        values = found.get(step, [])
+        whole = [value for value in values if value is not None]
+        lost = len(values) - len(whole)
+        means[step] = statistics.fmean(whole) if whole and not lost else None
+        deviation = f" ± {statistics.stdev(whole):.1f}" if len(whole) > 1 else ""
+        cells[step] = (f"{statistics.fmean(whole):.1f}{deviation}" if whole else "") + (f" ({lost} diverged)" if lost else "")
+    known = [mean for mean in means.values() if mean is not None]
+    return {**cells, "mean": statistics.fmean(known) if len(known) == len(steps) else None}
 
 
 if __name__ == "__main__":
-    print(main(Path(sys.argv[1])))
+    print(main(Path(sys.argv[1])), end="")

@@ -74,7 +74,7 @@ def _check_batch(experiment: Experiment) -> None:
     at_once = recipe.images_at_once
     whole = recipe.batch_size % at_once == 0
     _require(whole, key, at_once, f"a divisor of recipe.batch_size={recipe.batch_size}: an update is made of whole micro-batches")
-    one_alone = at_once == 1 and experiment.model.norm == Norm.batch
+    one_alone = at_once == 1 and _compares_images(experiment)
     _require(not one_alone, key, at_once, "at least 2 with model.norm=batch, which compares images")
     mixes = recipe.mixup > 0 or recipe.cutmix > 0
     in_pairs = not mixes or at_once % 2 == 0
@@ -84,10 +84,15 @@ def _check_batch(experiment: Experiment) -> None:
     _require(not accumulates, "runtime.compile", "graphs", "another one with micro-batches: a graph keeps one gradient")
 
 
+def _compares_images(experiment: Experiment) -> bool:
+    """Whether a BatchNorm of ours needs two images at once; what a reference needs shows when it is trained."""
+    return experiment.reference is None and experiment.model.norm == Norm.batch
+
+
 def smaller_micro_batches(experiment: Experiment) -> list[int]:
     """Sizes of a micro-batch smaller than the experiment's that it could have, the largest first."""
     recipe = experiment.recipe
-    least = 2 if experiment.model.norm == Norm.batch else 1
+    least = 2 if _compares_images(experiment) else 1
     even = recipe.mixup > 0 or recipe.cutmix > 0
     sizes = range(recipe.images_at_once - 1, least - 1, -1)
     return [size for size in sizes if recipe.batch_size % size == 0 and not (even and size % 2)]

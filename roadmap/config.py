@@ -102,7 +102,12 @@ def _read(overrides: tuple[str, ...], config_dirs: tuple[Path, ...]) -> Experime
             config = hydra_compose("config", [*with_place(overrides, config_dirs), *search], return_hydra_config=True)
             if config_dirs:
                 _check_foreign(config, _own_hydra())
-        return from_hydra(config, config.hydra.runtime.choices.get("step"), config_dirs)
+        experiment = from_hydra(config, config.hydra.runtime.choices.get("step"), config_dirs)
+        if experiment.reference is not None and with_place(overrides, config_dirs) == list(overrides):
+            raise Refused(
+                f"reference={experiment.reference}: set in a file; say it on the command line, or study.references in the file"
+            )
+        return experiment
     except (HydraException, OmegaConfBaseException) as error:
         raise Refused(_say_again(error)) from error
 
@@ -209,11 +214,12 @@ def warnings(experiment: Experiment, overrides: Sequence[str] = (), config_dirs:
         **{f"wandb.{key}": elsewhere and f"logger={experiment.logger}" for key in ("mode", "project", "entity")},
     }  # fmt: skip
     if experiment.reference is not None:
-        idle |= {key: f"{experiment.reference} is timm's own" for key in said - {"model.drop_path"} if key.startswith("model.")}
+        mine = {key for key in said if key.startswith(("model.", "scale."))}
+        idle |= dict.fromkeys(mine - {"model.drop_path", "scale.drop_path"}, f"{experiment.reference} is timm's own")
     found = [f"{key} has no effect here: {why}" for key, why in idle.items() if why and key in said]
     for override in overrides:
         key = override.split("=")[0]
-        if key.startswith("scale.") and key not in ("scale.name", "scale.start", "scale.end"):
+        if key.startswith("scale.") and key not in ("scale.name", "scale.start", "scale.end") and experiment.reference is None:
             without = compose([o for o in overrides if o != override], config_dirs)
             if without.model == model:
                 found.append(f"{key} has no effect here: step {experiment.step.name} does not use it")
@@ -232,6 +238,14 @@ def plain(node: Any) -> Any:
     return node.value if isinstance(node, Enum) else node
 
 
+def described(experiment: Experiment) -> dict[str, Any]:
+    """What is written down of a run: every setting, but of a reference's network only what it is and its stochastic depth."""
+    settings: dict[str, Any] = plain(experiment)
+    if experiment.reference is not None:
+        settings["model"] = {"reference": experiment.reference, "drop_path": experiment.model.drop_path}
+    return settings
+
+
 def differences(one: Any, other: Any, key: str = "") -> list[str]:
     """`key: value / value` for each setting that two plain configurations have otherwise."""
     if isinstance(one, dict) and isinstance(other, dict):
@@ -246,10 +260,8 @@ def decisive(experiment: Experiment, fingerprint: str) -> dict[str, Any]:
     Model, data (its fingerprint, not its path nor the faults in it that are accepted), recipe and seed count; the
     step's name, output folder, logger, device and number of workers do not.
     """
-    model = plain(experiment.model)
-    if experiment.reference is not None:
-        model = {"reference": experiment.reference, "drop_path": experiment.model.drop_path}
-    elif model["width"].is_integer():
+    model = described(experiment)["model"]
+    if experiment.reference is None and model["width"].is_integer():
         model["width"] = int(model["width"])
     data = {key: value for key, value in plain(experiment.data).items() if key not in ("path", "accept", "download", "workers")}
     if not data["held_out"]:

@@ -89,7 +89,7 @@ class Plan:
             "question": experiment.study.question,
             "kind": "rows" if experiment.study.rows else str(experiment.study.kind),
             "scale": config.plain(experiment.scale),
-            "data": str(experiment.data.source) + (f" ({held:.0%} of train held out)" if held else ""),
+            "data": str(experiment.data.source) + (f" ({100 * held:g} % of train held out)" if held else ""),
             "image_size": experiment.data.image_size,
             "epochs": experiment.recipe.epochs,
             "recipe": experiment.recipe.name,
@@ -121,6 +121,8 @@ def plan(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> Plan:
 
     """
     known = known_steps(*config_dirs)
+    if any(override.startswith("reference=") for override in overrides):
+        raise Refused("reference=NAME is a single run's; a study names its references in study.references=[NAME,...]")
     first = config.compose([*overrides, f"+step={next(iter(known))}"], config_dirs)
     seeds = first.study.seeds
     if not seeds or len(set(seeds)) < len(seeds):

@@ -22,7 +22,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from roadmap import __version__
-from roadmap.config import identity, plain
+from roadmap.config import described, identity
 from roadmap.errors import Held, Refused, StorageFault
 from roadmap.redaction import hide
 from roadmap.schema import Experiment
@@ -108,7 +108,7 @@ class RunFolder:
 
         """
         try:
-            write_whole(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(hide(plain(experiment)))))
+            write_whole(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(hide(described(experiment)))))
         except OSError as error:
             raise Refused(f"output={experiment.output}: {self.path} cannot be written: {error}") from error
 

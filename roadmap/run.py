@@ -99,6 +99,7 @@ def check(overrides: list[str], folders: Sequence[Path], multirun: bool) -> None
 
             cost_of(experiment, len(found.classes))
         one = [f"{key} has no effect here: a run has one step and one seed" for key in ("study.steps", "study.seeds")]
+        one.append("study.references has no effect here: a run trains one network; reference=NAME trains that one")
         idle = [said for said in one if any(override.startswith(said.split()[0]) for override in job)]
         for warning in config.warnings(experiment, job, folders) + idle:
             print(f"roadmap: warning: {warning}", file=sys.stderr)

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from roadmap.config import plain
+from roadmap.config import described
 from roadmap.event_files import NOT_INSTALLED, EventFile
 from roadmap.mirror import Opening
 from roadmap.record import Result, RunFolder
@@ -166,7 +166,7 @@ def tracker(experiment: Experiment, folder: RunFolder) -> Tracker:
     if experiment.logger == Logger.none:
         return NoTracker()
     if experiment.logger == Logger.tensorboard:
-        return TensorboardTracker(folder, plain(experiment))
+        return TensorboardTracker(folder, described(experiment))
     if redact(str(folder.path.absolute())) != str(folder.path.absolute()):
         log.warning(
             "logger=wandb: the path of output= holds a secret, and wandb writes its path down; the run goes on without it"
@@ -181,7 +181,7 @@ def tracker(experiment: Experiment, folder: RunFolder) -> Tracker:
 
 def _opening(experiment: Experiment, folder: Path) -> Opening:
     """How the run is shown; one that W&B's agent asked for (`wandb agent`, conf/wandb/sweep.yaml) is the agent's run."""
-    opening = Opening.of(plain(experiment), folder, experiment.wandb.mode == WandbMode.online)
+    opening = Opening.of(described(experiment), folder, experiment.wandb.mode == WandbMode.online)
     asked = {name: os.environ.get(f"WANDB_{name}") for name in ("RUN_ID", "SWEEP_ID", "PROJECT", "ENTITY")}
     if not (opening.online and asked["RUN_ID"] and asked["SWEEP_ID"]):
         return opening

@@ -287,6 +287,13 @@ def test_images_held_out_are_training_images_and_no_others(tiny_images, source):
     assert "held_out" not in config.decisive(plain, "")["data"]  # or every run of before it was there would have another name
 
 
+def test_an_image_that_is_held_out_and_trained_on_is_a_duplicate(tiny_images):
+    experiment, found = folder(tiny_images, "data.held_out=0.25")
+    shutil.copy(found.val.files[0][0], found.train.files[0][0])
+    with pytest.raises(Refused, match="the same bytes as"):
+        sources.fingerprint(experiment.data, found)
+
+
 def test_a_share_that_leaves_a_class_without_images_is_refused(tiny_images):
     with pytest.raises(Refused, match="must be a share that holds one of each class"):
         folder(tiny_images, "data.held_out=0.01")

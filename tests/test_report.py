@@ -199,6 +199,7 @@ HOSTILE = [
     "two\nlines",
     "100 % & $5_{}",
     "[l](javascript:x)",
+    "e\u0301 Łódź Größe 10 µs <= ²",
     '*~^\\[2em] \\end{tabular} é ü Ł 中 \u202e “q” | "',
 ]
 

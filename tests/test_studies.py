@@ -14,6 +14,7 @@ from conftest import QUICK
 from roadmap import config
 from roadmap.errors import Refused
 from roadmap.layout import layout
+from roadmap.model.build import network_of
 from roadmap.model.counting import cost_of
 from roadmap.plan import plan
 from roadmap.preview import preview
@@ -203,6 +204,20 @@ def test_references_stand_beside_the_steps(tmp_path):
     assert "81.30" in line
 
 
+def test_a_reference_has_the_study_s_stochastic_depth_whatever_timm_s_own_is():
+    for rate in (0.0, 0.3):
+        experiment = config.compose(["reference=swin_tiny_patch4_window7_224", f"model.drop_path={rate}"])
+        drawn = [module.drop_prob for module in network_of(experiment, 10).modules() if hasattr(module, "drop_prob")]
+        assert max(drawn, default=0.0) == pytest.approx(rate)
+
+
+def test_a_reference_in_a_file_takes_no_step_s_place(tmp_path):
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "mine.yaml").write_text("# @package _global_\nreference: resnet10t\nstudy: {name: mine}\n")
+    with pytest.raises(Refused, match="set in a file"):
+        config.compose(["+study=mine", "+step=gelu"], [tmp_path])
+
+
 def test_the_cost_of_the_paper_s_references():
     for name, gmacs in (("swin_tiny_patch4_window7_224", 4.49), ("swin_base_patch4_window7_224", 15.43)):
         experiment = config.compose([f"reference={name}", "data.image_size=224", "data=folder", "data.path=."])
@@ -216,7 +231,7 @@ def test_the_cost_of_the_paper_s_references():
         (["study.references=[vgg11]"], "does not build it with drop_path_rate=0.1"),
         (["study.references=['hf_hub:a/b']"], "letters, digits and _"),
         (["study.references=[resnet18,resnet18]"], "a name of its own"),
-        (["reference=resnet18"], "leave one out"),
+        (["reference=resnet18"], "a study names its references in study.references"),
     ],
 )
 def test_references_that_cannot_be_trained_are_refused(overrides, said):

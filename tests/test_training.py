@@ -348,6 +348,7 @@ def test_a_reference_is_trained_like_a_step(tmp_path):
     assert (result["gmacs"], result["params_m"]) == (counted.conv_linear / 1e9, counted.params / 1e6)
     assert result["activations_m"] == counted.activations / 1e6
     assert result["gmacs_total"] is None
+    assert "kernel_size" not in RunFolder.of(experiment, "0" * 16).path.joinpath("config.yaml").read_text()
     assert RunFolder.of(experiment, "0" * 16).path.name.startswith("convnext_atto-s0-")
     assert config.identity(own, "0" * 16) != config.identity(experiment, "0" * 16)
 

@@ -17,15 +17,17 @@ mkdir -p "$out"
 
 site=$(mktemp -d)
 trap 'rm -rf "$site"' EXIT
-python3 -m pip install --quiet --no-index --no-deps --no-compile --target "$site" wheels/*.whl
-export PYTHONPATH="$site:$PWD" PYTHONUNBUFFERED=1
-if [ -f records.tar ]; then tar -xf records.tar; fi
+python3 -m pip install --quiet --no-index --no-deps --no-compile --target "$site/packages" wheels/*.whl
+export PYTHONPATH="$site/packages:$PWD" PYTHONUNBUFFERED=1
+touch "$site/began"
+if [ -f records.tar ]; then tar -xmf records.tar; fi # -m: as new as this sitting, so that they travel on with what it makes
 
 status=0
-timeout --signal=TERM --kill-after=40 "${minutes}m" "$@" > >(tee "$out/log.txt") 2>&1 || status=$?
-if [ "$status" = 124 ]; then status=143; fi
+timeout --signal=TERM --kill-after=40 "${minutes}m" "$@" > "$out/log.txt" 2>&1 || status=$?
+tail -n 40 "$out/log.txt"
+if [ "$status" = 124 ] || [ "$status" = 137 ]; then status=143; fi
 # Small files only: a run that was cut short begins again, which costs less than its checkpoints are heavy.
-find experiments -type f -size -4M ! -name '*.pt' ! -name claim \
-  \( -path '*/runs/*' -o -name study.json -o -newer "$site" \) -print0 | tar --null -T - -cf "$out/records.tar"
-echo "$(find experiments -name result.json | wc -l) runs are done; exit code $status"
+find experiments -type f -newer "$site/began" -size -4096k ! -name '*.pt' ! -name claim -print0 |
+  tar --null --ignore-failed-read -T - -cf "$out/records.tar" || echo "records.tar: not everything could be packed"
+echo "exit code $status; $(tar -tf "$out/records.tar" | grep -c '/result.json$' || true) runs of these sittings are done"
 exit "$status"

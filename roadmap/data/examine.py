@@ -67,12 +67,15 @@ class Examined:
     findings: tuple[Finding, ...] = ()
 
 
-def examined(root: Path, files: Sequence[Path], look: Callable[[Path], Seen]) -> Examined:
-    """Look at files under `root` once: a cache remembers names, sizes and times of modification."""
+def examined(root: Path, files: Sequence[Path], look: Callable[[Path], Seen], trained: int | None = None) -> Examined:
+    """Look at files under `root` once: a cache remembers names, sizes and times of modification.
+
+    The first `trained` files are trained on and the others scored; None: these are no images with a place in a split.
+    """
     stats = [path.stat() for path in files]
     state = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in zip(_names(root, files), stats, strict=True)]
-    key = [RULES, PIL.__version__, str(root), state]
-    return cache.remembered("fingerprints", key, lambda: _examine(root, files, look), _to_json, _of_json)
+    key = [RULES, PIL.__version__, str(root), state, trained]
+    return cache.remembered("fingerprints", key, lambda: _examine(root, files, look, trained), _to_json, _of_json)
 
 
 def judge(root: Path, findings: Sequence[Finding], accept: Sequence[Fault]) -> list[str]:
@@ -167,14 +170,14 @@ def _shape_and_mode(image: Any) -> Iterator[tuple[str, str]]:
 # --- all files -------------------------------------------------------------------------------------------------------
 
 
-def _examine(root: Path, files: Sequence[Path], look: Callable[[Path], Seen]) -> Examined:
+def _examine(root: Path, files: Sequence[Path], look: Callable[[Path], Seen], trained: int | None) -> Examined:
     if len(files) > MANY:
         log.warning("reading %d files in %s once, to examine them and to know them again", len(files), root)
     seen = _look_at_all(files, look)
     content = [[name, one.digest] for name, one in zip(_names(root, files), seen, strict=True)]
     fingerprint = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
     found = [Finding(kind, str(path), why) for path, one in zip(files, seen, strict=True) for kind, why in one.faults]
-    return Examined(fingerprint, (*found, *_duplicates(root, content)))
+    return Examined(fingerprint, (*found, *_duplicates(root, content, trained)))
 
 
 def _names(root: Path, files: Sequence[Path]) -> list[str]:
@@ -190,11 +193,11 @@ def _look_at_all(files: Sequence[Path], look: Callable[[Path], Seen]) -> list[Se
         return list(chain.from_iterable(pool.map(lambda chunk: [look(path) for path in chunk], chunks)))
 
 
-def _duplicates(root: Path, content: Sequence[Sequence[str]]) -> Iterator[Finding]:
-    trained = {digest: name for name, digest in content if name.startswith("train/") and digest}
-    for name, digest in content:
-        if name.startswith("val/") and digest in trained:
-            yield Finding(Fault.duplicate, str(root / name), f"the same bytes as {root / trained[digest]}")
+def _duplicates(root: Path, content: Sequence[Sequence[str]], trained: int | None) -> Iterator[Finding]:
+    seen = {digest: name for name, digest in content[:trained] if digest}
+    for name, digest in [] if trained is None else content[trained:]:
+        if digest in seen:
+            yield Finding(Fault.duplicate, str(root / name), f"the same bytes as {root / seen[digest]}")
 
 
 # --- words and JSON --------------------------------------------------------------------------------------------------

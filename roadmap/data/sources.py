@@ -61,7 +61,7 @@ def inspect(data: DataConfig) -> Inventory:
     train, val = _parted(found.train, data.held_out)
     kept, scored = ({target for _, target in split.files} for split in (train, val))
     lost = [name for index, name in enumerate(found.classes) if found.train.files and not {index} <= kept & scored]
-    if lost or not val.size:
+    if lost or val.size < len(found.classes):
         raise Refused(
             f"data.held_out={data.held_out:g}: leaves no image of {', '.join(lost[:5]) or 'any class'} to train on or to score; "
             "it must be a share that holds one of each class, or 0"
@@ -136,7 +136,7 @@ def fingerprint(data: DataConfig, found: Inventory) -> str:
         folder = found.root / CIFAR_FOLDERS[data.source]
         return examined(found.root, sorted(path for path in folder.iterdir() if path.is_file()), hash_file).fingerprint
     files = [path for split in (found.train, found.val) for path, _ in split.files]
-    known = examined(found.root, files, look_at_image)
+    known = examined(found.root, files, look_at_image, len(found.train.files))
     said = judge(found.root, known.findings, data.accept)
     if _out_of_order(found.classes):
         said.append(f"data.accept={Fault.numeric_order} lets through classes in the order {_first(found.classes)}")

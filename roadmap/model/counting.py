@@ -76,11 +76,15 @@ def cost_of(experiment: Experiment, num_classes: int) -> Cost:
     """
     if experiment.reference is None:
         return cost(experiment.model, num_classes, experiment.data.image_size)
-    from roadmap.model.reference import build_reference, count_reference  # timm, whose import takes seconds
+    key = (experiment.reference, num_classes, experiment.data.image_size, experiment.model.drop_path)
+    if key not in _references:
+        from roadmap.model.reference import count_reference  # timm, whose import takes seconds
 
-    counts, activations = count_reference(experiment, num_classes)
-    params = sum(p.numel() for p in build_reference(experiment, num_classes).parameters())
-    return Cost(params, counts, activations, norms_counted=False)
+        _references[key] = Cost(*count_reference(experiment, num_classes), norms_counted=False)
+    return _references[key]
+
+
+_references: dict[tuple[Any, ...], Cost] = {}
 
 
 def _parts(network: Network) -> Iterator[nn.Module]:

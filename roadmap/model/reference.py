@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any
 
@@ -29,19 +30,23 @@ def build_reference(experiment: Experiment, num_classes: int) -> nn.Module:
             f"reference={name}: timm {timm.__version__} has no such model; it has {', '.join(close)} and "
             f"{len(models) - len(close)} others, timm.list_models()"
         )
-    settings: dict[str, Any] = {"drop_path_rate": experiment.model.drop_path} if experiment.model.drop_path else {}
+    settings: dict[str, Any] = {"drop_path_rate": experiment.model.drop_path}  # said at 0 too: timm's own rate may be another
     described = timm.get_pretrained_cfg(name)
     if described is not None and described.fixed_input_size:
         settings["img_size"] = size
     try:
         return timm.create_model(name, num_classes=num_classes, **settings)
     except Exception as error:
+        if isinstance(error, TypeError) and not experiment.model.drop_path:  # it knows no stochastic depth, and is to have none
+            del settings["drop_path_rate"]
+            with suppress(Exception):
+                return timm.create_model(name, num_classes=num_classes, **settings)
         said = ", ".join(f"{key}={value}" for key, value in settings.items())
         raise Refused(f"reference={name}: timm does not build it with {said or 'its own settings'}: {error}") from error
 
 
-def count_reference(experiment: Experiment, num_classes: int) -> tuple[dict[str, int], int]:
-    """Multiply-adds for one image by kind, and elements put out by convolutions and linear layers.
+def count_reference(experiment: Experiment, num_classes: int) -> tuple[int, dict[str, int], int]:
+    """Parameters; multiply-adds for one image by kind; elements put out by convolutions and linear layers.
 
     Torch's own counter sees every product, attention's too, which the paper counts: 4.49 G for Swin-T at 224 px, 15.43 G
     for Swin-B (Table 10, Table 11). Checked: on networks without attention it agrees with fvcore.
@@ -67,7 +72,7 @@ def count_reference(experiment: Experiment, num_classes: int) -> tuple[dict[str,
     for operator, operations in counter.get_flop_counts()["Global"].items():
         kind = KINDS.get(str(operator), "attention")
         counts[kind] = counts.get(kind, 0) + operations // 2
-    return counts, sum(sizes)
+    return sum(weight.numel() for weight in network.parameters()), counts, sum(sizes)
 
 
 KINDS = {"aten.convolution": "conv", "aten.addmm": "linear", "aten.mm": "linear"}

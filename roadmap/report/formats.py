@@ -112,13 +112,16 @@ LATEX = {
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "→": r"$\rightarrow$", "↑": r"$\uparrow$", "±": r"$\pm$", "×": r"$\times$", "−": r"$-$", "“": "``", "”": "''",
     "–": "--", "—": "---", "’": "'", "…": r"\ldots{}", "Δ": r"$\Delta$", "|": r"\textbar{}", '"': "''",
+    "ß": r"\ss{}", "ø": r"\o{}", "Ø": r"\O{}", "æ": r"\ae{}", "Æ": r"\AE{}", "œ": r"\oe{}", "Œ": r"\OE{}",
+    "ł": r"\l{}", "Ł": r"\L{}", "µ": r"$\mu$", "μ": r"$\mu$",
+    "²": "$^2$", "³": "$^3$", "≤": r"$\leq$", "≥": r"$\geq$", "°": r"$^\circ$", "·": r"$\cdot$",
     "[": "{[}", "*": "{*}",  # at the start of a row they would belong to the end of the row before
 }  # fmt: skip
-ACCENTS = dict(zip("\u0300\u0301\u0302\u0303\u0308\u030a\u030c\u0327", "`'^~\"rvc", strict=True))
+ACCENTS = dict(zip("\u0300\u0301\u0302\u0303\u0308\u030a\u030c\u0327\u0306\u030b\u0307\u0304", "`'^~\"rvcuH.=", strict=True))
 
 
 def _latex(text: str) -> str:
-    return "".join(map(_latex_letter, printable(text).replace("\n", " ")))
+    return "".join(map(_latex_letter, unicodedata.normalize("NFC", printable(text)).replace("\n", " ")))
 
 
 def _latex_letter(letter: str) -> str:
