@@ -12,7 +12,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from roadmap.errors import Refused
+from roadmap.errors import Refused, printable
 from roadmap.report.formats import Column, as_csv, as_latex, as_markdown, as_table
 from roadmap.report.records import load
 from roadmap.report.statistics import analyse
@@ -208,7 +208,7 @@ HOSTILE = [
 def test_hostile_text_is_harmless(text):
     columns, rows = (Column("name", "name"), Column("value", "value", "{:.1f}")), [{"name": text, "value": 1.25}]
     cell = next(itertools.islice(csv.reader(io.StringIO(as_csv(rows, columns, ""))), 1, None))[0]
-    assert cell == ("'" + text if text[0] in "=+-@" else text)
+    assert cell == ("'" + text if text[0] in "=+-@" else printable(text))
     shown = as_markdown(rows, columns, "")
     assert "<script" not in shown
     assert len(shown.splitlines()) == 3
@@ -223,13 +223,37 @@ def test_latex_compiles(tmp_path):
     found = load(study(tmp_path, VALUES, labels=labels))
     columns = (Column("name", "[name]"), Column("value", "v_%", "{:.1f}"))
     tables = as_latex([{"name": text, "value": 1.25} for text in HOSTILE], columns, "two\nlines \\input{x}")
-    page = "\\documentclass{article}\n\\usepackage{booktabs}\n\\begin{document}\n%s\n\\end{document}\n"
+    page = "\\documentclass{article}\n\\usepackage{booktabs,graphicx}\n\\begin{document}\n%s\n\\end{document}\n"
     (tmp_path / "page.tex").write_text(page % (latex(found, analyse(found)) + "\n\n" + tables))
     done = subprocess.run(
         ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "page.tex"], cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout[-2000:]
-    assert "Missing character" not in (tmp_path / "page.log").read_text(errors="replace")
+    log = (tmp_path / "page.log").read_text(errors="replace")
+    assert "Missing character" not in log
+    assert "Overfull" not in log
+
+
+def test_a_hostile_study_is_harmless_in_every_file(tmp_path, capsys):
+    """Names of rows, sections, recipe, data, scale and machines, through the whole report."""
+    bad = "\x1b]0;x\x07<img src=x onerror=alert(1)> $x ` =1"
+
+    def change(lines):
+        for line in lines:
+            line.update(device=bad + line["run"], versions={"torch": bad + line["run"]})
+
+    folder = study(tmp_path, VALUES, labels=dict.fromkeys("abcd", bad), change=change)
+    about = json.loads((folder / "study.json").read_text())
+    about.update(question=bad, recipe=bad, data=bad, scale={"name": bad, "start": bad, "end": bad})
+    about["rows"][1]["group"] = bad
+    (folder / "study.json").write_text(json.dumps(about))
+    said = write_report(folder)
+    texts = {path.name: path.read_text() for path in folder.iterdir() if path.suffix in (".md", ".csv", ".tex", ".svg")}
+    assert {"table.md", "table.csv", "table.tex", "effects.csv", "figure.svg", "effects.svg", "cost.svg"} <= texts.keys()
+    assert not [name for name, text in {**texts, "terminal": said}.items() if "\x1b" in text or "\x07" in text]
+    assert "<img" not in texts["table.md"]
+    for name in ("figure.svg", "effects.svg", "cost.svg", "throughput.svg"):
+        assert "img" not in {node.tag.split("}")[1] for node in ET.parse(folder / name).iter()}
 
 
 def test_frame(tmp_path):

@@ -53,8 +53,10 @@ def main() -> int:
 def _power(folder: Path, points: float) -> str:
     """How many seeds a row an effect of this size needs, with the noise of this study."""
     analysis = analyse(load(folder))
-    if analysis.noise is None or any(estimate.effect.parts for estimate in analysis.estimates):
+    if analysis.noise is None:
         return f"--power {points}: this study's noise between seeds is not known: it needs two seeds a row"
+    if any(estimate.effect.parts for estimate in analysis.estimates):
+        return f"--power {points}: not known for sampled orders, where more orders help as well as more seeds"
     needed = seeds_needed(points, analysis)
     said = "more than a thousand seeds" if needed is None else f"{needed} seeds"
     return f"An effect of {points} points is resolved in four of five studies like this one with {said} a row."

@@ -19,12 +19,14 @@ from matplotlib.patheffects import Normal, Stroke
 from matplotlib.textpath import TextPath
 from matplotlib.transforms import ScaledTranslation
 
+from roadmap.errors import printable
 from roadmap.paper import PaperRow, paper_rows
 from roadmap.report.records import Study
 from roadmap.report.statistics import Analysis, Row
 from roadmap.steps import known_steps
 
 FIRST, LAST = "#93a5cf", "#46327e"  # of a bar: from the roadmap's start to its end
+MOST_BARS = 40  # that still make a picture
 BEHIND = "#d4d4d8"
 REFERENCE = "#c4691c"
 STAR = "#d08a1e"
@@ -71,13 +73,14 @@ class Picture:
 def picture(study: Study, analysis: Analysis, behind: tuple[Study, Analysis] | None = None) -> Picture:
     """The picture of a study, with another one behind it."""
     scale = study.about["scale"]
-    title = f"{scale['start']} to {scale['end']}, step by step" if study.about["kind"] == "roadmap" else study.about["question"]
+    by_step = study.about["kind"] == "roadmap"
+    title = printable(f"{scale['start']} to {scale['end']}, step by step" if by_step else study.about["question"])
     bars = tuple(_bar(row) for row in analysis.rows)
     if behind is None:
         return Picture(title, study.label, bars)
     other, theirs = behind
     larger = other.about["scale"]
-    about = f"{larger['start']} to {larger['end']}, {other.label}"
+    about = printable(f"{larger['start']} to {larger['end']}, {other.label}")
     return Picture(title, study.label, bars, tuple(_bar(row) for row in theirs.rows), about)
 
 
@@ -107,12 +110,12 @@ def _paper_bars(scale: str) -> tuple[Bar, ...]:
     printed: dict[str, PaperRow] = {step: row for (of, step), row in paper_rows().items() if of == scale}
     steps = known_steps()
     bars = [
-        Bar(step.name, step.label, step.group, step.adopted, mean=row.top1, std=row.top1_std, gmacs=row.gmacs)
+        Bar(step.name, step.label, step.group, step.adopted, mean=row.top1, std=row.top1_std, gmacs=round(row.gmacs, 2))
         for step in steps.values()
         if (row := printed.get(step.name))
     ]
     swin = printed["swin_t" if scale == "tiny" else "swin_b"]
-    return (*bars, Bar("swin", "Swin", reference=True, mean=swin.top1, gmacs=swin.gmacs))
+    return (*bars, Bar("swin", "Swin", reference=True, mean=swin.top1, gmacs=round(swin.gmacs, 2)))
 
 
 # --- drawing ---------------------------------------------------------------------------------------------------------
@@ -131,8 +134,8 @@ def draw(shown: Picture) -> dict[str, bytes]:
         _groups(figure, axes, shown.bars)
         axes.set_xlim(low, high)
         axes.set_xticks([tick for tick in axes.get_xticks() if low <= tick <= min(high - 0.3 * (high - low), 100)])
-        axes.set_xlabel(_caption(shown), loc="left")
-        figure.suptitle(shown.title, x=0.02, ha="left", fontweight="bold")
+        axes.set_xlabel(_caption(shown), loc="left", parse_math=False)
+        figure.suptitle(shown.title, x=0.02, ha="left", fontweight="bold", parse_math=False)
         return {kind: saved(figure, kind) for kind in TIMELESS}
 
 
@@ -153,11 +156,11 @@ def _caption(shown: Picture) -> str:
 
 
 def _limits(bars: Sequence[Bar]) -> tuple[float, float]:
-    """The axis starts a little below the least value, as the paper's does at 78, and leaves room for the stars."""
+    """The axis starts at the whole number below the least value, in the paper 78, and leaves room for the stars."""
     ends = [bar.mean + sign * (bar.std or 0.0) for bar in bars if bar.mean is not None for sign in (-1, 1)]
     least, most = (min(ends), max(ends)) if ends else (0.0, 100.0)
     span = max(most - least, 1.0)
-    low = max(0.0, math.floor(least - 0.3 * span))
+    low = max(0.0, math.floor(least - 0.02 * span))
     return low, low + (most - low) * 1.45
 
 
@@ -192,15 +195,26 @@ def _draw_bars(axes: Axes, bars: Sequence[Bar], low: float, high: float) -> None
         colour = REFERENCE if bar.reference else colours(y / max(len(bars) - 1, 1))
         hatch = None if bar.adopted else "//"
         axes.barh(y, bar.mean - low, left=low, height=0.68, color=colour, hatch=hatch, edgecolor="white", linewidth=0)
-        start = low + 0.012 * (high - low)
-        box = {"facecolor": colour, "edgecolor": "none", "pad": 1.5}  # readable on hatching, and on a whisker
-        said = f"{_rounded(bar.mean)}{bar.aside}"
-        axes.text(start, y, said, va="center", ha="left", color="white", fontweight="bold", bbox=box, zorder=5)
+        _value(axes, bar, y, colour, low, high)
         if bar.std is not None:
             outline = [Stroke(linewidth=3.2, foreground="white"), Normal()]  # visible on the bar and beside it
             lines = axes.errorbar(bar.mean, y, xerr=bar.std, color="black", capsize=3, linewidth=1.2).lines
             for artist in (*lines[1], *lines[2]):
                 artist.set_path_effects(outline)
+
+
+def _value(axes: Axes, bar: Bar, y: int, colour: Any, low: float, high: float) -> None:
+    """The number at the bar's end, inside where there is room before the whisker, else beyond it."""
+    assert bar.mean is not None
+    said, pad, half = f"{_rounded(bar.mean)}{bar.aside}", 0.01 * (high - low), bar.std or 0.0
+    inside = bar.mean - half - pad > low + (0.016 * len(said) + 0.01) * (high - low)
+    style: Any = {"va": "center", "fontweight": "bold", "zorder": 5}
+    if inside:
+        box = {"facecolor": colour, "edgecolor": "none", "pad": 1.5}  # readable on hatching
+        axes.text(bar.mean - half - pad, y, said, ha="right", color="white", bbox=box, **style)
+    else:
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5, "alpha": 0.85}  # readable on the bars behind
+        axes.text(bar.mean + half + pad, y, said, ha="left", color="#222222", bbox=box, **style)
 
 
 def _rounded(value: float) -> str:
@@ -224,7 +238,7 @@ def _stars(axes: Axes, bars: Sequence[Bar]) -> None:
     for cost, y, _ in points:
         place = min(max(cost, least), most)
         twin.plot(place, y, "*", color=STAR, markersize=12, markeredgecolor="white")
-        said = f"{cost * unit:.1f}" + (" →" if cost > most else " ←" if cost < least else "")
+        said = _rounded(cost * unit) + (" →" if cost > most else " ←" if cost < least else "")
         twin.annotate(said, (place, y), xytext=(9, 0), textcoords="offset points", va="center", color=STAR_TEXT, fontsize=9)
     twin.set_xticks([])
     twin.set_xlabel(f"★ multiply-adds of one image, {name}", loc="right", color=STAR_TEXT)

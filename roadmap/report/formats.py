@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
 import sys
 import unicodedata
@@ -19,11 +20,12 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Column:
-    """One column: the key of its values, its heading for people, and how a number is written."""
+    """One column: the key of its values, its headings for people, and how a number is written."""
 
     key: str
     heading: str
     form: str = "{}"
+    short: str = ""  # heading where room is dear: in print
 
     def text(self, row: Row) -> str:
         """The cell as people read it; nothing where there is no value."""
@@ -71,9 +73,9 @@ def as_csv(rows: Sequence[Row], columns: Sequence[Column], title: str) -> str:
 
 
 def _csv_cell(value: Any) -> Any:
-    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return "'" + value
-    return value
+    if not isinstance(value, str):
+        return value
+    return "'" * value.lstrip().startswith(("=", "+", "-", "@")) + printable(value)
 
 
 def as_json(rows: Sequence[Row], columns: Sequence[Column], title: str) -> str:
@@ -84,7 +86,7 @@ def as_json(rows: Sequence[Row], columns: Sequence[Column], title: str) -> str:
 def as_markdown(rows: Sequence[Row], columns: Sequence[Column], title: str) -> str:
     """A table in GitHub's Markdown, aligned so that its source can be read too."""
     shown = [column for column in columns if any(column.text(row) for row in rows)]
-    cells = [[_markdown(c.heading) for c in shown], *([_markdown(c.text(row)) for c in shown] for row in rows)]
+    cells = [[markdown_text(c.heading) for c in shown], *([markdown_text(c.text(row)) for c in shown] for row in rows)]
     widths = [max(3, *(len(line[i]) for line in cells)) for i in range(len(shown))]
     right = [column.numeric(rows) for column in shown]
     lines = [[cell.rjust(w) if r else cell.ljust(w) for cell, w, r in zip(c, widths, right, strict=True)] for c in cells]
@@ -92,19 +94,29 @@ def as_markdown(rows: Sequence[Row], columns: Sequence[Column], title: str) -> s
     return "".join(f"| {' | '.join(line)} |\n" for line in [lines[0], rule, *lines[1:]])
 
 
-def _markdown(text: str) -> str:
+def markdown_text(text: str) -> str:
+    """Words as they are, whatever GitHub's Markdown would make of them."""
     text = printable(text).replace("\n", " ").replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return "".join("\\" + c if c in "\\`*_[]|" else c for c in text)
 
 
 def as_latex(rows: Sequence[Row], columns: Sequence[Column], title: str) -> str:
-    """A booktabs tabular."""
+    """A booktabs tabular, made smaller where it is wider than the line (graphicx)."""
     shown = [column for column in columns if any(column.text(row) for row in rows)]
     aligned = "".join("r" if column.numeric(rows) else "l" for column in shown)
-    lines = [[_latex(c.heading) for c in shown], *([_latex(c.text(row)) for c in shown] for row in rows)]
+    lines = [[latex_text(c.short or c.heading) for c in shown], *([latex_text(c.text(row)) for c in shown] for row in rows)]
     body = [" & ".join(line) + r" \\" for line in lines]
-    out = [rf"\begin{{tabular}}{{{aligned}}}", r"\toprule", body[0], r"\midrule", *body[1:], r"\bottomrule"]
-    return "\n".join([f"% {printable(title)}".replace("\n", " "), *out, r"\end{tabular}", ""])
+    out = [
+        "% needs booktabs and graphicx",
+        r"\noindent\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+        rf"\begin{{tabular}}{{{aligned}}}", r"\toprule", body[0], r"\midrule", *body[1:], r"\bottomrule", r"\end{tabular}}",
+    ]  # fmt: skip
+    return "\n".join([f"% {printable(title)}".replace("\n", " "), *out, ""])
+
+
+def latex_text(text: str) -> str:
+    """Words as they are, numbers with a true minus sign."""
+    return re.sub(r"(?<![\w.)}-])-(?=\d)", "$-$", _latex(text))
 
 
 LATEX = {

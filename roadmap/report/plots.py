@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import Normal, Stroke
+from matplotlib.ticker import MaxNLocator
 
 from roadmap.report.figure import GREY, LAST, REFERENCE, STYLE, saved
 from roadmap.report.records import Study
@@ -18,7 +19,7 @@ from roadmap.report.statistics import Analysis, Estimate, Row
 # Okabe and Ito's colours, which colour-blind readers tell apart; with the line styles 24 curves differ in grey too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555", "#000000")
 DASHES = ("-", "--", ":")
-MOST_CURVES = 24
+MOST_ROWS = 24  # whose names or curves can be told apart
 HISTORY = ("training loss", "validation loss", "top-1, %")  # what a record keeps of each epoch, in order
 
 
@@ -38,7 +39,7 @@ def _against(study: Study, rows: Sequence[Row], key: str, label_of_cost: str, co
     """Mean top-1 with its deviation over a cost of the row; a line joins what is compared."""
     known = [(row, getattr(row, key), row.mean) for row in rows if row.mean is not None and getattr(row, key) is not None]
     places = {row.variant.name: (cost, mean) for row, cost, mean in known}
-    if len(known) < 2:
+    if not 2 <= len(known) <= MOST_ROWS:
         return None
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9, 6), layout="constrained")
@@ -54,7 +55,7 @@ def _against(study: Study, rows: Sequence[Row], key: str, label_of_cost: str, co
             label.set_parse_math(False)
             label.set_path_effects([Stroke(linewidth=3, foreground="white"), Normal()])
         axes.set_xlabel(label_of_cost)
-        axes.set_ylabel(f"top-1, % ({study.label}), ± one standard deviation")
+        axes.set_ylabel(f"top-1, % ({study.label}), ± one standard deviation", parse_math=False)
         axes.margins(x=0.12)
         return saved(_plain(figure, axes), "svg")
 
@@ -62,8 +63,8 @@ def _against(study: Study, rows: Sequence[Row], key: str, label_of_cost: str, co
 def _curves(study: Study, rows: Sequence[Row]) -> bytes | None:
     """Mean over seeds of each epoch, with a band of one standard deviation: top-1 and validation loss."""
     found = [(row, _history(study, row)) for row in rows]
-    curves = [(row, history) for row, history in found if history is not None][:MOST_CURVES]
-    if not curves:
+    curves = [(row, history) for row, history in found if history is not None]
+    if not 1 <= len(curves) <= MOST_ROWS:
         return None
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11, 5.5), layout="constrained")
@@ -71,11 +72,12 @@ def _curves(study: Study, rows: Sequence[Row]) -> bytes | None:
             for number, (row, history) in enumerate(curves):
                 _curve(axes, history[:, :, column], row.variant.label, number)
             axes.set_xlabel("epoch")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.set_ylabel(HISTORY[column])
             _plain(figure, axes)
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9, frameon=False)
-        figure.suptitle(f"{study.label}: mean over seeds, band of ± one standard deviation", x=0.02, ha="left")
+        figure.suptitle(f"{study.label}: mean over seeds, band of ± one standard deviation", x=0.02, ha="left", parse_math=False)
         return saved(figure, "svg")
 
 
@@ -112,7 +114,7 @@ def _effects(study: Study, estimates: Sequence[Estimate]) -> bytes | None:
             )
         axes.set_yticks(range(len(estimates)), [estimate.effect.label for estimate in estimates], parse_math=False)
         axes.set_ylim(len(estimates) - 0.4, -0.6)
-        axes.set_xlabel(f"points of top-1 ({study.label}), 95 % interval; filled: resolved by Holm's procedure")
+        axes.set_xlabel(f"points of top-1 ({study.label}), 95 % interval; filled: resolved by Holm's procedure", parse_math=False)
         return saved(_plain(figure, axes), "svg")
 
 

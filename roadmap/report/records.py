@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from roadmap.errors import Refused
+from roadmap.errors import Refused, printable
 from roadmap.record import SHARED, Result, RunFolder
 from roadmap.storage import write_whole
 from roadmap.studies import Effect, Variant
@@ -30,12 +30,13 @@ class Study:
     def variants(self) -> list[Variant]:
         """The rows of the table, in order."""
         keys = [entry.name for entry in fields(Variant)]  # a study of before a key was there has its default
-        return [Variant(**{key: row[key] for key in keys if key in row}) for row in self.about["rows"]]
+        rows = [{key: row[key] for key in keys if key in row} for row in self.about["rows"]]
+        return [Variant(**row | {key: printable(row[key]) for key in ("label", "group")}) for row in rows]
 
     @property
     def effects(self) -> list[Effect]:
         """What the study asks of its rows."""
-        return [Effect(**effect) for effect in self.about["effects"]]
+        return [Effect(**effect | {"label": printable(effect["label"])}) for effect in self.about["effects"]]
 
     def of(self, variant: Variant) -> list[Result]:
         """The results of a row, by seed."""
@@ -47,7 +48,7 @@ class Study:
     def label(self) -> str:
         """What our numbers were measured on, in a few words."""
         epochs = self.about["epochs"]
-        return f"{self.about['data']} {self.about['image_size']} px, {epochs} epoch{'s' * (epochs != 1)}"
+        return f"{printable(self.about['data'])} {self.about['image_size']} px, {epochs} epoch{'s' * (epochs != 1)}"
 
 
 def load(folder: Path) -> Study:

@@ -8,11 +8,13 @@ from typing import Any
 from roadmap.errors import Refused, nearest
 from roadmap.paper import paper_row
 from roadmap.report.agreement import agreement_note
-from roadmap.report.formats import Column, as_csv, as_latex, as_markdown
+from roadmap.report.formats import Column, as_csv, as_latex, as_markdown, latex_text, markdown_text
 from roadmap.report.records import Study
 from roadmap.report.statistics import Analysis, Estimate, Noise, Row
 
 PAPER_EPOCHS = 300
+ASKED_FOR = {"images_per_second"}  # shown where it is named: it depends on what else the machine did, so tables would differ
+PRINTED = ("label", "top1", "delta", "verdict", "gmacs", "params_m", "paper_top1", "paper_delta")  # where none are named
 SPEEDS = (  # of bench.csv, where there is one
     ("ours_train", "training, img/s", "{:.4g}"),
     ("ours_inference", "inference, img/s", "{:.4g}"),
@@ -38,7 +40,7 @@ def table_columns(study: Study, keys: Sequence[str] = ()) -> tuple[Column, ...]:
     for key in keys:
         if key not in every:
             raise Refused(f"there is no column {key!r}; {nearest(key, every)}")
-    return tuple(every[key] for key in keys or every)
+    return tuple(every[key] for key in keys or every if keys or key not in ASKED_FOR)
 
 
 def _every_column(study: Study) -> tuple[Column, ...]:
@@ -46,17 +48,18 @@ def _every_column(study: Study) -> tuple[Column, ...]:
     paper = f"paper, {ends}, ImageNet-1K, {PAPER_EPOCHS} epochs"
     return (
         Column("label", "step" if study.about["kind"] == "roadmap" else "row"),
-        Column("top1", f"{study.label}: top-1, %"),
+        Column("top1", f"{study.label}: top-1, %", short="top-1, %"),
         Column("seeds", "n"),
-        Column("delta", f"difference to {_compared_with(study)} [95 % interval]"),
+        Column("delta", f"difference to {_compared_with(study)} [95 % interval]", short="Δ [95 % interval]"),
         Column("p", "p (Holm)"),
         Column("verdict", "verdict"),
-        Column("gmacs", "multiply-adds, G", "{:.4f}"),
-        Column("params_m", "parameters, M", "{:.2f}"),
+        Column("gmacs", "multiply-adds, G", "{:.4f}", "MACs, G"),
+        Column("params_m", "parameters, M", "{:.2f}", "params, M"),
+        Column("images_per_second", "training of these runs, img/s", "{:.4g}", "img/s"),
         *(Column(key, heading, form) for key, heading, form in SPEEDS),
-        Column("paper_top1", f"{paper}: top-1, %"),
-        Column("paper_delta", "its difference", "{:+.2f}"),
-        Column("paper_gmacs", "its multiply-adds, G", "{:.2f}"),
+        Column("paper_top1", f"{paper}: top-1, %", short="paper, %"),
+        Column("paper_delta", "its difference", "{:+.2f}", "its Δ"),
+        Column("paper_gmacs", "its multiply-adds, G", "{:.2f}", "its MACs, G"),
     )
 
 
@@ -83,6 +86,7 @@ def _row(study: Study, row: Row, estimate: Estimate | None) -> dict[str, Any]:
         **_effect(estimate),
         "gmacs": row.gmacs,
         "params_m": row.params_m,
+        "images_per_second": row.images_per_second,
         **_speeds(study, variant.name),
         "paper_top1": None if paper is None else f"{paper.top1:.2f}" + (f" ± {paper.top1_std:.2f}" if paper.top1_std else ""),
         "paper_delta": paper.top1 - before.top1 if paper and before else None,
@@ -199,14 +203,14 @@ def notes(study: Study, analysis: Analysis) -> list[str]:
     """What a reader must know beside the table."""
     scale = study.about["scale"]
     said = [
-        f"Ours: {scale['start']} to {scale['end']} (scale `{scale['name']}`) on {study.label}, recipe "
-        f"`{study.about['recipe']}`, final epoch, mean ± standard deviation over n seeds. The paper's numbers are "
+        f"Ours: {scale['start']} to {scale['end']} (scale {scale['name']}) on {study.label}, recipe "
+        f"{study.about['recipe']}, final epoch, mean ± standard deviation over n seeds. The paper's numbers are "
         f"ImageNet-1K's and not comparable with ours."
     ]
-    if any(effect.parts for effect in study.effects):
-        said.append(_of_orders(study))
-    elif analysis.noise is None:
+    if analysis.noise is None:
         said.append("With one seed a row there is no deviation: no difference can be resolved.")
+    elif any(effect.parts for effect in study.effects):
+        said.append(_of_orders(study))
     elif analysis.estimates:
         said.append(_how(analysis, analysis.noise))
         said += agreement_note(study, analysis)
@@ -221,8 +225,8 @@ def _of_orders(study: Study) -> str:
     pairs = len(study.effects[0].parts)
     return (
         f"Effects, in points: what a change adds, averaged over {2 * pairs} orders ({pairs} drawn, each with its reverse): a "
-        f"Shapley value. The interval is Student's over the {pairs} pairs and so holds the orders' variation and the seeds'; "
-        f"resolved is what Holm's procedure tells from 0 among the {len(study.effects)}."
+        f"Shapley value. The interval is Student's; it holds how the {pairs} pairs vary and the runs' noise, that of shared runs "
+        f"too; resolved is what Holm's procedure tells from 0 among the {len(study.effects)}."
     )
 
 
@@ -245,7 +249,7 @@ def _how(analysis: Analysis, noise: Noise) -> str:
 def _measured(study: Study) -> str:
     first = next(iter(study.speeds.values()))
     return (
-        f"Speeds are those of `bench.csv`: {first['device']}, batch {first['batch_size']:.0f}, {first['precision']}, synthetic "
+        f"Speeds are those of bench.csv: {first['device']}, batch {first['batch_size']:.0f}, {first['precision']}, synthetic "
         "images on the device, the loop of a run."
     )
 
@@ -269,14 +273,16 @@ def markdown(study: Study, analysis: Analysis, columns: Sequence[str] = ()) -> s
     effects = effect_rows(study, analysis)
     tables = [as_markdown(effects, effect_columns(), "")] if effects else []
     tables.append(as_markdown(table_rows(study, analysis), table_columns(study, columns), ""))
-    return "\n".join([*tables, *(f"{note}\n" for note in notes(study, analysis))])
+    return "\n".join([*tables, *(f"{markdown_text(note)}\n" for note in notes(study, analysis))])
 
 
 def latex(study: Study, analysis: Analysis, columns: Sequence[str] = ()) -> str:
-    """`table.tex`: booktabs tables for a paper."""
+    """`table.tex`: booktabs tables for a paper, with what a reader must know below them."""
     effects = effect_rows(study, analysis)
-    tables = [as_latex(effects, effect_columns(), "effects")] if effects else []
-    return "\n".join([*tables, as_latex(table_rows(study, analysis), table_columns(study, columns), study.about["question"])])
+    tables = [as_latex(effects, effect_columns(), "effects"), r"\medskip"] if effects else []
+    tables.append(as_latex(table_rows(study, analysis), table_columns(study, columns or PRINTED), study.about["question"]))
+    said = "\n".join(f"{latex_text(note)}\n" for note in notes(study, analysis))
+    return "\n".join([*tables, r"\par\smallskip{\footnotesize", said.rstrip("\n"), r"\par}", ""])
 
 
 def csv_text(study: Study, analysis: Analysis) -> str:

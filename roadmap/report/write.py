@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from roadmap.errors import StorageFault
+from roadmap.errors import StorageFault, printable
 from roadmap.report.formats import as_table
 from roadmap.report.records import Study, load, write_records
 from roadmap.report.statistics import Analysis, analyse
@@ -56,16 +56,17 @@ def write_report(folder: Path, columns: Sequence[str] = (), behind: Path | None 
 
 def _files(study: Study, analysis: Analysis, columns: Sequence[str], other: Study | None) -> dict[str, str | bytes]:
     """What a report consists of, by file name."""
-    from roadmap.report.figure import draw, picture
+    from roadmap.report.figure import MOST_BARS, draw, picture
     from roadmap.report.plots import plots
 
     behind = None if other is None else (other, analyse(other))
+    drawn = draw(picture(study, analysis, behind)) if len(analysis.rows) <= MOST_BARS else {}  # of sampled orders: the effects
     return {
         "table.md": markdown(study, analysis, columns),
         "table.csv": csv_text(study, analysis),
         "table.tex": latex(study, analysis, columns),
         "effects.csv": effects_csv(analysis),
-        **{f"figure.{kind}": content for kind, content in draw(picture(study, analysis, behind)).items()},
+        **{f"figure.{kind}": content for kind, content in drawn.items()},
         **plots(study, analysis),
     }
 
@@ -76,7 +77,7 @@ def _for_terminal(study: Study, analysis: Analysis, columns: Sequence[str]) -> s
     shown = [column for column in table_columns(study, columns) if columns or not column.key.startswith("paper_")]
     tables = [as_table(effects, effect_columns(), question)] if effects else []
     tables.append(as_table(table_rows(study, analysis), shown, "" if effects else question))
-    return "\n".join([*tables, *notes(study, analysis)])
+    return "\n".join([*tables, *map(printable, notes(study, analysis))])
 
 
 def frame(folder: Path) -> pd.DataFrame:
