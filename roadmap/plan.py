@@ -41,8 +41,7 @@ class Point:
 
     def elsewhere(self) -> RunFolder | None:
         """The same run, done in another study under the same `output`."""
-        same = self.folder.path.name.rsplit("-s", 1)[1]  # seed and identity: the step may have another name there
-        others = sorted(self.folder.path.parents[2].glob(f"*/runs/*-s{same}"))
+        others = sorted(self.folder.path.parents[2].glob(f"*/runs/*-s{_same(self)}"))
         found = (RunFolder(path) for path in others if path != self.folder.path)
         return next((other for other in found if (result := other.result()) and result["status"] == "done"), None)
 
@@ -141,10 +140,24 @@ def plan(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> Plan:
         from roadmap.equal_cost import at_equal_cost  # torch, from here on
 
         designed = at_equal_cost(designed, model_of, len(found.classes), first.data.image_size)
-    rows = {variant.name: _points(variant, overrides, config_dirs, seeds, fingerprint) for variant in designed.variants}
+    every = {variant.name: _points(variant, overrides, config_dirs, seeds, fingerprint) for variant in designed.variants}
+    rows, designed = _shared(every, designed)
     _check_references(rows, len(found.classes))
     warned = _warnings({name: points[0].experiment for name, points in rows.items()}, designed, overrides, config_dirs)
     return Plan(designed, rows, tuple(warned))
+
+
+def _shared(rows: Mapping[str, tuple[Point, ...]], designed: Design) -> tuple[dict[str, tuple[Point, ...]], Design]:
+    """Variants of one network with one run for each seed; what would compare it with itself asks nothing."""
+    known: dict[str, Point] = {}
+    shared = {name: tuple(known.setdefault(_same(point), point) for point in points) for name, points in rows.items()}
+    asked = [effect for effect in designed.effects if len({shared[name][0].folder.path for name in effect.weights}) > 1]
+    return shared, dataclasses.replace(designed, effects=tuple(asked))
+
+
+def _same(point: Point) -> str:
+    """Seed and identity: the step may have another name."""
+    return point.folder.path.name.rsplit("-s", 1)[1]
 
 
 def _check_references(rows: Mapping[str, Sequence[Point]], classes: int) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from roadmap.data import sources
 from roadmap.plan import Plan, Point
+from roadmap.record import RunFolder
 from roadmap.report.formats import Column, as_table
 
+SEEN = 200  # results of other studies that are looked at
 COLUMNS = (
     Column("row", "row"),
     Column("seeds", "seeds"),
@@ -34,7 +37,7 @@ def preview(found: Plan, chosen: Sequence[Point]) -> str:
             speeds += [result["seconds"] / tflop for point in mine if (result := point.folder.result()) and result["seconds"]]
     left = sum(row["tflop"] for row in rows)
     title = f"{found.first.study.name} in {found.folder}: {len(chosen)} runs, {left:.1f} TFLOP left to train"
-    return as_table(rows, COLUMNS, title) + _time(left, speeds)
+    return as_table(rows, COLUMNS, title) + _time(left, speeds, _speeds_beside(found))
 
 
 def _row(name: str, points: Sequence[Point], gmacs: float, tflop: float) -> dict[str, Any]:
@@ -63,11 +66,24 @@ def _tflop(gmacs: float, point: Point, images: int) -> float:
     return gmacs * point.experiment.recipe.epochs * images * 3 * 2 / 1e3
 
 
-def _time(tflop: float, speeds: Sequence[float]) -> str:
-    """How long the rest would take one after the other, by the seconds of the runs that are done."""
+def _speeds_beside(found: Plan) -> list[float]:
+    """Seconds for a TFLOP of the runs of other studies under the same `output`."""
+    speeds = []
+    for path in list(found.folder.parent.glob("*/runs/*/result.json"))[:SEEN]:
+        result = RunFolder(path.parent).result()
+        if result and result["status"] == "done" and result["seconds"]:
+            with suppress(KeyError):  # of an earlier form
+                images = result["recipe"]["epochs"] * result["data"]["train"]
+                speeds.append(result["seconds"] / (result["gmacs"] * images * 3 * 2 / 1e3))
+    return speeds
+
+
+def _time(tflop: float, speeds: Sequence[float], beside: Sequence[float]) -> str:
+    """How long the rest would take one after the other, by the seconds of the runs that are done, else of other studies'."""
     if not tflop:
         return ""
+    done, speeds = ("runs that are done", speeds) if speeds else ("runs of other studies beside it, which may differ", beside)
     if not speeds:
-        return "How long that takes is said once a run is done.\n"
+        return "How long that takes is said once a run is done, of this study or of another one beside it.\n"
     minutes = tflop * statistics.median(speeds) / 60
-    return f"About {minutes:.0f} minutes one run after the other, as fast as the {len(speeds)} runs that are done.\n"
+    return f"About {minutes:.0f} minutes one run after the other, as fast as the {len(speeds)} {done}.\n"

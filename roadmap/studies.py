@@ -107,15 +107,22 @@ def _with_references(designed: Design, names: Sequence[str]) -> Design:
 
 
 def _roadmap(study: StudyConfig, steps: Mapping[str, Step], model_of: ModelOf) -> Design:
-    """Every step on top of all before it, side branches included."""
+    """Every step on top of all before it, side branches included; compared with the nearest before it that is chosen too."""
     chosen = _chosen(study, steps)
     names = {step.name for step in chosen}
+
+    def before(step: Step) -> str | None:
+        parent = step.parent
+        while parent is not None and parent not in names:
+            parent = steps[parent].parent
+        return parent
+
     return _compared(
         Variant(
             step.name,
             step.label,
             step.name,
-            step.parent if step.parent in names else None,
+            before(step),
             step.group,
             step.adopted,
         )

@@ -85,6 +85,13 @@ def test_only_the_steps_that_are_named():
         planned("leave_one_out", "study.steps=[kernel_5]")
     with pytest.raises(Refused, match="no step 'gelo'"):
         planned("interactions", "study.steps=[gelo]")
+    found = planned("roadmap", "study.steps=[patchify_stem,gelu,kernel_9]")  # each against the nearest before it that is there
+    assert {variant.name: variant.parent for variant in found.design.variants} == {
+        "patchify_stem": None,
+        "kernel_9": "patchify_stem",
+        "gelu": "patchify_stem",
+    }
+    assert "kernel_size" in found.describe()["rows"][2]["toggles"]
 
 
 def test_orders_come_with_their_reverses():
@@ -144,8 +151,13 @@ def test_equal_cost_within_one_percent():
     found = planned("equal_flops", "study.steps=[resnet,depthwise,inverted_bottleneck,separate_downsampling]")
     costs = [cost(points[0].experiment.model, 10, 32).conv_linear for points in found.rows.values()]
     assert all(abs(value / costs[0] - 1) < 0.01 for value in costs)
-    assert [variant.parent for variant in found.design.variants] == [None, None, None, None]
+    assert [variant.parent for variant in found.design.variants] == [None, "resnet", "depthwise", "inverted_bottleneck"]
     assert "model.width=32.5" in found.rows["depthwise"][0].command
+    found = planned("equal_flops", "study.steps=[resnet,depthwise,increase_width]")  # at one cost the last two are one network
+    assert found.rows["depthwise"] == found.rows["increase_width"]
+    assert len(found.points) == 2 * 3
+    assert [effect.name for effect in found.design.effects] == ["depthwise"]
+    assert any("increase_width has the network of its parent" in warning for warning in found.warnings)
 
 
 def test_a_study_of_ones_own(tmp_path):
