@@ -176,7 +176,12 @@ def _say_again(error: BaseException) -> str:
         value, options = choice[1].split(".")[-1], choice[2].split(", ")
         return f"{where}invalid value {value!r}; {nearest(value, options)}"
     if isinstance(cause, MissingMandatoryValue):
-        return f"{where}has no value; a step without a parent must set every toggle"
+        whose = (
+            "a step without a parent must set every toggle"
+            if key.startswith("model.")
+            else (f"a {key.split('.')[0]} file must set it, or begin with defaults: [NAME, _self_] to have the rest from another")
+        )
+        return f"{where}has no value; {whose}"
     if key and (isinstance(cause, ConfigKeyError) or re.match(r"Key '.*' (is )?not in", message)):
         return f"{place}there is no setting {key!r}. {nearest_key(key)}"
     if "not a ListConfig" in message:

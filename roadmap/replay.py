@@ -136,7 +136,10 @@ def records(folder: Path) -> list[Record]:
     paths = [folder] if (folder / "config.yaml").is_file() else sorted((folder / "runs").glob("*/"))
     found = [record for path in paths if (record := _read(path)) is not None]
     if not found:
-        raise Refused(f"{folder}: no run that is done; FOLDER is a study's or a run's, e.g. experiments/digits")
+        raise Refused(
+            f"{folder}: no run that is done; FOLDER is a study's or a run's. Runs' own folders, runs/, are what is "
+            "uploaded, and a checkout has none: the same roadmap.sweep command makes them"
+        )
     return found
 
 

@@ -116,7 +116,7 @@ def as_latex(rows: Sequence[Row], columns: Sequence[Column], title: str) -> str:
 
 def latex_text(text: str) -> str:
     """Words as they are, numbers with a true minus sign."""
-    return re.sub(r"(?<![\w.)}-])-(?=\d)", "$-$", _latex(text))
+    return re.sub(r"(?<![\w.)-])-(?=\d)", "$-$", _latex(text))
 
 
 LATEX = {

@@ -235,9 +235,12 @@ def _how(analysis: Analysis, noise: Noise) -> str:
     count = len(analysis.estimates)
     pooled = "between runs of one row and seed, the seeds' common part taken out" if noise.paired else "within a row"
     sign = "" if noise.seed_p is None or noise.seed_p < 0.001 else "= "
-    seeds = "" if noise.seed_p is None else f"; F test that seeds do not matter: p {sign}{_p(noise.seed_p)}"
-    least = f" With these seeds an effect of {analysis.smallest:.2f} points is resolved in four of five studies." * bool(
-        analysis.smallest
+    unequal = len({frozenset(row.by_seed) for row in analysis.rows if not row.variant.reference}) > 1
+    untested = "; rows whose seeds differ are not paired" * unequal
+    seeds = untested if noise.seed_p is None else f"; F test that seeds do not matter: p {sign}{_p(noise.seed_p)}"
+    least = (
+        f" With all its planned seeds an effect of {analysis.smallest:.2f} points is resolved in four of five studies."
+        * bool(analysis.smallest)
     )
     return (
         f"Effects, in points: the standard deviation {pooled} is {noise.std:.2f}, pooled over the rows ({noise.freedom} degrees "
