@@ -9,7 +9,6 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patheffects import Normal, Stroke
 from matplotlib.ticker import MaxNLocator
 
 from roadmap.report.figure import GREY, LAST, REFERENCE, STYLE, saved
@@ -36,27 +35,31 @@ def plots(study: Study, analysis: Analysis) -> dict[str, bytes]:
 
 
 def _against(study: Study, rows: Sequence[Row], key: str, label_of_cost: str, compare: bool = True) -> bytes | None:
-    """Mean top-1 with its deviation over a cost of the row; a line joins what is compared."""
+    """Mean top-1 with its deviation over a cost of the row; points are numbered, a line joins what is compared."""
     known = [(row, getattr(row, key), row.mean) for row in rows if row.mean is not None and getattr(row, key) is not None]
+    if key == "gmacs" and max((cost for _, cost, _ in known), default=1.0) < 1:
+        known = [(row, 1e3 * cost, mean) for row, cost, mean in known]
+        label_of_cost = label_of_cost.replace(", G", ", M")
     places = {row.variant.name: (cost, mean) for row, cost, mean in known}
     if not 2 <= len(known) <= MOST_ROWS:
         return None
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(9, 6), layout="constrained")
+        figure = Figure(figsize=(10, 6), layout="constrained")
         axes = figure.add_subplot()
-        for row, cost, mean in known:
+        for number, (row, cost, mean) in enumerate(known, 1):
             before = places.get(row.variant.parent or "")
             if compare and before is not None:
                 axes.plot([before[0], cost], [before[1], mean], color="#bbbbbb", linewidth=1, zorder=1)
             marker = "s" if row.variant.reference else "D" if row.variant.side_branch else "o"
             colour = REFERENCE if row.variant.reference else LAST
-            axes.errorbar(cost, mean, yerr=row.std, fmt=marker, color=colour, ecolor="#c3bdd8", capsize=2, markersize=6, zorder=2)
-            label = axes.annotate(row.variant.label, (cost, mean), xytext=(7, 4), textcoords="offset points", fontsize=9)
-            label.set_parse_math(False)
-            label.set_path_effects([Stroke(linewidth=3, foreground="white"), Normal()])
+            axes.errorbar(cost, mean, yerr=row.std, fmt="none", ecolor="#c3bdd8", capsize=2, zorder=2)
+            axes.plot(cost, mean, marker, color=colour, markersize=13, markeredgecolor="white", zorder=3 + number)
+            axes.text(cost, mean, str(number), color="white", fontsize=7.5, ha="center", va="center", zorder=3 + number)
+        names = "\n".join(f"{number}  {row.variant.label}" for number, (row, _, _) in enumerate(known, 1))
+        axes.text(1.03, 1.0, names, transform=axes.transAxes, va="top", fontsize=9, linespacing=1.6, parse_math=False)
         axes.set_xlabel(label_of_cost)
         axes.set_ylabel(f"top-1, % ({study.label}), ± one standard deviation", parse_math=False)
-        axes.margins(x=0.12)
+        axes.margins(x=0.08)
         return saved(_plain(figure, axes), "svg")
 
 
