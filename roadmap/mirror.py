@@ -20,7 +20,7 @@ from typing import Any, Literal, TextIO
 
 from roadmap.redaction import hide
 from roadmap.steps import known_steps
-from roadmap.storage import write_whole
+from roadmap.storage import study_rows, write_whole
 from roadmap.wandb_server import Server, Unavailable, address, connect
 
 Result = dict[str, Any]
@@ -181,14 +181,6 @@ def place(folder: Path, step: str, parent: str | None) -> dict[str, Any]:
     found = [(place, row["name"]) for place, row in enumerate(rows) if folder.name in row["runs"]]
     row_index, row = found[0] if found else (index, step)
     return {"step_index": index, "row": row, "row_index": row_index}
-
-
-def study_rows(folder: Path) -> list[dict[str, Any]]:
-    """The rows that a study's `study.json` lists; none where there is no such file."""
-    try:
-        return list(json.loads((folder / "study.json").read_text(encoding="utf-8"))["rows"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
 
 
 def fingerprint(result: Result) -> str:

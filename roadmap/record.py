@@ -26,7 +26,7 @@ from roadmap.config import described, identity
 from roadmap.errors import Held, Refused, StorageFault
 from roadmap.redaction import hide
 from roadmap.schema import Experiment
-from roadmap.storage import PARTIAL, Claim, claim, holder, remove_partial, write_whole
+from roadmap.storage import PARTIAL, Claim, claim, holder, remove_partial, study_rows, write_whole
 
 Result = dict[str, Any]
 # What must be equal in results that are compared; the model is what a study varies.
@@ -222,11 +222,20 @@ def runs_folder(experiment: Experiment) -> Path:
 
 
 def parent_top1(folder: RunFolder, result: Result) -> float | None:
-    """Top-1 of the parent step's run with the same seed in the same study, where one such run is done and no other."""
-    paths = folder.path.parent.glob(f"{result['step']['parent']}-s{result['seed']}-*")
-    found = [other for other in (RunFolder(path).result() for path in paths) if other and other["top1"] is not None]
-    comparable = [other["top1"] for other in found if all(other.get(key) == result.get(key) for key in SHARED)]
-    return float(comparable[0]) if len(comparable) == 1 else None
+    """Top-1 of the run with the same seed that this one is compared with, where one such run is done and no other."""
+    found = [other for other in (RunFolder(path).result() for path in _compared_with(folder, result)) if other]
+    scores = [other["top1"] for other in found if all(other.get(key) == result.get(key) for key in (*SHARED, "seed"))]
+    known = [score for score in scores if score is not None]
+    return float(known[0]) if len(known) == 1 else None
+
+
+def _compared_with(folder: RunFolder, result: Result) -> Iterator[Path]:
+    """Runs of the row that the study compares this run's row with; where no study lists the run, those of the parent step."""
+    rows, runs = study_rows(folder.path.parent.parent), folder.path.parent
+    mine = next((row for row in rows if folder.path.name in row["runs"]), None)
+    if mine is None:
+        return runs.glob(f"{result['step']['parent']}-s{result['seed']}-*")
+    return (runs / name for row in rows if row["name"] == mine["parent"] for name in row["runs"])
 
 
 def check_output(experiment: Experiment) -> None:

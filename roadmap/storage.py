@@ -68,6 +68,12 @@ def read_object(path: Path) -> dict[str, Any]:
         return {}
 
 
+def study_rows(folder: Path) -> list[dict[str, Any]]:
+    """The rows that a study's `study.json` lists; none where there is no such file."""
+    rows = read_object(folder / "study.json").get("rows")
+    return [row for row in rows if isinstance(row, dict) and "runs" in row] if isinstance(rows, list) else []
+
+
 def synchronise(folder: Path) -> None:
     """Make the names in a folder survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)

@@ -334,10 +334,11 @@ def test_the_agent_s_own_code_writes_the_commands():
 
 
 def test_the_sweep_file_is_no_configuration_group():
-    from roadmap.overrides import group_options
-
-    assert group_options("wandb") == []
-    assert config.compose(["+step=gelu", "logger=wandb", "wandb={mode:online}"]).wandb.mode == "online"
+    """It lies where W&B's users look for it, conf/wandb/, which Hydra takes for a group."""
+    assert config.compose(["+step=gelu", "logger=wandb", "wandb.mode=online"]).wandb.mode == "online"
+    for override in ("wandb=sweep", "+wandb=sweep", "wandb={mode:online}"):
+        with pytest.raises(Refused, match=re.escape("set one of wandb.mode, wandb.project, wandb.entity")):
+            config.compose(["+step=gelu", override])
 
 
 def test_event_files_hold_no_secret(tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ from roadmap.model.build import network_of
 from roadmap.model.counting import cost_of
 from roadmap.plan import plan
 from roadmap.preview import preview
-from roadmap.record import RunFolder
+from roadmap.record import RunFolder, parent_top1
 from roadmap.report.records import load
 from roadmap.report.statistics import analyse
 from roadmap.report.table import effect_rows, markdown
@@ -269,6 +269,19 @@ def test_a_run_of_another_study_is_taken_over(tmp_path):
     assert taken.history() == [{"epoch": 0, "top1": 50.0}]
     assert RunFolder(point.folder.path).result() == result
     assert not found.points[0].borrow()
+
+
+def test_a_run_s_difference_is_to_the_row_that_the_study_compares_it_with(tmp_path):
+    """While it trains, for dashboards: in a leave-one-out that is the whole network, not the step's parent."""
+    found = planned("leave_one_out", "study.steps=[gelu]", "study.seeds=[0,1]", f"output={tmp_path}")
+    found.write()
+    (whole, _), (without, _) = found.rows["separate_downsampling"], found.rows["without_gelu"]
+    result = {"step": config.plain(without.experiment.step), "seed": 0, "top1": 48.0}
+    assert parent_top1(without.folder, result) is None
+    whole.folder.path.mkdir(parents=True)
+    (whole.folder.path / "result.json").write_text(json.dumps({"status": "done", "seed": 0, "top1": 50.0}))
+    assert parent_top1(without.folder, result) == 50.0
+    assert parent_top1(without.folder, {**result, "seed": 1}) is None
 
 
 def recorded(found, values):
