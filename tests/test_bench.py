@@ -76,7 +76,7 @@ def check_report(folder, measured):
     table = markdown(found, analyse(found))
     assert "training, img/s" in table
     assert "training, img/s" not in plain
-    assert "Speeds are those of `bench.csv`: CPU" in table
+    assert "Speeds are those of bench.csv: CPU" in table
     about = json.loads((folder / "study.json").read_text())
     (folder / "study.json").write_text(json.dumps({**about, "image_size": 64}))
     with pytest.raises(Refused, match="measured at scale atto, 32 px; the study is at scale atto, 64 px"):
