@@ -88,10 +88,18 @@ def test_fvcore_totals_of_known_networks():
     assert counting.cost(model_of("tiny", "separate_downsampling")).total / 1e9 == pytest.approx(4.4704, abs=1e-4)
 
 
-@pytest.mark.parametrize("form", ["table", "json", "md", "latex"])
-def test_formats(form, monkeypatch, capsys):
+@pytest.fixture(scope="module")
+def small_rows():
     from roadmap import cost
 
+    return cost.cost_rows("atto", 64)
+
+
+@pytest.mark.parametrize("form", ["table", "json", "md", "latex"])
+def test_formats(form, small_rows, monkeypatch, capsys):
+    from roadmap import cost
+
+    monkeypatch.setattr(cost, "cost_rows", lambda *settings: small_rows)  # counted once for all forms
     monkeypatch.setattr(sys, "argv", ["cost", "--scale", "atto", "--format", form, "--image-size", "64"])
     assert cost.main() == 0
     said = capsys.readouterr().out

@@ -99,7 +99,7 @@ def test_two_sweeps_of_one_study_and_kills_all_the_time(tmp_path, storm, figure)
     figure(f"{killed} SIGKILLs, {sweepers} sweeps, {runs} runs: the same results, losses and tables; nothing left over")
 
 
-def test_a_sweep_whose_group_is_told_to_stop_saves(tmp_path):
+def test_a_sweep_whose_group_is_told_to_stop_saves(tmp_path, storm):
     """As Slurm and `timeout` do it: the signal goes to all processes at once."""
     folder = tmp_path / "stopped"
     study = ("study.steps=[gelu]", "study.seeds=[0]", "recipe.epochs=6", "runtime.checkpoint_seconds=300")
@@ -119,8 +119,9 @@ def test_a_sweep_whose_group_is_told_to_stop_saves(tmp_path):
     else:
         pytest.fail("a run lives on")
     assert list(folder.rglob("checkpoints/*.pt"))
-    assert ends(start(folder, *study))[0] == 0  # and goes on
-    assert not leftovers(folder)
+    if storm:
+        assert ends(start(folder, *study))[0] == 0  # and goes on
+        assert not leftovers(folder)
 
 
 @pytest.mark.parametrize("kilobytes", [400, *(pytest.param(size, marks=pytest.mark.storm) for size in (60, 200, 900))])
