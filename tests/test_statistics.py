@@ -37,7 +37,9 @@ def simulated(truth, seed_effect, seeds, random):
     return _estimates(EFFECTS, estimated, [standard_error(e.weights, counts, noise) for e in EFFECTS], noise), noise
 
 
-@pytest.mark.parametrize("seed_effect", [0.0, 0.5, 3.0])
+@pytest.mark.parametrize(
+    "seed_effect", [pytest.param(0.0, marks=pytest.mark.storm), 0.5, pytest.param(3.0, marks=pytest.mark.storm)]
+)
 def test_intervals_cover_and_false_alarms_are_rare(seed_effect, storm, figure):
     random, studies = np.random.default_rng(1), 10_000 if storm else 1000
     truth = np.zeros(ROWS)
