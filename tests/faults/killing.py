@@ -23,7 +23,7 @@ def one_run(overrides, log=None):
     os.setpgid(0, 0)
     from roadmap import run
     from roadmap.config import compose
-    from roadmap.errors import RoadmapError, leave_on_signals, say
+    from roadmap.errors import EXIT_STOPPED, RoadmapError, leave_on_signals, say
 
     leave_on_signals()
     if log is not None:
@@ -33,6 +33,8 @@ def one_run(overrides, log=None):
         run.start(compose(overrides))
     except RoadmapError as error:
         os._exit(say(error))
+    except KeyboardInterrupt:  # before it trains; `roadmap.errors.exits` does so
+        os._exit(EXIT_STOPPED)
 
 
 def killed_after(process, seconds, signal_number=signal.SIGKILL):
