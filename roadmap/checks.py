@@ -98,6 +98,14 @@ def smaller_micro_batches(experiment: Experiment) -> list[int]:
     return [size for size in sizes if recipe.batch_size % size == 0 and not (even and size % 2)]
 
 
+def check_reference(experiment: Experiment, classes: int) -> None:
+    """Refuse a reference that timm does not have, or that does not take the experiment's images."""
+    if experiment.reference is not None:
+        from roadmap.model.counting import cost_of  # torch and timm, where a reference asks for them
+
+        cost_of(experiment, classes)
+
+
 def check_processes(experiment: Experiment, processes: int) -> None:
     """Refuse a run that cannot be shared out among the processes that torchrun started.
 

@@ -97,13 +97,14 @@ def _read(overrides: tuple[str, ...], config_dirs: tuple[Path, ...]) -> Experime
     for override in parse(overrides):
         check_override(override, config_dirs)
     search = [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in config_dirs)}]"] if config_dirs else []
+    words = with_place(overrides, config_dirs)
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            config = hydra_compose("config", [*with_place(overrides, config_dirs), *search], return_hydra_config=True)
+            config = hydra_compose("config", [*words, *search], return_hydra_config=True)
             if config_dirs:
                 _check_foreign(config, _own_hydra())
         experiment = from_hydra(config, config.hydra.runtime.choices.get("step"), config_dirs)
-        if experiment.reference is not None and with_place(overrides, config_dirs) == list(overrides):
+        if experiment.reference is not None and words == list(overrides):
             raise Refused(
                 f"reference={experiment.reference}: set in a file; say it on the command line, or study.references in the file"
             )

@@ -60,7 +60,7 @@ def cost_row(step: str, scale: str, image_size: int, config_dirs: tuple[Path, ..
         "step": step,
         "params": found.params,
         "gmacs_conv_linear": found.conv_linear / 1e9,
-        "gmacs_total": sum(operators.values()),
+        "gmacs_total": found.total / 1e9,
         "gmacs_conv": operators.get("conv", 0.0),
         "gmacs_linear": operators.get("linear", 0.0),
         "gmacs_norm": operators.get("batch_norm", 0.0) + operators.get("layer_norm", 0.0),

@@ -91,6 +91,10 @@ def exits(main: Callable[[], int | None]) -> Callable[[], NoReturn]:
     return entry
 
 
+RUN_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+"""What stops a run or a sweep: their own business, not that of their helpers."""
+
+
 def leave_on_signals() -> None:
     """SIGTERM and SIGUSR1 end this process with the exit code of a stop, where nothing else takes them: nothing is half done."""
 

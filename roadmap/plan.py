@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from roadmap import config
-from roadmap.checks import check
+from roadmap.checks import check, check_reference
 from roadmap.data import sources
 from roadmap.errors import Held, Refused
 from roadmap.layout import layout
@@ -142,7 +142,8 @@ def plan(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> Plan:
         designed = at_equal_cost(designed, model_of, len(found.classes), first.data.image_size)
     every = {variant.name: _points(variant, overrides, config_dirs, seeds, fingerprint) for variant in designed.variants}
     rows, designed = _shared(every, designed)
-    _check_references(rows, len(found.classes))
+    for points in rows.values():
+        check_reference(points[0].experiment, len(found.classes))
     warned = _warnings({name: points[0].experiment for name, points in rows.items()}, designed, overrides, config_dirs)
     return Plan(designed, rows, tuple(warned))
 
@@ -158,15 +159,6 @@ def _shared(rows: Mapping[str, tuple[Point, ...]], designed: Design) -> tuple[di
 def _same(point: Point) -> str:
     """Seed and identity: the step may have another name."""
     return point.folder.path.name.rsplit("-s", 1)[1]
-
-
-def _check_references(rows: Mapping[str, Sequence[Point]], classes: int) -> None:
-    """Refuse references that timm does not have, or that do not take the study's images."""
-    for points in rows.values():
-        if points[0].experiment.reference is not None:
-            from roadmap.model.counting import cost_of  # torch and timm, from here on
-
-            cost_of(points[0].experiment, classes)
 
 
 def _points(

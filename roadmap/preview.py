@@ -32,12 +32,12 @@ def preview(found: Plan, chosen: Sequence[Point]) -> str:
         wanted -= {point.folder.path for point in mine}
         if mine:
             gmacs = _gmacs(mine[0], len(held.classes))
-            tflop = _tflop(gmacs, mine[0], held.train.size)
+            tflop = _tflop(gmacs, mine[0].experiment.recipe.epochs * held.train.size)
             rows.append(_row(name, mine, gmacs, tflop))
             speeds += [result["seconds"] / tflop for point in mine if (result := point.folder.result()) and result["seconds"]]
     left = sum(row["tflop"] for row in rows)
     title = f"{found.first.study.name} in {found.folder}: {len(chosen)} runs, {left:.1f} TFLOP left to train"
-    return as_table(rows, COLUMNS, title) + _time(left, speeds, _speeds_beside(found))
+    return as_table(rows, COLUMNS, title) + _time(left, speeds, found)
 
 
 def _row(name: str, points: Sequence[Point], gmacs: float, tflop: float) -> dict[str, Any]:
@@ -61,9 +61,9 @@ def _gmacs(point: Point, classes: int) -> float:
     return cost_of(point.experiment, classes).conv_linear / 1e9
 
 
-def _tflop(gmacs: float, point: Point, images: int) -> float:
-    """Operations of training: a multiply-add is two of them, and training costs three times the forward pass."""
-    return gmacs * point.experiment.recipe.epochs * images * 3 * 2 / 1e3
+def _tflop(gmacs: float, images: int) -> float:
+    """Operations of training on images: a multiply-add is two of them, and training costs three times the forward pass."""
+    return gmacs * images * 3 * 2 / 1e3
 
 
 def _speeds_beside(found: Plan) -> list[float]:
@@ -74,15 +74,17 @@ def _speeds_beside(found: Plan) -> list[float]:
         if result and result["status"] == "done" and result["seconds"]:
             with suppress(KeyError):  # of an earlier form
                 images = result["recipe"]["epochs"] * result["data"]["train"]
-                speeds.append(result["seconds"] / (result["gmacs"] * images * 3 * 2 / 1e3))
+                speeds.append(result["seconds"] / _tflop(result["gmacs"], images))
     return speeds
 
 
-def _time(tflop: float, speeds: Sequence[float], beside: Sequence[float]) -> str:
+def _time(tflop: float, speeds: Sequence[float], found: Plan) -> str:
     """How long the rest would take one after the other, by the seconds of the runs that are done, else of other studies'."""
     if not tflop:
         return ""
-    done, speeds = ("runs that are done", speeds) if speeds else ("runs of other studies beside it, which may differ", beside)
+    done = "runs that are done"
+    if not speeds:
+        done, speeds = "runs of other studies beside it, which may differ", _speeds_beside(found)
     if not speeds:
         return "How long that takes is said once a run is done, of this study or of another one beside it.\n"
     minutes = tflop * statistics.median(speeds) / 60

@@ -22,7 +22,7 @@ from rich.highlighter import NullHighlighter
 from rich.logging import RichHandler
 
 from roadmap import config, launch
-from roadmap.checks import check_processes
+from roadmap.checks import check_processes, check_reference
 from roadmap.data import sources
 from roadmap.errors import Parser, Refused, RoadmapError, Stopped, exits, say
 from roadmap.overrides import check_override, config_folders, parse
@@ -94,10 +94,7 @@ def check(overrides: list[str], folders: Sequence[Path], multirun: bool) -> None
         check_processes(experiment, launch.world_size())
         found = sources.check(experiment)
         check_output(experiment)
-        if experiment.reference is not None:
-            from roadmap.model.counting import cost_of  # torch and timm, from here on
-
-            cost_of(experiment, len(found.classes))
+        check_reference(experiment, len(found.classes))
         one = [f"{key} has no effect here: a run has one step and one seed" for key in ("study.steps", "study.seeds")]
         one.append("study.references has no effect here: a run trains one network; reference=NAME trains that one")
         idle = [said for said in one if any(override.startswith(said.split()[0]) for override in job)]

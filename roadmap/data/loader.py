@@ -21,11 +21,8 @@ from roadmap.data.augment import Finish
 from roadmap.data.batches import Batch, Batches, ahead, indices_of, seed_all
 from roadmap.data.readers import reader
 from roadmap.data.sources import Inventory
-from roadmap.errors import Refused
+from roadmap.errors import RUN_SIGNALS, Refused
 from roadmap.schema import DataConfig, Experiment, Pipeline, RecipeConfig
-
-RUN_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-"""What stops a run: its own business, not that of its loader's processes."""
 
 
 class Images(Dataset[tuple[Tensor, int] | Refused]):

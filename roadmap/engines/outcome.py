@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from roadmap.errors import EXIT_FAILED, EXIT_STOPPED, printable
+from roadmap.errors import EXIT_FAILED, EXIT_STOPPED, RUN_SIGNALS, printable
 from roadmap.plan import Point
 
 
@@ -59,10 +59,7 @@ def last_line(point: Point) -> str:
 def noted_signals() -> Iterator[list[str]]:
     """Inside, signals that ask a sweep to stop are only noted, by name."""
     noted: list[str] = []
-    before = {
-        number: signal.signal(number, lambda n, frame: noted.append(signal.Signals(n).name))
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-    }
+    before = {number: signal.signal(number, lambda n, frame: noted.append(signal.Signals(n).name)) for number in RUN_SIGNALS}
     try:
         yield noted
     finally:

@@ -36,7 +36,6 @@ class Cost:
     params: int
     by_operator: dict[str, int]  # multiply-adds
     activations: int  # elements
-    norms_counted: bool = True  # False: of a reference, counted by torch
 
     @property
     def conv_linear(self) -> int:
@@ -44,9 +43,9 @@ class Cost:
         return sum(self.by_operator.get(name, 0) for name in MULTIPLY_ADDS)
 
     @property
-    def total(self) -> int | None:
-        """Fvcore's total: norms and pooling too; None where they are not counted."""
-        return sum(self.by_operator.values()) if self.norms_counted else None
+    def total(self) -> int:
+        """Everything that was counted: of steps fvcore's total, norms and pooling too; of a reference its products alone."""
+        return sum(self.by_operator.values())
 
 
 def cost(model: ModelConfig, num_classes: int = 1000, image_size: int = 224) -> Cost:
@@ -80,7 +79,7 @@ def cost_of(experiment: Experiment, num_classes: int) -> Cost:
     if key not in _references:
         from roadmap.model.reference import count_reference  # timm, whose import takes seconds
 
-        _references[key] = Cost(*count_reference(experiment, num_classes), norms_counted=False)
+        _references[key] = Cost(*count_reference(experiment, num_classes))
     return _references[key]
 
 

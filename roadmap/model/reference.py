@@ -14,6 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from roadmap.errors import Refused
 from roadmap.schema import Experiment
 
+KINDS = {"aten.convolution": "conv", "aten.addmm": "linear", "aten.mm": "linear"}
+"""Of the operators that torch counts; what is left are products of activations with each other."""
+
 
 def build_reference(experiment: Experiment, num_classes: int) -> nn.Module:
     """Timm's model, freshly initialised, for images of the experiment's size, with its stochastic depth.
@@ -73,7 +76,3 @@ def count_reference(experiment: Experiment, num_classes: int) -> tuple[int, dict
         kind = KINDS.get(str(operator), "attention")
         counts[kind] = counts.get(kind, 0) + operations // 2
     return sum(weight.numel() for weight in network.parameters()), counts, sum(sizes)
-
-
-KINDS = {"aten.convolution": "conv", "aten.addmm": "linear", "aten.mm": "linear"}
-"""Of the operators that torch counts; what is left are products of activations with each other."""

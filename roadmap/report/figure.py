@@ -21,6 +21,7 @@ from matplotlib.transforms import ScaledTranslation
 
 from roadmap.errors import printable
 from roadmap.paper import PaperRow, paper_rows
+from roadmap.report.formats import cost_unit
 from roadmap.report.records import Study
 from roadmap.report.statistics import Analysis, Row
 from roadmap.steps import known_steps
@@ -229,7 +230,7 @@ def _stars(axes: Axes, bars: Sequence[Bar]) -> None:
         return
     costs = [cost for cost, _, _ in points]
     scaled = [bar.gmacs for bar in bars if bar.gmacs is not None and not bar.reference] or costs
-    unit, name = (1.0, "G") if max(costs) >= 1 else (1e3, "M")
+    unit, name = cost_unit(costs)
     twin = axes.twiny()
     span = max(max(scaled) - min(scaled), 1e-9)
     least, most = min(scaled) - 0.15 * span, max(scaled) + 0.1 * span  # a reference beyond them stands at the edge, with an arrow

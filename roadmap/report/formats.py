@@ -9,7 +9,7 @@ import re
 import shutil
 import sys
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,11 @@ class Column:
         """Whether every value there is is a number, so that the column is set to the right."""
         values = [row[self.key] for row in rows if row.get(self.key) is not None]
         return bool(values) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+
+
+def cost_unit(gmacs: Iterable[float]) -> tuple[float, str]:
+    """Multiply-adds in G, or in M where every network is small: what to multiply them by, and the unit's letter."""
+    return (1.0, "G") if max(gmacs, default=0.0) >= 1 else (1e3, "M")
 
 
 def as_table(rows: Sequence[Row], columns: Sequence[Column], title: str) -> str:

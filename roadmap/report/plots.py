@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from roadmap.report.figure import GREY, LAST, REFERENCE, STYLE, saved
+from roadmap.report.formats import cost_unit
 from roadmap.report.records import Study
 from roadmap.report.statistics import Analysis, Estimate, Row
 
@@ -25,7 +26,7 @@ HISTORY = ("training loss", "validation loss", "top-1, %")  # what a record keep
 def plots(study: Study, analysis: Analysis) -> dict[str, bytes]:
     """Every picture that this study's records allow, by file name; the same bytes from the same records."""
     drawn = {
-        "cost": _against(study, analysis.rows, "gmacs", "multiply-adds of one image, G"),
+        "cost": _against(study, analysis.rows, "gmacs", "multiply-adds of one image"),
         "throughput": _against(study, analysis.rows, "images_per_second", "training, images per second", compare=False),
         "curves": _curves(study, analysis.rows),
         "effects": _effects(study, analysis.estimates),
@@ -37,9 +38,10 @@ def plots(study: Study, analysis: Analysis) -> dict[str, bytes]:
 def _against(study: Study, rows: Sequence[Row], key: str, label_of_cost: str, compare: bool = True) -> bytes | None:
     """Mean top-1 with its deviation over a cost of the row; points are numbered, a line joins what is compared."""
     known = [(row, getattr(row, key), row.mean) for row in rows if row.mean is not None and getattr(row, key) is not None]
-    if key == "gmacs" and max((cost for _, cost, _ in known), default=1.0) < 1:
-        known = [(row, 1e3 * cost, mean) for row, cost, mean in known]
-        label_of_cost = label_of_cost.replace(", G", ", M")
+    if key == "gmacs":
+        times, unit = cost_unit(cost for _, cost, _ in known)
+        known = [(row, times * cost, mean) for row, cost, mean in known]
+        label_of_cost = f"{label_of_cost}, {unit}"
     places = {row.variant.name: (cost, mean) for row, cost, mean in known}
     if not 2 <= len(known) <= MOST_ROWS:
         return None

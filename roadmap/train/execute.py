@@ -162,7 +162,7 @@ def _describe(session: Session, fingerprint: str) -> Result:
         "train_loss": None,
         "delta_top1": None,
         "gmacs": counted.conv_linear / 1e9,
-        "gmacs_total": None if counted.total is None else counted.total / 1e9,
+        "gmacs_total": None if experiment.reference else counted.total / 1e9,  # of a reference norms are not counted
         "params_m": counted.params / 1e6,
         "activations_m": counted.activations / 1e6,
         "images_per_second": None,

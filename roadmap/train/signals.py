@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from roadmap import launch
+from roadmap.errors import RUN_SIGNALS
 
 
 class Stop:
@@ -30,9 +31,8 @@ def stop_on_signals() -> Iterator[Stop]:
         if number == signal.SIGINT and launch.world_size() == 1:
             signal.signal(number, before[signal.SIGINT])
 
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-    before = {number: signal.getsignal(number) for number in signals}
-    for number in signals:
+    before = {number: signal.getsignal(number) for number in RUN_SIGNALS}
+    for number in RUN_SIGNALS:
         signal.signal(number, note)
     try:
         yield stop

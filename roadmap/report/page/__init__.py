@@ -244,5 +244,5 @@ def _records(study: Study, live: Mapping[str, Progress], beside: Path) -> Markup
 
 
 def _notes(study: Study, analysis: Analysis) -> Markup:
-    said = [tag("p", note.replace("`", "")) for note in notes(study, analysis)]
+    said = [tag("p", note) for note in notes(study, analysis)]
     return _part("notes", "How to read the numbers", _live("said", *said))

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby, pairwise
 
 from roadmap.paper import paper_row
+from roadmap.report.formats import cost_unit
 from roadmap.report.page.axis import Axis, accuracy_axis, axis
 from roadmap.report.page.markup import Markup, join, percent, tag
 from roadmap.report.records import Study
@@ -121,8 +122,7 @@ def _colour(row: Row, share: float) -> str:
 
 
 def _unit(rows: Sequence[Row]) -> tuple[float, str]:
-    """Multiply-adds in G, or in M where every network is small."""
-    return (1.0, "G") if max((row.gmacs or 0.0 for row in rows), default=0.0) >= 1 else (1e3, "M")
+    return cost_unit(row.gmacs or 0.0 for row in rows)
 
 
 def _star_places(rows: Sequence[Row]) -> list[float | None]:
