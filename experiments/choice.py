@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from roadmap.report.formats import Column, as_markdown
+from roadmap.base.tables import Column, as_markdown
 
 
 def main(folder: Path) -> str:

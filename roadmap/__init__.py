@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from roadmap.model.build import build_model
+    from roadmap.model.front import build_model
 
 __version__ = "0.1.0"
 __all__ = ["build_model"]
@@ -14,7 +14,7 @@ __all__ = ["build_model"]
 def __getattr__(name: str) -> Any:
     """Import torch only when a model is asked for."""
     if name == "build_model":
-        from roadmap.model.build import build_model
+        from roadmap.model.front import build_model
 
         return build_model
     raise AttributeError(f"module 'roadmap' has no attribute {name!r}")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 import sys
 
-from roadmap.errors import Refused, exits, nearest
+from roadmap.base.console import exits
+from roadmap.base.errors import Refused, nearest
 
 COMMANDS = {
-    "run": ("roadmap.run", "one run: roadmap run +step=inverted_bottleneck"),
-    "sweep": ("roadmap.sweep", "a study: roadmap sweep study=digits"),
+    "run": ("roadmap.run.__main__", "one run: roadmap run +step=inverted_bottleneck"),
+    "sweep": ("roadmap.sweep.__main__", "a study: roadmap sweep study=digits"),
     "cost": ("roadmap.cost", "what every step costs; nothing is trained"),
     "bench": ("roadmap.bench.__main__", "how fast every step is, beside timm's own loop"),
     "replay": ("roadmap.replay", "runs to W&B, from their own records: roadmap replay experiments/digits"),

@@ -18,8 +18,8 @@ from timm.data.random_erasing import RandomErasing
 from timm.data.transforms import RandomResizedCropAndInterpolation
 from torchvision.transforms import Normalize, ToTensor
 
-from roadmap.data import augment
-from roadmap.data.randaugment import CHOICE, OPERATIONS, Canvas, RandAugment, affine
+from roadmap.data.device import augment
+from roadmap.data.device.randaugment import CHOICE, OPERATIONS, Canvas, RandAugment, affine
 
 DRAWS = 10_000
 KS = 0.03  # two samples of 10,000 from one distribution differ by more once in 4,000 times

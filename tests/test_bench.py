@@ -12,17 +12,17 @@ import torch
 from test_report import VALUES, study
 from timm.models import ConvNeXt, ResNet
 
-from roadmap import config
+from roadmap.base.errors import Refused
 from roadmap.bench.measure import Spread, in_turn
 from roadmap.bench.timm_loop import timm_network
-from roadmap.errors import Refused
-from roadmap.layout import layout
-from roadmap.model.build import build_network
-from roadmap.model.counting import cost
+from roadmap.config.compose import compose
+from roadmap.config.steps import known_steps
+from roadmap.model.cost import cost
+from roadmap.model.layout import layout
+from roadmap.model.network import build_network
 from roadmap.report.records import load
 from roadmap.report.statistics import analyse
 from roadmap.report.table import csv_rows, markdown, table_rows
-from roadmap.steps import known_steps
 
 ARGUMENTS = [
     "--scale", "atto", "--image-size", "32", "--batch-size", "4", "--classes", "10", "--rounds", "2", "--seconds", "0.01",
@@ -58,7 +58,7 @@ def check_arithmetic(row):
         assert number[f"{name}_train"] > 0
     for key in ("ours_inference", "ours_latency_ms", "timm_best_inference"):
         assert number[key] > 0
-    model = config.compose([f"+step={row['step']}", "scale=atto"]).model
+    model = compose([f"+step={row['step']}", "scale=atto"]).model
     assert number["gmacs"] == pytest.approx(cost(model, 10, 32).conv_linear / 1e9)
     assert number["share_of_peak"] > 0
 
@@ -93,12 +93,12 @@ def test_contenders_take_turns():
 @pytest.mark.parametrize("step", known_steps())
 def test_timm_has_the_same_step(step):
     """The same parameters, in the same number of the same shapes; timm's own model at the ends."""
-    experiment = config.compose([f"+step={step}", "scale=tiny"])
+    experiment = compose([f"+step={step}", "scale=tiny"])
     with torch.device("meta"):
         theirs, ours = timm_network(experiment, 10), build_network(experiment.model, 10)
     assert isinstance(theirs, {"resnet": ResNet, "separate_downsampling": ConvNeXt}.get(step, torch.nn.Module))
     assert not any(
-        type(module).__module__ == "roadmap.model.block" and type(module).__name__ != "Block" for module in theirs.modules()
+        type(module).__module__ == "roadmap.model.layers" and type(module).__name__ != "Block" for module in theirs.modules()
     )
     count = [sum(parameter.numel() for parameter in network.parameters()) for network in (ours, theirs)]
     assert count[0] == count[1]

@@ -10,12 +10,15 @@ from dataclasses import replace
 
 import pytest
 
-from roadmap import config
-from roadmap.checks import peak_lr
-from roadmap.errors import Refused
-from roadmap.layout import layout
-from roadmap.schema import Norm, Stem
-from roadmap.steps import Step, known_steps, order
+from roadmap.base.errors import Refused
+from roadmap.base.paths import CONF
+from roadmap.config.compose import compose
+from roadmap.config.effects import ineffective_settings
+from roadmap.config.identity import identity, plain
+from roadmap.config.schema import Norm, Stem
+from roadmap.config.steps import Step, known_steps, order
+from roadmap.model.check import compose_run
+from roadmap.model.layout import layout
 
 ORDER = [
     "resnet", "stage_ratio", "patchify_stem", "depthwise", "increase_width", "inverted_bottleneck", "move_up_depthwise",
@@ -42,14 +45,14 @@ def test_order_of_branches_that_are_as_long():
 
 
 def test_the_command_line_wins_over_the_step():
-    model = config.compose(["+step=separate_downsampling", "model.kernel_size=3", "model.norm=batch"]).model
+    model = compose(["+step=separate_downsampling", "model.kernel_size=3", "model.norm=batch"]).model
     assert (model.kernel_size, model.norm, model.stem) == (3, Norm.batch, Stem.patchify)
 
 
 def test_leave_one_out_is_the_step_without_its_change():
-    with_pool = config.compose(["+step=separate_downsampling", "model.stem=conv_pool"]).model
+    with_pool = compose(["+step=separate_downsampling", "model.stem=conv_pool"]).model
     assert layout(with_pool).stem.max_pool
-    assert layout(with_pool).stages == layout(config.compose(["+step=separate_downsampling"]).model).stages
+    assert layout(with_pool).stages == layout(compose(["+step=separate_downsampling"]).model).stages
 
 
 def test_a_step_of_ones_own_needs_no_python(tmp_path):
@@ -59,7 +62,7 @@ def test_a_step_of_ones_own_needs_no_python(tmp_path):
         "# @package _global_\ndefaults: [separate_downsampling, _self_]\n"
         "step: {label: mine, group: Ours}\nmodel: {kernel_size: 13}\n"
     )
-    experiment = config.compose(["+step=kernel_13"], [tmp_path / "mine"])
+    experiment = compose(["+step=kernel_13"], [tmp_path / "mine"])
     assert experiment.model.kernel_size == 13
     assert (experiment.step.label, experiment.step.parent) == ("mine", "separate_downsampling")
     steps = known_steps(tmp_path / "mine")
@@ -74,9 +77,9 @@ def test_a_step_must_change_the_network(tmp_path):
         step.write_text(f"# @package _global_\ndefaults: [kernel_7, _self_]\nmodel: {{{change}}}\n")
     for name in ("same", "repeat"):
         with pytest.raises(Refused, match="leaves the network of its parent 'kernel_7' as it was"):
-            config.compose([f"+step={name}"], [tmp_path])
+            compose_run([f"+step={name}"], [tmp_path])
     with pytest.raises(Refused, match="must change it"):
-        config.compose(["+step=increase_width", "scale.convnext_width=64"])
+        compose_run(["+step=increase_width", "scale.convnext_width=64"])
 
 
 BASE = ["+step=gelu", "scale=atto"]
@@ -87,8 +90,8 @@ BASE = ["+step=gelu", "scale=atto"]
     ["seed=1", "model.kernel_size=5", "recipe.lr=1e-4", "recipe.epochs=30", "data.image_size=64", "recipe.precision=bfloat16"],
 )
 def test_identity_changes_with_what_changes_the_result(override):
-    one, other = config.compose(BASE), config.compose([*BASE, override])
-    assert config.identity(one, "f") != config.identity(other, "f")
+    one, other = compose(BASE), compose([*BASE, override])
+    assert identity(one, "f") != identity(other, "f")
 
 
 @pytest.mark.parametrize(
@@ -96,16 +99,16 @@ def test_identity_changes_with_what_changes_the_result(override):
     ["output=/elsewhere", "logger=wandb", "runtime.device=cpu", "data.workers=3", "runtime.threads=2", "wandb.project=x"],
 )
 def test_identity_stays_with_everything_else(override):
-    one, other = config.compose(BASE), config.compose([*BASE, override])
-    assert config.identity(one, "f") == config.identity(other, "f")
+    one, other = compose(BASE), compose([*BASE, override])
+    assert identity(one, "f") == identity(other, "f")
 
 
 def test_identity_follows_the_data_and_not_the_steps_name():
-    one = config.compose(BASE)
-    assert config.identity(one, "f") != config.identity(one, "g")
-    other = config.compose(["+step=kernel_7", "scale=atto", "model.activation=gelu"])
-    assert config.identity(one, "f") == config.identity(other, "f")
-    assert config.identity(replace(one, seed=5), "f") != config.identity(one, "f")
+    one = compose(BASE)
+    assert identity(one, "f") != identity(one, "g")
+    other = compose(["+step=kernel_7", "scale=atto", "model.activation=gelu"])
+    assert identity(one, "f") == identity(other, "f")
+    assert identity(replace(one, seed=5), "f") != identity(one, "f")
 
 
 @pytest.mark.parametrize(
@@ -120,7 +123,7 @@ def test_identity_follows_the_data_and_not_the_steps_name():
     ],
 )
 def test_a_setting_without_effect_is_named(overrides, key):
-    (warning,) = config.warnings(config.compose(overrides), overrides)
+    (warning,) = ineffective_settings(compose(overrides), overrides)
     assert warning.startswith(f"{key} has no effect here")
 
 
@@ -135,12 +138,12 @@ def test_a_setting_without_effect_is_named(overrides, key):
     ],
 )
 def test_a_setting_with_effect_is_not(overrides):
-    assert config.warnings(config.compose(overrides), overrides) == []
+    assert ineffective_settings(compose(overrides), overrides) == []
 
 
 def test_the_paper_recipe_is_table_5():
-    experiment = config.compose(["+step=gelu", "recipe=paper", "data=imagenet", "data.path=/nowhere"])
-    assert config.plain(experiment.recipe) == {
+    experiment = compose(["+step=gelu", "recipe=paper", "data=imagenet", "data.path=/nowhere"])
+    assert plain(experiment.recipe) == {
         "name": "paper", "epochs": 300, "batch_size": 4096, "lr": 4e-3, "lr_batch": 4096, "min_lr": 1e-6, "warmup_epochs": 20,
         "weight_decay": 0.05, "betas": [0.9, 0.999], "eps": 1e-8, "label_smoothing": 0.1, "mixup": 0.8, "cutmix": 1.0,
         "mixup_switch_prob": 0.5, "randaugment": "rand-m9-mstd0.5-inc1", "random_erasing": 0.25, "crop_scale": [0.08, 1.0],
@@ -148,18 +151,18 @@ def test_the_paper_recipe_is_table_5():
     }  # fmt: skip
     assert (experiment.data.image_size, experiment.data.hflip, experiment.data.crop_pct) == (224, 0.5, 0.875)
     assert experiment.model.drop_path == 0.1
-    assert config.compose(["+step=gelu", "scale=base"]).model.drop_path == 0.5
-    assert peak_lr(config.compose(["+step=gelu", "recipe=paper", "recipe.batch_size=1024"])) == 1e-3
+    assert compose(["+step=gelu", "scale=base"]).model.drop_path == 0.5
+    assert compose(["+step=gelu", "recipe=paper", "recipe.batch_size=1024"]).recipe.peak_lr == 1e-3
 
 
 def test_a_short_run_is_told_to_shorten_its_warm_up():
     with pytest.raises(Refused, match=r"recipe\.warmup_epochs=3.*recipe\.epochs=2.*recipe\.warmup_epochs=0\.3"):
-        config.compose(["+step=gelu", "recipe=short", "recipe.epochs=2"])
+        compose(["+step=gelu", "recipe=short", "recipe.epochs=2"])
 
 
 def test_the_configuration_is_found_in_a_wheel_and_from_anywhere(tmp_path):
     """A wheel holds conf/ inside the package (pyproject.toml); lay it out so and run it from another folder."""
-    root = config.CONF.parent
+    root = CONF.parent
     assert '[tool.hatch.build.targets.wheel.force-include]\nconf = "roadmap/conf"' in (root / "pyproject.toml").read_text()
     shutil.copytree(root / "roadmap", tmp_path / "site" / "roadmap", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(root / "conf", tmp_path / "site" / "roadmap" / "conf")

@@ -15,22 +15,23 @@ from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from roadmap import config
-from roadmap.errors import Refused
-from roadmap.model import counting
-from roadmap.model.build import build_network
-from roadmap.paper import paper_rows
-from roadmap.steps import known_steps
+from roadmap.base.errors import Refused
+from roadmap.base.paths import CONF
+from roadmap.config.compose import compose
+from roadmap.config.steps import known_steps
+from roadmap.model import cost as counting
+from roadmap.model.network import build_network
+from roadmap.paper.rows import paper_rows
 
 REFERENCE = {}
-with (config.CONF.parent / "roadmap" / "paper_roadmap.csv").open() as file:
+with (CONF.parent / "roadmap" / "paper" / "convnext_roadmap.csv").open() as file:
     for line in csv.DictReader(file):
         REFERENCE[line["scale"], line["step"]] = line
 ROWS = [key for key in REFERENCE if key[1] in known_steps()]
 
 
 def model_of(scale, step):
-    return config.compose([f"scale={scale}", f"+step={step}"]).model
+    return compose([f"scale={scale}", f"+step={step}"]).model
 
 
 @pytest.mark.parametrize(("scale", "step"), ROWS)
@@ -90,9 +91,9 @@ def test_fvcore_totals_of_known_networks():
 
 @pytest.fixture(scope="module")
 def small_rows():
-    from roadmap import cost
+    from roadmap.model import cost_table
 
-    return cost.cost_rows("atto", 64)
+    return cost_table.cost_rows("atto", 64)
 
 
 @pytest.mark.parametrize("form", ["table", "json", "md", "latex"])

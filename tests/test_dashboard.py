@@ -14,15 +14,19 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from roadmap import config, dashboard
-from roadmap.errors import Refused
-from roadmap.mirror import MARKER, SUMMARY, Opening
-from roadmap.record import RunFolder
+from roadmap import dashboard as dashboard_door
+from roadmap.base.errors import Refused
+from roadmap.base.paths import CONF
+from roadmap.config.compose import compose
+from roadmap.config.identity import plain
+from roadmap.config.steps import known_steps
+from roadmap.record.folder import RunFolder
 from roadmap.report.records import load
 from roadmap.report.statistics import analyse
 from roadmap.report.table import csv_rows, csv_text, table_rows
-from roadmap.steps import CONF, known_steps
-from roadmap.tracking import WandbTracker, tracker
+from roadmap.tracking.tracker import WandbTracker, tracker
+from roadmap.tracking.wandb import dashboard
+from roadmap.tracking.wandb.process import MARKER, SUMMARY, Opening
 
 sys.path.append(str(Path(__file__).parent / "faults"))
 from fake_wandb import KEY, serving
@@ -40,7 +44,7 @@ def folder(tmp_path):
 
 def call(monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", ["dashboard", *map(str, arguments)])
-    return dashboard.main()
+    return dashboard_door.main()
 
 
 def test_the_specification_names_what_runs_log(folder, monkeypatch):
@@ -101,7 +105,7 @@ def test_every_command_of_the_sweep_file_is_a_run():
         line = []
         for word in sweep["command"]:
             line += [f"{k}={v}" for k, v in words.items()] if word == "${args_no_hyphens}" else [word]
-        experiment = config.compose(line[line.index("roadmap.run") + 1 :])
+        experiment = compose(line[line.index("roadmap.run") + 1 :])
         assert (experiment.step.name, experiment.seed, experiment.logger, experiment.wandb.mode) == (step, 2, "wandb", "online")
 
 
@@ -109,7 +113,7 @@ def test_tensorboard_holds_each_epoch_once(tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    experiment = config.compose(["+step=gelu", "scale=atto", "logger=tensorboard", f"output={tmp_path}"])
+    experiment = compose(["+step=gelu", "scale=atto", "logger=tensorboard", f"output={tmp_path}"])
     folder = RunFolder.of(experiment, "0" * 16)
     folder.path.mkdir(parents=True)
     for sitting in (2, 3):  # the second repeats the last epoch of the first, as after a kill
@@ -130,7 +134,7 @@ def test_without_tensorboard_a_run_goes_on(tmp_path, monkeypatch, caplog):
     for name in [name for name in sys.modules if name.split(".")[0] == "tensorboard"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "tensorboard", None)
-    experiment = config.compose(["+step=gelu", "scale=atto", "logger=tensorboard", f"output={tmp_path}"])
+    experiment = compose(["+step=gelu", "scale=atto", "logger=tensorboard", f"output={tmp_path}"])
     folder = RunFolder.of(experiment, "0" * 16)
     folder.path.mkdir(parents=True)
     told = tracker(experiment, folder)
@@ -158,7 +162,7 @@ def server(folder, monkeypatch):
 
 def run_folder(study, step="gelu", **result):
     """A run of the study that is done, as its folder tells it."""
-    composed = config.plain(config.compose(["scale=atto", "recipe=smoke", f"+step={step}"]))
+    composed = plain(compose(["scale=atto", "recipe=smoke", f"+step={step}"]))
     (row,) = (row for row in json.loads((study / "study.json").read_text())["rows"] if row["name"] == step)
     run = study / "runs" / row["runs"][0]
     run.mkdir(parents=True)
@@ -307,7 +311,7 @@ def test_a_run_that_an_agent_asked_for_is_the_agent_s(tmp_path, monkeypatch, ser
     asked = {"RUN_ID": "abc", "SWEEP_ID": "swp", "SWEEP_PARAM_PATH": str(parameters), "PROJECT": "theirs", "ENTITY": "me"}
     for name, value in asked.items():
         monkeypatch.setenv(f"WANDB_{name}", value)
-    experiment = config.compose(["+step=gelu", "scale=atto", "logger=wandb", "wandb.mode=online", f"output={tmp_path}"])
+    experiment = compose(["+step=gelu", "scale=atto", "logger=wandb", "wandb.mode=online", f"output={tmp_path}"])
     folder = RunFolder.of(experiment, "0" * 16)
     folder.path.mkdir(parents=True)
     folder.add_epoch({"epoch": 0, "top1": 1.0})
@@ -329,22 +333,22 @@ def test_the_agent_s_own_code_writes_the_commands():
     line = []
     for word in create_sweep_command(sweep["command"]):
         line += words.get(word[2:-1], []) if word.startswith("${") else [word]
-    experiment = config.compose(line[line.index("roadmap.run") + 1 :])
+    experiment = compose(line[line.index("roadmap.run") + 1 :])
     assert (experiment.step.name, experiment.seed) == ("gelu", 1)
 
 
 def test_the_sweep_file_is_no_configuration_group():
     """It lies where W&B's users look for it, conf/wandb/, which Hydra takes for a group."""
-    assert config.compose(["+step=gelu", "logger=wandb", "wandb.mode=online"]).wandb.mode == "online"
+    assert compose(["+step=gelu", "logger=wandb", "wandb.mode=online"]).wandb.mode == "online"
     for override in ("wandb=sweep", "+wandb=sweep", "wandb={mode:online}"):
         with pytest.raises(Refused, match=re.escape("set one of wandb.mode, wandb.project, wandb.entity")):
-            config.compose(["+step=gelu", override])
+            compose(["+step=gelu", override])
 
 
 def test_event_files_hold_no_secret(tmp_path, monkeypatch):
     pytest.importorskip("tensorboard")
     monkeypatch.setenv("MY_TOKEN", SECRET)
-    experiment = config.compose(["+step=gelu", "scale=atto", "logger=tensorboard", f"study.name={SECRET}"])
+    experiment = compose(["+step=gelu", "scale=atto", "logger=tensorboard", f"study.name={SECRET}"])
     folder = RunFolder(tmp_path / "gelu-s0-1")
     folder.path.mkdir()
     tracker(experiment, folder).finish({"status": "done", "top1": 1.0})

@@ -18,11 +18,13 @@ from PIL import Image
 from timm.data import create_transform
 from torchvision.datasets import CIFAR10
 
-from roadmap import config
-from roadmap.data import loader, sources
+from roadmap.base.errors import Refused
+from roadmap.config.compose import compose
+from roadmap.config.identity import decisive
+from roadmap.data import loader
+from roadmap.data.images import sources
+from roadmap.data.images.readers import reader
 from roadmap.data.pipeline import input_pipeline
-from roadmap.data.readers import reader
-from roadmap.errors import Refused
 
 
 def made(experiment, found):
@@ -30,7 +32,7 @@ def made(experiment, found):
 
 
 def digits(*overrides):
-    experiment = config.compose(["+step=gelu", "+study=digits", *overrides])
+    experiment = compose(["+step=gelu", "+study=digits", *overrides])
     return experiment, sources.check(experiment)
 
 
@@ -44,7 +46,7 @@ def folder(path, *overrides):
         "data.workers=0",
         *overrides,
     ]
-    experiment = config.compose(["+step=gelu", "scale=atto", *overrides])
+    experiment = compose(["+step=gelu", "scale=atto", *overrides])
     return experiment, sources.check(experiment)
 
 
@@ -198,16 +200,16 @@ def test_fingerprint_follows_bytes_names_and_nothing_else(tiny_images, tmp_path,
 def test_missing_data_is_refused(tmp_path):
     for source in ("folder", "imagenette", "cifar10", "cifar100", "imagenet"):
         with pytest.raises(Refused, match=r"data\.path"):
-            sources.check(config.compose(["+step=gelu", f"data={source}", f"data.path={tmp_path}/none"]))
+            sources.check(compose(["+step=gelu", f"data={source}", f"data.path={tmp_path}/none"]))
         with pytest.raises(Refused, match=r"data\.path=null"):
-            config.compose(["+step=gelu", f"data={source}"])
+            compose(["+step=gelu", f"data={source}"])
 
 
 def test_imagenette_is_found_where_torchvision_leaves_it(tiny_images):
     root = tiny_images.parent / "root"
     shutil.copytree(tiny_images, root / "imagenette2-160")
     overrides = ["+step=gelu", "data=imagenette", f"data.path={root}", "recipe=smoke", "recipe.batch_size=4"]
-    assert sources.check(config.compose(overrides)).root == root / "imagenette2-160"
+    assert sources.check(compose(overrides)).root == root / "imagenette2-160"
 
 
 @pytest.mark.filterwarnings("ignore:dtype")
@@ -224,7 +226,7 @@ def test_cifar_is_read_as_torchvision_leaves_it(tmp_path, monkeypatch):
     monkeypatch.setattr(CIFAR10, "train_list", [[name, None] for name in names[:5]])
     monkeypatch.setattr(CIFAR10, "test_list", [[names[5], None]])
     monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": None})
-    experiment = config.compose(["+step=gelu", "data=cifar10", f"data.path={tmp_path}"])
+    experiment = compose(["+step=gelu", "data=cifar10", f"data.path={tmp_path}"])
     found = sources.check(experiment)
     assert (found.train.size, found.val.size, len(found.classes)) == (50_000, 10_000, 10)
     image, target = reader(experiment.data, found, "val")(4)
@@ -283,8 +285,8 @@ def test_images_held_out_are_training_images_and_no_others(tiny_images, source):
     assert not scored & pictures(plain.data, everything, "val")
     assert {target for _, target in scored} == set(range(len(found.classes)))
     assert math.isclose(found.val.size, everything.train.size / 4, abs_tol=len(found.classes))
-    assert "held_out" in config.decisive(experiment, "")["data"]
-    assert "held_out" not in config.decisive(plain, "")["data"]  # or every run of before it was there would have another name
+    assert "held_out" in decisive(experiment, "")["data"]
+    assert "held_out" not in decisive(plain, "")["data"]  # or every run of before it was there would have another name
 
 
 def test_an_image_that_is_held_out_and_trained_on_is_a_duplicate(tiny_images):

@@ -13,16 +13,17 @@ from torch import nn
 
 import roadmap
 import roadmap.timm
-from roadmap import config
-from roadmap.errors import Refused
-from roadmap.layout import layout
-from roadmap.model.block import Block, DropPath, LayerNorm2d, Pointwise
-from roadmap.model.build import build_model, build_network
+from roadmap.base.errors import Refused
+from roadmap.config.compose import compose
+from roadmap.config.overrides import group_options
+from roadmap.config.schema import Activation, Bottleneck, Downsampling, Keep, Norm, SpatialConv, Stem
+from roadmap.config.steps import known_steps
+from roadmap.model.front import build_model
+from roadmap.model.layers import Block, DropPath, LayerNorm2d, Pointwise
+from roadmap.model.layout import layout
+from roadmap.model.network import build_network
 from roadmap.model.weights import TWINS, from_timm, timm_twin, to_timm
-from roadmap.overrides import group_options
-from roadmap.paper import paper_rows
-from roadmap.schema import Activation, Bottleneck, Downsampling, Keep, Norm, SpatialConv, Stem
-from roadmap.steps import known_steps
+from roadmap.paper.rows import paper_rows
 
 ROWS = [row for row in paper_rows().values() if row.step in known_steps()]
 SPACE = {
@@ -45,7 +46,7 @@ SPACE = {
 
 
 def coordinates(step, scale="tiny"):
-    return config.compose([f"scale={scale}", f"+step={step}"]).model
+    return compose([f"scale={scale}", f"+step={step}"]).model
 
 
 def test_there_are_sixteen_steps_at_two_scales():

@@ -18,15 +18,15 @@ import pytest
 from browser import CHROMIUM, Browser
 from test_report import VALUES, study
 
-from roadmap.errors import Refused
+from roadmap.base.errors import Refused
 from roadmap.report.__main__ import main
 from roadmap.report.page import render, study_of, write_page
 from roadmap.report.page.axis import axis
 from roadmap.report.page.markup import block, tag
+from roadmap.report.page.server import open_server
 from roadmap.report.records import load
 from roadmap.report.statistics import analyse
 from roadmap.report.table import table_columns, table_rows
-from roadmap.serve import open_server
 
 ROOT = Path(__file__).parent.parent
 DIGITS = ROOT / "experiments" / "digits"
@@ -254,8 +254,8 @@ def test_a_taken_port_is_refused(running):
 
 
 HOLD = """
-import sys, pathlib, roadmap.storage
-with roadmap.storage.claim(pathlib.Path(sys.argv[1])):
+import sys, pathlib, roadmap.base.claims
+with roadmap.base.claims.claim(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """

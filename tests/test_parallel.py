@@ -12,16 +12,17 @@ import pytest
 import torch
 from conftest import QUICK
 
-from roadmap import config
-from roadmap.checks import check_processes
-from roadmap.data import sources
+import roadmap
+from roadmap.base.errors import Refused
+from roadmap.base.processes import check_alone
+from roadmap.config.checks import check_processes
+from roadmap.config.compose import compose
 from roadmap.data.batches import batches
-from roadmap.errors import Refused
-from roadmap.launch import check_alone
-from roadmap.record import RunFolder
-from roadmap.train.execute import execute
+from roadmap.data.images import sources
+from roadmap.record.folder import RunFolder
+from roadmap.run.execute import execute
+from roadmap.train.loop import Session
 from roadmap.train.ranks import Ranks
-from roadmap.train.session import Session
 from roadmap.train.update import RunningStatistics
 
 WHOLE = [
@@ -33,7 +34,7 @@ WHOLE = [
 def run(tmp_path, *overrides, processes=1):
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
     command = [sys.executable, *launcher, "-m", "roadmap.run", *QUICK, "runtime.device=cpu", f"output={tmp_path}", *overrides]
-    environment = {**os.environ, "PYTHONPATH": str(Path(config.__file__).parent.parent), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(Path(roadmap.__file__).parent.parent), "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment, cwd=tmp_path)
 
 
@@ -45,7 +46,7 @@ def record(tmp_path):
 def test_two_processes_train_the_weights_of_one_that_accumulates(tmp_path):
     step = "resnet"  # BatchNorm, whose statistics are the hard part
     (tmp_path / "one").mkdir(), (tmp_path / "two").mkdir()
-    experiment = config.compose([f"+step={step}", *QUICK, *WHOLE, "runtime.device=cpu", f"output={tmp_path / 'one'}"])
+    experiment = compose([f"+step={step}", *QUICK, *WHOLE, "runtime.device=cpu", f"output={tmp_path / 'one'}"])
     found = sources.check(experiment)
     execute(experiment, found, sources.fingerprint(experiment.data, found))
     shared = run(tmp_path / "two", f"+step={step}", *WHOLE, processes=2)
@@ -61,7 +62,7 @@ def test_two_processes_train_the_weights_of_one_that_accumulates(tmp_path):
 
 
 def test_the_images_of_an_update_are_shared_out_whole():
-    experiment = config.compose(["+step=gelu", "recipe.batch_size=96", "recipe.micro_batch=8", "scale=atto"])
+    experiment = compose(["+step=gelu", "recipe.batch_size=96", "recipe.micro_batch=8", "scale=atto"])
     found = sources.check(experiment)
 
     def epoch(rank, world, split):
@@ -101,7 +102,7 @@ def test_running_statistics_move_once_by_the_mean():
     ],
 )
 def test_a_batch_that_cannot_be_shared_is_refused(overrides, processes, says):
-    experiment = config.compose(["+step=gelu", *overrides])
+    experiment = compose(["+step=gelu", *overrides])
     with pytest.raises(Refused, match=says):
         check_processes(experiment, processes)
 
@@ -111,11 +112,11 @@ def test_a_batch_that_cannot_be_shared_is_refused(overrides, processes, says):
 )
 def test_micro_batches_that_cannot_be_are_refused(overrides):
     with pytest.raises(Refused):
-        config.compose(["+step=resnet", *overrides])
+        compose(["+step=resnet", *overrides])
 
 
 def test_batchnorm_is_not_synchronised_on_cpus(tmp_path):
-    experiment = config.compose(["+step=resnet", *QUICK, "recipe.sync_batchnorm=true", f"output={tmp_path}"])
+    experiment = compose(["+step=resnet", *QUICK, "recipe.sync_batchnorm=true", f"output={tmp_path}"])
     with pytest.raises(Refused, match=r"recipe\.sync_batchnorm=true"):
         Session(experiment, sources.check(experiment), RunFolder.of(experiment, "0" * 16), Ranks(torch.device("cpu"), 0, 2))
 

@@ -13,15 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from roadmap import cost, run, sweep
-from roadmap.errors import exits
+from roadmap import cost
+from roadmap.base.console import exits
+from roadmap.run import __main__ as run
+from roadmap.sweep import __main__ as sweep
 
 REPOSITORY = Path(__file__).parent.parent
 QUICK = "scale=atto recipe=smoke model.width=8 runtime.threads=1 data.image_size=32 data.workers=0"
 SECRET = "xyzzy-of-the-environment"
 TOUCH = "{_target_:pathlib.Path.touch,self:pwned}"  # what an injected _target_ would do
 MAINS = {"run": run.main, "sweep": sweep.main, "cost": cost.main}
-NEED_TORCH = ("roadmap.train.execute", "roadmap.model.counting")
+NEED_TORCH = ("roadmap.run.execute", "roadmap.model.cost")
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from roadmap.errors import Refused, printable
-from roadmap.report.formats import Column, as_csv, as_latex, as_markdown, as_table
+from roadmap.base.console import printable
+from roadmap.base.errors import Refused
+from roadmap.base.tables import Column, as_csv, as_latex, as_markdown, as_table
 from roadmap.report.records import load
 from roadmap.report.statistics import analyse
 from roadmap.report.table import csv_rows, latex, markdown

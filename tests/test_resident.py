@@ -12,13 +12,14 @@ from timm.data import create_transform
 from timm.data.auto_augment import RandAugment
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from roadmap import config
-from roadmap.data import augment, randaugment, sources
+from roadmap.base.errors import Refused
+from roadmap.config.compose import compose
 from roadmap.data.batches import batches, seed_all
+from roadmap.data.device import augment, randaugment
+from roadmap.data.device.resident import Augmentation, Pictures, Resident, bytes_needed
+from roadmap.data.images import sources
+from roadmap.data.images.readers import reader
 from roadmap.data.loader import train_transform
-from roadmap.data.readers import reader
-from roadmap.data.resident import Augmentation, Pictures, Resident, bytes_needed
-from roadmap.errors import Refused
 
 CPU = torch.device("cpu")
 PAPER = ["recipe.randaugment=rand-m9-mstd0.5-inc1", "recipe.random_erasing=0.25", "recipe.crop_scale=[0.08,1.0]"]
@@ -39,14 +40,14 @@ def folder(tmp_path_factory):
     return root
 
 
-def compose(folder, *overrides):
+def composed(folder, *overrides):
     settings = ["recipe=smoke", "recipe.batch_size=8", "data=folder", f"data.path={folder}", "data.image_size=40"]
-    experiment = config.compose(["+step=gelu", "scale=atto", "data.workers=0", *settings, *overrides])
+    experiment = compose(["+step=gelu", "scale=atto", "data.workers=0", *settings, *overrides])
     return experiment, sources.check(experiment)
 
 
 def resident(folder, *overrides, device=CPU):
-    experiment, found = compose(folder, *overrides)
+    experiment, found = composed(folder, *overrides)
     return Resident(experiment, found, *batches(experiment, found), device)
 
 
@@ -61,7 +62,7 @@ def pictures(resident, epoch, sampler=None):
 
 
 def test_batches_are_what_the_network_takes(folder):
-    experiment, found = compose(folder, *PAPER)
+    experiment, found = composed(folder, *PAPER)
     train, val = batches(experiment, found)
     both = Resident(experiment, found, train, val, CPU)
     read = reader(experiment.data, found, "train")
@@ -78,7 +79,7 @@ def test_batches_are_what_the_network_takes(folder):
 
 
 def test_decoded_pictures_are_the_files(folder):
-    experiment, found = compose(folder)
+    experiment, found = composed(folder)
     kept = resident(folder).train
     read = reader(experiment.data, found, "train")
     for index, (start, height, width) in enumerate(zip(kept.starts, kept.heights, kept.widths, strict=True)):
@@ -87,7 +88,7 @@ def test_decoded_pictures_are_the_files(folder):
 
 
 def test_a_picture_depends_on_seed_epoch_and_index_only(folder):
-    experiment, _ = compose(folder, *PAPER)
+    experiment, _ = composed(folder, *PAPER)
     once = pictures(resident(folder, *PAPER), 1)
     order = np.random.default_rng(0).permutation(24)
     assert torch.equal(pictures(resident(folder, *PAPER), 1, [[i] for i in range(24)]), once)
@@ -124,7 +125,7 @@ def test_what_chance_is_for_has_chance_of_its_own(folder):
 
 def test_the_colour_from_outside_and_the_interpolation_are_those_of_timms_transform(folder):
     overrides = [*PAPER, "data.mean=[0.1,0.4914,0.4465]"]
-    experiment, _ = compose(folder, *overrides)
+    experiment, _ = composed(folder, *overrides)
     (policy,) = (step for step in train_transform(experiment.data, experiment.recipe).transforms if isinstance(step, RandAugment))
     fill = resident(folder, *overrides).augmentation.randaugment.canvas.fill
     for op in policy.ops:
@@ -150,7 +151,7 @@ def copies(pixels, height, width, number):
 
 def test_one_picture_many_times_is_distributed_as_through_timm(folder):
     """All parts in their order: mean, spread and extremes of 1,500 pictures of one photograph."""
-    experiment, _ = compose(folder, *PAPER, "data.image_size=32")
+    experiment, _ = composed(folder, *PAPER, "data.image_size=32")
     photograph, number = load_sample_image("flower.jpg")[100:180, 200:300], 1500
     augmentation = resident(folder, *PAPER, "data.image_size=32").augmentation
     many = copies(torch.from_numpy(np.ascontiguousarray(photograph)).view(-1, 3), 80, 100, number)
@@ -201,7 +202,7 @@ def edges(images):
 
 @pytest.mark.parametrize("overrides", [[], ["data.crop_pct=1.0"], ["data.image_size=33"]])
 def test_evaluation_is_the_loaders(folder, overrides):
-    experiment, found = compose(folder, *overrides)
+    experiment, found = composed(folder, *overrides)
     read, transform = reader(experiment.data, found, "val"), timms(experiment, crop_pct=experiment.data.crop_pct)
     made = list(resident(folder, *overrides).evaluation())
     expected = [read(index) for index in range(found.val.size)]
@@ -210,7 +211,7 @@ def test_evaluation_is_the_loaders(folder, overrides):
 
 
 def test_sources_without_files(folder):
-    experiment = config.compose(["+step=gelu", "+study=digits", *PAPER])
+    experiment = compose(["+step=gelu", "+study=digits", *PAPER])
     found = sources.check(experiment)
     both = Resident(experiment, found, *batches(experiment, found), CPU)
     images, _ = next(both.epoch(0))
@@ -220,7 +221,7 @@ def test_sources_without_files(folder):
 
 
 def test_bytes_are_told_from_headers_alone(folder, monkeypatch):
-    experiment, found = compose(folder)
+    experiment, found = composed(folder)
     kept = bytes_kept(resident(folder))
     monkeypatch.setattr(Image.Image, "load", None)
     assert bytes_needed(experiment.data, found) == kept
@@ -236,7 +237,7 @@ def test_a_picture_that_cannot_be_decoded_is_named_and_not_replaced(tiny_images,
     """Broken from its first byte, in its header, or behind a header that tells its size."""
     path = tiny_images / split / "cat" / "0.png"
     path.write_bytes(path.read_bytes()[:keep])
-    experiment, found = compose(tiny_images)
+    experiment, found = composed(tiny_images)
     with pytest.raises(Refused, match=rf"^\S*{split}/cat/0\.png: cannot be decoded"):
         Resident(experiment, found, *batches(experiment, found), CPU)
     if keep < 200 and split == "train":
@@ -246,7 +247,7 @@ def test_a_picture_that_cannot_be_decoded_is_named_and_not_replaced(tiny_images,
 
 def test_a_batch_is_made_on_the_device_and_asks_it_for_nothing(folder, monkeypatch):
     """With tensors that have a device and no values: what mixes devices, or waits for a value, fails."""
-    experiment, _ = compose(folder, *PAPER, "recipe.random_erasing=0.9")
+    experiment, _ = composed(folder, *PAPER, "recipe.random_erasing=0.9")
     cuda, sizes = torch.device("cuda"), np.full(200, 50)
     for module in (augment, randaugment):
         monkeypatch.setattr(module, "send", lambda values, device: torch.from_numpy(np.array(values)).to(device))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from roadmap.record.study import Effect, Variant
 from roadmap.report.statistics import (
     Analysis,
     Noise,
@@ -21,7 +22,7 @@ from roadmap.report.statistics import (
     seeds_needed,
     standard_error,
 )
-from roadmap.studies import Effect, Variant, orders
+from roadmap.sweep.design import orders
 
 ROWS, SEEDS, STUDIES = 16, 3, 1000
 EFFECTS = [Effect(f"r{i}", "", {f"r{i}": 1.0, f"r{i - 1}": -1.0}) for i in range(1, ROWS)]

@@ -11,18 +11,20 @@ import numpy as np
 import pytest
 from conftest import QUICK
 
-from roadmap import config
-from roadmap.errors import Refused
-from roadmap.layout import layout
+from roadmap.base.errors import Refused
+from roadmap.config import compose as composing
+from roadmap.config.compose import compose, compose_unchecked
+from roadmap.config.identity import decisive, plain
 from roadmap.model.build import network_of
-from roadmap.model.counting import cost_of
-from roadmap.plan import plan
-from roadmap.preview import preview
-from roadmap.record import RunFolder, parent_top1
+from roadmap.model.cost import cost_of
+from roadmap.model.layout import layout
+from roadmap.record.folder import RunFolder, parent_top1
 from roadmap.report.records import load
 from roadmap.report.statistics import analyse
 from roadmap.report.table import effect_rows, markdown
-from roadmap.studies import orders
+from roadmap.sweep.design import orders
+from roadmap.sweep.plan import plan
+from roadmap.sweep.preview import preview
 
 CHANGES = [
     "stage_ratio", "patchify_stem", "depthwise", "increase_width", "inverted_bottleneck", "move_up_depthwise", "kernel_7",
@@ -40,7 +42,7 @@ def model(found, row):
 
 @pytest.fixture(scope="module")
 def ends():
-    return [config.compose(["scale=atto", f"+step={step}"]).model for step in ("resnet", "separate_downsampling")]
+    return [compose(["scale=atto", f"+step={step}"]).model for step in ("resnet", "separate_downsampling")]
 
 
 def test_leave_one_out_takes_each_change_back_and_nothing_else(ends):
@@ -146,7 +148,7 @@ def test_interactions_of_a_known_game(tmp_path):
 
 
 def test_equal_cost_within_one_percent():
-    from roadmap.model.counting import cost
+    from roadmap.model.cost import cost
 
     found = planned("equal_flops", "study.steps=[resnet,depthwise,inverted_bottleneck,separate_downsampling]")
     costs = [cost(points[0].experiment.model, 10, 32).conv_linear for points in found.rows.values()]
@@ -180,7 +182,7 @@ study:
     about = found.describe()
     assert [row["toggles"] for row in about["rows"]] == [[], ["kernel_size"], ["stem", "kernel_size"]]
     assert [effect["weights"] for effect in about["effects"]] == [{"small": 1.0, "full": -1.0}, {"smaller": 1.0, "small": -1.0}]
-    single = config.compose(list(found.points[2].command[2:]), [tmp_path / "own"])
+    single = compose(list(found.points[2].command[2:]), [tmp_path / "own"])
     assert single == found.points[2].experiment  # its command is that run and no other
     for spoil, says in (
         ("compare: full", "compare: ful"),
@@ -192,8 +194,8 @@ study:
         ("name: small,", "name: full,"),
     ):
         (tmp_path / "own/study/mine.yaml").write_text(text.replace(spoil, says))
-        config._read.cache_clear()
-        config._compose.cache_clear()
+        compose_unchecked.cache_clear()
+        composing._compose.cache_clear()
         with pytest.raises(Refused):
             plan(["+study=mine", "scale=atto", f"output={tmp_path}"], [tmp_path / "own"])
 
@@ -219,7 +221,7 @@ def test_references_stand_beside_the_steps(tmp_path):
 
 def test_a_reference_has_the_study_s_stochastic_depth_whatever_timm_s_own_is():
     for rate in (0.0, 0.3):
-        experiment = config.compose(["reference=swin_tiny_patch4_window7_224", f"model.drop_path={rate}"])
+        experiment = compose(["reference=swin_tiny_patch4_window7_224", f"model.drop_path={rate}"])
         drawn = [module.drop_prob for module in network_of(experiment, 10).modules() if hasattr(module, "drop_prob")]
         assert max(drawn, default=0.0) == pytest.approx(rate)
 
@@ -228,12 +230,12 @@ def test_a_reference_in_a_file_takes_no_step_s_place(tmp_path):
     (tmp_path / "study").mkdir()
     (tmp_path / "study" / "mine.yaml").write_text("# @package _global_\nreference: resnet10t\nstudy: {name: mine}\n")
     with pytest.raises(Refused, match="set in a file"):
-        config.compose(["+study=mine", "+step=gelu"], [tmp_path])
+        compose(["+study=mine", "+step=gelu"], [tmp_path])
 
 
 def test_the_cost_of_the_paper_s_references():
     for name, gmacs in (("swin_tiny_patch4_window7_224", 4.49), ("swin_base_patch4_window7_224", 15.43)):
-        experiment = config.compose([f"reference={name}", "data.image_size=224", "data=folder", "data.path=."])
+        experiment = compose([f"reference={name}", "data.image_size=224", "data=folder", "data.path=."])
         assert round(cost_of(experiment, 1000).conv_linear / 1e9, 2) == gmacs
 
 
@@ -276,7 +278,7 @@ def test_a_run_s_difference_is_to_the_row_that_the_study_compares_it_with(tmp_pa
     found = planned("leave_one_out", "study.steps=[gelu]", "study.seeds=[0,1]", f"output={tmp_path}")
     found.write()
     (whole, _), (without, _) = found.rows["separate_downsampling"], found.rows["without_gelu"]
-    result = {"step": config.plain(without.experiment.step), "seed": 0, "top1": 48.0}
+    result = {"step": plain(without.experiment.step), "seed": 0, "top1": 48.0}
     assert parent_top1(without.folder, result) is None
     whole.folder.path.mkdir(parents=True)
     (whole.folder.path / "result.json").write_text(json.dumps({"status": "done", "seed": 0, "top1": 50.0}))
@@ -291,9 +293,9 @@ def recorded(found, values):
     for row, points in found.rows.items():
         for point, value in zip(points, values[row], strict=True):
             lines[point.folder.path.name] = {
-                "run": point.folder.path.name, "step": config.plain(point.experiment.step), "seed": point.experiment.seed,
+                "run": point.folder.path.name, "step": plain(point.experiment.step), "seed": point.experiment.seed,
                 "status": "done", "top1": value, "gmacs": 0.01, "params_m": 1.0, "images_per_second": 10.0, "scale": "atto",
-                "data": {}, "recipe": {}, "precision": "float32", "model": config.decisive(point.experiment, "")["model"],
+                "data": {}, "recipe": {}, "precision": "float32", "model": decisive(point.experiment, "")["model"],
                 "history": [],
             }  # fmt: skip
     (found.folder / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines.values()))

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 from conftest import QUICK
 
-from roadmap import config, plan
-from roadmap.engines import local
-from roadmap.errors import Refused
+import roadmap
+from roadmap.base.errors import Refused
+from roadmap.config.compose import compose
+from roadmap.sweep import plan
+from roadmap.sweep.engines import local, machine
 
 SMALL = [
     *[o for o in QUICK if not o.startswith("scale")],
@@ -24,7 +26,7 @@ SMALL = [
 
 
 def sweep(*arguments, cwd, timeout=240):
-    env = {**os.environ, "PYTHONPATH": str(Path(config.__file__).parent.parent)}
+    env = {**os.environ, "PYTHONPATH": str(Path(roadmap.__file__).parent.parent)}
     command = [sys.executable, "-m", "roadmap.sweep", "study=digits", *SMALL, *arguments]
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout)
 
@@ -51,7 +53,7 @@ def test_a_sweep_from_start_to_table(tmp_path):
 
     # A point of a study is the run that the command line gives, bit for bit.
     overrides = ["+study=digits", "+step=gelu", *SMALL, "seed=1", "output=alone"]
-    env = {**os.environ, "PYTHONPATH": str(Path(config.__file__).parent.parent)}
+    env = {**os.environ, "PYTHONPATH": str(Path(roadmap.__file__).parent.parent)}
     subprocess.run([sys.executable, "-m", "roadmap.run", *overrides], cwd=tmp_path, env=env, check=True, capture_output=True)
     ((alone, single),) = results(tmp_path / "alone").items()
     swept, scores = done[alone], ("top1", "val_loss", "train_loss")
@@ -71,7 +73,7 @@ def test_a_sweep_from_start_to_table(tmp_path):
 
     # The table from the committed files alone, without the runs.
     (study / "runs").rename(tmp_path / "runs")
-    env = {**os.environ, "PYTHONPATH": str(Path(config.__file__).parent.parent)}
+    env = {**os.environ, "PYTHONPATH": str(Path(roadmap.__file__).parent.parent)}
     before = {
         name: (study / name).read_bytes() for name in ("table.md", "table.csv", "figure.svg", "figure.png", "records.jsonl")
     }
@@ -84,7 +86,7 @@ def test_a_sweep_from_start_to_table(tmp_path):
 
 WAYS_TO_DIE = """
 import os, signal, sys
-import roadmap.train.execute as module
+import roadmap.run.execute as module
 whole = module.execute
 
 def fail(): raise ValueError("a fault of the test")
@@ -111,10 +113,10 @@ def test_runs_that_die_do_not_reach_the_others(tmp_path):
     """The faults are planted in the server that the runs are forked from, through a module that it preloads."""
     (tmp_path / "fault.py").write_text(WAYS_TO_DIE)
     (tmp_path / "driver.py").write_text(
-        "import sys\nfrom roadmap.engines import local\nfrom roadmap import sweep\n"
+        "import sys\nfrom roadmap.sweep.engines import local\nfrom roadmap.sweep import __main__ as sweep\n"
         "local.PRELOADED.append('fault')\nif __name__ == '__main__':\n    sys.exit(sweep.main())\n"
     )
-    env = {**os.environ, "PYTHONPATH": f"{Path(config.__file__).parent.parent}:{tmp_path}"}
+    env = {**os.environ, "PYTHONPATH": f"{Path(roadmap.__file__).parent.parent}:{tmp_path}"}
     command = [sys.executable, "driver.py", "study=digits", *SMALL, "study.steps=[gelu]", "study.seeds=[0,1,2,3,4,5]"]
     stopped = subprocess.run(
         [*command, "--max-failures", "2"], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=240
@@ -166,12 +168,12 @@ def test_warnings_of_a_sweep_hold_for_every_step():
 
 
 def test_places(monkeypatch):
-    monkeypatch.setattr(local, "cores", lambda: tuple(range(8)))
+    monkeypatch.setattr(machine, "cores", lambda: tuple(range(8)))
     monkeypatch.setattr(local, "gpus", lambda: ())
 
     def places(*overrides):
-        experiment = config.compose(["+step=gelu", *overrides])
-        return [(place.gpu, len(place.cores)) for place in local.room(experiment.engine, experiment.runtime)]
+        experiment = compose(["+step=gelu", *overrides])
+        return [(place.gpu, len(place.cores)) for place in machine.room(experiment.engine, experiment.runtime)]
 
     assert places() == [(None, 8)]
     assert places("runtime.threads=1") == [(None, 1)] * 8
@@ -184,11 +186,11 @@ def test_places(monkeypatch):
     with pytest.raises(Refused, match=r"engine\.nodes=2"):
         places("engine.nodes=2")
     monkeypatch.undo()
-    monkeypatch.setattr(local, "cores", lambda: tuple(range(8)))
+    monkeypatch.setattr(machine, "cores", lambda: tuple(range(8)))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
-    local.gpus.cache_clear()
-    assert local.gpus() == ("3", "5")
+    machine.gpus.cache_clear()
+    assert machine.gpus() == ("3", "5")
     assert places("runtime.threads=1") == [("3", 4), ("5", 4)]
     assert places("engine.gpus=0.5") == [("3", 2), ("5", 2)] * 2
     assert places("runtime.device=cpu") == [(None, 8)]
-    local.gpus.cache_clear()
+    machine.gpus.cache_clear()

@@ -15,16 +15,20 @@ import pytest
 from conftest import QUICK
 from omegaconf import OmegaConf
 
-from roadmap import config, replay
-from roadmap.errors import EXIT_FAILED, EXIT_REFUSED, Refused
-from roadmap.mirror import MARKER, SUMMARY, Opening
-from roadmap.tracking import WandbTracker
+import roadmap
+from roadmap import replay as replay_door
+from roadmap.base.errors import EXIT_FAILED, EXIT_REFUSED, Refused
+from roadmap.config.compose import compose
+from roadmap.config.identity import plain
+from roadmap.tracking.tracker import WandbTracker
+from roadmap.tracking.wandb import upload as replay
+from roadmap.tracking.wandb.process import MARKER, SUMMARY, Opening
 
 sys.path.append(str(Path(__file__).parent / "faults"))
 from fake_wandb import KEY, serving
 
 pytest.importorskip("wandb")
-ROOT = str(Path(config.__file__).parent.parent)
+ROOT = str(Path(roadmap.__file__).parent.parent)
 RUN = [*QUICK, "recipe.batch_size=256", "runtime.keep_weights=false"]
 EPOCHS = 3
 
@@ -93,7 +97,7 @@ def record(folder, step, seed=0, top1=50.0):
     """A run that is done, as its folder tells it."""
     run = folder / "runs" / f"{step}-s{seed}-12345678"
     run.mkdir(parents=True, exist_ok=True)
-    composed = config.plain(config.compose(["scale=atto", "recipe=smoke", f"+step={step}", f"seed={seed}"]))
+    composed = plain(compose(["scale=atto", "recipe=smoke", f"+step={step}", f"seed={seed}"]))
     (run / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(composed)))
     lines = [{"epoch": e, "train_loss": 2.5 - e / 8, "top1": top1 + e, "top1_without_ema": None} for e in range(EPOCHS)]
     (run / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -104,7 +108,7 @@ def record(folder, step, seed=0, top1=50.0):
 
 def replayed(*arguments, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["replay", *map(str, arguments)])
-    return replay.main()
+    return replay_door.main()
 
 
 def own(lines):

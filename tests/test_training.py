@@ -18,20 +18,22 @@ import pytest
 import torch
 from conftest import QUICK
 
-from roadmap import config
-from roadmap.data import sources
-from roadmap.errors import Diverged, Refused, Stopped, StorageFault
-from roadmap.model.block import LayerScale
-from roadmap.model.counting import cost
-from roadmap.record import RunFolder
-from roadmap.schema import Compile, Device, Precision
+import roadmap
+from roadmap.base.errors import Diverged, Refused, Stopped, StorageFault
+from roadmap.base.signals import Stop
+from roadmap.config.compose import compose
+from roadmap.config.identity import identity
+from roadmap.config.schema import Compile, Device, Precision
+from roadmap.data.images import sources
+from roadmap.model.cost import cost
+from roadmap.model.layers import LayerScale
+from roadmap.record.folder import RunFolder
+from roadmap.run.execute import execute
 from roadmap.train import checkpoint, recipe
 from roadmap.train.compiling import compile_network, pick_compile
-from roadmap.train.execute import execute
+from roadmap.train.loop import Session
 from roadmap.train.progress import Bar
 from roadmap.train.ranks import Ranks, pick_device
-from roadmap.train.session import Session
-from roadmap.train.signals import Stop
 from roadmap.train.update import pick_precision
 
 ALONE = Ranks(torch.device("cpu"))
@@ -42,7 +44,7 @@ EVERYTHING = [
 
 
 def session(tmp_path, *overrides, step="gelu"):
-    experiment = config.compose([f"+step={step}", *QUICK, f"output={tmp_path}", *overrides])
+    experiment = compose([f"+step={step}", *QUICK, f"output={tmp_path}", *overrides])
     found = sources.check(experiment)
     return Session(experiment, found, RunFolder.of(experiment, "0" * 16), ALONE)
 
@@ -136,7 +138,7 @@ def test_schedule_is_linear_then_cosine_per_update(tmp_path):
 
 def test_a_run_learns_and_follows_its_schedule(tmp_path):
     """The digits study's own recipe: far above chance after three epochs, at the rates of the formula."""
-    experiment = config.compose(["+study=digits", "+step=resnet", f"output={tmp_path}", "runtime.progress=false"])
+    experiment = compose(["+study=digits", "+step=resnet", f"output={tmp_path}", "runtime.progress=false"])
     run = Session(experiment, sources.check(experiment), RunFolder.of(experiment, "0" * 16), ALONE)
     lines = train(run)
     assert lines[-1]["top1"] > 80
@@ -224,7 +226,7 @@ def test_equal_blocks_share_compiled_code_and_drop_the_same_images(tmp_path):
     plain = run.network.stages[1].blocks
     compiled = copy.deepcopy(plain)
     torch._dynamo.utils.counters.clear()
-    compile_network(config.compose(["+step=gelu", "runtime.compile=blocks"]), compiled, run.found, torch.device("cpu"))
+    compile_network(compose(["+step=gelu", "runtime.compile=blocks"]), compiled, run.found, torch.device("cpu"))
     images = torch.randn(8, 16, 8, 8).to(memory_format=torch.channels_last).requires_grad_()
     outputs = []
     for blocks in (plain, compiled):
@@ -241,7 +243,7 @@ def test_equal_blocks_share_compiled_code_and_drop_the_same_images(tmp_path):
 def test_what_auto_compiles(tmp_path):
     run = session(tmp_path)
     gpu = torch.device("cuda")
-    imagenette = config.compose(["+step=gelu", "data=imagenette", "data.path=/x", "scale=tiny"])
+    imagenette = compose(["+step=gelu", "data=imagenette", "data.path=/x", "scale=tiny"])
     large = dataclasses.replace(run.found, train=sources.Split(9469))
     assert pick_compile(run.experiment, run.found, gpu) == Compile.none
     assert pick_compile(imagenette, large, gpu) == Compile.blocks
@@ -338,9 +340,9 @@ def test_a_run_leaves_its_whole_record(tmp_path):
 def test_a_reference_is_trained_like_a_step(tmp_path):
     """Timm's ConvNeXt in place of ours: the same size, cost and schedule; only what it is differs."""
     recipe = ["scale=atto", "recipe=smoke", "data.image_size=32", "runtime.progress=false", f"output={tmp_path}"]
-    experiment = config.compose(["reference=convnext_atto", *recipe])
+    experiment = compose(["reference=convnext_atto", *recipe])
     result = execute(experiment, sources.check(experiment), "0" * 16)
-    own = config.compose(["+step=separate_downsampling", *recipe])
+    own = compose(["+step=separate_downsampling", *recipe])
     counted = cost(own.model, 10, 32)
     assert result["status"] == "done"
     assert result["step"] == {"name": "convnext_atto", "parent": None, "label": "convnext_atto", "group": ""}
@@ -350,11 +352,11 @@ def test_a_reference_is_trained_like_a_step(tmp_path):
     assert result["gmacs_total"] is None
     assert "kernel_size" not in RunFolder.of(experiment, "0" * 16).path.joinpath("config.yaml").read_text()
     assert RunFolder.of(experiment, "0" * 16).path.name.startswith("convnext_atto-s0-")
-    assert config.identity(own, "0" * 16) != config.identity(experiment, "0" * 16)
+    assert identity(own, "0" * 16) != identity(experiment, "0" * 16)
 
 
 def test_a_run_that_diverges_is_a_result(tmp_path):
-    experiment = config.compose(["+step=layer_norm", *QUICK, f"output={tmp_path}", "data.std=[1e-40,1e-40,1e-40]"])
+    experiment = compose(["+step=layer_norm", *QUICK, f"output={tmp_path}", "data.std=[1e-40,1e-40,1e-40]"])
     result = execute(experiment, sources.check(experiment), "0" * 16)
     assert result["status"] == "diverged"
     assert result["top1"] is None
@@ -376,7 +378,7 @@ def test_devices_and_precisions():
     "settings", [["recipe.precision=float16"], ["recipe.ema=0.9", "recipe.micro_batch=32"], ["runtime.compile=blocks"]]
 )
 def test_the_loop_never_waits_for_the_gpu(tmp_path, settings):
-    experiment = config.compose(["+step=separate_downsampling", *QUICK, *EVERYTHING[:5], f"output={tmp_path}", *settings])
+    experiment = compose(["+step=separate_downsampling", *QUICK, *EVERYTHING[:5], f"output={tmp_path}", *settings])
     device = pick_device(Device.cuda)
     run = Session(experiment, sources.check(experiment), RunFolder.of(experiment, "0" * 16), Ranks(device))
     batches = run.data.epoch(0)
@@ -394,7 +396,7 @@ def test_the_loop_never_waits_for_the_gpu(tmp_path, settings):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_run_on_a_gpu_learns(tmp_path):
-    experiment = config.compose(["+study=digits", "+step=resnet", f"output={tmp_path}", "runtime.compile=blocks"])
+    experiment = compose(["+study=digits", "+step=resnet", f"output={tmp_path}", "runtime.compile=blocks"])
     found = sources.check(experiment)
     result = execute(experiment, found, sources.fingerprint(experiment.data, found))
     assert (result["precision"], result["pipeline"], result["compiled"]) == ("bfloat16", "device", "blocks")
@@ -451,7 +453,7 @@ def test_the_state_of_another_run_is_refused(tmp_path):
 def command(*arguments, cwd):
     return [sys.executable, "-m", "roadmap.run", *arguments], {
         "cwd": cwd,
-        "env": {**os.environ, "PYTHONPATH": str(Path(config.__file__).parent.parent)},
+        "env": {**os.environ, "PYTHONPATH": str(Path(roadmap.__file__).parent.parent)},
     }
 
 
@@ -509,6 +511,6 @@ def test_a_run_on_photographs(tmp_path, photographs):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_run_on_a_gpu(tmp_path):
-    experiment = config.compose(["+step=gelu", "scale=atto", "recipe=smoke", f"output={tmp_path}", "runtime.device=cuda"])
+    experiment = compose(["+step=gelu", "scale=atto", "recipe=smoke", f"output={tmp_path}", "runtime.device=cuda"])
     result = execute(experiment, sources.check(experiment), "0" * 16)
     assert (result["status"], result["precision"]) == ("done", "bfloat16")

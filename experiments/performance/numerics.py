@@ -14,7 +14,7 @@ from pathlib import Path
 
 from scipy import stats
 
-from roadmap.report.formats import Column, as_markdown
+from roadmap.base.tables import Column, as_markdown
 from roadmap.report.write import frame
 
 STEPS = ("resnet", "separate_downsampling")
@@ -22,7 +22,14 @@ SEEDS = range(5)
 FAST = ["recipe.precision=bfloat16", "runtime.compile=blocks", "data.pipeline=device"]
 VARIANTS = {"bfloat16": FAST[:1], "compiled blocks": FAST[1:2], "images on the device": FAST[2:], "all three": FAST}
 PLAIN = ["recipe.precision=float32", "runtime.compile=none", "data.pipeline=loader"]
-PHOTOGRAPHS = ["data=folder", "data.image_size=64", "data.workers=0", "recipe.epochs=8", "recipe.warmup_epochs=2", "recipe.crop_scale=[0.35,1.0]"]
+PHOTOGRAPHS = [
+    "data=folder",
+    "data.image_size=64",
+    "data.workers=0",
+    "recipe.epochs=8",
+    "recipe.warmup_epochs=2",
+    "recipe.crop_scale=[0.35,1.0]",
+]
 COLUMNS = (
     Column("data", "data"),
     Column("step", "step"),

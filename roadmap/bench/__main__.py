@@ -15,16 +15,17 @@ from pathlib import Path
 from statistics import geometric_mean
 from typing import TYPE_CHECKING, Any
 
-from roadmap import config
-from roadmap.data import sources
-from roadmap.errors import Parser, Refused, StorageFault, exits, nearest
-from roadmap.launch import check_alone
-from roadmap.overrides import config_folders
-from roadmap.record import provenance
-from roadmap.report.formats import Column, as_csv, as_markdown, as_table
-from roadmap.schema import Compile, Device, Experiment, Precision
-from roadmap.steps import known_steps
-from roadmap.storage import write_whole
+from roadmap.base.console import Parser, exits
+from roadmap.base.errors import Refused, StorageFault, nearest
+from roadmap.base.files import write_whole
+from roadmap.base.processes import check_alone
+from roadmap.base.tables import Column, as_csv, as_markdown, as_table
+from roadmap.config.overrides import config_folders
+from roadmap.config.schema import Compile, Device, Experiment, Precision
+from roadmap.config.steps import known_steps
+from roadmap.data.images import sources
+from roadmap.model.check import compose_run
+from roadmap.record.provenance import provenance
 
 if TYPE_CHECKING:
     from roadmap.bench.step import Setting
@@ -124,7 +125,7 @@ def _experiments(arguments: argparse.Namespace) -> list[Experiment]:
     data = ["data=folder", f"data.path={arguments.data}"] if arguments.data else []
     common = [f"scale={arguments.scale}", "recipe=paper", "recipe.mixup=0", "recipe.cutmix=0", *data]
     common.append(f"data.image_size={arguments.image_size}")
-    return [config.compose([*common, f"+step={name}"], folders) for name in names]
+    return [compose_run([*common, f"+step={name}"], folders) for name in names]
 
 
 def _setting(arguments: argparse.Namespace, ranks: Ranks) -> tuple[Setting, str]:

@@ -14,13 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from roadmap.base.files import write_whole
 from roadmap.bench.measure import Action, Spread, in_turn, peak_memory, profiled, settle, timed
 from roadmap.bench.timm_loop import TimmLoop
+from roadmap.config.schema import Compile, Experiment, Precision
 from roadmap.data.batches import Batch, InputPipeline, seed_all
-from roadmap.model.build import build_network
-from roadmap.model.counting import cost
-from roadmap.schema import Compile, Experiment, Precision
-from roadmap.storage import write_whole
+from roadmap.model.cost import cost
+from roadmap.model.network import build_network
+from roadmap.tasks.classification import criterion
 from roadmap.train import memory, recipe
 from roadmap.train.compiling import compile_blocks_or_network
 from roadmap.train.ranks import Ranks
@@ -131,7 +132,7 @@ def _ours(experiment: Experiment, setting: Setting) -> Made:
     adamw = recipe.optimizer(experiment, network)
     schedule = recipe.schedule(experiment, adamw, 1_000_000)
     ranks = Ranks(setting.device)
-    update = Update(network, adamw, recipe.criterion(experiment.recipe), None, setting.precision, ranks, 1, layout)
+    update = Update(network, adamw, criterion(experiment.recipe), None, setting.precision, ranks, 1, layout)
     readings, done = Readings(setting.device), [0]
 
     def step(images: Tensor, targets: Tensor) -> None:

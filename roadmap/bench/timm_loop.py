@@ -16,12 +16,12 @@ from timm.task import ClassificationTask
 from timm.utils import AverageMeter
 from torch import Tensor, nn
 
-from roadmap.checks import peak_lr
-from roadmap.model.block import DropPath, LayerNorm2d, LayerScale, Pointwise
-from roadmap.model.build import build_network
+from roadmap.config.schema import Experiment, Precision
+from roadmap.model.layers import DropPath, LayerNorm2d, LayerScale, Pointwise
+from roadmap.model.network import build_network
 from roadmap.model.weights import timm_twin
-from roadmap.schema import Experiment, Precision
-from roadmap.train import memory, recipe
+from roadmap.tasks.classification import criterion
+from roadmap.train import memory
 from roadmap.train.update import autocast, tf32
 
 
@@ -47,11 +47,11 @@ class TimmLoop:
         if best:
             self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.memory_format = torch.channels_last if best else torch.contiguous_format
-        self.task = ClassificationTask(self.network, criterion=recipe.criterion(experiment.recipe), device=device, verbose=False)
+        self.task = ClassificationTask(self.network, criterion=criterion(experiment.recipe), device=device, verbose=False)
         self.optimizer = create_optimizer_v2(
             self.network,
             opt="adamw",
-            lr=peak_lr(experiment),
+            lr=experiment.recipe.peak_lr,
             weight_decay=experiment.recipe.weight_decay,
             betas=tuple(experiment.recipe.betas),
             **({"fused": True} if best else {}),

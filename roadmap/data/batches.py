@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from roadmap.data.sources import Inventory
-from roadmap.schema import Experiment, Pipeline
+from roadmap.config.schema import Experiment, Pipeline
+from roadmap.data.images.sources import Inventory
 
 Batch = tuple[Tensor, Tensor]
 

@@ -17,12 +17,13 @@ from timm.data import create_transform
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from roadmap.data.augment import Finish
+from roadmap.base.errors import Refused
+from roadmap.base.signals import RUN_SIGNALS
+from roadmap.config.schema import DataConfig, Experiment, Pipeline, RecipeConfig
 from roadmap.data.batches import Batch, Batches, ahead, indices_of, seed_all
-from roadmap.data.readers import reader
-from roadmap.data.sources import Inventory
-from roadmap.errors import RUN_SIGNALS, Refused
-from roadmap.schema import DataConfig, Experiment, Pipeline, RecipeConfig
+from roadmap.data.device.augment import Finish
+from roadmap.data.images.readers import reader
+from roadmap.data.images.sources import Inventory
 
 
 class Images(Dataset[tuple[Tensor, int] | Refused]):

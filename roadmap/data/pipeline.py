@@ -6,11 +6,11 @@ import os
 
 import torch
 
+from roadmap.base.errors import Refused
+from roadmap.config.schema import DataConfig, Experiment, Pipeline
 from roadmap.data.batches import InputPipeline, batches
+from roadmap.data.images.sources import Inventory
 from roadmap.data.loader import loaders
-from roadmap.data.sources import Inventory
-from roadmap.errors import Refused
-from roadmap.schema import DataConfig, Experiment, Pipeline
 
 AUTO_SHARE = 0.25  # of a GPU's memory, which decoded images may take unasked
 MOST_SHARE = 0.75  # which they may take at all: the rest is the network's
@@ -28,7 +28,7 @@ def input_pipeline(
     train, val = batches(experiment, found, rank, world)
     if _pick(experiment.data, found, device) == Pipeline.loader:
         return loaders(experiment, found, train, val, device)
-    from roadmap.data.resident import Resident
+    from roadmap.data.device.resident import Resident
 
     return Resident(experiment, found, train, val, device)
 
@@ -36,7 +36,7 @@ def input_pipeline(
 def _pick(data: DataConfig, found: Inventory, device: torch.device) -> Pipeline:
     if data.pipeline == Pipeline.loader or (data.pipeline == Pipeline.auto and device.type == "cpu"):
         return Pipeline.loader
-    from roadmap.data.resident import bytes_needed
+    from roadmap.data.device.resident import bytes_needed
 
     room = _memory(device)
     if data.pipeline == Pipeline.auto and _bytes_on_disk(found) > AUTO_SHARE * room:

@@ -12,9 +12,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint_sequential
 
-from roadmap.layout import NetworkLayout, StageLayout, StemLayout
-from roadmap.model.block import NORMS, Block, conv_layer
-from roadmap.schema import Norm
+from roadmap.config.schema import ModelConfig, Norm
+from roadmap.model.layers import NORMS, Block, conv_layer
+from roadmap.model.layout import NetworkLayout, StageLayout, StemLayout, layout
 
 
 class Stem(nn.Sequential):
@@ -137,3 +137,8 @@ def init_weights(module: nn.Module) -> None:
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+def build_network(model: ModelConfig, num_classes: int) -> Network:
+    """Build the network at these coordinates."""
+    return Network(layout(model), num_classes)

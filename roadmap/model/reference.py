@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from roadmap.errors import Refused
-from roadmap.schema import Experiment
+from roadmap.base.errors import Refused
+from roadmap.config.schema import Experiment
 
 KINDS = {"aten.convolution": "conv", "aten.addmm": "linear", "aten.mm": "linear"}
 """Of the operators that torch counts; what is left are products of activations with each other."""

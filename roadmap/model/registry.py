@@ -12,10 +12,10 @@ from typing import Any
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, register_model
 
-from roadmap.model.build import build_model
+from roadmap.config.overrides import group_options
+from roadmap.config.steps import known_steps
+from roadmap.model.front import build_model
 from roadmap.model.network import Network
-from roadmap.overrides import group_options
-from roadmap.steps import known_steps
 
 PRETRAINED_CFG = {
     "url": "",

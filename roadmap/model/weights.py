@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from roadmap.errors import Refused
+from roadmap.base.errors import Refused
 from roadmap.model.network import Network
 
 # timm's model at each end of each scale; where the starting point is ours, only the other end has one.

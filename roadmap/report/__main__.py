@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from roadmap.errors import Parser, Refused, exits
+from roadmap.base.console import Parser, exits
+from roadmap.base.errors import Refused
+from roadmap.base.files import write_whole
 from roadmap.report.records import load
 from roadmap.report.statistics import analyse, seeds_needed
 from roadmap.report.table import table_columns
 from roadmap.report.write import write_report
-from roadmap.storage import write_whole
 
 
 def main() -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from roadmap.paper import paper_row
+from roadmap.paper.rows import paper_row
 from roadmap.report.records import Study
 from roadmap.report.statistics import LEVEL, Analysis
 

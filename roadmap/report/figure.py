@@ -19,12 +19,12 @@ from matplotlib.patheffects import Normal, Stroke
 from matplotlib.textpath import TextPath
 from matplotlib.transforms import ScaledTranslation
 
-from roadmap.errors import printable
-from roadmap.paper import PaperRow, paper_rows
-from roadmap.report.formats import cost_unit
+from roadmap.base.console import printable
+from roadmap.base.tables import cost_unit
+from roadmap.config.steps import known_steps
+from roadmap.paper.rows import PaperRow, paper_rows
 from roadmap.report.records import Study
 from roadmap.report.statistics import Analysis, Row
-from roadmap.steps import known_steps
 
 FIRST, LAST = "#93a5cf", "#46327e"  # of a bar: from the roadmap's start to its end
 MOST_BARS = 40  # that still make a picture

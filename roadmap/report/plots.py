@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from roadmap.base.tables import cost_unit
 from roadmap.report.figure import GREY, LAST, REFERENCE, STYLE, saved
-from roadmap.report.formats import cost_unit
 from roadmap.report.records import Study
 from roadmap.report.statistics import Analysis, Estimate, Row
 

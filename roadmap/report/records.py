@@ -9,10 +9,12 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from roadmap.errors import Refused, printable
-from roadmap.record import SHARED, Result, RunFolder
-from roadmap.storage import write_whole
-from roadmap.studies import Effect, Variant
+from roadmap.base.console import printable
+from roadmap.base.errors import Refused
+from roadmap.base.files import write_whole
+from roadmap.record.folder import RunFolder
+from roadmap.record.result import SHARED, Result
+from roadmap.record.study import Effect, Variant
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from roadmap.record.study import Effect, Variant
 from roadmap.report.records import Study
-from roadmap.studies import Effect, Variant
 
 LEVEL = 0.95
 POWER = 0.8  # chance to resolve an effect that is there

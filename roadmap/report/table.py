@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from roadmap.errors import Refused, nearest
-from roadmap.paper import paper_row
+from roadmap.base.errors import Refused, nearest
+from roadmap.base.tables import Column, as_csv, as_latex, as_markdown, latex_text, markdown_text
+from roadmap.paper.rows import paper_row
 from roadmap.report.agreement import agreement_note
-from roadmap.report.formats import Column, as_csv, as_latex, as_markdown, latex_text, markdown_text
 from roadmap.report.records import Study
 from roadmap.report.statistics import Analysis, Estimate, Noise, Row
 

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from roadmap.errors import StorageFault, printable
-from roadmap.report.formats import as_table
+from roadmap.base.claims import claim
+from roadmap.base.console import printable
+from roadmap.base.errors import StorageFault
+from roadmap.base.files import remove_partial, write_whole
+from roadmap.base.tables import as_table
 from roadmap.report.records import Study, load, write_records
 from roadmap.report.statistics import Analysis, analyse
 from roadmap.report.table import (
@@ -21,7 +24,6 @@ from roadmap.report.table import (
     table_columns,
     table_rows,
 )
-from roadmap.storage import claim, remove_partial, write_whole
 
 WAIT_SECONDS = 120.0
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from roadmap.errors import StorageFault
-from roadmap.storage import replacing, write_whole
+from roadmap.base.errors import StorageFault
+from roadmap.base.files import replacing, write_whole
 
 KEPT = 2
 State = dict[str, Any]

@@ -6,10 +6,10 @@ import torch
 import torch._dynamo
 from torch import nn
 
-from roadmap.data.sources import Inventory
-from roadmap.model.block import Block
-from roadmap.model.counting import cost_of
-from roadmap.schema import Compile, Experiment
+from roadmap.config.schema import Compile, Experiment
+from roadmap.data.images.sources import Inventory
+from roadmap.model.cost import cost_of
+from roadmap.model.layers import Block
 
 EARNS_BACK = 1e15  # operations of a whole run, some ten seconds of a fast GPU: compiling takes as long
 VARIANTS = 64  # of one piece of code: four stages, their first blocks, with and without stochastic depth

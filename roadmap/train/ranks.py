@@ -15,9 +15,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from roadmap import launch
-from roadmap.errors import Refused, RoadmapError, Stopped, say
-from roadmap.schema import Device
+from roadmap.base import processes
+from roadmap.base.console import say
+from roadmap.base.errors import Refused, RoadmapError, Stopped
+from roadmap.config.schema import Device
 
 SLOWEST = timedelta(hours=1)  # that processes may be apart, when one reads a data set for the first time
 
@@ -58,21 +59,21 @@ class Ranks:
 
 
 @contextmanager
-def processes(wanted: Device) -> Iterator[Ranks]:
+def process_group(wanted: Device) -> Iterator[Ranks]:
     """Join the processes that torchrun started, if it did; leave them at the end.
 
     Raises:
         Refused: for a GPU that is not there.
 
     """
-    device, world = pick_device(wanted), launch.world_size()
+    device, world = pick_device(wanted), processes.world_size()
     if world == 1:
         yield Ranks(device)
         return
     gpu = device.type == "cuda"
     dist.init_process_group("nccl" if gpu else "gloo", device_id=device if gpu else None, timeout=SLOWEST)
     try:
-        yield Ranks(device, launch.rank(), world)
+        yield Ranks(device, processes.rank(), world)
     except Stopped:
         dist.destroy_process_group()
         raise
@@ -99,8 +100,10 @@ def pick_device(wanted: Device) -> torch.device:
         raise Refused("runtime.device=cuda: torch finds no GPU here; allowed: auto, cpu")
     if wanted == Device.cpu or not found:
         return torch.device("cpu")
-    if launch.local_rank() >= found:
-        raise Refused(f"process {launch.local_rank()} of this node finds {found} GPUs: start as many processes as there are GPUs")
-    device = torch.device("cuda", launch.local_rank())
+    if processes.local_rank() >= found:
+        raise Refused(
+            f"process {processes.local_rank()} of this node finds {found} GPUs: start as many processes as there are GPUs"
+        )
+    device = torch.device("cuda", processes.local_rank())
     torch.cuda.set_device(device)
     return device

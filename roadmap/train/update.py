@@ -17,8 +17,8 @@ from timm.data import Mixup
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from roadmap.config.schema import Precision
 from roadmap.data.batches import Batch
-from roadmap.schema import Precision
 from roadmap.train.ranks import Ranks
 
 REDUCED = {Precision.bfloat16: torch.bfloat16, Precision.float16: torch.float16}

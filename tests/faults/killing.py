@@ -8,7 +8,7 @@ import signal
 import time
 from contextlib import suppress
 
-PRELOADED = ["roadmap.train.execute", "sklearn.datasets", "torchvision", "killing"]
+PRELOADED = ["roadmap.run.execute", "sklearn.datasets", "torchvision", "killing"]
 
 
 def server():
@@ -21,9 +21,11 @@ def server():
 def one_run(overrides, log=None):
     """The target of a process: `python -m roadmap.run` with these overrides, without its start."""
     os.setpgid(0, 0)
-    from roadmap import run
-    from roadmap.config import compose
-    from roadmap.errors import EXIT_STOPPED, RoadmapError, leave_on_signals, say
+    from roadmap.base.console import say
+    from roadmap.base.errors import EXIT_STOPPED, RoadmapError
+    from roadmap.base.signals import leave_on_signals
+    from roadmap.config.compose import compose
+    from roadmap.run import __main__ as run
 
     leave_on_signals()
     if log is not None:
@@ -33,7 +35,7 @@ def one_run(overrides, log=None):
         run.start(compose(overrides))
     except RoadmapError as error:
         os._exit(say(error))
-    except KeyboardInterrupt:  # before it trains; `roadmap.errors.exits` does so
+    except KeyboardInterrupt:  # before it trains; `roadmap.base.console.exits` does so
         os._exit(EXIT_STOPPED)
 
 

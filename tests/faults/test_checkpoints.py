@@ -12,8 +12,8 @@ import sys
 import pytest
 import torch
 
-from roadmap import storage
-from roadmap.errors import StorageFault
+from roadmap.base import files as storage
+from roadmap.base.errors import StorageFault
 from roadmap.train import checkpoint
 
 STATE = {"weights": torch.arange(3000.0), "update": 0}

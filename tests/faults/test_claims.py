@@ -14,15 +14,15 @@ from pathlib import Path
 import pytest
 
 import roadmap
-from roadmap import storage
-from roadmap.errors import Held
-from roadmap.record import RunFolder
+from roadmap.base import files as storage
+from roadmap.base.errors import Held
+from roadmap.record.folder import RunFolder
 
 ENV = {**os.environ, "PYTHONPATH": str(Path(roadmap.__file__).parent.parent)}
 HOLD = """
 import os, sys, time
 from pathlib import Path
-from roadmap.record import RunFolder
+from roadmap.record.folder import RunFolder
 with RunFolder(Path(sys.argv[1])).claimed() as mine:
     if os.fork() == 0:  # as a loader's process: it outlives the holder
         time.sleep(30)
@@ -128,8 +128,8 @@ def test_a_file_system_without_hard_links_has_results_too(tmp_path, monkeypatch)
 SWEEPER = """
 import os, sys, time, random
 from pathlib import Path
-from roadmap.errors import Held
-from roadmap.record import RunFolder
+from roadmap.base.errors import Held
+from roadmap.record.folder import RunFolder
 
 root, count = Path(sys.argv[1]), int(sys.argv[2])
 witness = os.open(root / "witness", os.O_WRONLY | os.O_CREAT | os.O_APPEND)

@@ -22,11 +22,15 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from roadmap import config, run, sweep
-from roadmap.data import archives, examine, sources
-from roadmap.data.readers import _Arrays
-from roadmap.errors import Refused, exits
-from roadmap.schema import DataConfig, Fault, Source
+from roadmap.base.console import exits
+from roadmap.base.errors import Refused
+from roadmap.config.compose import compose
+from roadmap.config.identity import identity
+from roadmap.config.schema import DataConfig, Fault, Source
+from roadmap.data.images import archives, examine, sources
+from roadmap.data.images.readers import _Arrays
+from roadmap.run import __main__ as run
+from roadmap.sweep import __main__ as sweep
 
 REPOSITORY = Path(__file__).parent.parent.parent
 QUICK = ["+step=gelu", "scale=atto", "recipe=smoke", "recipe.batch_size=4", "data=folder", "data.image_size=32"]
@@ -199,21 +203,21 @@ def test_accepted_faults_are_let_through_said_and_leave_the_identity_alone(tiny_
     assert len(marks) == 1
     said = [record.getMessage() for record in caplog.records]
     assert said[:2] == [f"warning: data.accept={kind} lets through 1 of the images" for kind in ("cmyk", "duplicate")]
-    one, other = (config.compose([*QUICK, "data.path=x", f"data.accept=[{kinds}]"]) for kinds in ("", "cmyk"))
-    assert config.identity(one, "0") == config.identity(other, "0")
+    one, other = (compose([*QUICK, "data.path=x", f"data.accept=[{kinds}]"]) for kinds in ("", "cmyk"))
+    assert identity(one, "0") == identity(other, "0")
 
 
 @pytest.mark.parametrize("value", ["[damaged]", "[cmyk,empty]", "true", "[unreadable]"])
 def test_only_what_can_be_decoded_can_be_accepted(value):
     with pytest.raises(Refused, match=r"data\.accept"):
-        config.compose([*QUICK, "data.path=x", f"data.accept={value}"])
+        compose([*QUICK, "data.path=x", f"data.accept={value}"])
     if value == "[damaged]":
         with pytest.raises(Refused, match="'damaged'; allowed: cmyk, small, duplicate, numeric_order"):
-            config.compose([*QUICK, "data.path=x", f"data.accept={value}"])
+            compose([*QUICK, "data.path=x", f"data.accept={value}"])
 
 
 def test_imagenet_as_it_is_passes():
-    assert config.compose([*QUICK, "data=imagenet", "data.path=x"]).data.accept == ["cmyk", "duplicate"]
+    assert compose([*QUICK, "data=imagenet", "data.path=x"]).data.accept == ["cmyk", "duplicate"]
 
 
 def test_an_unreadable_image_is_named_and_not_remembered(tiny_images, monkeypatch):
@@ -575,7 +579,7 @@ def test_a_fault_is_refused_without_torch(tiny_images, tmp_path):
     (tiny_images / "train" / "cat" / "0.png").write_bytes(b"")
     line = ["run", "+step=gelu", "data=folder", f"data.path={tiny_images}", "recipe.batch_size=4"]
     program = (
-        "import sys; sys.modules['torch'] = None; from roadmap import run; from roadmap.errors import exits; "
+        "import sys; sys.modules['torch'] = None; from roadmap.run import __main__ as run; from roadmap.base.console import exits; "
         f"sys.argv[:] = {line!r}; exits(run.main)()"
     )
     (tmp_path / "here").mkdir()

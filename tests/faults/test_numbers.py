@@ -6,16 +6,16 @@ import pytest
 import torch
 from conftest import QUICK
 
-from roadmap.config import compose
-from roadmap.data import sources
-from roadmap.errors import Diverged, OutOfMemory
-from roadmap.record import RunFolder
+from roadmap.base.errors import Diverged, OutOfMemory
+from roadmap.base.signals import Stop
+from roadmap.config.compose import compose
+from roadmap.data.images import sources
+from roadmap.record.folder import RunFolder
+from roadmap.run.execute import execute
 from roadmap.train import checkpoint
-from roadmap.train.execute import execute
+from roadmap.train.loop import Session
 from roadmap.train.progress import Bar
 from roadmap.train.ranks import Ranks
-from roadmap.train.session import Session
-from roadmap.train.signals import Stop
 
 
 def made(folder, step, *overrides):

@@ -19,8 +19,8 @@ import pytest
 from conftest import QUICK
 
 import roadmap
-from roadmap.config import compose
-from roadmap.errors import Refused
+from roadmap.base.errors import Refused
+from roadmap.config.compose import compose
 
 pytestmark = [
     pytest.mark.clusters,
@@ -292,7 +292,7 @@ def test_a_cluster_that_is_not_there_is_refused_soon(tmp_path):
 
 
 def test_what_cannot_be_asked_of_ray_is_refused():
-    from roadmap.engines.ray import Ray
+    from roadmap.sweep.engines.ray import Ray
 
     for asked in ("engine.nodes=2", "engine.gpus=1.5", "engine.address=ray://host:10001", "engine.address=host"):
         experiment = compose(["+step=gelu", "engine=ray", asked])
@@ -303,7 +303,7 @@ def test_what_cannot_be_asked_of_ray_is_refused():
 
 
 def test_without_ray_it_is_said_how_to_get_it(monkeypatch):
-    from roadmap.engines.ray import Ray
+    from roadmap.sweep.engines.ray import Ray
 
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(Refused, match=r"pip install 'roadmap\[ray\]'"):
@@ -311,7 +311,7 @@ def test_without_ray_it_is_said_how_to_get_it(monkeypatch):
 
 
 def test_what_a_run_asks_for():
-    from roadmap.engines.ray import needs
+    from roadmap.sweep.engines.ray import needs
 
     def asked(*overrides, gpus=0, cores=8):
         experiment = compose(["+step=gelu", "engine=ray", *overrides])

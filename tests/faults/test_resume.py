@@ -11,11 +11,11 @@ import torch
 from conftest import QUICK
 from killing import killed_after, one_run, server
 
-from roadmap.config import compose
-from roadmap.data import sources
-from roadmap.errors import EXIT_STOPPED
-from roadmap.record import RunFolder
-from roadmap.steps import known_steps
+from roadmap.base.errors import EXIT_STOPPED
+from roadmap.config.compose import compose
+from roadmap.config.steps import known_steps
+from roadmap.data.images import sources
+from roadmap.record.folder import RunFolder
 
 # Everything that draws chance or holds state: shuffling, loader processes, RandAugment, erasing, mixup, cutmix,
 # stochastic depth, the moving average.

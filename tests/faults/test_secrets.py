@@ -15,12 +15,15 @@ import pytest
 import yaml
 from conftest import QUICK
 
-from roadmap import config, redaction, tracking
-from roadmap.plan import plan
-from roadmap.record import RunFolder
-from roadmap.redaction import REDACTED, Redacting, hide, redact
+import roadmap
+from roadmap.base import redaction
+from roadmap.base.redaction import REDACTED, Redacting, hide, redact
+from roadmap.config.compose import compose
+from roadmap.record.folder import RunFolder
+from roadmap.sweep.plan import plan
+from roadmap.tracking import tracker as tracking
 
-ROOT = Path(config.__file__).parent.parent
+ROOT = Path(roadmap.__file__).parent.parent
 RUN = [*QUICK, "recipe.batch_size=256", "runtime.keep_weights=false"]
 COMMIT = "0421a58b0c8a5c14cd9e3e1f5c1b4c9d2e7f6a31"
 # Put together here, so that no scanner takes this file for a leak.
@@ -133,7 +136,7 @@ def test_study_is_written_without_secrets(tmp_path, monkeypatch):
 
 def test_output_with_a_secret_keeps_wandb_away(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("DEPLOY_TOKEN", PLAIN)
-    experiment = config.compose(["scale=atto", "recipe=smoke", "+step=gelu", "logger=wandb", f"output={tmp_path / PLAIN}"])
+    experiment = compose(["scale=atto", "recipe=smoke", "+step=gelu", "logger=wandb", f"output={tmp_path / PLAIN}"])
     folder = RunFolder.of(experiment, "0" * 16)
     folder.path.mkdir(parents=True)
     folder.write_config(experiment)
@@ -278,7 +281,7 @@ def test_messages_and_tracebacks_of_a_log(tmp_path, monkeypatch):
 
 @pytest.mark.storm
 def test_log_of_a_run(tmp_path, monkeypatch):
-    from roadmap.train.execute import _log_to, log
+    from roadmap.run.execute import _log_to, log
 
     monkeypatch.setenv("DEPLOY_TOKEN", PLAIN)
     handler = _log_to(RunFolder(tmp_path))
@@ -290,7 +293,7 @@ def test_log_of_a_run(tmp_path, monkeypatch):
 
 def test_streams_of_a_process(tmp_path):
     program = (
-        "import os, sys; from roadmap.redaction import redact_streams; redact_streams(); redact_streams()\n"
+        "import os, sys; from roadmap.base.redaction import redact_streams; redact_streams(); redact_streams()\n"
         "print('out', os.environ['DEPLOY_TOKEN'], sys.stdout.isatty(), sys.stdout.fileno(), flush=True)\n"
         "raise ValueError(os.environ['DEPLOY_TOKEN'])\n"
     )

@@ -19,14 +19,15 @@ sys.path.insert(0, str(Path(__file__).parent))  # the helpers beside this file, 
 from conftest import QUICK
 from slurm_cluster import Cluster, missing
 
-from roadmap import config, plan
-from roadmap.engines import slurm
-from roadmap.engines.slurm import Slurm
-from roadmap.errors import EXIT_STOPPED, Refused
+import roadmap
+from roadmap.base.errors import EXIT_STOPPED, Refused
+from roadmap.sweep import plan
+from roadmap.sweep.engines import slurm
+from roadmap.sweep.engines.slurm import Slurm
 
 pytestmark = pytest.mark.clusters
 
-ROOT = Path(config.__file__).parent.parent
+ROOT = Path(roadmap.__file__).parent.parent
 TINY = ["+study=digits", *QUICK, "study.steps=[gelu]", "recipe.batch_size=256", "engine=slurm", "engine.minutes=30"]
 LONGER = ["recipe.batch_size=32", "runtime.checkpoint_seconds=0.5"]
 on_a_cluster = pytest.mark.skipif(missing() is not None, reason=str(missing()))
@@ -76,8 +77,8 @@ def figures(point):
 
 def undisturbed(folder, *overrides):
     """The same runs one after the other in this process, by seed."""
-    from roadmap.data import sources
-    from roadmap.train.execute import execute
+    from roadmap.data.images import sources
+    from roadmap.run.execute import execute
 
     points = points_of(folder, *overrides)
     for point in points:
@@ -167,8 +168,8 @@ def test_a_run_that_is_killed_or_loses_its_node_goes_on(cluster, tmp_path, node_
 
 DRIVER = """
 import sys
-from roadmap.plan import plan
-from roadmap.engines.slurm import Slurm
+from roadmap.sweep.plan import plan
+from roadmap.sweep.engines.slurm import Slurm
 points = plan(sys.argv[1:]).points
 Slurm(points[0].experiment.engine).run(points, lambda over, running: None)
 """

@@ -18,12 +18,15 @@ import pytest
 from conftest import QUICK
 from fake_wandb import KEY, black_hole, serving
 
-from roadmap import config, tracking
-from roadmap.mirror import MARKER, Opening
-from roadmap.wandb_server import Unavailable, connect
+import roadmap
+from roadmap.config.compose import compose
+from roadmap.config.identity import plain
+from roadmap.tracking import tracker as tracking
+from roadmap.tracking.wandb.process import MARKER, Opening
+from roadmap.tracking.wandb.server import Unavailable, connect
 
 pytest.importorskip("wandb")
-ROOT = str(Path(config.__file__).parent.parent)
+ROOT = str(Path(roadmap.__file__).parent.parent)
 RUN = [*QUICK, "recipe.batch_size=256", "runtime.keep_weights=false", "+step=gelu"]
 EPOCHS = 4
 MOST = 10.0  # seconds that W&B may cost a run, start and end together
@@ -61,7 +64,7 @@ def nobody(monkeypatch, tmp_path):
 
 
 def opening(folder, online=True):
-    composed = config.plain(config.compose(["scale=atto", "recipe=smoke", "+step=gelu"]))
+    composed = plain(compose(["scale=atto", "recipe=smoke", "+step=gelu"]))
     return Opening.of(composed, folder, online)
 
 

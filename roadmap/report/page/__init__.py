@@ -12,7 +12,8 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from roadmap.errors import Refused, StorageFault
+from roadmap.base.errors import Refused, StorageFault
+from roadmap.base.files import write_whole
 from roadmap.report.page.chart import NOT_COMPARABLE, has_paper, roadmap, scatter
 from roadmap.report.page.markup import Markup, block, join, tag
 from roadmap.report.page.payload import payload
@@ -21,7 +22,6 @@ from roadmap.report.page.tables import effects_table, main_table, records_table
 from roadmap.report.records import Study, load
 from roadmap.report.statistics import Analysis, analyse
 from roadmap.report.table import notes
-from roadmap.storage import write_whole
 
 HATCH = Markup(
     '<svg width="0" height="0" class="unseen" aria-hidden="true"><defs><pattern id="hatch" width="7" height="7" '

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import groupby, pairwise
 
-from roadmap.paper import paper_row
-from roadmap.report.formats import cost_unit
+from roadmap.base.tables import cost_unit
+from roadmap.paper.rows import paper_row
 from roadmap.report.page.axis import Axis, accuracy_axis, axis
 from roadmap.report.page.markup import Markup, join, percent, tag
 from roadmap.report.records import Study

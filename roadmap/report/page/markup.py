@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from roadmap.errors import printable
+from roadmap.base.console import printable
 
 EMPTY = {"input", "meta"}  # elements without an end tag
 FIGURES = 6  # significant ones of a number that is only drawn

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from roadmap.record import RunFolder
+from roadmap.record.folder import RunFolder
 from roadmap.report.page.markup import rounded
 
 Epoch = list[float | None]  # training loss, validation loss, top-1 in percent

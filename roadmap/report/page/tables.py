@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from roadmap.report.formats import Column
+from roadmap.base.tables import Column
 from roadmap.report.page.markup import Markup, join, tag
 from roadmap.report.page.progress import Progress
 from roadmap.report.records import Study

@@ -1,0 +1,1 @@
+"""What every room uses: errors, the console, signals, processes, atomic files, locks, redaction, tables."""

@@ -1,0 +1,54 @@
+"""What a command says: its exit code, one message for an error, text that is safe for a terminal."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from typing import NoReturn
+
+from roadmap.base.errors import EXIT_CLOSED_PIPE, EXIT_STOPPED, Refused, RoadmapError
+from roadmap.base.redaction import redact
+from roadmap.base.signals import leave_on_signals
+
+
+def exits(main: Callable[[], int | None]) -> Callable[[], NoReturn]:
+    """Wrap an entry point so that a `RoadmapError` becomes one message on stderr and its exit code."""
+
+    def entry() -> NoReturn:
+        leave_on_signals()
+        try:
+            code = main()
+        except RoadmapError as error:
+            code = say(error)
+        except KeyboardInterrupt:
+            print("roadmap: interrupted", file=sys.stderr)
+            code = EXIT_STOPPED
+        except BrokenPipeError:  # the reader has gone, as in `| head`; keep Python from saying so again at its exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = EXIT_CLOSED_PIPE
+        sys.exit(code)
+
+    return entry
+
+
+def say(error: RoadmapError) -> int:
+    """Put a fault on stderr as one message; returns its exit code."""
+    with suppress(OSError):  # a full disk, where stderr is a file
+        print(f"roadmap: {printable(redact(str(error)))}", file=sys.stderr, flush=True)
+    return error.exit_code
+
+
+class Parser(argparse.ArgumentParser):
+    """A command line that is refused like everything else: one message, exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse."""
+        raise Refused(message)
+
+
+def printable(text: str) -> str:
+    """Text with control characters (ANSI escapes among them) made visible, safe for any terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)

@@ -1,0 +1,84 @@
+"""Atomic writes: a file is written beside its place, synchronised, renamed, and its folder synchronised.
+
+A kill or a power cut at any moment leaves the old content or the new. No torch here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+PARTIAL = ".partial-"
+
+
+@contextmanager
+def replacing(path: Path, once: bool = False) -> Iterator[BinaryIO]:
+    """A file to write, which takes the place of `path` when the block ends well and leaves nothing when it does not.
+
+    With `once` it takes no place that is taken.
+
+    Raises:
+        FileExistsError: with `once`, where `path` is there already.
+        OSError: where the disk is full or cannot be written.
+
+    """
+    partial = path.with_name(f"{path.name}{PARTIAL}{socket.gethostname()}-{os.getpid()}")
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if once:
+            _link(partial, path)
+        else:
+            partial.replace(path)
+        synchronise(path.parent)
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: str | bytes, once: bool = False) -> None:
+    """Write a file whole or not at all; see `replacing`."""
+    with replacing(path, once) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file that may be torn, foreign or absent; empty where there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return content if isinstance(content, dict) else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def synchronise(folder: Path) -> None:
+    """Make the names in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what a killed writer left behind; only for who holds the claim to the folder."""
+    for path in folder.glob(f"*{PARTIAL}*"):
+        path.unlink(missing_ok=True)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(source)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        if target.exists():
+            raise FileExistsError(f"{target} is there already") from None
+        source.replace(target)

@@ -1,0 +1,173 @@
+"""Values, once composed: in their range, and not at odds with each other."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator
+from typing import Any, get_type_hints
+
+from roadmap.base.errors import Refused
+from roadmap.config.schema import Compile, Experiment, ModelConfig, Norm, Source
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+
+
+TIMM_NAME = re.compile(r"[A-Za-z0-9_]{1,100}")  # of an architecture, without the tag of its weights
+
+
+CLUSTER_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,:@/&|()*-]{0,199}")
+
+
+RANDAUGMENT = re.compile(r"rand(-(m\d+|n\d+|mstd\d+(\.\d+)?|mmax\d+|inc[01]|p[01](\.\d+)?))+")
+
+
+def check(experiment: Experiment) -> None:
+    """Refuse values out of range and settings that contradict each other."""
+    for key, value, limits in _numbers(experiment):
+        _check_number(key, value, limits)
+    _check_model(experiment.model)
+    _check_recipe(experiment)
+    data = experiment.data
+    for key, triple in (("data.mean", data.mean), ("data.std", data.std)):
+        _require(len(triple) == 3 and all(map(math.isfinite, triple)), key, triple, "three finite numbers, one a colour")
+    _require(min(data.std) > 0, "data.std", data.std, "three numbers above 0")
+    needs_path = data.source != Source.digits and not data.path
+    _require(not needs_path, "data.path", "null", f"the folder that holds the images of data={data.source}")
+    _require(
+        bool(NAME.fullmatch(experiment.study.name)), "study.name", experiment.study.name, "at most 100 letters, digits, _ . -"
+    )
+    for key, names in (("reference", [experiment.reference]), ("study.references", experiment.study.references)):
+        for name in names:
+            fits = name is None or bool(TIMM_NAME.fullmatch(name))
+            _require(fits, key, repr(name), "the name of a model of timm's, of letters, digits and _")
+    study = experiment.study
+    _require(study.orders % 2 == 0, "study.orders", study.orders, "an even number: each order comes with its reverse")
+    engine = experiment.engine
+    for key in ("partition", "account", "qos", "constraint", "address"):
+        word = getattr(engine, key)
+        said = f"null, or what {engine.name} calls it: letters, digits and _ . , : @ / & | ( ) * -"
+        _require(word is None or bool(CLUSTER_WORD.fullmatch(word)), f"engine.{key}", repr(word), said)
+    _require(bool(experiment.output.strip()), "output", repr(experiment.output), "a folder")
+
+
+def _check_model(model: ModelConfig) -> None:
+    depths = model.depths
+    _require(len(depths) == 4 and min(depths) >= 1, "model.depths", depths, "four stages of at least one block")
+    _require(model.kernel_size % 2 == 1, "model.kernel_size", model.kernel_size, "an odd number, so that it has a centre")
+
+
+def _check_recipe(experiment: Experiment) -> None:
+    recipe = experiment.recipe
+    low_high = recipe.crop_scale
+    _require(len(recipe.betas) == 2 and all(0 <= b < 1 for b in recipe.betas), "recipe.betas", recipe.betas, "two in [0, 1)")
+    in_order = len(low_high) == 2 and 0 < low_high[0] <= low_high[1] <= 1
+    _require(in_order, "recipe.crop_scale", low_high, "two areas in (0, 1], the lesser first")
+    shorter = (
+        f"less than recipe.epochs={recipe.epochs}; shorten it too, for example recipe.warmup_epochs={0.15 * recipe.epochs:g}"
+    )
+    _require(recipe.warmup_epochs < recipe.epochs, "recipe.warmup_epochs", f"{recipe.warmup_epochs:g}", shorter)
+    lr = recipe.peak_lr
+    _require(recipe.min_lr <= lr, "recipe.min_lr", recipe.min_lr, f"at most the peak learning rate {lr:g}")
+    _check_batch(experiment)
+    _check_randaugment(recipe.randaugment)
+
+
+def _check_batch(experiment: Experiment) -> None:
+    recipe = experiment.recipe
+    key = "recipe.batch_size" if recipe.micro_batch is None else "recipe.micro_batch"
+    at_once = recipe.images_at_once
+    whole = recipe.batch_size % at_once == 0
+    _require(whole, key, at_once, f"a divisor of recipe.batch_size={recipe.batch_size}: an update is made of whole micro-batches")
+    one_alone = at_once == 1 and _compares_images(experiment)
+    _require(not one_alone, key, at_once, "at least 2 with model.norm=batch, which compares images")
+    mixes = recipe.mixup > 0 or recipe.cutmix > 0
+    in_pairs = not mixes or at_once % 2 == 0
+    _require(in_pairs, key, at_once, "even where mixup or cutmix is on (images are mixed in pairs)")
+    graphs = experiment.runtime.compile == Compile.graphs
+    accumulates = graphs and at_once < recipe.batch_size
+    _require(not accumulates, "runtime.compile", "graphs", "another one with micro-batches: a graph keeps one gradient")
+
+
+def _compares_images(experiment: Experiment) -> bool:
+    """Whether a BatchNorm of ours needs two images at once; what a reference needs shows when it is trained."""
+    return experiment.reference is None and experiment.model.norm == Norm.batch
+
+
+def smaller_micro_batches(experiment: Experiment) -> list[int]:
+    """Sizes of a micro-batch smaller than the experiment's that it could have, the largest first."""
+    recipe = experiment.recipe
+    least = 2 if _compares_images(experiment) else 1
+    even = recipe.mixup > 0 or recipe.cutmix > 0
+    sizes = range(recipe.images_at_once - 1, least - 1, -1)
+    return [size for size in sizes if recipe.batch_size % size == 0 and not (even and size % 2)]
+
+
+def check_processes(experiment: Experiment, processes: int) -> None:
+    """Refuse a run that cannot be shared out among the processes that torchrun started.
+
+    The micro-batches of an update are shared out, each process the same number of them. So what is computed does not
+    depend on how many processes there are; that is also why the size of a micro-batch must be said.
+    """
+    recipe = experiment.recipe
+    if processes == 1:
+        return
+    fetches = experiment.data.download
+    _require(not fetches, "data.download", "true", f"false with {processes} processes: fetch the images with one process first")
+    shared = recipe.batch_size % processes == 0
+    _require(shared, "recipe.batch_size", recipe.batch_size, f"a multiple of the {processes} processes that share it")
+    share = recipe.batch_size // processes
+    said = f"a number with {processes} processes: BatchNorm's statistics are taken over it; for example {share}"
+    _require(recipe.micro_batch is not None, "recipe.micro_batch", "null", said)
+    count = recipe.batch_size // recipe.images_at_once
+    even = f"such that recipe.batch_size={recipe.batch_size} gives {processes} processes equally many; for example {share}"
+    _require(count % processes == 0, "recipe.micro_batch", recipe.micro_batch, even)
+
+
+def _check_randaugment(text: str | None) -> None:
+    magnitude = re.search(r"-m(\d+)", text or "")
+    known = text is None or (RANDAUGMENT.fullmatch(text) and (not magnitude or int(magnitude[1]) <= 10))
+    _require(bool(known), "recipe.randaugment", text, "null, or timm's form rand-m9-mstd0.5-inc1 with a magnitude of 0 to 10")
+
+
+def _numbers(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, dict[str, float]]]:
+    for field in dataclasses.fields(node):
+        value = getattr(node, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _numbers(value, f"{prefix}{field.name}.")
+        elif "limits" in field.metadata and value is not None:
+            yield f"{prefix}{field.name}", value, field.metadata["limits"]
+
+
+def _check_number(key: str, value: float, limits: dict[str, float]) -> None:
+    holds = {
+        "above": lambda bound: value > bound,
+        "least": lambda bound: value >= bound,
+        "below": lambda bound: value < bound,
+        "most": lambda bound: value <= bound,
+    }
+    ok = math.isfinite(value) and all(holds[name](bound) for name, bound in limits.items())
+    _require(ok, key, value, _in_words(limits))
+
+
+def _in_words(limits: dict[str, float]) -> str:
+    words = {"above": "above {:.10g}", "least": "at least {:.10g}", "below": "below {:.10g}", "most": "at most {:.10g}"}
+    return " and ".join(words[name].format(bound) for name, bound in limits.items()) or "finite"
+
+
+def _require(ok: bool, key: str, value: Any, allowed: str) -> None:
+    if not ok:
+        raise Refused(f"{key}={value}: must be {allowed}")
+
+
+def limits_of(key: str) -> str:
+    """The range of a dotted key in words, empty where it has none."""
+    node: Any = Experiment
+    limits: dict[str, float] = {}
+    for name in key.split("."):
+        fields = {field.name: field for field in dataclasses.fields(node)} if dataclasses.is_dataclass(node) else {}
+        if name not in fields:
+            return ""
+        limits, node = fields[name].metadata.get("limits", {}), get_type_hints(node)[name]
+    return _in_words(limits) if limits else ""

@@ -1,0 +1,155 @@
+"""From a command line to one checked `Experiment`, or to a message that says what to change; and a run's identity.
+
+Hydra composes `conf/` under the schema; what it refuses is said again here with the value, the allowed values and the
+nearest name. No torch here: a bad setting is refused in about a second.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from roadmap.base.errors import Refused, nearest
+from roadmap.base.paths import CONF
+from roadmap.config.checks import check
+from roadmap.config.messages import explain
+from roadmap.config.overrides import RESOLVER, check_override, config_folders, parse
+from roadmap.config.schema import Experiment, ModelConfig, StepConfig
+from roadmap.config.steps import known_steps
+
+ConfigStore.instance().store(name="schema", node=Experiment)
+
+
+def compose(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> Experiment:
+    """Compose, check and return the experiment that these Hydra overrides describe.
+
+    Raises:
+        Refused: for anything that no run could start from.
+
+    """
+    return _compose(tuple(overrides), config_folders(config_dirs))
+
+
+@lru_cache(maxsize=1024)
+def _compose(overrides: tuple[str, ...], config_dirs: tuple[Path, ...]) -> Experiment:
+    experiment = compose_unchecked(overrides, config_dirs)
+    check(experiment)
+    return experiment
+
+
+def with_toggles(experiment: Experiment, overrides: Sequence[str]) -> Experiment:
+    """The same experiment with toggles (`model.kernel_size=3`) set otherwise, checked; a hundred times faster than `compose`.
+
+    Raises:
+        Refused: for anything that no run could start from.
+
+    """
+    for override in parse(overrides):
+        check_override(override)
+    toggles = OmegaConf.from_dotlist([override.removeprefix("model.") for override in overrides])
+    try:
+        model = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(experiment.model), toggles))
+    except OmegaConfBaseException as error:
+        raise Refused(explain(error)) from error
+    assert isinstance(model, ModelConfig)
+    changed = dataclasses.replace(experiment, model=model)
+    check(changed)
+    return changed
+
+
+def add_placeholder_step(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> list[str]:
+    """The overrides of a reference with the step that it is put in the place of, the roadmap's first: files need one.
+
+    Raises:
+        Refused: where a run is to be a step and a reference at once.
+
+    """
+    words = list(overrides)
+    said = {override.key_or_group: override for override in parse(words)}
+    if "reference" not in said or said["reference"].value() is None:
+        return words
+    if "step" in said:
+        raise Refused(
+            f"{said['reference'].input_line} and {said['step'].input_line}: a run trains a step or a reference; leave one out"
+        )
+    return [*words, f"+step={next(iter(known_steps(*config_dirs)))}"]
+
+
+@lru_cache(maxsize=1024)
+def compose_unchecked(overrides: tuple[str, ...], config_dirs: tuple[Path, ...]) -> Experiment:
+    """Compose without the checks that need more than one field."""
+    for override in parse(overrides):
+        check_override(override, config_dirs)
+    search = [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in config_dirs)}]"] if config_dirs else []
+    words = add_placeholder_step(overrides, config_dirs)
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            config = hydra_compose("config", [*words, *search], return_hydra_config=True)
+            if config_dirs:
+                _check_foreign(config, _own_hydra())
+        experiment = from_hydra(config, config.hydra.runtime.choices.get("step"), config_dirs)
+        if experiment.reference is not None and words == list(overrides):
+            raise Refused(
+                f"reference={experiment.reference}: set in a file; say it on the command line, or study.references in the file"
+            )
+        return experiment
+    except (HydraException, OmegaConfBaseException) as error:
+        raise Refused(explain(error)) from error
+
+
+def from_hydra(config: DictConfig, step: str | None, config_dirs: Sequence[Path] = ()) -> Experiment:
+    """The typed object of a composed configuration; `step` is the name that was chosen."""
+    if step is None:
+        raise Refused(f"no step is chosen: add +step=NAME; {nearest('', known_steps(*config_dirs))}")
+    config = copy.deepcopy(config)
+    with open_dict(config):
+        config.pop("hydra", None)
+    experiment = OmegaConf.to_object(config)
+    assert isinstance(experiment, Experiment)
+    if experiment.reference is not None:
+        return dataclasses.replace(experiment, step=StepConfig(experiment.reference, None, experiment.reference))
+    about = known_steps(*config_dirs)[step]
+    return dataclasses.replace(experiment, step=StepConfig(about.name, about.parent, about.label, about.group))
+
+
+@lru_cache
+def _own_hydra() -> DictConfig:
+    """Hydra's settings as the project's own files leave them."""
+    return hydra_compose("config", return_hydra_config=True).hydra
+
+
+def _check_foreign(config: DictConfig, ours: DictConfig) -> None:
+    """What came from files of the user's own may set the experiment, and neither Hydra itself nor resolvers.
+
+    Hydra's callbacks and log handlers name Python objects to call, and a resolver reads the environment.
+    """
+    for key in ("callbacks", "job_logging", "hydra_logging", "run", "sweep", "output_subdir"):
+        if _raw(config.hydra.get(key)) != _raw(ours.get(key)):
+            raise Refused(f"hydra.{key}: a configuration file of one's own may not set it")
+    mine = {key: config[key] for key in config if key != "hydra"}
+    for value in _texts(OmegaConf.to_container(OmegaConf.create(mine), resolve=False)):
+        if RESOLVER.search(value):
+            raise Refused(f"{value}: values that call a resolver (${{name:...}}) are not accepted; write the value itself")
+
+
+def _raw(node: Any) -> Any:
+    """As it is written, with the references that it holds: one of Hydra's folders refers to `output`."""
+    return OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else node
+
+
+def _texts(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        node = list(node.values())
+    for item in node if isinstance(node, list) else [node]:
+        yield from _texts(item) if isinstance(item, dict | list) else [item] if isinstance(item, str) else []

@@ -1,0 +1,61 @@
+"""A run as plain values, and its identity: a hash of everything that changes its result."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from enum import Enum
+from typing import Any
+
+from roadmap.config.schema import Experiment
+
+
+def plain(node: Any) -> Any:
+    """Dataclasses and enums as dictionaries and strings, for JSON and YAML."""
+    if dataclasses.is_dataclass(node):
+        return {field.name: plain(getattr(node, field.name)) for field in dataclasses.fields(node)}
+    if isinstance(node, (list, tuple)):
+        return [plain(item) for item in node]
+    return node.value if isinstance(node, Enum) else node
+
+
+def described(experiment: Experiment) -> dict[str, Any]:
+    """What is written down of a run: every setting, but of a reference's network only what it is and its stochastic depth."""
+    settings: dict[str, Any] = plain(experiment)
+    if experiment.reference is not None:
+        settings["model"] = {"reference": experiment.reference, "drop_path": experiment.model.drop_path}
+    return settings
+
+
+def differences(one: Any, other: Any, key: str = "") -> list[str]:
+    """`key: value / value` for each setting that two plain configurations have otherwise."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        keys = sorted(one.keys() | other.keys())
+        return [line for name in keys for line in differences(one.get(name), other.get(name), f"{key}.{name}".lstrip("."))]
+    return [] if one == other else [f"{key}: {one} / {other}"]
+
+
+def decisive(experiment: Experiment, fingerprint: str) -> dict[str, Any]:
+    """Everything that changes a run's result, and nothing else.
+
+    Model, data (its fingerprint, not its path nor the faults in it that are accepted), recipe and seed count; the
+    step's name, output folder, logger, device and number of workers do not.
+    """
+    model = described(experiment)["model"]
+    if experiment.reference is None and model["width"].is_integer():
+        model["width"] = int(model["width"])
+    data = {key: value for key, value in plain(experiment.data).items() if key not in ("path", "accept", "download", "workers")}
+    if not data["held_out"]:
+        del data["held_out"]
+    return {
+        "model": model,
+        "data": {**data, "fingerprint": fingerprint},
+        "recipe": {key: value for key, value in plain(experiment.recipe).items() if key != "name"},
+        "seed": experiment.seed,
+    }
+
+
+def identity(experiment: Experiment, fingerprint: str) -> str:
+    """Eight hex digits of what is decisive: runs of equal identity are the same run."""
+    return hashlib.sha256(json.dumps(decisive(experiment, fingerprint), sort_keys=True).encode()).hexdigest()[:8]

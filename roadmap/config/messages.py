@@ -1,0 +1,42 @@
+"""Errors of Hydra and OmegaConf as one line: where, what, and what is allowed."""
+
+from __future__ import annotations
+
+import re
+
+from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+
+from roadmap.base.errors import nearest
+from roadmap.config.checks import limits_of
+from roadmap.config.overrides import nearest_key
+
+
+def explain(error: BaseException) -> str:
+    """Hydra's and OmegaConf's errors in one line: where, what, and what is allowed."""
+    file = re.match(r"In '(.+?)': \w+ raised", str(error))
+    place = f"conf file {file[1]}: " if file else ""
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    lines = str(cause).splitlines()[1 if file and cause is error else 0 :]
+    message = lines[0].strip() if lines else type(cause).__name__
+    if message.startswith("Ambiguous value"):
+        return f"{message}: several values are a sweep; add -m, or write them as a list, [a,b]"
+    in_text = re.search(r"full_key: (\S+)", str(error))
+    key = str(getattr(cause, "full_key", None) or "") or (in_text[1] if in_text else "")
+    where = place + (f"{key}: " if key and key not in message else "")
+    choice = re.match(r"Invalid value '(.*)', expected one of \[(.*)\]", message)
+    if choice:
+        value, options = choice[1].split(".")[-1], choice[2].split(", ")
+        return f"{where}invalid value {value!r}; {nearest(value, options)}"
+    if isinstance(cause, MissingMandatoryValue):
+        whose = (
+            "a step without a parent must set every toggle"
+            if key.startswith("model.")
+            else (f"a {key.split('.')[0]} file must set it, or begin with defaults: [NAME, _self_] to have the rest from another")
+        )
+        return f"{where}has no value; {whose}"
+    if key and (isinstance(cause, ConfigKeyError) or re.match(r"Key '.*' (is )?not in", message)):
+        return f"{place}there is no setting {key!r}. {nearest_key(key)}"
+    if "not a ListConfig" in message:
+        return f"{where}{message}; write a list, {key}=[...]"
+    limits = limits_of(re.sub(r"\[\d+\]$", "", key))
+    return f"{where}{message}" + (f"; it must be {limits}" if limits else "")

@@ -1,0 +1,128 @@
+"""The command line's overrides, checked before Hydra sees them: does the setting exist, does the choice exist.
+
+What is refused is named with what is allowed and with the nearest name. Of Hydra's own settings only those of its
+launcher and sweeper are open: the rest can run code or move files that this program is responsible for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import get_type_hints
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, Override, Sweep
+from hydra.errors import HydraException
+
+from roadmap.base.errors import Refused, nearest
+from roadmap.base.paths import CONF
+from roadmap.config.schema import Experiment
+from roadmap.config.steps import known_steps
+
+RESOLVER = re.compile(r"\$\{\s*[^}]*:")
+HYDRA = re.compile(r"hydra/(launcher|sweeper)|hydra\.(launcher|sweeper)\.(?!_|params)[a-z_.]+|hydra\.verbose")
+
+
+def parse(overrides: Sequence[str]) -> list[Override]:
+    """Hydra's own reading of the command line's overrides."""
+    try:
+        return OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        reason = str(error).splitlines()[0]
+        raise Refused(f"an override cannot be read: {reason}. Form: key=value, for example model.kernel_size=5") from error
+
+
+def check_override(override: Override, config_dirs: Sequence[Path] = ()) -> None:
+    """Refuse an override whose key or group option does not exist."""
+    key, line = override.key_or_group, override.input_line
+    if override.is_delete():
+        raise Refused(f"{line}: settings cannot be deleted; give {key} another value")
+    if RESOLVER.search(str(line)):
+        raise Refused(f"{line}: values that call a resolver (${{name:...}}) are not accepted; write the value itself")
+    if key.startswith("hydra"):
+        _check_hydra(override)
+        return
+    if override.package is not None:
+        raise Refused(f"{line}: a group cannot be put elsewhere; write {key}=NAME")
+    if override.is_sweep_override():
+        _check_sweep(override)
+    if key == "wandb":  # its folder in conf/ holds a file for W&B, no choices
+        raise Refused(f"{line}: set one of {', '.join(k for k in keys() if k.startswith('wandb.'))}")
+    options = group_options(key, config_dirs)
+    if options:
+        _check_choice(override, key, options)
+    elif key not in keys():
+        raise Refused(f"{line}: there is no setting {key!r}. {nearest_key(key)}")
+    elif key.startswith("step."):
+        raise Refused(f"{line}: what a step is called is said in its own file, conf/step/<name>.yaml")
+
+
+def _check_hydra(override: Override) -> None:
+    if not HYDRA.fullmatch(override.key_or_group):
+        allowed = "hydra/launcher, hydra/sweeper, hydra.launcher.*, hydra.sweeper.*, hydra.verbose"
+        raise Refused(f"{override.input_line}: this setting of Hydra's is not open; {nearest('', [allowed])}")
+
+
+def _check_sweep(override: Override) -> None:
+    value = override.value()
+    if isinstance(value, Glob) or (isinstance(value, Sweep) and not override.is_discrete_sweep()):
+        raise Refused(f"{override.input_line}: cannot be swept; list the values, {override.key_or_group}=a,b")
+
+
+def _check_choice(override: Override, group: str, options: Sequence[str]) -> None:
+    value = override.value()
+    if group in ("step", "study") and not override.is_add():
+        raise Refused(f"{override.input_line}: a {group} is added to the configuration: write +{group}={value}")
+    values = list(override.sweep_string_iterator()) if override.is_sweep_override() else [str(value)]
+    for chosen in values:
+        if chosen not in options:
+            raise Refused(f"{override.input_line}: there is no {group} {chosen!r}; {nearest(chosen, options)}")
+
+
+def group_options(group: str, config_dirs: Sequence[Path] = ()) -> list[str]:
+    """The files of a configuration group, ours and the user's, steps in their order; empty where there is no such group."""
+    if group == "step":
+        return list(known_steps(*config_dirs))
+    if not re.fullmatch(r"[a-z_]+", group):
+        return []
+    files = [file for folder in (CONF, *config_dirs) for file in (folder / group).glob("*.yaml")]
+    return sorted({file.stem for file in files if file.is_file()})
+
+
+def quoted(value: str) -> str:
+    """A text as Hydra reads it back, whatever is in it."""
+    backslashes = re.sub(r"(\\+)('|$)", r"\1\1\2", value)  # Hydra takes them for escapes only before a quote
+    return "'" + backslashes.replace("'", "\\'") + "'"
+
+
+def config_folders(paths: Sequence[Path | str]) -> tuple[Path, ...]:
+    """Folders with steps and studies of the user's own, made absolute; refused where they are not there."""
+    folders = tuple(Path(path).expanduser().absolute() for path in paths)
+    for folder in folders:
+        if not folder.is_dir():
+            raise Refused(f"--config-dir {folder}: there is no such folder")
+    return folders
+
+
+@lru_cache
+def keys(cls: type = Experiment, prefix: str = "") -> tuple[str, ...]:
+    """Every dotted key of the schema."""
+    found: list[str] = []
+    for name, kind in get_type_hints(cls).items():
+        nested = keys(kind, f"{prefix}{name}.") if isinstance(kind, type) and dataclasses.is_dataclass(kind) else ()
+        found += [f"{prefix}{name}", *nested]
+    return tuple(found)
+
+
+def nearest_key(key: str) -> str:
+    """A sentence with the settings that the writer of `key` may have meant."""
+    *room, last = key.split(".")
+    siblings = [k for k in keys() if k.split(".")[:-1] == room]
+    namesakes = [k for k in keys() if k.split(".")[-1] == last]
+    if namesakes:
+        return f"Did you mean {' or '.join(namesakes)}?"
+    said = nearest(key, siblings or keys())
+    return said[0].upper() + said[1:]

@@ -1,0 +1,347 @@
+"""Every setting of a run: its type, its range, and what it means.
+
+Hydra reads these classes as the schema of `conf/`, so a misspelt key or a wrong type is refused while the
+configuration is composed. Numbers carry their range beside the type (`number`); what depends on several
+fields is checked in `roadmap.checks`. `MISSING` fields get their value from a YAML file. No torch here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from omegaconf import MISSING
+
+
+def number(default: Any = MISSING, **limits: float) -> Any:
+    """A field with a range: `above`, `least`, `below`, `most` (in the order >, >=, <, <=)."""
+    return field(default=default, metadata={"limits": limits})
+
+
+class Stem(StrEnum):
+    """The first layer."""
+
+    conv_pool = "conv_pool"  # 7x7 stride 2, norm, activation, 3x3 max pool stride 2
+    patchify = "patchify"  # 4x4 stride 4, nothing else
+
+
+class Bottleneck(StrEnum):
+    """Which way a block's width runs, for a stage of width W."""
+
+    narrow = "narrow"  # 4W -> W -> 4W, ResNet
+    inverted = "inverted"  # W -> 4W -> W, MobileNetV2, Transformers
+
+
+class SpatialConv(StrEnum):
+    """Where the k x k convolution stands among the block's three."""
+
+    middle = "middle"
+    first = "first"
+
+
+class Activation(StrEnum):
+    """The nonlinearity, everywhere in the network."""
+
+    relu = "relu"
+    gelu = "gelu"
+
+
+class Norm(StrEnum):
+    """The normalisation, everywhere in the network."""
+
+    batch = "batch"  # BatchNorm, eps 1e-5
+    layer = "layer"  # LayerNorm over channels at each position, eps 1e-6
+
+
+class Keep(StrEnum):
+    """How many norms or activations a block keeps."""
+
+    all = "all"
+    one = "one"
+
+
+class Downsampling(StrEnum):
+    """Where the resolution halves between stages."""
+
+    in_block = "in_block"  # stride in the first block of a stage, projection shortcut
+    separate = "separate"  # norm, then a 2x2 stride-2 convolution; norms after the stem and the pooling
+
+
+@dataclass
+class StepConfig:
+    """Which step of the roadmap this is; filled in from the step's file, never by hand."""
+
+    name: str = ""  # a reference's is the model's
+    parent: str | None = None
+    label: str = ""
+    group: str = ""
+
+
+@dataclass
+class ScaleConfig:
+    """A pair of end points: the ResNet that the roadmap starts from and the ConvNeXt that it reaches."""
+
+    name: str = MISSING
+    start: str = MISSING
+    end: str = MISSING
+    resnet_depths: list[int] = MISSING
+    resnet_width: int = MISSING
+    convnext_depths: list[int] = MISSING
+    stage_ratio_width: int = MISSING
+    convnext_width: int = MISSING
+    drop_path: float = MISSING
+
+
+@dataclass
+class ModelConfig:
+    """The toggles: the coordinates of one network in the roadmap's design space."""
+
+    stem: Stem = MISSING
+    depths: list[int] = MISSING  # blocks in each of the four stages
+    width: float = number(least=1, most=4096)  # channels of the stem; stages have 1, 2, 4, 8 times as many, rounded
+    depthwise: bool = MISSING  # the spatial convolution has one group a channel
+    bottleneck: Bottleneck = MISSING
+    spatial_conv: SpatialConv = MISSING
+    kernel_size: int = number(least=1, most=63)  # of the spatial convolution; odd
+    activation: Activation = MISSING
+    block_activations: Keep = MISSING  # one: the one before the block's last convolution
+    norm: Norm = MISSING
+    block_norms: Keep = MISSING  # one: the one after the spatial convolution; the shortcut keeps its own
+    block_bias: bool = MISSING  # of the block's three convolutions; the shortcut's has none
+    downsampling: Downsampling = MISSING
+    layer_scale: float | None = number(above=0.0)  # initial value; null: off
+    drop_path: float = number(least=0.0, below=1.0)  # stochastic depth of the last block; linear from 0
+
+
+class Source(StrEnum):
+    """Where images come from."""
+
+    digits = "digits"
+    folder = "folder"
+    imagenette = "imagenette"
+    cifar10 = "cifar10"
+    cifar100 = "cifar100"
+    imagenet = "imagenet"
+
+
+class Pipeline(StrEnum):
+    """How images reach the network."""
+
+    auto = "auto"  # device on a GPU with room for the decoded images, else loader
+    loader = "loader"  # decoded and augmented by timm's transforms, in processes of their own
+    device = "device"  # decoded once, kept on the device as bytes and augmented there in batches
+
+
+class Fault(StrEnum):
+    """What is wrong with images that can be trained on all the same, where one knows of it."""
+
+    cmyk = "cmyk"  # colours of print; read as RGB without a colour profile
+    small = "small"  # a side of less than 8 pixels
+    duplicate = "duplicate"  # the same bytes in train and in val: an image that is trained on is scored
+    numeric_order = "numeric_order"  # classes named by numbers, in the order of their letters: 1, 10, 2
+
+
+@dataclass
+class DataConfig:
+    """Images and how they reach the network."""
+
+    source: Source = MISSING
+    path: str | None = None  # the folder on disk, or an archive of it; digits need none
+    accept: list[Fault] = field(default_factory=list)  # let through, with a warning, what is refused otherwise
+    download: bool = False  # let torchvision fetch what is not there
+    held_out: float = number(0.0, least=0.0, most=0.5)  # of the training images: scored in place of val, to choose settings by
+    image_size: int = number(least=32, most=4096)  # pixels, height = width, in training and evaluation
+    hflip: float = number(least=0.0, most=1.0)  # probability; 0 where a mirrored image changes its class
+    crop_pct: float = number(above=0.0, most=1.0)  # evaluation: centre crop / resized shorter side
+    mean: list[float] = MISSING
+    std: list[float] = MISSING
+    pipeline: Pipeline = Pipeline.auto
+    workers: int = number(0, least=0, most=256)  # loader processes; the result does not depend on them
+
+
+class Precision(StrEnum):
+    """Arithmetic of the forward pass."""
+
+    auto = "auto"  # bfloat16 on a GPU, float32 on a CPU
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"  # with a loss scaler
+
+
+@dataclass
+class RecipeConfig:
+    """How a network is trained: Table 5 of the paper, one field a row."""
+
+    name: str = MISSING
+    epochs: int = number(least=1, most=100_000)
+    batch_size: int = number(least=1, most=1_000_000)  # images in one update, over all devices and micro-batches
+    micro_batch: int | None = number(None, least=1, most=1_000_000)  # images at once: BatchNorm's statistics; null: batch_size
+    sync_batchnorm: bool = False  # BatchNorm's statistics over the micro-batches of all devices at once
+    ema: float | None = number(None, above=0.0, below=1.0)  # decay of the averaged weights that are scored; null: off
+    lr: float = number(above=0.0, most=100.0)  # for a batch of `lr_batch` images; scaled linearly to `batch_size`
+    lr_batch: int = number(least=1)
+    min_lr: float = number(least=0.0)
+    warmup_epochs: float = number(least=0.0)
+    weight_decay: float = number(least=0.0, most=10.0)
+    betas: list[float] = MISSING
+    eps: float = number(above=0.0)
+    label_smoothing: float = number(least=0.0, below=1.0)
+    mixup: float = number(least=0.0)  # Beta parameter; 0: off
+    cutmix: float = number(least=0.0)
+    mixup_switch_prob: float = number(least=0.0, most=1.0)  # probability of cutmix where both are on
+    randaugment: str | None = MISSING  # timm's description, e.g. rand-m9-mstd0.5-inc1; null: off
+    random_erasing: float = number(least=0.0, most=1.0)
+    crop_scale: list[float] = MISSING  # area of the random resized crop, least and most
+    precision: Precision = Precision.auto
+
+    @property
+    def images_at_once(self) -> int:
+        """Images in one forward pass on one device."""
+        return self.micro_batch or self.batch_size
+
+    @property
+    def peak_lr(self) -> float:
+        """The learning rate after warm-up: linear in the batch (Table 5: 4e-3 for 4096 images)."""
+        return self.lr * self.batch_size / self.lr_batch
+
+
+class Logger(StrEnum):
+    """Where curves go, beside the run's own files."""
+
+    none = "none"
+    wandb = "wandb"
+    tensorboard = "tensorboard"  # event files in the run's folder, under tensorboard/
+
+
+class WandbMode(StrEnum):
+    """W&B's own words."""
+
+    offline = "offline"
+    online = "online"
+
+
+@dataclass
+class WandbConfig:
+    """The W&B mirror of a run."""
+
+    mode: WandbMode = WandbMode.offline
+    project: str = "roadmap"
+    entity: str | None = None
+
+
+class Compile(StrEnum):
+    """What torch.compile translates."""
+
+    auto = "auto"  # blocks, for a run on a GPU that is long enough to earn it back
+    none = "none"
+    blocks = "blocks"  # each residual block: equal blocks, seeds and steps share compiled code
+    network = "network"
+    graphs = "graphs"  # the network, replayed as CUDA graphs: for small networks, where launching kernels is the cost
+
+
+class Device(StrEnum):
+    """Where the arithmetic happens."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+@dataclass
+class RuntimeConfig:
+    """What changes how fast a run is and never what it computes."""
+
+    device: Device = Device.auto
+    threads: int | None = number(None, least=1, most=1024)  # CPU threads; null: torch's choice
+    channels_last: bool = True
+    compile: Compile = Compile.auto
+    deterministic: bool = False  # on a GPU the same bits every time, slower; a CPU gives them anyway
+    checkpoint_seconds: float = number(300.0, least=0.0)  # between checkpoints; also one at every stop
+    keep_weights: bool = True  # write the trained weights beside the result
+    keep_state: bool = False  # write the last training state too: weights, averaged weights, optimizer
+    progress: bool = True
+
+
+class EngineName(StrEnum):
+    """What carries out the runs of a sweep."""
+
+    local = "local"  # processes of this machine
+    slurm = "slurm"  # jobs of a cluster
+    ray = "ray"  # tasks of a Ray cluster, or of one that is started for the sweep
+
+
+@dataclass
+class EngineConfig:
+    """Where the runs of a sweep are carried out and what each of them gets; nothing here changes a result."""
+
+    name: EngineName = MISSING
+    jobs: int | None = number(None, least=1, most=100_000)  # runs at a time; null: as many as there is room for
+    gpus: float | None = number(None, least=0.0, most=64.0)  # of a run, on each node; 0.25: four share one; null: one if any
+    cpus: int | None = number(None, least=1, most=1024)  # cores of a run, on each node; null: shared out evenly
+    nodes: int = number(1, least=1, most=10_000)  # of a run; more than one through torchrun (slurm)
+    processes: int | None = number(None, least=1, most=64)  # of a run, on each node; null: one a GPU
+    retries: int = number(3, least=0, most=1000)  # of a run that was taken away: time limit, dead node or worker (slurm, ray)
+    minutes: int = number(1440, least=1, most=1_000_000)  # until a job is stopped, saved and queued again (slurm)
+    memory_gb: float | None = number(None, above=0.0)  # of a run, on each node (slurm, ray)
+    partition: str | None = None  # slurm's words from here on
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    address: str | None = None  # of a Ray cluster; null: one of this machine's own, for this sweep
+
+
+class StudyKind(StrEnum):
+    """The rule that writes a study's rows from the roadmap's steps."""
+
+    roadmap = "roadmap"  # each step on top of all before it, the paper's table
+    leave_one_out = "leave_one_out"  # the roadmap's end, and the end without each change
+    add_one_in = "add_one_in"  # the roadmap's start, and the start with each change alone
+    orderings = "orderings"  # each change's worth averaged over orders in which it may come
+    interactions = "interactions"  # the start with every change and every pair of changes
+    equal_flops = "equal_flops"  # each step at the width at which it costs what the first costs
+
+
+@dataclass
+class RowConfig:
+    """A row of a study of one's own."""
+
+    name: str = MISSING
+    step: str = MISSING  # everything up to and including it
+    set: list[str] = field(default_factory=list)  # toggles on top, model.kernel_size=3
+    compare: str | None = None  # the row that it is compared with
+    label: str = ""
+    group: str = ""
+
+
+@dataclass
+class StudyConfig:
+    """A set of runs that answers one question."""
+
+    name: str = "single"
+    question: str = ""
+    kind: StudyKind = StudyKind.roadmap
+    rows: list[RowConfig] = field(default_factory=list)  # of one's own; then neither kind nor steps count
+    references: list[str] = field(default_factory=list)  # timm models trained under the same recipe, beside the rows
+    orders: int = number(16, least=4, most=10_000)  # of kind=orderings; an even number: each comes with its reverse
+    steps: list[str] = field(default_factory=lambda: ["all"])
+    seeds: list[int] = field(default_factory=lambda: [0])
+
+
+@dataclass
+class Experiment:
+    """One run, completely described."""
+
+    step: StepConfig = field(default_factory=StepConfig)
+    reference: str | None = None  # a timm model that is trained in place of a step's network
+    scale: ScaleConfig = field(default_factory=ScaleConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    recipe: RecipeConfig = field(default_factory=RecipeConfig)
+    study: StudyConfig = field(default_factory=StudyConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    logger: Logger = Logger.none
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+    seed: int = number(0, least=0, most=2**31 - 1)
+    output: str = "experiments"  # runs are written to <output>/<study>/runs

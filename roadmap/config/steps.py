@@ -1,0 +1,95 @@
+"""The roadmap's steps and their order, read from `conf/step/*.yaml`.
+
+A step's file names its parent in its defaults list; the chain of parents is the order, and nothing else is.
+The longest chain is the roadmap; a step off it is a side branch (`kernel_9`, `kernel_11`), tried and not adopted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from roadmap.base.errors import Refused
+from roadmap.base.paths import CONF
+
+
+@dataclass(frozen=True)
+class Step:
+    """One named change of the roadmap."""
+
+    name: str
+    parent: str | None
+    label: str
+    group: str
+    adopted: bool = True  # False: a side branch
+
+
+def order(steps: Iterable[Step]) -> list[Step]:
+    """Parents before children, side branches before the step that goes on, and `adopted` set on each."""
+    children: dict[str | None, list[Step]] = {}
+    for step in steps:
+        children.setdefault(step.parent, []).append(step)
+
+    def length(step: Step) -> int:
+        return 1 + max(map(length, children.get(step.name, [])), default=0)
+
+    def walk(step: Step, adopted: bool) -> Iterator[Step]:
+        yield replace(step, adopted=adopted)
+        following = sorted(children.get(step.name, []), key=lambda s: (length(s), _natural(s.name)))
+        for child in following:
+            # Leaves that nothing builds on are side branches when a sibling goes on, or when a sibling leaf came first.
+            yield from walk(child, adopted and child is _continuation(following, length))
+
+    roots = children.get(None, [])
+    return [step for root in sorted(roots, key=lambda s: (-length(s), s.name)) for step in walk(root, True)]
+
+
+def _continuation(siblings: list[Step], length: Any) -> Step:
+    """The sibling that most is built on; among equals the first by name."""
+    return max(siblings, key=lambda s: (length(s), [-ord(c) for c in s.name]))
+
+
+def _natural(name: str) -> list[Any]:
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
+@lru_cache
+def known_steps(*config_dirs: Path) -> dict[str, Step]:
+    """Every step in the project's own `conf/` and in `config_dirs`, by name, in the roadmap's order."""
+    files: dict[str, Path] = {}
+    for folder in (CONF, *config_dirs):
+        for file in sorted(path for path in (folder / "step").glob("*.yaml") if path.is_file()):
+            if file.stem in files:
+                raise Refused(f"{file}: the name {file.stem!r} is taken by {files[file.stem]}; give the step another")
+            files[file.stem] = file
+    steps = [_read(file) for file in files.values()]
+    for step in steps:
+        if step.parent is not None and step.parent not in files:
+            raise Refused(f"{files[step.name]}: its parent {step.parent!r} is not a step among {', '.join(files)}")
+    ordered = {step.name: step for step in order(steps)}
+    lost = sorted(files.keys() - ordered.keys())
+    if lost:
+        raise Refused(f"steps {', '.join(lost)} are each other's parents: a step's chain must reach one without parent")
+    return ordered
+
+
+def _read(file: Path) -> Step:
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
+        raise Refused(f"{file}: not readable as YAML: {error}") from error
+    content = content if isinstance(content, dict) else {}
+    parents = [Path(entry).name for entry in content.get("defaults", []) if isinstance(entry, str) and entry != "_self_"]
+    if len(parents) > 1:
+        raise Refused(f"{file}: a step has one parent, its defaults list names {', '.join(parents)}")
+    about = content.get("step") or {}
+    label, group = about.get("label", file.stem.replace("_", " ")), about.get("group", "")
+    return Step(file.stem, parents[0] if parents else None, str(label), str(group or ""))

@@ -1,0 +1,1 @@
+"""Images decoded once, kept on the device and augmented there."""

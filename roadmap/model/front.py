@@ -1,0 +1,58 @@
+"""A step's network by name, from Python: `roadmap.build_model("gelu", kernel_size=9)`."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from roadmap.config.effects import ineffective_settings
+from roadmap.model.check import compose_run
+from roadmap.model.layout import layout
+from roadmap.model.network import Network
+
+log = logging.getLogger("roadmap")
+
+
+def build_model(
+    step: str,
+    scale: str = "tiny",
+    num_classes: int = 1000,
+    *,
+    config_dirs: Sequence[Path] = (),
+    in_chans: int = 3,
+    drop_rate: float = 0.0,
+    **toggles: Any,
+) -> Network:
+    """Build the network of a step, with any of its toggles set otherwise.
+
+    Args:
+        step: a name from `conf/step/`; everything up to and including it.
+        scale: a name from `conf/scale/`.
+        num_classes: outputs of the classifier; 0 leaves it out.
+        config_dirs: folders with steps of your own, laid out like `conf/`.
+        in_chans: colours of the images.
+        drop_rate: dropout before the classifier (the paper has none).
+        toggles: coordinates of the model, e.g. `kernel_size=9, norm="batch"`; `roadmap.schema.ModelConfig` lists them.
+
+    Returns:
+        A classifier from (N, in_chans, H, W) to (N, num_classes), freshly initialised; H and W at least 32.
+
+    A toggle that can have no effect in the combination is named in the log of `roadmap`.
+
+    Raises:
+        Refused: for an unknown step, scale or toggle, or a value out of range.
+
+    """
+    settings = [f"model.{key}={_as_override(value)}" for key, value in toggles.items()]
+    overrides = [f"scale={scale}", f"+step={step}", *settings]
+    experiment = compose_run(overrides, config_dirs)
+    for warning in ineffective_settings(experiment, settings, config_dirs):
+        log.warning("%s", warning)
+    return Network(layout(experiment.model, in_chans), num_classes, drop_rate)
+
+
+def _as_override(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,152 @@
+"""Layers from their layout: one convolution layer and one residual block serve every step of the roadmap.
+
+Plain torch: timm's layers of the same names would do, but importing timm takes three seconds.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from roadmap.config.schema import Activation, Norm
+from roadmap.model.layout import BlockLayout, Conv
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """Normalise the channels of (N, C, H, W) at each position; free of copies in channels_last.
+
+    Under autocast torch would read and write float32; its kernel sums in float32 either way, so what comes in bfloat16
+    or float16 goes out so, at half the traffic.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (N, C, H, W)."""
+        x = x.permute(0, 2, 3, 1)
+        if x.dtype == self.weight.dtype:
+            return super().forward(x).permute(0, 3, 1, 2)
+        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+        with torch.autocast(x.device.type, enabled=False):
+            return nn.functional.layer_norm(x, self.normalized_shape, weight, bias, self.eps).permute(0, 3, 1, 2)
+
+
+NORMS: dict[Norm, Callable[[int], nn.Module]] = {
+    Norm.batch: partial(nn.BatchNorm2d, eps=1e-5),
+    Norm.layer: partial(LayerNorm2d, eps=1e-6),
+}
+# In place: what comes before an activation here does not need its output for its gradient.
+ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
+    Activation.relu: partial(nn.ReLU, inplace=True),
+    Activation.gelu: nn.GELU,
+}
+
+
+FEW_POSITIONS = 384  # images x height x width, up to which a matrix product beats a 1x1 convolution on a CPU
+
+
+class Pointwise(nn.Conv2d):
+    """A 1x1 convolution computed as a matrix product over channels.
+
+    Equal to `nn.Conv2d` to rounding, with its weights and their shape. In channels_last the permutations are free. On a
+    CPU the product is 1.1 to 3.9 times as fast as the convolution up to some 256 positions, and 0.8 to 1.1 times from
+    512 on (64 to 3072 channels, forward and backward, two cores), so there the convolution stays. A stride is taken
+    before it: oneDNN's own crashes on odd numbers of channels.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) to (N, C_out, H / stride, W / stride)."""
+        height, width = self.stride
+        x = x[:, :, ::height, ::width]
+        if x.device.type == "cpu" and x.shape[0] * x.shape[2] * x.shape[3] > FEW_POSITIONS:
+            return nn.functional.conv2d(x, self.weight, self.bias)
+        x = x.permute(0, 2, 3, 1)
+        return nn.functional.linear(x, self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Pointwise:
+        """Keep the weight's strides those of a matrix: channels_last would give its gradient others than its own."""
+        super()._apply(fn, recurse)
+        self.weight.data = self.weight.data.flatten(1)[:, :, None, None]
+        return self
+
+
+def conv_layer(conv: Conv) -> nn.Sequential:
+    """Convolution, norm, activation: children `conv`, `norm` and `act`, those that the layout has."""
+    parts: OrderedDict[str, nn.Module] = OrderedDict()
+    pointwise = conv.kernel_size == 1 and conv.groups == 1
+    parts["conv"] = (Pointwise if pointwise else nn.Conv2d)(
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size,
+        conv.stride,
+        conv.padding,
+        groups=conv.groups,
+        bias=conv.bias,
+    )
+    if conv.norm is not None:
+        parts["norm"] = NORMS[conv.norm](conv.out_channels)
+    if conv.activation is not None:
+        parts["act"] = ACTIVATIONS[conv.activation]()
+    return nn.Sequential(parts)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: in training, drop an image's whole branch with this probability (Huang et al., 1603.09382).
+
+    What is kept is divided by the probability of keeping it, so that the expectation stays. The probability differs
+    from block to block; as a tensor it is no constant that torch.compile would translate each block anew for.
+    """
+
+    keep: Tensor
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+        self.active = probability > 0.0
+        self.register_buffer("keep", torch.tensor(1.0 - probability), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Keep or drop each image of (N, C, H, W)."""
+        if not self.training or not self.active:
+            return x
+        kept = torch.bernoulli(self.keep.expand(x.shape[0], 1, 1, 1)) / self.keep
+        return x * kept.to(x.dtype)
+
+    def extra_repr(self) -> str:
+        """The probability of dropping."""
+        return f"{self.probability:.3f}"
+
+
+class LayerScale(nn.Module):
+    """A learnt factor for each channel of (N, C, H, W), small at first (Touvron et al., arXiv 2103.17239)."""
+
+    def __init__(self, channels: int, initial: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((channels,), initial))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale (N, C, H, W); bfloat16 stays bfloat16, and float16, which has no room for 1e-6, becomes float32."""
+        gamma = self.gamma.to(x.dtype) if x.dtype == torch.bfloat16 else self.gamma
+        return x * gamma.view(1, -1, 1, 1)
+
+
+class Block(nn.Module):
+    """Residual block: `act(shortcut(x) + drop_path(scale(branch(x))))`, every part given by the layout.
+
+    (N, C_in, H, W) to (N, C_out, H / stride, W / stride).
+    """
+
+    def __init__(self, layout: BlockLayout) -> None:
+        super().__init__()
+        channels = layout.convs[-1].out_channels
+        self.branch = nn.Sequential(*map(conv_layer, layout.convs))
+        self.scale = nn.Identity() if layout.layer_scale is None else LayerScale(channels, layout.layer_scale)
+        self.drop_path = DropPath(layout.drop_path)
+        self.shortcut = nn.Identity() if layout.shortcut is None else conv_layer(layout.shortcut)
+        self.act = nn.Identity() if layout.activation is None else ACTIVATIONS[layout.activation]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform (N, C_in, H, W)."""
+        return self.act(self.shortcut(x) + self.drop_path(self.scale(self.branch(x))))

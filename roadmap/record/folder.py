@@ -1,0 +1,190 @@
+"""A run's folder: what it was asked (`config.yaml`), how it went (`history.jsonl`, `log.txt`), what came out.
+
+`result.json` is written last and whole; without it the run is not done. Tables are built from these files only.
+No torch here.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from roadmap.base.claims import Claim, claim, holder
+from roadmap.base.errors import Held, Refused, StorageFault
+from roadmap.base.files import PARTIAL, remove_partial, write_whole
+from roadmap.base.redaction import hide
+from roadmap.config.identity import described, identity
+from roadmap.config.schema import Experiment
+from roadmap.record.result import SHARED, Result
+from roadmap.record.study import study_rows
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """`<output>/<study>/runs/<step>-s<seed>-<identity>/`."""
+
+    path: Path
+    claim: Claim | None = None
+
+    @classmethod
+    def of(cls, experiment: Experiment, fingerprint: str) -> RunFolder:
+        """The folder of this run: named by what the run is, so the same run finds its folder again."""
+        name = f"{experiment.step.name}-s{experiment.seed}-{identity(experiment, fingerprint)}"
+        return cls(runs_folder(experiment) / name)
+
+    @property
+    def checkpoints(self) -> Path:
+        """States that a stopped run goes on from."""
+        return self.path / "checkpoints"
+
+    @property
+    def log(self) -> Path:
+        """What the run said."""
+        return self.path / "log.txt"
+
+    @property
+    def history_file(self) -> Path:
+        """One line of JSON for each epoch."""
+        return self.path / "history.jsonl"
+
+    @contextmanager
+    def claimed(self) -> Iterator[RunFolder]:
+        """Hold this folder, for one process at a time to write in; what a killed one left half written is removed.
+
+        Raises:
+            Held: where another process is at this run.
+            Refused: where the folder cannot be written.
+
+        """
+        if self.path.is_symlink() or self.checkpoints.is_symlink():
+            raise Refused(f"{self.path}: a link; a run writes in a folder of its own")
+        with ExitStack() as held:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                mine = held.enter_context(claim(self.path / "claim"))
+                for folder in (self.path, self.checkpoints):
+                    remove_partial(folder)
+            except OSError as error:
+                raise Refused(f"{self.path} cannot be written: {error}") from error
+            yield replace(self, claim=mine)
+
+    def tidy(self) -> None:
+        """Remove what a run that was killed just after it had written its result left behind."""
+        left = [self.checkpoints, self.path / "claim", *self.path.glob(f"*{PARTIAL}*")]
+        result = self.result() if any(path.exists() for path in left) else None
+        if result is not None:
+            with suppress(Held, Refused), self.claimed():
+                if result["status"] == "done":
+                    shutil.rmtree(self.checkpoints, ignore_errors=True)
+
+    def holder(self) -> str | None:
+        """Which process is at this run, in words; None where none is."""
+        return holder(self.path / "claim")
+
+    def check_claim(self) -> None:
+        """Raise `Held` where another process has taken this run over; before everything that is written."""
+        if self.claim is not None:
+            self.claim.check()
+
+    def write_config(self, experiment: Experiment) -> None:
+        """Write down the resolved configuration.
+
+        Raises:
+            Refused: where the folder cannot be written, before any training.
+
+        """
+        try:
+            write_whole(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(hide(described(experiment)))))
+        except OSError as error:
+            raise Refused(f"output={experiment.output}: {self.path} cannot be written: {error}") from error
+
+    def result(self) -> Result | None:
+        """What came out, if the run is done; a torn file is set aside as `.corrupt` and the run counts as not done."""
+        file = self.path / "result.json"
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            return content if isinstance(content, dict) else None
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            file.replace(file.with_suffix(".json.corrupt"))
+            return None
+
+    def write_result(self, result: Result) -> None:
+        """Write the result, whole or not at all, and once.
+
+        Raises:
+            Held: where another process has taken this run over, or has written its result.
+            StorageFault: where the disk is full.
+
+        """
+        self.check_claim()
+        try:
+            write_whole(self.path / "result.json", json.dumps(hide(result), indent=2, ensure_ascii=False) + "\n", once=True)
+        except FileExistsError as error:
+            raise Held(f"{self.path}: its result was written by another process; it stays as it is") from error
+        except OSError as error:
+            raise StorageFault(f"{self.path}: the result could not be written: {error}") from error
+
+    def copy_record(self, other: RunFolder) -> None:
+        """Take over what another study's folder says of the same run; its weights stay there."""
+        result = other.result()
+        assert result is not None
+        try:
+            for file in ("config.yaml", "history.jsonl", "updates.csv"):
+                if (other.path / file).is_file():
+                    write_whole(self.path / file, (other.path / file).read_bytes())
+        except OSError as error:
+            raise StorageFault(f"{self.path}: could not be written: {error}") from error
+        study = self.path.parent.parent.name
+        self.write_result(
+            {**result, "run": self.path.name, "study": study, "trained_in": result.get("trained_in", result["study"])}
+        )
+
+    def history(self) -> list[dict[str, Any]]:
+        """The epochs so far; a torn last line is left out."""
+        lines = []
+        try:
+            for line in self.history_file.read_text(encoding="utf-8").splitlines():
+                lines.append(json.loads(line))
+        except (FileNotFoundError, ValueError):
+            pass
+        return lines
+
+    def add_epoch(self, line: dict[str, Any]) -> None:
+        """Write down one epoch, in place of an earlier attempt at it and all that came after."""
+        self.check_claim()
+        kept = [old for old in self.history() if old["epoch"] < line["epoch"]]
+        try:
+            write_whole(self.history_file, "".join(json.dumps(entry) + "\n" for entry in [*kept, line]))
+        except OSError as error:
+            raise StorageFault(f"{self.history_file}: could not be written: {error}") from error
+
+
+def runs_folder(experiment: Experiment) -> Path:
+    """Where the runs of a study lie."""
+    return Path(experiment.output).absolute() / experiment.study.name / "runs"
+
+
+def parent_top1(folder: RunFolder, result: Result) -> float | None:
+    """Top-1 of the run with the same seed that this one is compared with, where one such run is done and no other."""
+    found = [other for other in (RunFolder(path).result() for path in _compared_with(folder, result)) if other]
+    scores = [other["top1"] for other in found if all(other.get(key) == result.get(key) for key in (*SHARED, "seed"))]
+    known = [score for score in scores if score is not None]
+    return float(known[0]) if len(known) == 1 else None
+
+
+def _compared_with(folder: RunFolder, result: Result) -> Iterator[Path]:
+    """Runs of the row that the study compares this run's row with; where no study lists the run, those of the parent step."""
+    rows, runs = study_rows(folder.path.parent.parent), folder.path.parent
+    mine = next((row for row in rows if folder.path.name in row["runs"]), None)
+    if mine is None:
+        return runs.glob(f"{result['step']['parent']}-s{result['seed']}-*")
+    return (runs / name for row in rows if row["name"] == mine["parent"] for name in row["runs"])

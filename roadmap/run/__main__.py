@@ -1,0 +1,118 @@
+"""One run: `python -m roadmap.run +step=inverted_bottleneck [overrides]`. An ordinary Hydra application (`-m` too).
+
+Everything that can be refused is refused first, without torch: the configuration of every job, and the data.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import redirect_stderr
+from io import StringIO
+from pathlib import Path
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+from rich.highlighter import NullHighlighter
+from rich.logging import RichHandler
+
+from roadmap.base import processes
+from roadmap.base.console import Parser, exits, say
+from roadmap.base.errors import Refused, RoadmapError, Stopped
+from roadmap.base.paths import CONF
+from roadmap.base.redaction import redact_file, redact_streams
+from roadmap.config.compose import add_placeholder_step, from_hydra
+from roadmap.config.overrides import check_override, config_folders, parse
+from roadmap.config.schema import Experiment
+from roadmap.data.images import sources
+from roadmap.record.folder import RunFolder, runs_folder
+from roadmap.record.result import Result
+from roadmap.run.preflight import check
+from roadmap.train.progress import CONSOLE
+
+log = logging.getLogger("roadmap")
+
+
+def main() -> int:
+    """Check the whole command line, then let Hydra run it; returns the worst exit code of its jobs."""
+    redact_streams()
+    arguments = Parser(parents=[get_args_parser()], add_help=False).parse_intermixed_args()
+    for option in ("config_path", "config_name", "experimental_rerun"):
+        if getattr(arguments, option):
+            raise Refused(f"--{option.replace('_', '-')}: not open here; --config-dir adds steps and studies of your own")
+    folders = config_folders([arguments.config_dir] if arguments.config_dir else [])
+    if not (arguments.help or arguments.hydra_help or arguments.shell_completion):
+        for override in parse(arguments.overrides):
+            check_override(override, folders)
+        if not (arguments.cfg or arguments.info):
+            _check_once_a_node(arguments.overrides, folders, arguments.multirun)
+    # Hydra's own reading wants the options before the overrides.
+    options = [word for word in sys.argv[1:] if word not in arguments.overrides]
+    sys.argv[1:] = options + add_placeholder_step(arguments.overrides, folders)
+    codes = [0]
+
+    def job(composed: DictConfig) -> None:
+        redact_file(Path(HydraConfig.get().sweep.dir) / "multirun.yaml")
+        step = HydraConfig.get().runtime.choices.get("step")
+        experiment = from_hydra(composed, step, folders)
+        try:
+            result = start(experiment)
+            if processes.rank() == 0:
+                print(summary(result, experiment))
+        except Stopped as error:  # the jobs that follow are not started
+            raise SystemExit(say(error) if processes.rank() == 0 else error.exit_code) from None
+        except RoadmapError as error:
+            codes.append(say(error))
+
+    plain = RichHandler(console=CONSOLE, show_time=False, show_level=False, show_path=False, highlighter=NullHighlighter())
+    logging.basicConfig(format="%(message)s", handlers=[plain])
+    hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(job)()
+    return max(codes)
+
+
+def _check_once_a_node(overrides: list[str], folders: Sequence[Path], multirun: bool) -> None:
+    """`check`, which every process does and one process of a node speaks for."""
+    if processes.local_rank() == 0:
+        return check(overrides, folders, multirun)
+    with redirect_stderr(StringIO()):
+        try:
+            check(overrides, folders, multirun)
+        except Refused as fault:
+            time.sleep(5)  # torchrun ends all when one has ended: the first must have spoken
+            raise SystemExit(fault.exit_code) from None
+
+
+def start(experiment: Experiment) -> Result:
+    """Run one experiment in this process."""
+    found = sources.check(experiment)
+    fingerprint = sources.fingerprint(experiment.data, found)
+    folder = RunFolder.of(experiment, fingerprint)
+    done = folder.result()
+    if done is not None:
+        folder.tidy()
+        if processes.rank() == 0:
+            print("already done; delete its folder to train it again", file=sys.stderr)
+        return done
+    from roadmap.run.execute import execute  # torch, from here on
+
+    return execute(experiment, found, fingerprint)
+
+
+def summary(result: Result, experiment: Experiment) -> str:
+    """What came out, in two lines."""
+    folder = runs_folder(experiment) / result["run"]
+    if result["status"] != "done":
+        return f"{result['run']}: {result['status']}, {result.get('reason', '')}\n{folder}"
+    return (
+        f"{result['step']['name']}, seed {result['seed']}: top-1 {result['top1']:.2f} %, "
+        f"{result['gmacs']:.4f} G multiply-adds, {result['params_m']:.2f} M parameters, {result['seconds']:.0f} s\n"
+        f"{folder}"
+    )
+
+
+if __name__ == "__main__":
+    exits(main)()

@@ -1,0 +1,199 @@
+"""One run from a checked experiment to its record: the same code for `roadmap.run` and for every engine of a sweep."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from contextlib import nullcontext, suppress
+
+import torch
+
+from roadmap.base import processes
+from roadmap.base.errors import Diverged, StorageFault
+from roadmap.base.redaction import Redacting
+from roadmap.base.signals import Stop, stop_on_signals
+from roadmap.config.checks import check_processes
+from roadmap.config.identity import decisive, plain
+from roadmap.config.schema import Experiment
+from roadmap.data.images.sources import Inventory
+from roadmap.model.cost import cost_of
+from roadmap.record.folder import RunFolder, parent_top1
+from roadmap.record.provenance import provenance
+from roadmap.record.result import Result
+from roadmap.tracking import tracker as tracking
+from roadmap.train import checkpoint
+from roadmap.train.loop import Session
+from roadmap.train.progress import Bar
+from roadmap.train.ranks import Ranks, process_group
+
+log = logging.getLogger("roadmap")
+
+
+def execute(experiment: Experiment, found: Inventory, fingerprint: str) -> Result:
+    """Train, evaluate and write down one run; a run that is done is read, not repeated.
+
+    Raises:
+        Held, OutOfMemory, Refused, StorageFault, Stopped: see `roadmap.errors`. A run that diverges is a result, no error.
+
+    """
+    folder = RunFolder.of(experiment, fingerprint)
+    done = folder.result()
+    if done is not None:
+        return done
+    check_processes(experiment, processes.world_size())
+    with (
+        folder.claimed() if processes.rank() == 0 else nullcontext(folder) as mine,
+        process_group(experiment.runtime.device) as ranks,
+    ):
+        done = ranks.gather(mine.result() if ranks.first else None)[0]  # it may have been written just before the claim
+        if done is not None:
+            return done
+        if ranks.first:
+            return ranks.gather(_write(experiment, found, mine, ranks, fingerprint))[0]
+        _follow(Session(experiment, found, mine, ranks))
+        return ranks.gather(None)[0]
+
+
+def _follow(session: Session) -> None:
+    """Train along with the process that writes."""
+    with stop_on_signals() as stop, Bar(1, 0, "", show=False) as bar, suppress(Diverged):
+        session.resume()
+        for _ in session.train(bar, stop):
+            pass
+
+
+def _write(experiment: Experiment, found: Inventory, folder: RunFolder, ranks: Ranks, fingerprint: str) -> Result:
+    folder.write_config(experiment)
+    handler = _log_to(folder)
+    try:
+        with stop_on_signals() as stop:
+            return _train(Session(experiment, found, folder, ranks), fingerprint, stop)
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+
+
+def _train(session: Session, fingerprint: str, stop: Stop) -> Result:
+    experiment, folder = session.experiment, session.folder
+    for said in session.resume():
+        log.warning(said)
+    _look_for_room(session)
+    mirror = tracking.tracker(experiment, folder)
+    total = experiment.recipe.epochs * session.updates_per_epoch
+    done = session.epoch * session.updates_per_epoch + session.update
+    result = _describe(session, fingerprint)
+    title = f"{experiment.step.name} seed {experiment.seed}"
+    try:
+        with Bar(total, done, title, experiment.runtime.progress) as bar:
+            for line in session.train(bar, stop):
+                session.losses.flush()
+                folder.add_epoch(line)
+                mirror.epoch(line)
+                log.info("epoch %(epoch)d  loss %(train_loss).4f  top-1 %(top1).2f %%", {**line, "epoch": line["epoch"] + 1})
+        result |= _outcome(session, result)
+    except Diverged as error:
+        log.error("%s", error)
+        result |= {"status": "diverged", "reason": str(error)}
+    finally:
+        mirror.finish(result)
+    fault = _keep(session) if result["status"] == "done" else None
+    folder.write_result(result)
+    if result["status"] == "done":
+        shutil.rmtree(folder.checkpoints, ignore_errors=True)  # those of a diverged run show what it was before it diverged
+    if fault is not None:
+        raise fault
+    return result
+
+
+def _look_for_room(session: Session) -> None:
+    """Warn before training where the disk has no room for the run's checkpoints."""
+    copies = 3 if session.average is None else 4  # weights, AdamW's two moments, the averaged weights
+    needed = (checkpoint.KEPT + 1) * copies * sum(weight.nbytes for weight in session.network.parameters())
+    free = shutil.disk_usage(session.folder.path).free
+    if free < needed:
+        log.warning("%s: %.0f MB are free, the run's checkpoints need %.0f MB", session.folder.path, free / 1e6, needed / 1e6)
+
+
+def _keep(session: Session) -> StorageFault | None:
+    """Write the trained weights and state; a disk that has no room for them must not cost the result."""
+    runtime, folder = session.experiment.runtime, session.folder
+    folder.check_claim()
+    try:
+        if runtime.keep_weights:
+            checkpoint.write(folder.path / "weights.pt", session.scored.state_dict())
+        if runtime.keep_state:
+            checkpoint.write(folder.path / "state.pt", session.state())
+    except StorageFault as fault:
+        log.error("%s", fault)
+        return fault
+    return None
+
+
+def _outcome(session: Session, described: Result) -> Result:
+    """The final epoch, as declared before training; never the best one."""
+    history = session.folder.history()
+    if not history or history[-1]["epoch"] != session.experiment.recipe.epochs - 1:
+        raise StorageFault(f"{session.folder.history_file}: the last epoch is not in it; delete the run's folder to train again")
+    last = history[-1]
+    before = parent_top1(session.folder, described)
+    return {
+        "status": "done",
+        "top1": last["top1"],
+        "top5": last["top5"],
+        "top1_without_ema": last["top1_without_ema"],
+        "val_loss": last["val_loss"],
+        "train_loss": last["train_loss"],
+        "delta_top1": None if before is None else last["top1"] - before,
+        "images_per_second": last["images_per_second"],
+        "seconds": session.seconds,
+    }
+
+
+def _describe(session: Session, fingerprint: str) -> Result:
+    """What the run is, in the order in which people read it; the outcome is filled in at the end."""
+    experiment, found = session.experiment, session.found
+    counts = decisive(experiment, fingerprint)
+    counted = cost_of(experiment, len(found.classes))
+    return {
+        "run": session.folder.path.name,
+        "study": experiment.study.name,
+        "step": plain(experiment.step),
+        "scale": experiment.scale.name,
+        "seed": experiment.seed,
+        "status": "running",
+        "top1": None,
+        "top5": None,
+        "top1_without_ema": None,
+        "val_loss": None,
+        "train_loss": None,
+        "delta_top1": None,
+        "gmacs": counted.conv_linear / 1e9,
+        "gmacs_total": None if experiment.reference else counted.total / 1e9,  # of a reference norms are not counted
+        "params_m": counted.params / 1e6,
+        "activations_m": counted.activations / 1e6,
+        "images_per_second": None,
+        "seconds": session.seconds,
+        "device": _device_name(session.ranks.device),
+        "processes": session.ranks.world,
+        "precision": session.precision.value,
+        "pipeline": session.data.name.value,
+        "compiled": session.compiled.value,
+        "threads": torch.get_num_threads(),
+        "recipe_name": experiment.recipe.name,
+        "model": counts["model"],
+        "data": {**counts["data"], "classes": len(found.classes), "train": found.train.size, "val": found.val.size},
+        "recipe": counts["recipe"],
+        **provenance(),
+    }
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def _log_to(folder: RunFolder) -> logging.Handler:
+    handler = logging.FileHandler(folder.log, encoding="utf-8")
+    handler.setFormatter(Redacting("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    return handler

@@ -1,0 +1,173 @@
+"""A study: `python -m roadmap.sweep study=digits [--dry-run] [overrides]`.
+
+Every step with every seed; what is done is skipped, the rest is run, and the table and figure are written from the
+records. Run the same command again after any interruption.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from roadmap.base.console import Parser, exits, say
+from roadmap.base.errors import EXIT_FAILED, EXIT_STOPPED, EXIT_STORAGE, Refused, RoadmapError
+from roadmap.base.processes import check_alone
+from roadmap.config.overrides import config_folders
+from roadmap.sweep.engines.base import Engine, Outcome
+from roadmap.sweep.engines.choose import engine
+from roadmap.sweep.plan import Plan, Point, plan
+from roadmap.sweep.preview import preview
+
+
+def main() -> int:
+    """Plan, run what is not done, report; 1 when a run failed, 143 when a signal stopped the sweep."""
+    arguments = read(sys.argv[1:])
+    check_alone("roadmap.sweep")
+    found = plan(arguments.overrides, config_folders(arguments.config_dir))
+    for warning in found.warnings:
+        print(f"roadmap: warning: {warning}", file=sys.stderr)
+    chosen = [p for p in found.points if fnmatchcase(p.folder.path.name, arguments.only) or fnmatchcase(p.name, arguments.only)]
+    if not chosen:
+        raise Refused(f"--only {arguments.only}: no run matches; they are named like {found.points[0].name}")
+    if arguments.dry_run:
+        print(preview(found, chosen))
+        return 0
+    wanted = replace(found.first.engine, **({"jobs": arguments.jobs} if arguments.jobs else {}))
+    carrier = engine(wanted, arguments.max_failures)
+    places = carrier.places(found.first.runtime)
+    room = f", {places} at a time" if places else ""
+    found.write()
+    borrowed = sum(point.borrow() for point in chosen)
+    if borrowed:
+        print(f"{borrowed} runs are those of another study and are taken over from there")
+    waiting = [point for point in chosen if not point.done]
+    print(f"{found.first.study.name}: {len(chosen)} runs, {len(chosen) - len(waiting)} done already{room}", flush=True)
+    outcomes = run_all(waiting, carrier, arguments.retry_failed) if waiting else []
+    for point in chosen:
+        point.folder.tidy()
+    code = report(found) if any(point.done for point in found.points) else 0
+    return conclude(outcomes, arguments.max_failures) or code
+
+
+def report(found: Plan) -> int:
+    """Write the table; what it refuses is said and does not hide what became of the runs."""
+    from roadmap.report.write import write_report
+
+    try:
+        print(write_report(found.folder))
+    except RoadmapError as error:
+        return say(error)
+    return 0
+
+
+def read(arguments: list[str]) -> argparse.Namespace:
+    """The command line: options of our own, the rest Hydra overrides; `study=NAME` is added to the configuration."""
+    parser = Parser(prog="python -m roadmap.sweep", description=__doc__)
+    parser.add_argument("overrides", nargs="*", help="study=NAME, and Hydra overrides for every run")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan with its cost and what is done; run nothing")
+    parser.add_argument("--only", default="*", metavar="GLOB", help="only runs whose name matches, e.g. 'resnet-s0-*'")
+    parser.add_argument(
+        "--jobs", type=int, default=0, metavar="N", help="runs at a time (default: one a GPU, or what the cores hold)"
+    )
+    parser.add_argument("--max-failures", type=int, metavar="N", help="start no more runs after N failed (default: no limit)")
+    parser.add_argument(
+        "--retry-failed",
+        type=int,
+        nargs="?",
+        const=1,
+        default=0,
+        metavar="N",
+        help="start failed runs again, N times (default 1)",
+    )
+    parser.add_argument(
+        "--config-dir", type=Path, action="append", default=[], help="a folder with steps and studies of your own"
+    )
+    parsed = parser.parse_intermixed_args(arguments)
+    for name, least in (("jobs", 0), ("max_failures", 1), ("retry_failed", 0)):
+        value = getattr(parsed, name)
+        if value is not None and value < least:
+            raise Refused(f"--{name.replace('_', '-')} {value}: must be at least {max(least, 1)}")
+    parsed.overrides = [f"+{o}" if o.startswith("study=") else o for o in parsed.overrides]
+    if not any(o.startswith("+study=") for o in parsed.overrides):
+        raise Refused("no study is chosen: add study=NAME, for example study=digits")
+    return parsed
+
+
+def run_all(waiting: list[Point], carrier: Engine, retries: int) -> list[Outcome]:
+    """Run the points; those that failed again, once the others have run, as often as was asked for."""
+    outcomes = run_once(waiting, carrier)
+    for _ in range(retries):
+        failed = [end.point for end in outcomes if end.failed]
+        if not failed or any(end.code == EXIT_STOPPED for end in outcomes):
+            break
+        print(f"{len(failed)} runs failed and are started again", file=sys.stderr, flush=True)
+        outcomes = [end for end in outcomes if end.point not in failed] + run_once(failed, carrier)
+    return outcomes
+
+
+def run_once(waiting: list[Point], carrier: Engine) -> list[Outcome]:
+    """Run the points behind one line of progress, counted in epochs; without a terminal, a line for each run."""
+    console = Console(stderr=True)
+    epochs = waiting[0].experiment.recipe.epochs
+    seen: set[str] = set()
+    looked = 0.0
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("epochs"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    ) as progress:
+        task = progress.add_task("starting", total=epochs * len(waiting))
+
+        def tell(over: list[Outcome], running: list[Point]) -> None:
+            nonlocal looked
+            for outcome in over:
+                if outcome.point.folder.path.name not in seen:
+                    seen.add(outcome.point.folder.path.name)
+                    if not console.is_terminal or outcome.code:
+                        console.print(_line(outcome, len(seen), len(waiting)), markup=False, highlight=False, soft_wrap=True)
+            if console.is_terminal and time.monotonic() - looked > 0.5:
+                looked = time.monotonic()
+                done = epochs * len(over) + sum(len(point.folder.history()) for point in running)
+                names = ", ".join(f"{p.experiment.step.name} s{p.experiment.seed}" for p in running)
+                failed = sum(outcome.code != 0 for outcome in over)
+                said = f"{len(over)}/{len(waiting)} runs" + (f", {failed} failed" if failed else "") + f"  {names}"
+                progress.update(task, completed=done, description=said)
+
+        return carrier.run(waiting, tell)
+
+
+def _line(outcome: Outcome, number: int, total: int) -> str:
+    experiment = outcome.point.experiment
+    result = outcome.point.folder.result() if outcome.code == 0 else None
+    said = outcome.reason or (f"top-1 {result['top1']:.2f} %, {result['seconds']:.1f} s" if result else "")
+    return f"[{number}/{total}] {experiment.step.name} seed {experiment.seed}: {said}"
+
+
+def conclude(outcomes: list[Outcome], max_failures: int | None = None) -> int:
+    """Say what failed, why, and where its log is; the sweep's exit code."""
+    failed = [o for o in outcomes if o.failed]
+    for outcome in failed:
+        print(f"failed: {outcome.point.folder.path.name}: {outcome.reason}\n        {outcome.point.folder.log}", file=sys.stderr)
+    stopped = sum(o.code == EXIT_STOPPED for o in outcomes)
+    if stopped:
+        print(f"{stopped} runs are stopped or not started; the same command goes on with them", file=sys.stderr)
+    if stopped and (max_failures is None or len(failed) < max_failures):
+        return EXIT_STOPPED
+    full = failed and all(outcome.code == EXIT_STORAGE for outcome in failed)
+    return EXIT_STORAGE if full else EXIT_FAILED if failed else 0
+
+
+if __name__ == "__main__":
+    exits(main)()

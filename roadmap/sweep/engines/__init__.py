@@ -1,0 +1,1 @@
+"""What carries out the runs of a sweep: this machine, Slurm, Ray."""

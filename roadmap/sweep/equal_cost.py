@@ -1,0 +1,65 @@
+"""Widths at which the steps of a study cost the same: what remains of a step that may not buy compute."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from roadmap.base.errors import Refused
+from roadmap.config.schema import ModelConfig
+from roadmap.model.cost import cost
+from roadmap.record.study import Variant
+from roadmap.sweep.design import Design
+
+CLOSE = 0.01  # of the multiply-adds wanted
+PARTS = 8  # of a channel: at a width of 62.5 the stages have 62, 125, 250 and 500
+
+
+def at_equal_cost(wanted: Design, model_of: Callable[[str], ModelConfig], classes: int, image_size: int) -> Design:
+    """The same variants, each at the width that brings its multiply-adds next to those of the first.
+
+    Raises:
+        Refused: where no width comes within 1 %.
+
+    """
+
+    def spent(model: ModelConfig, eighths: int) -> int:
+        return cost(dataclasses.replace(model, width=eighths / PARTS), classes, image_size).conv_linear
+
+    first = model_of(wanted.variants[0].step)
+    target = spent(first, round(PARTS * first.width))
+
+    def widened(variant: Variant) -> Variant:
+        if variant.reference:
+            return variant
+        model = model_of(variant.step)
+        eighths, off = _nearest(round(PARTS * model.width), target, lambda eighths: spent(model, eighths))
+        if abs(off) > CLOSE:
+            raise Refused(
+                f"study.kind=equal_flops: no width of {variant.step} comes within {CLOSE:.0%} of {target / 1e9:.4f} G "
+                f"multiply-adds; the nearest, {eighths / PARTS:g}, is {off:+.1%} away: take a larger scale"
+            )
+        return dataclasses.replace(variant, overrides=(*variant.overrides, f"model.width={eighths / PARTS:g}"))
+
+    return dataclasses.replace(wanted, variants=tuple(map(widened, wanted.variants)))
+
+
+def _nearest(start: int, target: int, spent: Callable[[int], int]) -> tuple[int, float]:
+    """The width whose cost is next to the target, and how far off that is, as a share; cost grows with its square."""
+    known: dict[int, int] = {}
+
+    def off(width: int) -> float:
+        if width not in known:
+            known[width] = spent(width)
+        return known[width] / target - 1
+
+    width = start
+    for _ in range(20):
+        guess = max(PARTS, round(width * (1 + off(width)) ** -0.5))
+        if guess in known:
+            break
+        width = guess
+    best = min(known, key=lambda candidate: abs(off(candidate)))
+    if abs(off(best)) > CLOSE:
+        best = min(range(max(PARTS, best - 3), best + 4), key=lambda candidate: abs(off(candidate)))
+    return best, off(best)

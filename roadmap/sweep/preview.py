@@ -1,0 +1,91 @@
+"""What a study would do: its runs, their cost, what is done already and how long the rest may take."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from roadmap.base.tables import Column, as_table
+from roadmap.data.images import sources
+from roadmap.record.folder import RunFolder
+from roadmap.sweep.plan import Plan, Point
+
+SEEN = 200  # results of other studies that are looked at
+COLUMNS = (
+    Column("row", "row"),
+    Column("seeds", "seeds"),
+    Column("done", "done"),
+    Column("gmacs", "multiply-adds of an image, G", "{:.4f}"),
+    Column("tflop", "left to train, TFLOP", "{:.1f}"),
+)
+
+
+def preview(found: Plan, chosen: Sequence[Point]) -> str:
+    """The plan as a table; a run that several rows share is counted in the first of them."""
+    held = sources.inspect(found.first.data)
+    wanted = {point.folder.path for point in chosen}
+    rows, speeds = [], []
+    for name, points in found.rows.items():
+        mine = [point for point in points if point.folder.path in wanted]
+        wanted -= {point.folder.path for point in mine}
+        if mine:
+            gmacs = _gmacs(mine[0], len(held.classes))
+            tflop = _tflop(gmacs, mine[0].experiment.recipe.epochs * held.train.size)
+            rows.append(_row(name, mine, gmacs, tflop))
+            speeds += [result["seconds"] / tflop for point in mine if (result := point.folder.result()) and result["seconds"]]
+    left = sum(row["tflop"] for row in rows)
+    title = f"{found.first.study.name} in {found.folder}: {len(chosen)} runs, {left:.1f} TFLOP left to train"
+    return as_table(rows, COLUMNS, title) + _time(left, speeds, found)
+
+
+def _row(name: str, points: Sequence[Point], gmacs: float, tflop: float) -> dict[str, Any]:
+    waiting = [point for point in points if not point.done]
+    shared = sum(point.elsewhere() is not None for point in waiting)
+    running = sum(point.folder.holder() is not None for point in waiting)
+    said = [f"{len(points) - len(waiting)} of {len(points)}"]
+    said += [f"{count} {where}" for count, where in ((running, "running"), (shared, "in another study")) if count]
+    return {
+        "row": name,
+        "seeds": ", ".join(str(point.experiment.seed) for point in points),
+        "done": ", ".join(said),
+        "gmacs": gmacs,
+        "tflop": (len(waiting) - shared) * tflop,
+    }
+
+
+def _gmacs(point: Point, classes: int) -> float:
+    from roadmap.model.cost import cost_of  # torch, from here on
+
+    return cost_of(point.experiment, classes).conv_linear / 1e9
+
+
+def _tflop(gmacs: float, images: int) -> float:
+    """Operations of training on images: a multiply-add is two of them, and training costs three times the forward pass."""
+    return gmacs * images * 3 * 2 / 1e3
+
+
+def _speeds_beside(found: Plan) -> list[float]:
+    """Seconds for a TFLOP of the runs of other studies under the same `output`."""
+    speeds = []
+    for path in list(found.folder.parent.glob("*/runs/*/result.json"))[:SEEN]:
+        result = RunFolder(path.parent).result()
+        if result and result["status"] == "done" and result["seconds"]:
+            with suppress(KeyError):  # of an earlier form
+                images = result["recipe"]["epochs"] * result["data"]["train"]
+                speeds.append(result["seconds"] / _tflop(result["gmacs"], images))
+    return speeds
+
+
+def _time(tflop: float, speeds: Sequence[float], found: Plan) -> str:
+    """How long the rest would take one after the other, by the seconds of the runs that are done, else of other studies'."""
+    if not tflop:
+        return ""
+    done = "runs that are done"
+    if not speeds:
+        done, speeds = "runs of other studies beside it, which may differ", _speeds_beside(found)
+    if not speeds:
+        return "How long that takes is said once a run is done, of this study or of another one beside it.\n"
+    minutes = tflop * statistics.median(speeds) / 60
+    return f"About {minutes:.0f} minutes one run after the other, as fast as the {len(speeds)} {done}.\n"

@@ -1,0 +1,1 @@
+"""Curves beside the record: W&B, TensorBoard, or nothing."""
