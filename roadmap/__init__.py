@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from roadmap.base.version import __version__
+
 if TYPE_CHECKING:
     from roadmap.model.front import build_model
 
-__version__ = "0.1.0"
-__all__ = ["build_model"]
+__all__ = ["__version__", "build_model"]
 
 
 def __getattr__(name: str) -> Any:

@@ -169,7 +169,7 @@ def test_warnings_of_a_sweep_hold_for_every_step():
 
 def test_places(monkeypatch):
     monkeypatch.setattr(machine, "cores", lambda: tuple(range(8)))
-    monkeypatch.setattr(local, "gpus", lambda: ())
+    monkeypatch.setattr(machine, "gpus", lambda: ())
 
     def places(*overrides):
         experiment = compose(["+step=gelu", *overrides])

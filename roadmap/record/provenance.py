@@ -8,8 +8,8 @@ from functools import lru_cache
 from importlib import metadata
 from typing import Any
 
-from roadmap import __version__
 from roadmap.base.paths import PACKAGE
+from roadmap.base.version import __version__
 
 
 @lru_cache

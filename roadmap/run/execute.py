@@ -6,20 +6,16 @@ import logging
 import shutil
 from contextlib import nullcontext, suppress
 
-import torch
-
 from roadmap.base import processes
 from roadmap.base.errors import Diverged, StorageFault
 from roadmap.base.redaction import Redacting
 from roadmap.base.signals import Stop, stop_on_signals
 from roadmap.config.checks import check_processes
-from roadmap.config.identity import decisive, plain
 from roadmap.config.schema import Experiment
 from roadmap.data.images.sources import Inventory
-from roadmap.model.cost import cost_of
-from roadmap.record.folder import RunFolder, parent_top1
-from roadmap.record.provenance import provenance
+from roadmap.record.folder import RunFolder
 from roadmap.record.result import Result
+from roadmap.run.describe import describe, outcome
 from roadmap.tracking import tracker as tracking
 from roadmap.train import checkpoint
 from roadmap.train.loop import Session
@@ -81,7 +77,7 @@ def _train(session: Session, fingerprint: str, stop: Stop) -> Result:
     mirror = tracking.tracker(experiment, folder)
     total = experiment.recipe.epochs * session.updates_per_epoch
     done = session.epoch * session.updates_per_epoch + session.update
-    result = _describe(session, fingerprint)
+    result = describe(session, fingerprint)
     title = f"{experiment.step.name} seed {experiment.seed}"
     try:
         with Bar(total, done, title, experiment.runtime.progress) as bar:
@@ -90,7 +86,7 @@ def _train(session: Session, fingerprint: str, stop: Stop) -> Result:
                 folder.add_epoch(line)
                 mirror.epoch(line)
                 log.info("epoch %(epoch)d  loss %(train_loss).4f  top-1 %(top1).2f %%", {**line, "epoch": line["epoch"] + 1})
-        result |= _outcome(session, result)
+        result |= outcome(session, result)
     except Diverged as error:
         log.error("%s", error)
         result |= {"status": "diverged", "reason": str(error)}
@@ -127,68 +123,6 @@ def _keep(session: Session) -> StorageFault | None:
         log.error("%s", fault)
         return fault
     return None
-
-
-def _outcome(session: Session, described: Result) -> Result:
-    """The final epoch, as declared before training; never the best one."""
-    history = session.folder.history()
-    if not history or history[-1]["epoch"] != session.experiment.recipe.epochs - 1:
-        raise StorageFault(f"{session.folder.history_file}: the last epoch is not in it; delete the run's folder to train again")
-    last = history[-1]
-    before = parent_top1(session.folder, described)
-    return {
-        "status": "done",
-        "top1": last["top1"],
-        "top5": last["top5"],
-        "top1_without_ema": last["top1_without_ema"],
-        "val_loss": last["val_loss"],
-        "train_loss": last["train_loss"],
-        "delta_top1": None if before is None else last["top1"] - before,
-        "images_per_second": last["images_per_second"],
-        "seconds": session.seconds,
-    }
-
-
-def _describe(session: Session, fingerprint: str) -> Result:
-    """What the run is, in the order in which people read it; the outcome is filled in at the end."""
-    experiment, found = session.experiment, session.found
-    counts = decisive(experiment, fingerprint)
-    counted = cost_of(experiment, len(found.classes))
-    return {
-        "run": session.folder.path.name,
-        "study": experiment.study.name,
-        "step": plain(experiment.step),
-        "scale": experiment.scale.name,
-        "seed": experiment.seed,
-        "status": "running",
-        "top1": None,
-        "top5": None,
-        "top1_without_ema": None,
-        "val_loss": None,
-        "train_loss": None,
-        "delta_top1": None,
-        "gmacs": counted.conv_linear / 1e9,
-        "gmacs_total": None if experiment.reference else counted.total / 1e9,  # of a reference norms are not counted
-        "params_m": counted.params / 1e6,
-        "activations_m": counted.activations / 1e6,
-        "images_per_second": None,
-        "seconds": session.seconds,
-        "device": _device_name(session.ranks.device),
-        "processes": session.ranks.world,
-        "precision": session.precision.value,
-        "pipeline": session.data.name.value,
-        "compiled": session.compiled.value,
-        "threads": torch.get_num_threads(),
-        "recipe_name": experiment.recipe.name,
-        "model": counts["model"],
-        "data": {**counts["data"], "classes": len(found.classes), "train": found.train.size, "val": found.val.size},
-        "recipe": counts["recipe"],
-        **provenance(),
-    }
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 def _log_to(folder: RunFolder) -> logging.Handler:

@@ -579,7 +579,8 @@ def test_a_fault_is_refused_without_torch(tiny_images, tmp_path):
     (tiny_images / "train" / "cat" / "0.png").write_bytes(b"")
     line = ["run", "+step=gelu", "data=folder", f"data.path={tiny_images}", "recipe.batch_size=4"]
     program = (
-        "import sys; sys.modules['torch'] = None; from roadmap.run import __main__ as run; from roadmap.base.console import exits; "
+        "import sys; sys.modules['torch'] = None; from roadmap.run import __main__ as run; "
+        "from roadmap.base.console import exits; "
         f"sys.argv[:] = {line!r}; exits(run.main)()"
     )
     (tmp_path / "here").mkdir()
