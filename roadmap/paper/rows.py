@@ -9,6 +9,8 @@ from pathlib import Path
 
 TABLE = Path(__file__).with_name("convnext_roadmap.csv")
 
+METRIC, HEADING = "top1", "top-1, %"  # what the paper compares its networks by: the key in our tables, and in words
+
 REFERENCES = {"swin_tiny_patch4_window7_224": "swin_t", "swin_base_patch4_window7_224": "swin_b"}  # timm's names, the table's
 
 
@@ -18,8 +20,8 @@ class PaperRow:
 
     scale: str
     step: str
-    top1: float
-    top1_std: float | None  # over three seeds; one seed at scale base
+    score: float  # top-1 in percent
+    score_std: float | None  # over three seeds; one seed at scale base
     gflops_printed: float
     misprint: bool  # the printed multiply-adds are not those of the model
     gmacs: float  # computed from the model where it is one of the roadmap's; Figure 2 agrees with it in every row
@@ -39,12 +41,17 @@ def paper_row(scale: str, step: str) -> PaperRow | None:
     return paper_rows().get((scale, REFERENCES.get(step, step)))
 
 
+def paper_scale(scale: str) -> str:
+    """The paper trained two scales; every other one of ours stands beside its first."""
+    return "base" if scale == "base" else "tiny"
+
+
 def _row(line: dict[str, str]) -> PaperRow:
     return PaperRow(
         scale=line["scale"],
         step=line["step"],
-        top1=float(line["top1_mean"]),
-        top1_std=float(line["top1_std"]) if line["top1_std"] else None,
+        score=float(line["top1_mean"]),
+        score_std=float(line["top1_std"]) if line["top1_std"] else None,
         gflops_printed=float(line["gflops_printed"]),
         misprint="misprint" in line["note"],
         gmacs=float(line["gmacs_conv_linear"] or line["gflops_printed"]),

@@ -22,8 +22,7 @@ from roadmap.base.files import PARTIAL, remove_partial, write_whole
 from roadmap.base.redaction import hide
 from roadmap.config.identity import described, identity
 from roadmap.config.schema import Experiment
-from roadmap.record.result import SHARED, Result
-from roadmap.record.study import study_rows
+from roadmap.record.result import RunResult, dump_result, load_result
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,11 @@ class RunFolder:
         return self.path / "log.txt"
 
     @property
+    def result_file(self) -> Path:
+        """What came out."""
+        return self.path / "result.json"
+
+    @property
     def history_file(self) -> Path:
         """One line of JSON for each epoch."""
         return self.path / "history.jsonl"
@@ -71,6 +75,7 @@ class RunFolder:
                 mine = held.enter_context(claim(self.path / "claim"))
                 for folder in (self.path, self.checkpoints):
                     remove_partial(folder)
+                self._set_aside_torn()
             except OSError as error:
                 raise Refused(f"{self.path} cannot be written: {error}") from error
             yield replace(self, claim=mine)
@@ -81,7 +86,7 @@ class RunFolder:
         result = self.result() if any(path.exists() for path in left) else None
         if result is not None:
             with suppress(Held, Refused), self.claimed():
-                if result["status"] == "done":
+                if result.done:
                     shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def holder(self) -> str | None:
@@ -105,20 +110,21 @@ class RunFolder:
         except OSError as error:
             raise Refused(f"output={experiment.output}: {self.path} cannot be written: {error}") from error
 
-    def result(self) -> Result | None:
-        """What came out, if the run is done; a torn file is set aside as `.corrupt` and the run counts as not done."""
-        file = self.path / "result.json"
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            return content if isinstance(content, dict) else None
-        except FileNotFoundError:
-            return None
-        except ValueError:
-            file.replace(file.with_suffix(".json.corrupt"))
-            return None
+    def result(self) -> RunResult | None:
+        """What came out, if the run is done; a file that was cut off counts as none.
 
-    def write_result(self, result: Result) -> None:
-        """Write the result, whole or not at all, and once.
+        Raises:
+            Refused: for a result of another format.
+
+        """
+        try:
+            content = json.loads(self.result_file.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return None
+        return load_result(content, self.result_file)
+
+    def write_result(self, result: RunResult) -> None:
+        """Write the result, atomically and once.
 
         Raises:
             Held: where another process has taken this run over, or has written its result.
@@ -126,12 +132,21 @@ class RunFolder:
 
         """
         self.check_claim()
+        content = json.dumps(hide(dump_result(result)), indent=2, ensure_ascii=False) + "\n"
         try:
-            write_whole(self.path / "result.json", json.dumps(hide(result), indent=2, ensure_ascii=False) + "\n", once=True)
+            write_whole(self.result_file, content, once=True)
         except FileExistsError as error:
             raise Held(f"{self.path}: its result was written by another process; it stays as it is") from error
         except OSError as error:
             raise StorageFault(f"{self.path}: the result could not be written: {error}") from error
+
+    def _set_aside_torn(self) -> None:
+        """Make way for a result where there is a file that holds none; only for who holds the lock."""
+        with suppress(FileNotFoundError):
+            try:
+                json.loads(self.result_file.read_text(encoding="utf-8"))
+            except ValueError:
+                self.result_file.replace(self.result_file.with_suffix(".json.corrupt"))
 
     def copy_record(self, other: RunFolder) -> None:
         """Take over what another study's folder says of the same run; its weights stay there."""
@@ -144,9 +159,7 @@ class RunFolder:
         except OSError as error:
             raise StorageFault(f"{self.path}: could not be written: {error}") from error
         study = self.path.parent.parent.name
-        self.write_result(
-            {**result, "run": self.path.name, "study": study, "trained_in": result.get("trained_in", result["study"])}
-        )
+        self.write_result(replace(result, run=self.path.name, study=study, trained_in=result.trained_in or result.study))
 
     def history(self) -> list[dict[str, Any]]:
         """The epochs so far; a torn last line is left out."""
@@ -157,6 +170,10 @@ class RunFolder:
         except (FileNotFoundError, ValueError):
             pass
         return lines
+
+    def curves(self, score: str) -> list[list[float | None]]:
+        """Of each epoch: training loss, validation loss, and the score of this name."""
+        return [[line[key] for key in ("train_loss", "val_loss", score)] for line in self.history()]
 
     def add_epoch(self, line: dict[str, Any]) -> None:
         """Write down one epoch, in place of an earlier attempt at it and all that came after."""
@@ -171,20 +188,3 @@ class RunFolder:
 def runs_folder(experiment: Experiment) -> Path:
     """Where the runs of a study lie."""
     return Path(experiment.output).absolute() / experiment.study.name / "runs"
-
-
-def parent_top1(folder: RunFolder, result: Result) -> float | None:
-    """Top-1 of the run with the same seed that this one is compared with, where one such run is done and no other."""
-    found = [other for other in (RunFolder(path).result() for path in _compared_with(folder, result)) if other]
-    scores = [other["top1"] for other in found if all(other.get(key) == result.get(key) for key in (*SHARED, "seed"))]
-    known = [score for score in scores if score is not None]
-    return float(known[0]) if len(known) == 1 else None
-
-
-def _compared_with(folder: RunFolder, result: Result) -> Iterator[Path]:
-    """Runs of the row that the study compares this run's row with; where no study lists the run, those of the parent step."""
-    rows, runs = study_rows(folder.path.parent.parent), folder.path.parent
-    mine = next((row for row in rows if folder.path.name in row["runs"]), None)
-    if mine is None:
-        return runs.glob(f"{result['step']['parent']}-s{result['seed']}-*")
-    return (runs / name for row in rows if row["name"] == mine["parent"] for name in row["runs"])

@@ -1,11 +1,112 @@
-"""What came out of a run."""
+"""What came out of a run: the one form of `result.json` and of a line of `records.jsonl`. No torch here."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
-Result = dict[str, Any]
-
+from roadmap.base.errors import Refused
+from roadmap.config.schema import StepConfig
+from roadmap.record.formats import FORMAT, Content, current, upgraded_result
 
 # What must be equal in results that are compared; the model is what a study varies.
-SHARED = ("scale", "data", "recipe", "precision", "pipeline")
+SHARED = ("metric", "scale", "data", "recipe", "precision", "pipeline")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """The score that runs are compared by."""
+
+    key: str  # of the score in a result, in the history and in tables: top1
+    label: str  # as people write it: top-1
+    unit: str  # %
+    higher_is_better: bool = True
+
+    @property
+    def heading(self) -> str:
+        """Over a column or beside an axis: top-1, %."""
+        return f"{self.label}, {self.unit}"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A run and its outcome, in the order in which people read it; None is what is not known, or not yet."""
+
+    run: str  # the name of its folder
+    study: str
+    step: StepConfig
+    scale: str
+    seed: int
+    metric: Metric
+    status: str = "running"  # running, done or diverged
+    reason: str = ""  # why it diverged
+    scores: dict[str, float | None] = field(default_factory=dict)  # of the final epoch, never the best; none unless done
+    train_loss: float | None = None
+    gmacs: float | None = None  # multiply-adds of convolutions and linear layers for one image, in G (1e9)
+    gmacs_total: float | None = None  # norms and pooling too; of steps only
+    params_m: float | None = None  # parameters, in M (1e6)
+    activations_m: float | None = None  # elements that convolutions and linear layers put out, in M
+    images_per_second: float | None = None  # in training
+    seconds: float | None = None  # of training and evaluation, over all attempts
+    device: str | None = None
+    processes: int | None = None
+    precision: str | None = None
+    pipeline: str | None = None
+    compiled: str | None = None
+    threads: int | None = None
+    recipe_name: str | None = None
+    model: Content = field(default_factory=dict)  # these three: what the run's identity depends on
+    data: Content = field(default_factory=dict)
+    recipe: Content = field(default_factory=dict)
+    versions: dict[str, str | None] = field(default_factory=dict)
+    git: Content = field(default_factory=dict)
+    trained_in: str | None = None  # the study whose result this is a copy of
+
+    @property
+    def done(self) -> bool:
+        """Whether it was trained to its end."""
+        return self.status == "done"
+
+    @property
+    def score(self) -> float | None:
+        """The final epoch's value of the metric; None unless done."""
+        return self.scores.get(self.metric.key)
+
+    @property
+    def final(self) -> str:
+        """The final score in words: top-1 92.44 %."""
+        return f"{self.metric.label} {self.score:.2f} {self.metric.unit}"
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hex digits, to tell whether another place has this result."""
+        return hashlib.sha256(json.dumps(dump_result(self), sort_keys=True).encode()).hexdigest()[:16]
+
+    def comparable(self, other: RunResult) -> bool:
+        """Whether the two differ in nothing but the network and the seed."""
+        return all(getattr(self, key) == getattr(other, key) for key in SHARED)
+
+
+def dump_result(result: RunResult) -> Content:
+    """A result as JSON holds it."""
+    return {"format": FORMAT, **asdict(result)}
+
+
+def load_result(content: Any, file: Path) -> RunResult:
+    """A result from JSON, of this format or of format 1; `file` is where it is from.
+
+    Raises:
+        Refused: for a file of another format, or one that holds no result.
+
+    """
+    known = current(content, file, upgraded_result)
+    names = {entry.name: entry for entry in fields(RunResult)}
+    required = {name for name, entry in names.items() if entry.default is MISSING and entry.default_factory is MISSING}
+    wrong = sorted(known.keys() - names.keys()) + sorted(required - known.keys())
+    if wrong:
+        raise Refused(f"{file}: not the result of a run: {', '.join(wrong)} should {'not ' * (wrong[0] in known)}be in it")
+    step = {entry.name: known["step"].get(entry.name, entry.default) for entry in fields(StepConfig)}
+    return RunResult(**{**known, "step": StepConfig(**step), "metric": Metric(**known["metric"])})

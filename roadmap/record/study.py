@@ -1,18 +1,24 @@
-"""A study's plan as its file tells it."""
+"""A study's plan: the one form of `study.json`. What it asks, the rows of its table, and the runs of each. No torch here."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import dataclasses
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from roadmap.base.files import read_object
+from roadmap.base.console import printable
+from roadmap.base.errors import Refused
+from roadmap.base.files import write_whole
+from roadmap.base.redaction import hide
+from roadmap.config.schema import ScaleConfig
+from roadmap.record.formats import FORMAT, Content, current, upgraded_plan
+from roadmap.record.result import Metric
 
-
-def study_rows(folder: Path) -> list[dict[str, Any]]:
-    """The rows that a study's `study.json` lists; none where there is no such file."""
-    rows = read_object(folder / "study.json").get("rows")
-    return [row for row in rows if isinstance(row, dict) and "runs" in row] if isinstance(rows, list) else []
+FILE = "study.json"
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Effect:
-    """A weighted sum of the variants' mean accuracies; the weights add up to 0.
+    """A weighted sum of the variants' mean scores; the weights add up to 0.
 
     Where it is a mean over sampled orders, `parts` are the weights within each pair of orders: how much they vary is the
     effect's uncertainty, in which the seeds' noise is contained.
@@ -46,3 +52,155 @@ class Effect:
     label: str
     weights: dict[str, float]
     parts: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class PlannedRow:
+    """A row of the table: its variant, the toggles in which it differs from its parent, and its runs by seed."""
+
+    variant: Variant
+    toggles: tuple[str, ...]
+    runs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One cell of the plan; rows of one network share their runs."""
+
+    name: str
+    seed: int
+    index: int  # of the row
+    row: PlannedRow
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """What a study trains and asks."""
+
+    study: str
+    question: str
+    kind: str
+    scale: ScaleConfig
+    data: str
+    image_size: int  # pixels
+    epochs: int
+    recipe: str
+    seeds: tuple[int, ...]
+    rows: tuple[PlannedRow, ...]
+    effects: tuple[Effect, ...]
+    metric: Metric
+
+    @property
+    def variants(self) -> list[Variant]:
+        """The rows' variants, in order."""
+        return [row.variant for row in self.rows]
+
+    @property
+    def measured_on(self) -> str:
+        """What the numbers were measured on, in a few words."""
+        return f"{self.data} {self.image_size} px, {self.epochs} epoch{'s' * (self.epochs != 1)}"
+
+    @property
+    def ends(self) -> str:
+        """The networks that the roadmap leads from and to."""
+        return f"{self.scale.start} to {self.scale.end}"
+
+    def planned(self) -> Iterator[PlannedRun]:
+        """Every run of every row, row by row."""
+        for index, row in enumerate(self.rows):
+            for name, seed in zip(row.runs, self.seeds, strict=False):
+                yield PlannedRun(name, seed, index, row)
+
+    @cached_property
+    def runs(self) -> dict[str, PlannedRun]:
+        """Every run once, by its name, in the order of the rows: the first row that it belongs to."""
+        runs: dict[str, PlannedRun] = {}
+        for run in self.planned():
+            runs.setdefault(run.name, run)
+        return runs
+
+    def row(self, name: str) -> PlannedRow:
+        """The row of this name."""
+        return next(row for row in self.rows if row.variant.name == name)
+
+
+def write_plan(folder: Path, plan: StudyPlan) -> None:
+    """Write `study.json` into a study's folder.
+
+    Raises:
+        OSError: where the folder cannot be written.
+
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / FILE, json.dumps(hide(dump_plan(plan)), indent=2, ensure_ascii=False) + "\n")
+
+
+def read_plan(folder: Path) -> StudyPlan:
+    """The plan in a study's folder.
+
+    Raises:
+        Refused: where there is none that can be read, or one of another format.
+
+    """
+    file = folder / FILE
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise Refused(f"{folder}: no study to report: {FILE} cannot be read ({error})") from error
+    return load_plan(content, file)
+
+
+def find_plan(folder: Path) -> StudyPlan | None:
+    """The plan in a folder that may be no study's, or one that is being written."""
+    try:
+        return read_plan(folder)
+    except Refused:
+        return None
+
+
+def dump_plan(plan: StudyPlan) -> Content:
+    """A plan as JSON holds it."""
+    about = {entry.name: getattr(plan, entry.name) for entry in dataclasses.fields(plan)}
+    rows = [{**asdict(row.variant), "toggles": row.toggles, "runs": row.runs} for row in plan.rows]
+    effects = [asdict(effect) for effect in plan.effects]
+    return {
+        "format": FORMAT,
+        **about,
+        "scale": asdict(plan.scale),
+        "rows": rows,
+        "effects": effects,
+        "metric": asdict(plan.metric),
+    }
+
+
+def load_plan(content: Any, file: Path) -> StudyPlan:
+    """A plan from JSON, of this format or of format 1; what people read of it is made safe for any terminal.
+
+    Raises:
+        Refused: for a file of another format, or one that holds no plan.
+
+    """
+    about = current(content, file, upgraded_plan)
+    if "rows" not in about:
+        raise Refused(f"{file}: of an earlier form; the same roadmap.sweep command writes it anew")
+    try:
+        return StudyPlan(
+            **{
+                **about,
+                "scale": ScaleConfig(**about["scale"]),
+                "data": printable(about["data"]),
+                "seeds": tuple(about["seeds"]),
+                "rows": tuple(map(_row, about["rows"])),
+                "effects": tuple(Effect(**effect | {"label": printable(effect["label"])}) for effect in about["effects"]),
+                "metric": Metric(**about["metric"]),
+            }
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise Refused(f"{file}: not the plan of a study ({error})") from error
+
+
+def _row(content: Content) -> PlannedRow:
+    about = {entry.name: content[entry.name] for entry in dataclasses.fields(Variant) if entry.name in content}
+    about |= {key: printable(content[key]) for key in ("label", "group") if key in content}
+    about["overrides"] = tuple(about.get("overrides", ()))
+    return PlannedRow(Variant(**about), tuple(content["toggles"]), tuple(content["runs"]))

@@ -21,7 +21,7 @@ def main() -> int:
         "--html", type=Path, nargs="?", const=Path(), metavar="FILE", help="write the page too: one file (FOLDER/page.html)"
     )
     parser.add_argument(
-        "--columns", default="", metavar="KEY,...", help="columns of the table, table.md and table.tex, e.g. label,top1,delta"
+        "--columns", default="", metavar="KEY,...", help="columns of the table, table.md and table.tex, e.g. label,delta,verdict"
     )
     parser.add_argument(
         "--behind", type=Path, metavar="FOLDER", help="a study of a larger scale, in grey behind the first in the figure"
@@ -30,7 +30,7 @@ def main() -> int:
     parser.add_argument("--paper", type=Path, metavar="FILE", help="draw the paper's own numbers the same way: svg, png or pdf")
     arguments = parser.parse_args()
     if arguments.power is not None and not 0 < arguments.power <= 100:
-        raise Refused(f"--power {arguments.power}: must be above 0 and at most 100 points of top-1")
+        raise Refused(f"--power {arguments.power}: must be above 0 and at most 100 points")
     if arguments.paper and (arguments.paper.suffix not in (".svg", ".png", ".pdf") or not arguments.paper.parent.is_dir()):
         raise Refused(f"--paper {arguments.paper}: must be a file in a folder that is there, of type .svg, .png or .pdf")
     folder, columns = arguments.folder, [key for key in arguments.columns.split(",") if key]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from roadmap.paper.rows import paper_row
+from roadmap.paper.rows import paper_row, paper_scale
 from roadmap.report.records import Study
 from roadmap.report.statistics import LEVEL, Analysis
 
@@ -37,16 +37,16 @@ class Agreement:
 
 def agreement(study: Study, analysis: Analysis) -> Agreement | None:
     """Compare the differences of the roadmap's steps to their parents; None where there are too few or other studies."""
-    if study.about["kind"] != "roadmap":
+    if study.plan.kind != "roadmap":
         return None
-    scale = "base" if study.about["scale"]["name"] == "base" else "tiny"
+    scale, variants = paper_scale(study.plan.scale.name), {variant.name: variant for variant in study.plan.variants}
     ours, theirs = [], []
     for estimate in analysis.estimates:
-        variant = next(v for v in study.variants if v.name == estimate.effect.name)
+        variant = variants[estimate.effect.name]
         paper, before = paper_row(scale, variant.name), paper_row(scale, variant.parent or "")
         if paper and before:
             ours.append(estimate.value)
-            theirs.append(paper.top1 - before.top1)
+            theirs.append(paper.score - before.score)
     if len(ours) < FEWEST:
         return None
     pairs = np.array([ours, theirs])

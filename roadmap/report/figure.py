@@ -22,7 +22,7 @@ from matplotlib.transforms import ScaledTranslation
 from roadmap.base.console import printable
 from roadmap.base.tables import cost_unit
 from roadmap.config.steps import known_steps
-from roadmap.paper.rows import PaperRow, paper_rows
+from roadmap.paper.rows import HEADING, PaperRow, paper_rows
 from roadmap.report.records import Study
 from roadmap.report.statistics import Analysis, Row
 
@@ -46,7 +46,7 @@ TIMELESS: dict[str, dict[str, None]] = {"svg": {"Date": None}, "png": {"Software
 
 @dataclass(frozen=True)
 class Bar:
-    """One row of the picture: top-1 in percent, multiply-adds in G."""
+    """One row of the picture: its score, and its multiply-adds in G."""
 
     name: str
     label: str
@@ -65,6 +65,7 @@ class Picture:
     """What a figure shows."""
 
     title: str
+    heading: str  # of the scores
     about: str  # what the numbers were measured on
     bars: tuple[Bar, ...]
     behind: tuple[Bar, ...] = ()  # of another scale, by the same names
@@ -73,22 +74,22 @@ class Picture:
 
 def picture(study: Study, analysis: Analysis, behind: tuple[Study, Analysis] | None = None) -> Picture:
     """The picture of a study, with another one behind it."""
-    scale = study.about["scale"]
-    by_step = study.about["kind"] == "roadmap"
-    title = printable(f"{scale['start']} to {scale['end']}, step by step" if by_step else study.about["question"])
+    plan = study.plan
+    title = printable(f"{plan.ends}, step by step" if plan.kind == "roadmap" else plan.question)
     bars = tuple(_bar(row) for row in analysis.rows)
     if behind is None:
-        return Picture(title, study.label, bars)
+        return Picture(title, plan.metric.heading, plan.measured_on, bars)
     other, theirs = behind
-    larger = other.about["scale"]
-    about = printable(f"{larger['start']} to {larger['end']}, {other.label}")
-    return Picture(title, study.label, bars, tuple(_bar(row) for row in theirs.rows), about)
+    about = printable(f"{other.plan.ends}, {other.plan.measured_on}")
+    return Picture(title, plan.metric.heading, plan.measured_on, bars, tuple(_bar(row) for row in theirs.rows), about)
 
 
 def paper_picture() -> Picture:
     """The paper's own numbers, both scales: its Figure 2."""
     title = "The paper's roadmap: ResNet-50 to ConvNeXt-T"
-    return Picture(title, "ImageNet-1K, 300 epochs", _paper_bars("tiny"), _paper_bars("base"), "ResNet-200 to ConvNeXt-B")
+    return Picture(
+        title, HEADING, "ImageNet-1K, 300 epochs", _paper_bars("tiny"), _paper_bars("base"), "ResNet-200 to ConvNeXt-B"
+    )
 
 
 def _bar(row: Row) -> Bar:
@@ -111,12 +112,12 @@ def _paper_bars(scale: str) -> tuple[Bar, ...]:
     printed: dict[str, PaperRow] = {step: row for (of, step), row in paper_rows().items() if of == scale}
     steps = known_steps()
     bars = [
-        Bar(step.name, step.label, step.group, step.adopted, mean=row.top1, std=row.top1_std, gmacs=round(row.gmacs, 2))
+        Bar(step.name, step.label, step.group, step.adopted, mean=row.score, std=row.score_std, gmacs=round(row.gmacs, 2))
         for step in steps.values()
         if (row := printed.get(step.name))
     ]
     swin = printed["swin_t" if scale == "tiny" else "swin_b"]
-    return (*bars, Bar("swin", "Swin", reference=True, mean=swin.top1, gmacs=round(swin.gmacs, 2)))
+    return (*bars, Bar("swin", "Swin", reference=True, mean=swin.score, gmacs=round(swin.gmacs, 2)))
 
 
 # --- drawing ---------------------------------------------------------------------------------------------------------
@@ -148,7 +149,7 @@ def saved(figure: Figure, kind: str) -> bytes:
 
 
 def _caption(shown: Picture) -> str:
-    lines = [f"top-1, % ({shown.about})"]
+    lines = [f"{shown.heading} ({shown.about})"]
     said = ["line: ± one standard deviation over seeds"] if any(bar.std is not None for bar in shown.bars) else []
     said += ["hatched: tried, not adopted"] if any(not bar.adopted for bar in shown.bars) else []
     lines += ["; ".join(said)] if said else []

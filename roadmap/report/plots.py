@@ -20,7 +20,6 @@ from roadmap.report.statistics import Analysis, Estimate, Row
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555", "#000000")
 DASHES = ("-", "--", ":")
 MOST_ROWS = 24  # whose names or curves can be told apart
-HISTORY = ("training loss", "validation loss", "top-1, %")  # what a record keeps of each epoch, in order
 
 
 def plots(study: Study, analysis: Analysis) -> dict[str, bytes]:
@@ -36,7 +35,7 @@ def plots(study: Study, analysis: Analysis) -> dict[str, bytes]:
 
 
 def _against(study: Study, rows: Sequence[Row], key: str, label_of_cost: str, compare: bool = True) -> bytes | None:
-    """Mean top-1 with its deviation over a cost of the row; points are numbered, a line joins what is compared."""
+    """Mean score with its deviation over a cost of the row; points are numbered, a line joins what is compared."""
     known = [(row, getattr(row, key), row.mean) for row in rows if row.mean is not None and getattr(row, key) is not None]
     if key == "gmacs":
         times, unit = cost_unit(cost for _, cost, _ in known)
@@ -60,13 +59,13 @@ def _against(study: Study, rows: Sequence[Row], key: str, label_of_cost: str, co
         names = "\n".join(f"{number}  {row.variant.label}" for number, (row, _, _) in enumerate(known, 1))
         axes.text(1.03, 1.0, names, transform=axes.transAxes, va="top", fontsize=9, linespacing=1.6, parse_math=False)
         axes.set_xlabel(label_of_cost)
-        axes.set_ylabel(f"top-1, % ({study.label}), ± one standard deviation", parse_math=False)
+        axes.set_ylabel(f"{study.plan.metric.heading} ({study.plan.measured_on}), ± one standard deviation", parse_math=False)
         axes.margins(x=0.08)
         return saved(_plain(figure, axes), "svg")
 
 
 def _curves(study: Study, rows: Sequence[Row]) -> bytes | None:
-    """Mean over seeds of each epoch, with a band of one standard deviation: top-1 and validation loss."""
+    """Mean over seeds of each epoch, with a band of one standard deviation: score and validation loss."""
     found = [(row, _history(study, row)) for row in rows]
     curves = [(row, history) for row, history in found if history is not None]
     if not 1 <= len(curves) <= MOST_ROWS:
@@ -78,17 +77,19 @@ def _curves(study: Study, rows: Sequence[Row]) -> bytes | None:
                 _curve(axes, history[:, :, column], row.variant.label, number)
             axes.set_xlabel("epoch")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-            axes.set_ylabel(HISTORY[column])
+            axes.set_ylabel(("training loss", "validation loss", study.plan.metric.heading)[column])
             _plain(figure, axes)
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9, frameon=False)
-        figure.suptitle(f"{study.label}: mean over seeds, band of ± one standard deviation", x=0.02, ha="left", parse_math=False)
+        figure.suptitle(
+            f"{study.plan.measured_on}: mean over seeds, band of ± one standard deviation", x=0.02, ha="left", parse_math=False
+        )
         return saved(figure, "svg")
 
 
 def _history(study: Study, row: Row) -> np.ndarray[Any, Any] | None:
     """(seeds, epochs, 3) of the runs that have every epoch."""
-    histories = [result["history"] for result in study.of(row.variant) if result["status"] == "done" and result["history"]]
+    histories = [study.histories[result.run] for result in study.of(row.variant.name) if result.done]
     length = max(map(len, histories), default=0)
     whole = [history for history in histories if len(history) == length]
     return np.array(whole, dtype=float) if whole else None
@@ -119,16 +120,20 @@ def _effects(study: Study, estimates: Sequence[Estimate]) -> bytes | None:
             )
         axes.set_yticks(range(len(estimates)), [estimate.effect.label for estimate in estimates], parse_math=False)
         axes.set_ylim(len(estimates) - 0.4, -0.6)
-        axes.set_xlabel(f"points of top-1 ({study.label}), 95 % interval; filled: resolved by Holm's procedure", parse_math=False)
+        axes.set_xlabel(
+            f"points of {study.plan.metric.label} ({study.plan.measured_on}), 95 % interval; "
+            "filled: resolved by Holm's procedure",
+            parse_math=False,
+        )
         return saved(_plain(figure, axes), "svg")
 
 
 def _interactions(study: Study, analysis: Analysis) -> bytes | None:
     """What two changes do together beyond what each does alone, as a matrix; the diagonal is each alone."""
-    if study.about["kind"] != "interactions":
+    if study.plan.kind != "interactions":
         return None
-    names = [effect.name for effect in study.effects if "*" not in effect.name]
-    labels = {effect.name: effect.label for effect in study.effects}
+    names = [effect.name for effect in study.plan.effects if "*" not in effect.name]
+    labels = {effect.name: effect.label for effect in study.plan.effects}
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(2.5 + 0.8 * len(names), 1.8 + 0.7 * len(names)), layout="constrained")
         axes = figure.add_subplot()
@@ -145,7 +150,11 @@ def _interactions(study: Study, analysis: Analysis) -> bytes | None:
         axes.imshow(values, cmap="PuOr", vmin=-2 * most, vmax=2 * most)  # half of the colours: words stay readable on them
         axes.set_xticks(range(len(names)), [labels[name] for name in names], rotation=45, ha="right", parse_math=False)
         axes.set_yticks(range(len(names)), [labels[name] for name in names], parse_math=False)
-        axes.set_title("points of top-1: alone (diagonal), and beyond the sum of both; * resolved", fontsize=10, loc="left")
+        axes.set_title(
+            f"points of {study.plan.metric.label}: alone (diagonal), and beyond the sum of both; * resolved",
+            fontsize=10,
+            loc="left",
+        )
         return saved(figure, "svg")
 
 

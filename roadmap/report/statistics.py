@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from roadmap.record.study import Effect, Variant
+from roadmap.record.study import Effect, PlannedRow, Variant
 from roadmap.report.records import Study
 
 LEVEL = 0.95
@@ -29,11 +29,11 @@ SEEDS_MATTER, LEAST_ROWS = 0.01, 3  # p of the F test, and rows it needs, before
 
 @dataclass(frozen=True)
 class Row:
-    """A variant's numbers: top-1 in percent."""
+    """A variant's numbers: its scores, in the unit of the study's metric."""
 
     variant: Variant
     seeds: tuple[int, ...]  # planned
-    values: tuple[float, ...]  # top-1 of the runs that finished
+    values: tuple[float, ...]  # scores of the runs that finished
     by_seed: Mapping[int, float]
     diverged: int
     gmacs: float | None
@@ -42,7 +42,7 @@ class Row:
 
     @property
     def mean(self) -> float | None:
-        """Mean top-1; None without a finished run."""
+        """Mean score; None without a finished run."""
         return statistics.fmean(self.values) if self.values else None
 
     @property
@@ -103,16 +103,16 @@ class Analysis:
 
 def analyse(study: Study) -> Analysis:
     """Compute every row and every effect."""
-    rows = {variant.name: _row(study, variant) for variant in study.variants}
+    rows = {row.variant.name: _row(study, row) for row in study.plan.rows}
     noise = estimate_noise([row.by_seed for row in rows.values() if not row.variant.reference])
     means = {name: row.mean for name, row in rows.items() if row.mean is not None}
     counts = {name: len(row.values) for name, row in rows.items()}
-    known = [effect for effect in study.effects if effect.weights.keys() <= means.keys()]
+    known = [effect for effect in study.plan.effects if effect.weights.keys() <= means.keys()]
     values = [weighted(effect.weights, means) for effect in known]
     errors = [standard_error(effect.weights, counts, noise) for effect in known]
     orders = any(effect.parts for effect in known)
     planned = {name: len(row.seeds) for name, row in rows.items()}
-    least = [standard_error(effect.weights, planned, noise) for effect in study.effects]
+    least = [standard_error(effect.weights, planned, noise) for effect in study.plan.effects]
     return Analysis(
         rows=tuple(rows.values()),
         estimates=tuple(estimate_orders(known, means, counts, noise) if orders else _estimates(known, values, errors, noise)),
@@ -123,18 +123,19 @@ def analyse(study: Study) -> Analysis:
     )
 
 
-def _row(study: Study, variant: Variant) -> Row:
-    results = study.of(variant)
-    done = [result for result in results if result["status"] == "done"]
-    speeds = [result["images_per_second"] for result in done if result["images_per_second"]]
+def _row(study: Study, row: PlannedRow) -> Row:
+    results = study.of(row.variant.name)
+    scores = {result.seed: result.score for result in results if result.done}
+    speeds = [result.images_per_second for result in results if result.done and result.images_per_second]
+    by_seed = {seed: score for seed, score in scores.items() if score is not None}
     return Row(
-        variant=variant,
-        seeds=tuple(study.about["seeds"]),
-        values=tuple(result["top1"] for result in done),
-        by_seed={result["seed"]: result["top1"] for result in done},
-        diverged=sum(result["status"] == "diverged" for result in results),
-        gmacs=results[0]["gmacs"] if results else None,
-        params_m=results[0]["params_m"] if results else None,
+        variant=row.variant,
+        seeds=study.plan.seeds,
+        values=tuple(by_seed.values()),
+        by_seed=by_seed,
+        diverged=sum(result.status == "diverged" for result in results),
+        gmacs=results[0].gmacs if results else None,
+        params_m=results[0].params_m if results else None,
         images_per_second=statistics.median(speeds) if speeds else None,
     )
 

@@ -7,14 +7,14 @@ from typing import Any
 
 from roadmap.base.errors import Refused, nearest
 from roadmap.base.tables import Column, as_csv, as_latex, as_markdown, latex_text, markdown_text
-from roadmap.paper.rows import paper_row
+from roadmap.paper.rows import HEADING, METRIC, PaperRow, paper_row, paper_scale
 from roadmap.report.agreement import agreement_note
 from roadmap.report.records import Study
 from roadmap.report.statistics import Analysis, Estimate, Noise, Row
 
 PAPER_EPOCHS = 300
 ASKED_FOR = {"images_per_second"}  # shown where it is named: it depends on what else the machine did, so tables would differ
-PRINTED = ("label", "top1", "delta", "verdict", "gmacs", "params_m", "paper_top1", "paper_delta")  # where none are named
+PAPER = tuple(f"paper_{key}" for key in (METRIC, "delta", "gmacs"))
 SPEEDS = (  # of bench.csv, where there is one
     ("ours_train", "training, img/s", "{:.4g}"),
     ("ours_inference", "inference, img/s", "{:.4g}"),
@@ -22,11 +22,6 @@ SPEEDS = (  # of bench.csv, where there is one
     ("ours_memory_gib", "peak memory in training, GiB", "{:.2f}"),
     ("share_of_peak", "share of peak", "{:.1%}"),
 )
-
-
-def paper_scale(study: Study) -> str:
-    """The paper trained two scales; a smaller one of ours stands beside its first."""
-    return "base" if study.about["scale"]["name"] == "base" else "tiny"
 
 
 def table_columns(study: Study, keys: Sequence[str] = ()) -> tuple[Column, ...]:
@@ -43,12 +38,18 @@ def table_columns(study: Study, keys: Sequence[str] = ()) -> tuple[Column, ...]:
     return tuple(every[key] for key in keys or every if keys or key not in ASKED_FOR)
 
 
+def _printed(study: Study) -> tuple[str, ...]:
+    """The columns in print, where none are named."""
+    return ("label", study.plan.metric.key, "delta", "verdict", "gmacs", "params_m", *PAPER[:2])
+
+
 def _every_column(study: Study) -> tuple[Column, ...]:
-    ends = {"tiny": "ResNet-50 to ConvNeXt-T", "base": "ResNet-200 to ConvNeXt-B"}[paper_scale(study)]
+    ends = {"tiny": "ResNet-50 to ConvNeXt-T", "base": "ResNet-200 to ConvNeXt-B"}[paper_scale(study.plan.scale.name)]
+    metric, (score, delta, gmacs) = study.plan.metric, PAPER
     paper = f"paper, {ends}, ImageNet-1K, {PAPER_EPOCHS} epochs"
     return (
-        Column("label", "step" if study.about["kind"] == "roadmap" else "row"),
-        Column("top1", f"{study.label}: top-1, %", short="top-1, %"),
+        Column("label", "step" if study.plan.kind == "roadmap" else "row"),
+        Column(metric.key, f"{study.plan.measured_on}: {metric.heading}", short=metric.heading),
         Column("seeds", "n"),
         Column("delta", f"difference to {_compared_with(study)} [95 % interval]", short="Δ [95 % interval]"),
         Column("p", "p (Holm)"),
@@ -57,16 +58,16 @@ def _every_column(study: Study) -> tuple[Column, ...]:
         Column("params_m", "parameters, M", "{:.2f}", "params, M"),
         Column("images_per_second", "training of these runs, img/s", "{:.4g}", "img/s"),
         *(Column(key, heading, form) for key, heading, form in SPEEDS),
-        Column("paper_top1", f"{paper}: top-1, %", short="paper, %"),
-        Column("paper_delta", "its difference", "{:+.2f}", "its Δ"),
-        Column("paper_gmacs", "its multiply-adds, G", "{:.2f}", "its MACs, G"),
+        Column(score, f"{paper}: {HEADING}", short="paper, %"),
+        Column(delta, "its difference", "{:+.2f}", "its Δ"),
+        Column(gmacs, "its multiply-adds, G", "{:.2f}", "its MACs, G"),
     )
 
 
 def _compared_with(study: Study) -> str:
-    parents = {variant.parent: variant for variant in study.variants if variant.parent}
+    parents = {variant.parent for variant in study.plan.variants if variant.parent}
     if len(parents) == 1:
-        return next(variant.label for variant in study.variants if variant.name in parents)
+        return next(variant.label for variant in study.plan.variants if variant.name in parents)
     return "its parent"
 
 
@@ -76,22 +77,31 @@ def table_rows(study: Study, analysis: Analysis) -> list[dict[str, Any]]:
 
 
 def _row(study: Study, row: Row, estimate: Estimate | None) -> dict[str, Any]:
-    scale, variant = paper_scale(study), row.variant
-    paper = paper_row(scale, variant.name)
-    before = paper_row(scale, variant.parent) if variant.parent else None
+    variant = row.variant
+    paper, before = _published(study, variant.name), _published(study, variant.parent)
     return {
         "label": variant.label + " (side branch)" * variant.side_branch,
-        "top1": _top1(row),
+        study.plan.metric.key: _score(row),
         "seeds": _seeds(row),
         **_effect(estimate),
         "gmacs": row.gmacs,
         "params_m": row.params_m,
         "images_per_second": row.images_per_second,
         **_speeds(study, variant.name),
-        "paper_top1": None if paper is None else f"{paper.top1:.2f}" + (f" ± {paper.top1_std:.2f}" if paper.top1_std else ""),
-        "paper_delta": paper.top1 - before.top1 if paper and before else None,
-        "paper_gmacs": paper.gmacs if paper else None,
+        **dict(zip(PAPER, _in_print(paper, before), strict=True)),
     }
+
+
+def _published(study: Study, row: str | None) -> PaperRow | None:
+    return paper_row(paper_scale(study.plan.scale.name), row) if row else None
+
+
+def _in_print(paper: PaperRow | None, before: PaperRow | None) -> tuple[str | None, float | None, float | None]:
+    """The paper's score with its deviation, its difference to the row before, its multiply-adds."""
+    if paper is None:
+        return None, None, None
+    deviation = f" ± {paper.score_std:.2f}" if paper.score_std else ""
+    return f"{paper.score:.2f}{deviation}", paper.score - before.score if before else None, paper.gmacs
 
 
 def _speeds(study: Study, step: str) -> dict[str, Any]:
@@ -99,7 +109,7 @@ def _speeds(study: Study, step: str) -> dict[str, Any]:
     return {key: measured.get(key) for key, _, _ in SPEEDS}
 
 
-def _top1(row: Row) -> str:
+def _score(row: Row) -> str:
     if row.mean is None:
         return "diverged" if row.diverged else "missing"
     return f"{row.mean:.2f}" + (f" ± {row.std:.2f}" if row.std is not None else "")
@@ -126,11 +136,11 @@ def _p(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def effect_columns() -> tuple[Column, ...]:
+def effect_columns(study: Study) -> tuple[Column, ...]:
     """The columns of the effects, where they are not those of single rows."""
     return (
         Column("label", "effect"),
-        Column("delta", "points of top-1 [95 % interval]"),
+        Column("delta", f"points of {study.plan.metric.label} [95 % interval]"),
         Column("p", "p (Holm)"),
         Column("verdict", "verdict"),
     )
@@ -138,48 +148,37 @@ def effect_columns() -> tuple[Column, ...]:
 
 def effect_rows(study: Study, analysis: Analysis) -> list[dict[str, Any]]:
     """One row an effect, for studies whose answer is not one difference a row; else none."""
-    if {effect.name for effect in study.effects} <= {variant.name for variant in study.variants}:
+    if {effect.name for effect in study.plan.effects} <= {variant.name for variant in study.plan.variants}:
         return []
-    known = {effect.name: analysis.estimate(effect.name) for effect in study.effects}
-    return [{"label": effect.label, **(_effect(known[effect.name]) or {"delta": "missing"})} for effect in study.effects]
-
-
-CSV_COLUMNS = tuple(
-    Column(key, key)
-    for key in (
-        "step", "parent", "label", "group", "adopted", "reference", "data", "epochs", "scale", "n", "diverged", "missing",
-        "top1_mean", "top1_std", "delta_top1", "delta_low", "delta_high", "p", "p_holm", "resolved", "gmacs_conv_linear",
-        "params_m", "images_per_second", *(key for key, _, _ in SPEEDS), "paper_top1", "paper_top1_std", "paper_gflops_printed",
-    )
-)  # fmt: skip
+    known = {effect.name: analysis.estimate(effect.name) for effect in study.plan.effects}
+    return [{"label": effect.label, **(_effect(known[effect.name]) or {"delta": "missing"})} for effect in study.plan.effects]
 
 
 def csv_rows(study: Study, analysis: Analysis) -> list[dict[str, Any]]:
     """One row a step, as programs read it: full precision, percent and points."""
-    rows = []
-    for row in analysis.rows:
-        variant, paper = row.variant, paper_row(paper_scale(study), row.variant.name)
-        rows.append(
-            {
-                "step": variant.name, "parent": variant.parent, "label": variant.label, "group": variant.group,
-                "adopted": variant.adopted, "reference": variant.reference,
-                "data": study.about["data"], "epochs": study.about["epochs"],
-                "scale": study.about["scale"]["name"], "n": len(row.values), "diverged": row.diverged,
-                "missing": row.missing, "top1_mean": row.mean, "top1_std": row.std,
-                **_effect_values(analysis.estimate(variant.name)),
-                "gmacs_conv_linear": row.gmacs, "params_m": row.params_m, "images_per_second": row.images_per_second,
-                **_speeds(study, variant.name),
-                "paper_top1": paper.top1 if paper else None, "paper_top1_std": paper.top1_std if paper else None,
-                "paper_gflops_printed": paper.gflops_printed if paper else None,
-            }
-        )  # fmt: skip
-    return rows
+    return [_csv_row(study, row, analysis.estimate(row.variant.name)) for row in analysis.rows]
 
 
-def _effect_values(estimate: Estimate | None) -> dict[str, Any]:
+def _csv_row(study: Study, row: Row, estimate: Estimate | None) -> dict[str, Any]:
+    plan, variant, paper = study.plan, row.variant, _published(study, row.variant.name)
+    return {
+        "step": variant.name, "parent": variant.parent, "label": variant.label, "group": variant.group,
+        "adopted": variant.adopted, "reference": variant.reference,
+        "data": plan.data, "epochs": plan.epochs, "scale": plan.scale.name,
+        "n": len(row.values), "diverged": row.diverged, "missing": row.missing,
+        f"{plan.metric.key}_mean": row.mean, f"{plan.metric.key}_std": row.std,
+        **_effect_values(study, estimate),
+        "gmacs_conv_linear": row.gmacs, "params_m": row.params_m, "images_per_second": row.images_per_second,
+        **_speeds(study, variant.name),
+        PAPER[0]: paper.score if paper else None, f"{PAPER[0]}_std": paper.score_std if paper else None,
+        "paper_gflops_printed": paper.gflops_printed if paper else None,
+    }  # fmt: skip
+
+
+def _effect_values(study: Study, estimate: Estimate | None) -> dict[str, Any]:
     low, high = (estimate.interval if estimate else None) or (None, None)
     return {
-        "delta_top1": estimate.value if estimate else None,
+        f"delta_{study.plan.metric.key}": estimate.value if estimate else None,
         "delta_low": low,
         "delta_high": high,
         "p": estimate.p if estimate else None,
@@ -188,28 +187,24 @@ def _effect_values(estimate: Estimate | None) -> dict[str, Any]:
     }
 
 
-EFFECT_COLUMNS = tuple(
-    Column(key, key) for key in ("effect", "label", "delta_top1", "delta_low", "delta_high", "p", "p_holm", "resolved")
-)
-
-
-def effects_csv(analysis: Analysis) -> str:
+def effects_csv(study: Study, analysis: Analysis) -> str:
     """`effects.csv`: every effect in full precision."""
-    rows = [{"effect": e.effect.name, "label": e.effect.label, **_effect_values(e)} for e in analysis.estimates]
-    return as_csv(rows, EFFECT_COLUMNS, "")
+    keys = ("effect", "label", *_effect_values(study, None))
+    rows = [{"effect": e.effect.name, "label": e.effect.label, **_effect_values(study, e)} for e in analysis.estimates]
+    return as_csv(rows, [Column(key, key) for key in keys], "")
 
 
 def notes(study: Study, analysis: Analysis) -> list[str]:
     """What a reader must know beside the table."""
-    scale = study.about["scale"]
+    plan = study.plan
     said = [
-        f"Ours: {scale['start']} to {scale['end']} (scale {scale['name']}) on {study.label}, recipe "
-        f"{study.about['recipe']}, final epoch, mean ± standard deviation over n seeds. The paper's numbers are "
+        f"Ours: {plan.ends} (scale {plan.scale.name}) on {plan.measured_on}, recipe "
+        f"{plan.recipe}, final epoch, mean ± standard deviation over n seeds. The paper's numbers are "
         f"ImageNet-1K's and not comparable with ours."
     ]
     if analysis.noise is None:
         said.append("With one seed a row there is no deviation: no difference can be resolved.")
-    elif any(effect.parts for effect in study.effects):
+    elif any(effect.parts for effect in study.plan.effects):
         said.append(_of_orders(study))
     elif analysis.estimates:
         said.append(_how(analysis, analysis.noise))
@@ -222,11 +217,11 @@ def notes(study: Study, analysis: Analysis) -> list[str]:
 
 
 def _of_orders(study: Study) -> str:
-    pairs = len(study.effects[0].parts)
+    pairs = len(study.plan.effects[0].parts)
     return (
         f"Effects, in points: what a change adds, averaged over {2 * pairs} orders ({pairs} drawn, each with its reverse): a "
         f"Shapley value. The interval is Student's; it holds how the {pairs} pairs vary and the runs' noise, that of shared runs "
-        f"too; resolved is what Holm's procedure tells from 0 among the {len(study.effects)}."
+        f"too; resolved is what Holm's procedure tells from 0 among the {len(study.plan.effects)}."
     )
 
 
@@ -260,11 +255,11 @@ def _measured(study: Study) -> str:
 def _mixed(study: Study) -> dict[str, list[str]]:
     """What should be the same in all runs and changes results little or not at all, where it is not the same."""
     seen: dict[str, set[str]] = {}
-    for result in study.results:
+    for result in study.results.values():
         about = {
-            "device": result.get("device"),
-            "torch": result.get("versions", {}).get("torch"),
-            "the code's commit": result.get("git", {}).get("commit"),
+            "device": result.device,
+            "torch": result.versions.get("torch"),
+            "the code's commit": result.git.get("commit"),
         }
         for what, value in about.items():
             seen.setdefault(what, set()).add(str(value))
@@ -274,7 +269,7 @@ def _mixed(study: Study) -> dict[str, list[str]]:
 def markdown(study: Study, analysis: Analysis, columns: Sequence[str] = ()) -> str:
     """`table.md`: the table and its notes."""
     effects = effect_rows(study, analysis)
-    tables = [as_markdown(effects, effect_columns(), "")] if effects else []
+    tables = [as_markdown(effects, effect_columns(study), "")] if effects else []
     tables.append(as_markdown(table_rows(study, analysis), table_columns(study, columns), ""))
     return "\n".join([*tables, *(f"{markdown_text(note)}\n" for note in notes(study, analysis))])
 
@@ -282,12 +277,13 @@ def markdown(study: Study, analysis: Analysis, columns: Sequence[str] = ()) -> s
 def latex(study: Study, analysis: Analysis, columns: Sequence[str] = ()) -> str:
     """`table.tex`: booktabs tables for a paper, with what a reader must know below them."""
     effects = effect_rows(study, analysis)
-    tables = [as_latex(effects, effect_columns(), "effects"), r"\medskip"] if effects else []
-    tables.append(as_latex(table_rows(study, analysis), table_columns(study, columns or PRINTED), study.about["question"]))
+    tables = [as_latex(effects, effect_columns(study), "effects"), r"\medskip"] if effects else []
+    tables.append(as_latex(table_rows(study, analysis), table_columns(study, columns or _printed(study)), study.plan.question))
     said = "\n".join(f"{latex_text(note)}\n" for note in notes(study, analysis))
     return "\n".join([*tables, r"\par\smallskip{\footnotesize", said.rstrip("\n"), r"\par}", ""])
 
 
 def csv_text(study: Study, analysis: Analysis) -> str:
     """`table.csv`."""
-    return as_csv(csv_rows(study, analysis), CSV_COLUMNS, "")
+    rows = csv_rows(study, analysis)
+    return as_csv(rows, [Column(key, key) for key in rows[0]], "")

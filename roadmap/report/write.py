@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from roadmap.base.claims import claim
 from roadmap.base.console import printable
@@ -14,6 +13,7 @@ from roadmap.base.tables import as_table
 from roadmap.report.records import Study, load, write_records
 from roadmap.report.statistics import Analysis, analyse
 from roadmap.report.table import (
+    PAPER,
     csv_text,
     effect_columns,
     effect_rows,
@@ -26,9 +26,6 @@ from roadmap.report.table import (
 )
 
 WAIT_SECONDS = 120.0
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def write_report(folder: Path, columns: Sequence[str] = (), behind: Path | None = None) -> str:
@@ -67,7 +64,7 @@ def _files(study: Study, analysis: Analysis, columns: Sequence[str], other: Stud
         "table.md": markdown(study, analysis, columns),
         "table.csv": csv_text(study, analysis),
         "table.tex": latex(study, analysis, columns),
-        "effects.csv": effects_csv(analysis),
+        "effects.csv": effects_csv(study, analysis),
         **{f"figure.{kind}": content for kind, content in drawn.items()},
         **plots(study, analysis),
     }
@@ -75,21 +72,8 @@ def _files(study: Study, analysis: Analysis, columns: Sequence[str], other: Stud
 
 def _for_terminal(study: Study, analysis: Analysis, columns: Sequence[str]) -> str:
     """The tables and their notes; the paper's columns only where they are asked for."""
-    question, effects = study.about["question"], effect_rows(study, analysis)
-    shown = [column for column in table_columns(study, columns) if columns or not column.key.startswith("paper_")]
-    tables = [as_table(effects, effect_columns(), question)] if effects else []
+    question, effects = study.plan.question, effect_rows(study, analysis)
+    shown = [column for column in table_columns(study, columns) if columns or not column.key not in PAPER]
+    tables = [as_table(effects, effect_columns(study), question)] if effects else []
     tables.append(as_table(table_rows(study, analysis), shown, "" if effects else question))
     return "\n".join([*tables, *map(printable, notes(study, analysis))])
-
-
-def frame(folder: Path) -> pd.DataFrame:
-    """A study's results as a pandas table, one row a run.
-
-    Columns: row, step, seed, status, top1, gmacs, params_m, images_per_second, history.
-    """
-    import pandas as pd
-
-    study = load(folder)
-    keys = ("seed", "status", "top1", "gmacs", "params_m", "images_per_second", "history")
-    rows = [(variant.name, result) for variant in study.variants for result in study.of(variant)]
-    return pd.DataFrame([{"row": name, "step": r["step"]["name"], **{key: r[key] for key in keys}} for name, r in rows])

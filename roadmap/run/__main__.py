@@ -30,7 +30,7 @@ from roadmap.config.overrides import check_override, config_folders, parse
 from roadmap.config.schema import Experiment
 from roadmap.data.images import sources
 from roadmap.record.folder import RunFolder, runs_folder
-from roadmap.record.result import Result
+from roadmap.record.result import RunResult
 from roadmap.run.preflight import check
 from roadmap.train.progress import CONSOLE
 
@@ -86,7 +86,7 @@ def _check_once_a_node(overrides: list[str], folders: Sequence[Path], multirun: 
             raise SystemExit(fault.exit_code) from None
 
 
-def start(experiment: Experiment) -> Result:
+def start(experiment: Experiment) -> RunResult:
     """Run one experiment in this process."""
     found = sources.check(experiment)
     fingerprint = sources.fingerprint(experiment.data, found)
@@ -102,15 +102,14 @@ def start(experiment: Experiment) -> Result:
     return execute(experiment, found, fingerprint)
 
 
-def summary(result: Result, experiment: Experiment) -> str:
+def summary(result: RunResult, experiment: Experiment) -> str:
     """What came out, in two lines."""
-    folder = runs_folder(experiment) / result["run"]
-    if result["status"] != "done":
-        return f"{result['run']}: {result['status']}, {result.get('reason', '')}\n{folder}"
+    folder = runs_folder(experiment) / result.run
+    if not result.done:
+        return f"{result.run}: {result.status}, {result.reason}\n{folder}"
     return (
-        f"{result['step']['name']}, seed {result['seed']}: top-1 {result['top1']:.2f} %, "
-        f"{result['gmacs']:.4f} G multiply-adds, {result['params_m']:.2f} M parameters, {result['seconds']:.0f} s\n"
-        f"{folder}"
+        f"{result.step.name}, seed {result.seed}: {result.final}, {result.gmacs:.4f} G multiply-adds, "
+        f"{result.params_m:.2f} M parameters, {result.seconds:.0f} s\n{folder}"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 
 from roadmap.base import processes
 from roadmap.base.errors import Diverged, StorageFault
@@ -14,7 +15,7 @@ from roadmap.config.checks import check_processes
 from roadmap.config.schema import Experiment
 from roadmap.data.images.sources import Inventory
 from roadmap.record.folder import RunFolder
-from roadmap.record.result import Result
+from roadmap.record.result import RunResult
 from roadmap.run.describe import describe, outcome
 from roadmap.tracking import tracker as tracking
 from roadmap.train import checkpoint
@@ -25,7 +26,7 @@ from roadmap.train.ranks import Ranks, process_group
 log = logging.getLogger("roadmap")
 
 
-def execute(experiment: Experiment, found: Inventory, fingerprint: str) -> Result:
+def execute(experiment: Experiment, found: Inventory, fingerprint: str) -> RunResult:
     """Train, evaluate and write down one run; a run that is done is read, not repeated.
 
     Raises:
@@ -58,7 +59,7 @@ def _follow(session: Session) -> None:
             pass
 
 
-def _write(experiment: Experiment, found: Inventory, folder: RunFolder, ranks: Ranks, fingerprint: str) -> Result:
+def _write(experiment: Experiment, found: Inventory, folder: RunFolder, ranks: Ranks, fingerprint: str) -> RunResult:
     folder.write_config(experiment)
     handler = _log_to(folder)
     try:
@@ -69,7 +70,7 @@ def _write(experiment: Experiment, found: Inventory, folder: RunFolder, ranks: R
         handler.close()
 
 
-def _train(session: Session, fingerprint: str, stop: Stop) -> Result:
+def _train(session: Session, fingerprint: str, stop: Stop) -> RunResult:
     experiment, folder = session.experiment, session.folder
     for said in session.resume():
         log.warning(said)
@@ -86,15 +87,15 @@ def _train(session: Session, fingerprint: str, stop: Stop) -> Result:
                 folder.add_epoch(line)
                 mirror.epoch(line)
                 log.info("epoch %(epoch)d  loss %(train_loss).4f  top-1 %(top1).2f %%", {**line, "epoch": line["epoch"] + 1})
-        result |= outcome(session, result)
+        result = outcome(session, result)
     except Diverged as error:
         log.error("%s", error)
-        result |= {"status": "diverged", "reason": str(error)}
+        result = replace(result, status="diverged", reason=str(error))
     finally:
         mirror.finish(result)
-    fault = _keep(session) if result["status"] == "done" else None
+    fault = _keep(session) if result.done else None
     folder.write_result(result)
-    if result["status"] == "done":
+    if result.done:
         shutil.rmtree(folder.checkpoints, ignore_errors=True)  # those of a diverged run show what it was before it diverged
     if fault is not None:
         raise fault

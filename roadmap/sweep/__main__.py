@@ -44,9 +44,9 @@ def main() -> int:
     places = carrier.places(found.first.runtime)
     room = f", {places} at a time" if places else ""
     found.write()
-    borrowed = sum(point.borrow() for point in chosen)
-    if borrowed:
-        print(f"{borrowed} runs are those of another study and are taken over from there")
+    reused = sum(point.reuse_result() for point in chosen)
+    if reused:
+        print(f"{reused} runs are those of another study and are taken over from there")
     waiting = [point for point in chosen if not point.done]
     print(f"{found.first.study.name}: {len(chosen)} runs, {len(chosen) - len(waiting)} done already{room}", flush=True)
     outcomes = run_all(waiting, carrier, arguments.retry_failed) if waiting else []
@@ -151,7 +151,7 @@ def run_once(waiting: list[Point], carrier: Engine) -> list[Outcome]:
 def _line(outcome: Outcome, number: int, total: int) -> str:
     experiment = outcome.point.experiment
     result = outcome.point.folder.result() if outcome.code == 0 else None
-    said = outcome.reason or (f"top-1 {result['top1']:.2f} %, {result['seconds']:.1f} s" if result else "")
+    said = outcome.reason or (f"{result.final}, {result.seconds:.1f} s" if result else "")
     return f"[{number}/{total}] {experiment.step.name} seed {experiment.seed}: {said}"
 
 

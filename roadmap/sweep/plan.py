@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from roadmap.base.errors import Held, Refused
-from roadmap.base.files import write_whole
-from roadmap.base.redaction import hide
 from roadmap.config.checks import check
 from roadmap.config.compose import with_toggles
 from roadmap.config.effects import ineffective_settings
-from roadmap.config.identity import plain
 from roadmap.config.overrides import config_folders, quoted
 from roadmap.config.schema import Experiment, ModelConfig, StudyKind
 from roadmap.config.steps import known_steps
@@ -24,9 +19,10 @@ from roadmap.data.images import sources
 from roadmap.model.check import compose_run
 from roadmap.model.layout import layout
 from roadmap.record.folder import RunFolder
-from roadmap.record.study import Variant
+from roadmap.record.study import PlannedRow, StudyPlan, Variant, write_plan
 from roadmap.run.preflight import check_output, check_reference
 from roadmap.sweep.design import Design, design, set_between
+from roadmap.tasks.metrics import METRICS
 
 
 @dataclass(frozen=True)
@@ -44,15 +40,18 @@ class Point:
         """Whether its result is there."""
         return self.folder.result() is not None
 
-    def elsewhere(self) -> RunFolder | None:
-        """The same run, done in another study under the same `output`."""
-        others = sorted(self.folder.path.parents[2].glob(f"*/runs/*-s{_same(self)}"))
-        found = (RunFolder(path) for path in others if path != self.folder.path)
-        return next((other for other in found if (result := other.result()) and result["status"] == "done"), None)
+    def result_elsewhere(self) -> RunFolder | None:
+        """The folder of the same run, done in another study under the same `output`."""
+        for path in sorted(self.folder.path.parents[2].glob(f"*/runs/*-s{_seed_and_identity(self)}")):
+            with suppress(Refused):  # a record of another version of roadmap
+                result = RunFolder(path).result() if path != self.folder.path else None
+                if result is not None and result.done:
+                    return RunFolder(path)
+        return None
 
-    def borrow(self) -> bool:
-        """Take over the record of the same run from another study; whether there was one."""
-        other = None if self.done else self.elsewhere()
+    def reuse_result(self) -> bool:
+        """Copy the record if another study has this run; return whether it did."""
+        other = None if self.done else self.result_elsewhere()
         if other is None:
             return False
         with suppress(Held), self.folder.claimed() as mine:
@@ -84,35 +83,35 @@ class Plan:
         """The study's folder."""
         return self.points[0].folder.path.parent.parent
 
-    def describe(self) -> dict[str, Any]:
+    def study_plan(self) -> StudyPlan:
         """What `study.json` says: the question, the rows of the table in order, their runs, and the effects."""
-        experiment = self.first
-        held = experiment.data.held_out
-        return {
-            "study": experiment.study.name,
-            "question": experiment.study.question,
-            "kind": "rows" if experiment.study.rows else str(experiment.study.kind),
-            "scale": plain(experiment.scale),
-            "data": str(experiment.data.source) + (f" ({100 * held:g} % of train held out)" if held else ""),
-            "image_size": experiment.data.image_size,
-            "epochs": experiment.recipe.epochs,
-            "recipe": experiment.recipe.name,
-            "seeds": list(experiment.study.seeds),
-            "rows": [self._row(variant) for variant in self.design.variants],
-            "effects": [dataclasses.asdict(effect) for effect in self.design.effects],
-        }
+        first = self.first
+        study, data, recipe = first.study, first.data, first.recipe
+        return StudyPlan(
+            study=study.name,
+            question=study.question,
+            kind="rows" if study.rows else str(study.kind),
+            scale=first.scale,
+            data=str(data.source) + (f" ({100 * data.held_out:g} % of train held out)" if data.held_out else ""),
+            image_size=data.image_size,
+            epochs=recipe.epochs,
+            recipe=recipe.name,
+            seeds=tuple(study.seeds),
+            rows=tuple(map(self._row, self.design.variants)),
+            effects=self.design.effects,
+            metric=METRICS["classification"],
+        )
 
-    def _row(self, variant: Variant) -> dict[str, Any]:
+    def _row(self, variant: Variant) -> PlannedRow:
         model = self.rows[variant.name][0].experiment.model
         parent = self.rows[variant.parent][0].experiment.model if variant.parent else model
-        runs = [point.folder.path.name for point in self.rows[variant.name]]
-        return {**dataclasses.asdict(variant), "toggles": list(set_between(parent, model)), "runs": runs}
+        runs = tuple(point.folder.path.name for point in self.rows[variant.name])
+        return PlannedRow(variant, tuple(set_between(parent, model)), runs)
 
     def write(self) -> None:
         """Write `study.json` into the study's folder."""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_whole(self.folder / "study.json", json.dumps(hide(self.describe()), indent=2, ensure_ascii=False) + "\n")
+            write_plan(self.folder, self.study_plan())
         except OSError as error:
             raise Refused(f"output={self.first.output}: {self.folder} cannot be written: {error}") from error
 
@@ -156,12 +155,14 @@ def plan(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> Plan:
 def _shared(rows: Mapping[str, tuple[Point, ...]], designed: Design) -> tuple[dict[str, tuple[Point, ...]], Design]:
     """Variants of one network with one run for each seed; what would compare it with itself asks nothing."""
     known: dict[str, Point] = {}
-    shared = {name: tuple(known.setdefault(_same(point), point) for point in points) for name, points in rows.items()}
+    shared = {
+        name: tuple(known.setdefault(_seed_and_identity(point), point) for point in points) for name, points in rows.items()
+    }
     asked = [effect for effect in designed.effects if len({shared[name][0].folder.path for name in effect.weights}) > 1]
     return shared, dataclasses.replace(designed, effects=tuple(asked))
 
 
-def _same(point: Point) -> str:
+def _seed_and_identity(point: Point) -> str:
     """Seed and identity: the step may have another name."""
     return point.folder.path.name.rsplit("-s", 1)[1]
 

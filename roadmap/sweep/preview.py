@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
+from roadmap.base.errors import Refused
 from roadmap.base.tables import Column, as_table
 from roadmap.data.images import sources
 from roadmap.record.folder import RunFolder
@@ -34,7 +35,7 @@ def preview(found: Plan, chosen: Sequence[Point]) -> str:
             gmacs = _gmacs(mine[0], len(held.classes))
             tflop = _tflop(gmacs, mine[0].experiment.recipe.epochs * held.train.size)
             rows.append(_row(name, mine, gmacs, tflop))
-            speeds += [result["seconds"] / tflop for point in mine if (result := point.folder.result()) and result["seconds"]]
+            speeds += [result.seconds / tflop for point in mine if (result := point.folder.result()) and result.seconds]
     left = sum(row["tflop"] for row in rows)
     title = f"{found.first.study.name} in {found.folder}: {len(chosen)} runs, {left:.1f} TFLOP left to train"
     return as_table(rows, COLUMNS, title) + _time(left, speeds, found)
@@ -42,7 +43,7 @@ def preview(found: Plan, chosen: Sequence[Point]) -> str:
 
 def _row(name: str, points: Sequence[Point], gmacs: float, tflop: float) -> dict[str, Any]:
     waiting = [point for point in points if not point.done]
-    shared = sum(point.elsewhere() is not None for point in waiting)
+    shared = sum(point.result_elsewhere() is not None for point in waiting)
     running = sum(point.folder.holder() is not None for point in waiting)
     said = [f"{len(points) - len(waiting)} of {len(points)}"]
     said += [f"{count} {where}" for count, where in ((running, "running"), (shared, "in another study")) if count]
@@ -70,11 +71,11 @@ def _speeds_beside(found: Plan) -> list[float]:
     """Seconds for a TFLOP of the runs of other studies under the same `output`."""
     speeds = []
     for path in list(found.folder.parent.glob("*/runs/*/result.json"))[:SEEN]:
-        result = RunFolder(path.parent).result()
-        if result and result["status"] == "done" and result["seconds"]:
-            with suppress(KeyError):  # of an earlier form
-                images = result["recipe"]["epochs"] * result["data"]["train"]
-                speeds.append(result["seconds"] / _tflop(result["gmacs"], images))
+        with suppress(Refused, KeyError):  # of another version
+            result = RunFolder(path.parent).result()
+            if result and result.done and result.seconds and result.gmacs:
+                images = result.recipe["epochs"] * result.data["train"]
+                speeds.append(result.seconds / _tflop(result.gmacs, images))
     return speeds
 
 

@@ -14,8 +14,8 @@ from typing import Any
 from roadmap.base.files import write_whole
 from roadmap.base.redaction import hide
 from roadmap.record.folder import RunFolder
-from roadmap.record.result import Result
-from roadmap.tracking.wandb.process import SUMMARY, place
+from roadmap.record.result import RunResult
+from roadmap.tracking.wandb.process import Final, place
 
 FILE = Path("tensorboard") / "events.out.tfevents.0.roadmap"  # without the name of the machine, which others put there
 NOT_INSTALLED = "tensorboard is not installed (pip install tensorboard)"
@@ -45,12 +45,12 @@ class EventFile:
         else:
             self._write_anew()
 
-    def finish(self, result: Result) -> None:
-        """Append the final numbers of a run that is over, as `final/top1` and so on."""
-        if result["status"] != "running":
-            final = {key: result[key] for key in SUMMARY if result.get(key) is not None}
+    def finish(self, result: RunResult) -> None:
+        """Append the final numbers of a run that is over, as `final/gmacs` and so on."""
+        if result.status != "running":
+            final = Final.of(self.folder, result).summary
             self._append(_event(step=max(self.next - 1, 0), summary=_scalars("final/", final)))
-            self._append(_event(summary=_status(result["status"])))
+            self._append(_event(summary=_status(result.status)))
 
     def _write_anew(self) -> None:
         """The whole file, from the record."""

@@ -24,9 +24,9 @@ from roadmap.base.redaction import hide, is_secret_name, redact
 from roadmap.config.identity import described
 from roadmap.config.schema import Experiment, Logger, WandbMode
 from roadmap.record.folder import RunFolder
-from roadmap.record.result import Result
+from roadmap.record.result import RunResult
 from roadmap.tracking.tensorboard import NOT_INSTALLED, EventFile
-from roadmap.tracking.wandb.process import Opening
+from roadmap.tracking.wandb.process import Final, Opening
 
 log = logging.getLogger("roadmap")
 
@@ -45,7 +45,7 @@ class Tracker(Protocol):
     def epoch(self, line: dict[str, Any]) -> None:
         """One epoch, which is in the record already."""
 
-    def finish(self, result: Result) -> None:
+    def finish(self, result: RunResult) -> None:
         """The final numbers."""
 
 
@@ -55,7 +55,7 @@ class NoTracker:
     def epoch(self, line: dict[str, Any]) -> None:
         """Keep nothing."""
 
-    def finish(self, result: Result) -> None:
+    def finish(self, result: RunResult) -> None:
         """Keep nothing."""
 
 
@@ -84,9 +84,13 @@ class WandbTracker:
         self._tell({"epoch": line["epoch"]})
         self._listen()
 
-    def finish(self, result: Result, late: Result | None = None) -> None:
-        """Hand the result over and wait for W&B to have it, but not for long; `late`: see `Mirror.finish`."""
-        self._tell({"result": hide(result), "late": late})
+    def finish(self, result: RunResult) -> None:
+        """Hand the result over and wait for W&B to have it, but not for long."""
+        self.end(Final.of(RunFolder(Path(self.opening.folder)), result))
+
+    def end(self, final: Final) -> None:
+        """Hand the end of the run over and wait for W&B to have it, but not for long."""
+        self._tell(hide(dataclasses.asdict(final)))
         process, deadline = self._process, time.monotonic() + self.opening.patience + GRACE_SECONDS
         assert process.stdin is not None and process.stdout is not None
         with suppress(OSError):
@@ -146,7 +150,7 @@ class TensorboardTracker:
             if self.file is not None:
                 self.file.epoch(line)
 
-    def finish(self, result: Result) -> None:
+    def finish(self, result: RunResult) -> None:
         """Append the final numbers."""
         with self._said():
             if self.file is not None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from roadmap.base.errors import Refused, StorageFault
 from roadmap.base.files import write_whole
+from roadmap.record.study import PlannedRun, read_plan
 from roadmap.report.page.chart import NOT_COMPARABLE, has_paper, roadmap, scatter
 from roadmap.report.page.markup import Markup, block, join, tag
 from roadmap.report.page.payload import payload
@@ -56,13 +56,9 @@ def study_of(folder: Path) -> Study:
         Refused: where there is no study, or its rows differ in more than the model.
 
     """
-    try:
-        about = json.loads((folder / "study.json").read_text(encoding="utf-8"))
-        runs = [run for row in about["rows"] for run in row["runs"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        return load(folder)  # which says what is wrong
-    results = any((folder / "runs" / run / "result.json").is_file() for run in runs)
-    return load(folder) if results or (folder / "records.jsonl").is_file() else Study(folder, about, ())
+    plan = read_plan(folder)
+    results = any((folder / "runs" / run / "result.json").is_file() for run in plan.runs)
+    return load(folder) if results or (folder / "records.jsonl").is_file() else Study(folder, plan)
 
 
 def render(study: Study, *, beside: Path | None = None, live: Mapping[str, Progress] | None = None, state: str = "") -> str:
@@ -82,7 +78,7 @@ def render(study: Study, *, beside: Path | None = None, live: Mapping[str, Progr
         _notes(study, analysis),
     ]
     data = tag("script", block(payload(study, running)), type="application/json", id="data")
-    return document(str(study.about["study"]), join(parts, "\n"), data, None if live is None else state)
+    return document(study.plan.study, join(parts, "\n"), data, None if live is None else state)
 
 
 def document(title: str, body: Markup, data: Markup, state: str | None) -> str:
@@ -130,18 +126,18 @@ def _live(name: str, *content: object) -> Markup:
 
 
 def _header(study: Study, live: Mapping[str, Progress]) -> Markup:
-    about, scale = study.about, study.about["scale"]
+    plan = study.plan
     facts = {
-        "networks": f"{scale['start']} to {scale['end']}, scale {scale['name']}",
-        "data": f"{about['data']}, {about['image_size']} px",
-        "training": f"{about['epochs']} epoch{'s' * (about['epochs'] != 1)}, recipe {about['recipe']}",
-        "seeds": ", ".join(map(str, about["seeds"])),
+        "networks": f"{plan.ends}, scale {plan.scale.name}",
+        "data": f"{plan.data}, {plan.image_size} px",
+        "training": f"{plan.epochs} epoch{'s' * (plan.epochs != 1)}, recipe {plan.recipe}",
+        "seeds": ", ".join(map(str, plan.seeds)),
     }
     listed = [tag("div", tag("dt", name), tag("dd", value)) for name, value in facts.items()]
     return tag(
         "header",
-        tag("p", f"study {about['study']}", class_="eyebrow"),
-        tag("h1", about["question"]),
+        tag("p", f"study {plan.study}", class_="eyebrow"),
+        tag("h1", plan.question),
         tag("dl", *listed, class_="facts"),
         _live("status", *_status(study, live)),
     )
@@ -149,31 +145,36 @@ def _header(study: Study, live: Mapping[str, Progress]) -> Markup:
 
 def _status(study: Study, live: Mapping[str, Progress]) -> list[Markup]:
     """How many runs are done; the others by name."""
-    planned = {
-        run: (row["label"], seed)
-        for row in study.about["rows"]
-        for run, seed in zip(row["runs"], study.about["seeds"], strict=False)
-    }
-    status = {result["run"]: result["status"] for result in study.results}
-    done, diverged = ([run for run in planned if status.get(run) == kind] for kind in ("done", "diverged"))
-    rest = [run for run in planned if run not in status]
-    lines = [tag("p", tag("strong", f"{len(done)} of {len(planned)} runs done"), role="status")]
-    lines += [tag("progress", value=len(done) + len(diverged), max=len(planned), aria_label="runs done")] if rest else []
-    lines += [tag("p", "Diverged: ", _named(diverged, planned), ".")] if diverged else []
+    runs = {run.name: run for run in study.plan.planned()}
+    done, diverged = ([run for name, run in runs.items() if _ended(study, name) == kind] for kind in ("done", "diverged"))
+    rest = [run for name, run in runs.items() if name not in study.results]
+    lines = [tag("p", tag("strong", f"{len(done)} of {len(runs)} runs done"), role="status")]
+    lines += [tag("progress", value=len(done) + len(diverged), max=len(runs), aria_label="runs done")] if rest else []
+    lines += [tag("p", "Diverged: ", _named(diverged), ".")] if diverged else []
     lines += [
-        tag("p", tag("b", "{}, seed {}".format(*planned[run])), ": ", live[run].words(study.about["epochs"]), class_="running")
-        for run in rest if run in live
-    ]  # fmt: skip
-    missing = [run for run in rest if run not in live]
+        tag(
+            "p",
+            tag("b", f"{run.row.variant.label}, seed {run.seed}"),
+            f": {live[run.name].words(study.plan.epochs)}",
+            class_="running",
+        )
+        for run in rest
+        if run.name in live
+    ]
+    missing = [run for run in rest if run.name not in live]
     word = "Not yet run" if live else "Missing"
-    return lines + ([tag("p", f"{word}: ", _named(missing, planned), ".")] if missing else [])
+    return lines + ([tag("p", f"{word}: ", _named(missing), ".")] if missing else [])
 
 
-def _named(runs: Sequence[str], planned: Mapping[str, tuple[str, int]]) -> str:
+def _ended(study: Study, run: str) -> str | None:
+    return study.results[run].status if run in study.results else None
+
+
+def _named(runs: Sequence[PlannedRun]) -> str:
     """Rows with their seeds, each row once."""
     seeds: dict[str, list[str]] = {}
     for run in runs:
-        seeds.setdefault(planned[run][0], []).append(str(planned[run][1]))
+        seeds.setdefault(run.row.variant.label, []).append(str(run.seed))
     return "; ".join(f"{label} (seed{'s' * (len(which) > 1)} {', '.join(which)})" for label, which in seeds.items())
 
 
@@ -184,14 +185,14 @@ def _box(name: str, label: str, script: bool = True, **attributes: object) -> Ma
 
 
 def _figure(study: Study, analysis: Analysis) -> Markup:
-    scale = study.about["scale"]
+    plan, label = study.plan, study.plan.metric.label
     hatched = " Hatched: tried, not adopted." * any(row.variant.side_branch for row in analysis.rows)
     says = (
-        f"Bars: mean top-1 on {study.label}; the axis does not start at 0. Line: ± one standard deviation over seeds. "
+        f"Bars: mean {label} on {plan.measured_on}; the axis does not start at 0. Line: ± one standard deviation over seeds. "
         f"Small circles: single seeds.{hatched}"
     )
     paper = _box("paper", f"the paper’s numbers ({NOT_COMPARABLE})", script=False) if has_paper(study) else ""
-    title = f"{scale['start']} to {scale['end']}, step by step" if study.about["kind"] == "roadmap" else "Top-1 of every row"
+    title = f"{plan.ends}, step by step" if plan.kind == "roadmap" else f"{label.capitalize()} of every row"
     return _part("figure", title, tag("p", says, class_="says"), paper, _live("roadmap", roadmap(study, analysis)))
 
 
@@ -219,7 +220,9 @@ def _curves(study: Study, analysis: Analysis) -> Markup:
     adopted = [i for i, row in enumerate(analysis.rows) if row.variant.adopted]
     chosen = {adopted[0], adopted[-1]} if adopted else {0}
     rows = [_box(f"curve-{i}", row.variant.label, checked=i in chosen, data_row=i) for i, row in enumerate(analysis.rows)]
-    kinds = [tag("option", name, value=i) for i, name in ((2, "top-1, %"), (0, "training loss"), (1, "validation loss"))]
+    kinds = [
+        tag("option", name, value=i) for i, name in ((2, study.plan.metric.heading), (0, "training loss"), (1, "validation loss"))
+    ]
     choice = [tag("label", "shown", tag("select", *kinds, id="metric")), tag("button", "clear", type="button", id="clear")]
     return _part(
         "curves", "Learning curves",

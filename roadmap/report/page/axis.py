@@ -51,6 +51,6 @@ def _round_step(step: float) -> float:
 
 
 def accuracy_axis(rows: Sequence[Row]) -> Axis:
-    """Of top-1, which starts a little below the least value, as the paper's does at 78."""
+    """Of the scores, which starts a little below the least value, as the paper's does at 78."""
     ends = [mean + sign * (row.std or 0.0) for row in rows if (mean := row.mean) is not None for sign in (-1, 1)]
     return axis([*ends, *(value for row in rows for value in row.values)], below=0.3, most=100.0)

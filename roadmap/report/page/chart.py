@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby, pairwise
 
 from roadmap.base.tables import cost_unit
-from roadmap.paper.rows import paper_row
+from roadmap.paper.rows import paper_row, paper_scale
+from roadmap.record.result import Metric
 from roadmap.report.page.axis import Axis, accuracy_axis, axis
 from roadmap.report.page.markup import Markup, join, percent, tag
 from roadmap.report.records import Study
 from roadmap.report.statistics import Analysis, Row
-from roadmap.report.table import PAPER_EPOCHS, paper_scale, table_columns, table_rows
+from roadmap.report.table import PAPER, PAPER_EPOCHS, table_columns, table_rows
 
 FIRST, LAST = (121, 141, 196), (98, 77, 176)  # 3:1 or more on the light ground and on the dark one
 REFERENCE = "#bd6a22"
@@ -29,17 +30,19 @@ def tips(study: Study, analysis: Analysis) -> list[str]:
     """What is said of every row when it is pointed at or focused: a line a fact, the same words as in the table."""
     columns = {column.key: column for column in table_columns(study)}
     return [
-        "\n".join(_tip(row, {key: column.text(cells) for key, column in columns.items()}, columns["delta"].heading))
+        "\n".join(
+            _tip(row, {key: column.text(cells) for key, column in columns.items()}, columns["delta"].heading, study.plan.metric)
+        )
         for row, cells in zip(analysis.rows, table_rows(study, analysis), strict=True)
     ]
 
 
-def _tip(row: Row, cells: dict[str, str], compared: str) -> list[str]:
-    lines = [cells["label"], f"top-1, %: {cells['top1']} (n = {cells['seeds']})"]
+def _tip(row: Row, cells: dict[str, str], compared: str, metric: Metric) -> list[str]:
+    lines = [cells["label"], f"{metric.heading}: {cells[metric.key]} (n = {cells['seeds']})"]
     lines += ["; ".join(f"seed {seed}: {value:.2f}" for seed, value in row.by_seed.items())] if row.values else []
     lines += [f"{compared}: {cells['delta']}" + (f", {cells['verdict']}" if cells["verdict"] else "")] if cells["delta"] else []
     lines += [f"multiply-adds: {cells['gmacs']} G; parameters: {cells['params_m']} M"] if row.gmacs is not None else []
-    return lines + ([f"paper: {cells['paper_top1']} ({NOT_COMPARABLE})"] if cells["paper_top1"] else [])
+    return lines + ([f"paper: {cells[PAPER[0]]} ({NOT_COMPARABLE})"] if cells[PAPER[0]] else [])
 
 
 # --- the roadmap -----------------------------------------------------------------------------------------------------
@@ -47,23 +50,25 @@ def _tip(row: Row, cells: dict[str, str], compared: str) -> list[str]:
 
 def has_paper(study: Study) -> bool:
     """Whether the paper trained any of the rows."""
-    return any(paper_row(paper_scale(study), variant.name) for variant in study.variants)
+    return any(paper_row(paper_scale(study.plan.scale.name), variant.name) for variant in study.plan.variants)
 
 
 def roadmap(study: Study, analysis: Analysis) -> Markup:
     """Every row as a bar with its deviation, its seeds, and its multiply-adds as a star on a scale of their own."""
     rows = analysis.rows
     across, stars = accuracy_axis(rows), _star_places(rows)
-    paper = [paper_row(paper_scale(study), row.variant.name) for row in rows]
-    beside = axis([mark.top1 for mark in paper if mark], below=0.3, most=100.0)
+    paper = [paper_row(paper_scale(study.plan.scale.name), row.variant.name) for row in rows]
+    beside = axis([mark.score for mark in paper if mark], below=0.3, most=100.0)
     drawn = [
-        _row(row, place, tip, beside.at(mark.top1) if mark else None, across, _colour(row, i / max(len(rows) - 1, 1)), i)
+        _row(row, place, tip, beside.at(mark.score) if mark else None, across, _colour(row, i / max(len(rows) - 1, 1)), i)
         for i, (row, place, tip, mark) in enumerate(zip(rows, _joined(rows, stars), tips(study, analysis), paper, strict=True))
     ]
     sections = groupby(zip(rows, drawn, strict=True), key=lambda pair: pair[0].variant.group)
     body = [_section(name, [one for _, one in pairs]) for name, pairs in sections]
     unit = f"★ multiply-adds, {_unit(rows)[1]}" if any(stars) else ""
-    return join([tag("ol", *body, class_="chart"), _scale(across, unit, beside if any(paper) else None)])
+    return join(
+        [tag("ol", *body, class_="chart"), _scale(study.plan.metric.heading, across, unit, beside if any(paper) else None)]
+    )
 
 
 def _section(name: str, rows: Sequence[Markup]) -> Markup:
@@ -163,8 +168,8 @@ def _star(place: float | None, gmacs: float | None, times: float) -> Markup:
     return tag("svg", tag("path", d=STAR), written, x=percent(place), y="50%", overflow="visible", class_="star")
 
 
-def _scale(across: Axis, unit: str, beside: Axis | None) -> Markup:
-    lines = [_ticks("scale", across, "top-1, %", unit)]
+def _scale(heading: str, across: Axis, unit: str, beside: Axis | None) -> Markup:
+    lines = [_ticks("scale", across, heading, unit)]
     if beside:
         lines.append(_ticks("scale paper-scale", beside, f"the paper’s own scale, {NOT_COMPARABLE}", ""))
     return join(lines)
@@ -182,16 +187,20 @@ def _ticks(kind: str, across: Axis, name: str, unit: str) -> Markup:
 
 
 def scatter(study: Study, analysis: Analysis) -> Markup:
-    """Top-1 against multiply-adds: a numbered point a row, named beside it where the page is wide and in a list where not."""
+    """Score against multiply-adds: a numbered point a row, named beside it where the page is wide and in a list where not."""
     known = [
         (i, row, row.gmacs, row.mean) for i, row in enumerate(analysis.rows) if row.mean is not None and row.gmacs is not None
     ]
     if not known:
         return tag("p", "No run is done yet.", class_="empty")
-    times, unit, ordered = *_unit(analysis.rows), study.about["kind"] == "roadmap"
+    times, unit, ordered = *_unit(analysis.rows), study.plan.kind == "roadmap"
     up, across = accuracy_axis(analysis.rows), axis([gmacs * times for *_, gmacs, _ in known], below=0.1)
     at = [(across.at(gmacs * times), 1 - up.at(mean)) for *_, gmacs, mean in known]
-    said, names = tips(study, analysis), _beside(at, {i + 1: row.variant.label for i, row, *_ in known})
+    metric, said, names = (
+        study.plan.metric,
+        tips(study, analysis),
+        _beside(at, {i + 1: row.variant.label for i, row, *_ in known}),
+    )
     points = [_point(i, row, place, up, said[i], name) for (i, row, *_), place, name in zip(known, at, names, strict=True)]
     path = [place for (_, row, *_), place in zip(known, at, strict=True) if row.variant.adopted and ordered]
     joined = [
@@ -199,17 +208,25 @@ def scatter(study: Study, analysis: Analysis) -> Markup:
         for a, b in pairwise(path)
     ]
     listed = [tag("li", row.variant.label, value=i + 1) for i, row, *_ in known]
-    plot = tag("svg", *_grid(up, across), *joined, *points, class_="plot", role="group", aria_label="Top-1 against multiply-adds")
-    return join([_framed(plot, up, across, unit), tag("ol", *listed, class_="names", aria_hidden="true")])
+    plot = tag(
+        "svg",
+        *_grid(up, across),
+        *joined,
+        *points,
+        class_="plot",
+        role="group",
+        aria_label=f"{metric.label.capitalize()} against multiply-adds",
+    )
+    return join([_framed(plot, up, across, unit, metric.heading), tag("ol", *listed, class_="names", aria_hidden="true")])
 
 
-def _framed(plot: Markup, up: Axis, across: Axis, unit: str) -> Markup:
+def _framed(plot: Markup, up: Axis, across: Axis, unit: str, heading: str) -> Markup:
     left = [tag("text", label, x="100%", dx="-8", y=percent(1 - y), dy="4", text_anchor="end") for y, label in up.names()]
     below = [tag("text", label, x=percent(x), y="18", text_anchor="middle") for x, label in across.names()]
     return tag(
         "div",
         tag("svg", *left, class_="left", aria_hidden="true"), plot, tag("svg", *below, class_="below", aria_hidden="true"),
-        tag("p", f"across: multiply-adds of one image, {unit}; up: top-1, %", class_="axis-name"),
+        tag("p", f"across: multiply-adds of one image, {unit}; up: {heading}", class_="axis-name"),
         class_="scatter",
     )  # fmt: skip
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from roadmap.record.result import RunResult
+from roadmap.record.study import PlannedRun
 from roadmap.report.page.markup import rounded
 from roadmap.report.page.progress import Epoch, Progress
 from roadmap.report.records import Study
@@ -15,36 +17,35 @@ GROUPS = ("model", "data", "recipe", "versions", "git")
 
 def payload(study: Study, live: Mapping[str, Progress]) -> dict[str, Any]:
     """Runs with their curves and settings; a setting that all runs share is said once."""
-    settings = {result["run"]: _settings(result) for result in study.results}
+    settings = {name: _settings(result) for name, result in study.results.items()}
     shared = _shared(list(settings.values()))
-    found = {result["run"]: result for result in study.results}
     runs = [
-        _run(run, seed, index, found.get(run), live.get(run))
-        for index, row in enumerate(study.about["rows"])
-        for seed, run in zip(study.about["seeds"], row["runs"], strict=False)
-        if run in found or run in live
+        _run(study, run, live.get(run.name), _beside(settings.get(run.name), shared))
+        for run in study.plan.planned()
+        if run.name in study.results or run.name in live
     ]
-    for run in runs:
-        known = settings.get(run["run"])
-        run["settings"] = known and {key: value for key, value in known.items() if key not in shared}
-    rows = [row["label"] for row in study.about["rows"]]
-    return {"rows": rows, "runs": runs, "shared": shared, "epochs": study.about["epochs"]}
+    rows = [variant.label for variant in study.plan.variants]
+    return {"rows": rows, "runs": runs, "shared": shared, "epochs": study.plan.epochs}
 
 
-def _run(run: str, seed: int, row: int, result: Any, progress: Progress | None) -> dict[str, Any]:
+def _run(study: Study, run: PlannedRun, progress: Progress | None, settings: dict[str, Any] | None) -> dict[str, Any]:
+    result = study.results.get(run.name)
     history: Sequence[Epoch] = (
-        progress.history if progress else [[rounded(x) for x in line] for line in result.get("history", [])]
+        progress.history if progress else [[rounded(x) for x in line] for line in study.histories.get(run.name, [])]
     )
-    return {"run": run, "seed": seed, "row": row, "status": result["status"] if result else "running", "history": history}
+    status = result.status if result else "running"
+    return {"run": run.name, "seed": run.seed, "row": run.index, "status": status, "history": history, "settings": settings}
 
 
-def _settings(result: Any) -> dict[str, Any]:
+def _settings(result: RunResult) -> dict[str, Any]:
     """Everything a run was made with, a dotted name each."""
-    flat = {key: result[key] for key in SETTINGS if key in result}
-    groups = {key: result[key] for key in GROUPS if isinstance(result.get(key), dict)}
-    return {**flat, "step": result["step"]["name"]} | {
-        f"{g}.{key}": value for g, all_ in groups.items() for key, value in all_.items()
-    }
+    flat = {key: getattr(result, key) for key in SETTINGS if getattr(result, key) is not None}
+    groups = {f"{group}.{key}": value for group in GROUPS for key, value in getattr(result, group).items()}
+    return {**flat, "step": result.step.name, **groups}
+
+
+def _beside(settings: dict[str, Any] | None, shared: Mapping[str, Any]) -> dict[str, Any] | None:
+    return settings and {key: value for key, value in settings.items() if key not in shared}
 
 
 def _shared(settings: Sequence[dict[str, Any]]) -> dict[str, Any]:

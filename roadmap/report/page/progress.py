@@ -11,8 +11,7 @@ from typing import Any
 from roadmap.record.folder import RunFolder
 from roadmap.report.page.markup import rounded
 
-Epoch = list[float | None]  # training loss, validation loss, top-1 in percent
-KEYS = ("train_loss", "val_loss", "top1")
+Epoch = list[float | None]  # training loss, validation loss, score
 
 
 @dataclass(frozen=True)
@@ -30,24 +29,24 @@ class Progress:
         return ", ".join(parts + ([self.holder] if self.holder else []))
 
 
-def progress(folder: Path, runs: Iterable[str]) -> dict[str, Progress]:
+def progress(folder: Path, runs: Iterable[str], score: str) -> dict[str, Progress]:
     """Of the runs without a result that a process holds or that have finished an epoch."""
-    found = {run: _of(RunFolder(folder / "runs" / run)) for run in runs if "/" not in run and run not in ("", ".", "..")}
+    found = {run: _of(RunFolder(folder / "runs" / run), score) for run in runs if "/" not in run and run not in ("", ".", "..")}
     return {run: one for run, one in found.items() if one}
 
 
-def _of(run: RunFolder) -> Progress | None:
+def _of(run: RunFolder, score: str) -> Progress | None:
     if not run.path.is_dir() or (run.path / "result.json").is_file():
         return None
     try:
         holder = run.holder()
     except OSError:  # a folder that may only be read
         holder = None
-    history = tuple(_history(run.history_file))
+    history = tuple(_history(run.history_file, score))
     return Progress(holder, history) if holder or history else None
 
 
-def _history(file: Path) -> Iterable[Epoch]:
+def _history(file: Path, score: str) -> Iterable[Epoch]:
     """The whole lines; the last one may be being written."""
     try:
         lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -56,6 +55,6 @@ def _history(file: Path) -> Iterable[Epoch]:
     for line in lines:
         try:
             epoch: Any = json.loads(line)
-            yield [rounded(epoch.get(key)) for key in KEYS]
+            yield [rounded(epoch.get(key)) for key in ("train_loss", "val_loss", score)]
         except (ValueError, AttributeError):
             return

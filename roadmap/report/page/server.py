@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from roadmap.base.errors import Refused, RoadmapError
+from roadmap.record.study import StudyPlan, find_plan
 from roadmap.report.page import document, render, study_of
 from roadmap.report.page.markup import Markup, block, tag
 from roadmap.report.page.progress import Progress, progress
@@ -47,18 +48,15 @@ class Site:
     page: str = ""
     lock: Lock = field(default_factory=Lock)
 
-    def runs(self) -> list[str]:
-        """The names of the study's runs; none while there is no readable plan."""
-        try:
-            about = json.loads((self.folder / "study.json").read_text(encoding="utf-8"))
-            return [run for row in about["rows"] for run in row["runs"]]
-        except (OSError, ValueError, KeyError, TypeError):
-            return []
+    def plan(self) -> StudyPlan | None:
+        """The study's plan; None while there is none that can be read."""
+        return find_plan(self.folder)
 
     def look(self) -> tuple[str, dict[str, Progress]]:
         """A fingerprint of everything the page shows, and how far the runs are that go on."""
-        runs = self.runs()
-        live = progress(self.folder, runs)
+        plan = self.plan()
+        runs = list(plan.runs) if plan else []
+        live = progress(self.folder, runs, plan.metric.key) if plan else {}
         results = [self.folder / "runs" / run / "result.json" for run in runs]
         stamps = [_stamp(file) for file in (*(self.folder / name for name in STUDY_FILES), *results)]
         content = json.dumps([stamps, {run: asdict(one) for run, one in live.items()}])
@@ -81,9 +79,13 @@ class Site:
 
     def file(self, path: str) -> Path | None:
         """The record file that an address names; None for every other address."""
-        parts = path.split("/")[1:]
+        parts, plan = path.split("/")[1:], self.plan()
         allowed = parts == ["records.jsonl"] or (
-            len(parts) == 3 and parts[0] == "runs" and parts[2] in FILES and parts[1] in self.runs() and _single(parts[1])
+            len(parts) == 3
+            and parts[0] == "runs"
+            and parts[2] in FILES
+            and parts[1] in (plan.runs if plan else ())
+            and _single(parts[1])
         )
         target = self.folder.joinpath(*parts) if allowed else self.folder
         inside = target.resolve() == self.folder.resolve().joinpath(*parts)  # no link on the way, and none out of the folder

@@ -58,7 +58,7 @@ def outcome(point: Point, code: int | None, stopping: bool = False) -> Outcome:
     """What a process that ended with `code` (negative: by that signal, as Popen says) leaves: the result counts, not the code."""
     result = point.folder.result()
     if result is not None and code in (0, None):
-        return Outcome(point, 0, "" if result["status"] == "done" else f"{result['status']}: {result.get('reason', '')}")
+        return Outcome(point, 0, "" if result.done else f"{result.status}: {result.reason}")
     if code == EXIT_STOPPED or stopping:
         return Outcome(point, EXIT_STOPPED, "stopped; the same command goes on with it")
     ended = f"killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"

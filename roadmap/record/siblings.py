@@ -1,0 +1,38 @@
+"""What a run is compared with: computed where it is shown, since it depends on which other runs are done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from roadmap.base.errors import Refused
+from roadmap.record.folder import RunFolder
+from roadmap.record.result import RunResult
+from roadmap.record.study import find_plan
+
+
+def difference_to_parent(folder: RunFolder, result: RunResult) -> float | None:
+    """The score less that of the run that this one is compared with, at the same seed; None unless one such run is done."""
+    before = parent_score(folder, result)
+    return None if before is None or result.score is None else result.score - before
+
+
+def parent_score(folder: RunFolder, result: RunResult) -> float | None:
+    """The score of that run."""
+    scores: list[float] = []
+    for path in _compared_with(folder, result):
+        with suppress(Refused):  # a record of another version
+            other = RunFolder(path).result()
+            if other and other.score is not None and other.seed == result.seed and result.comparable(other):
+                scores.append(other.score)
+    return scores[0] if len(scores) == 1 else None
+
+
+def _compared_with(folder: RunFolder, result: RunResult) -> Iterator[Path]:
+    """Runs of the row that the study compares this run's row with; where no study lists the run, those of the parent step."""
+    plan, runs = find_plan(folder.path.parent.parent), folder.path.parent
+    if plan is None or folder.path.name not in plan.runs:
+        return runs.glob(f"{result.step.parent}-s{result.seed}-*")
+    parent = plan.runs[folder.path.name].row.variant.parent
+    return (runs / name for row in plan.rows if row.variant.name == parent for name in row.runs)
