@@ -1,0 +1,1 @@
+"""W&B: an uploader in a process of its own, and dashboards."""

@@ -1,0 +1,429 @@
+"""A study on W&B, as people compare steps: `python -m roadmap.dashboard FOLDER [--json [FILE]] [--offline]`.
+
+Three things, from the study's records: one summarising run with the roadmap's table and its intervals, a saved view of the
+project that groups the runs by step in the roadmap's order, and a W&B report with the study's question. Each is there once: the
+same command brings the same ones up to date. The runs themselves come from training or from `roadmap.replay`. No torch here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import yaml
+
+from roadmap.base.errors import EXIT_FAILED, Refused, StorageFault
+from roadmap.base.files import read_object, write_whole
+from roadmap.base.redaction import hide, redact
+from roadmap.record.folder import RunFolder
+from roadmap.report.records import Study
+from roadmap.report.statistics import Analysis
+from roadmap.report.table import csv_rows, notes, table_columns, table_rows
+from roadmap.tracking.wandb.process import MARKER, TABLE, TABLE_KEY, Opening
+from roadmap.tracking.wandb.server import Server, Unavailable, address, ask, connect
+from roadmap.tracking.wandb.upload import Record, UploadFailed, replay_offline, upload
+
+NOT_INSTALLED = "wandb-workspaces is not installed (pip install wandb-workspaces)"
+
+
+MOST_RUNS = 1000  # that a panel shows; W&B's own default is 10
+
+
+# The lines of the summarising run, one a row of the table, and the column of table.csv that each is.
+LINES = {
+    "row_top1": "top1_mean",
+    "row_top1_std": "top1_std",
+    "row_delta": "delta_top1",
+    "row_delta_low": "delta_low",
+    "row_delta_high": "delta_high",
+    "row_gmacs": "gmacs_conv_linear",
+}
+
+
+_FIND = """query View($project: String!, $entity: String!, $type: String!, $name: String!) {
+    project(name: $project, entityName: $entity) {
+        allViews(viewType: $type, viewName: $name) { edges { node { id displayName } } }
+    }
+}"""
+
+
+_SAVE = """mutation UpsertView($id: ID, $entity: String, $project: String, $type: String, $name: String, $title: String,
+        $description: String, $spec: String!) {
+    upsertView(input: {id: $id, entityName: $entity, projectName: $project, type: $type, name: $name, displayName: $title,
+            description: $description, spec: $spec, createdUsing: WANDB_SDK}) {
+        view { id name } inserted
+    }
+}"""
+
+
+@dataclass(frozen=True)
+class Summary(Record):
+    """The summarising run of a study, in a folder of its own: the rows of the table as lines, and the table."""
+
+    def opening(self, online: bool) -> Opening:
+        """How it is shown on W&B."""
+        about, wandb = self.result, self.config["wandb"]
+        return Opening(
+            folder=str(self.folder.path.absolute()),
+            id=about["run"],
+            online=online,
+            project=wandb["project"],
+            entity=wandb["entity"],
+            name=f"{about['study']}: table",
+            group="summary",
+            job_type=about["study"],
+            tags=["summary"],
+            config=self.config["about"],
+        )
+
+
+@dataclass(frozen=True)
+class Dashboard:
+    """What is shown of a study, and where."""
+
+    study: Study
+    analysis: Analysis
+    entity: str
+    project: str
+    summary: str  # the id of the summarising run on W&B
+
+    @property
+    def name(self) -> str:
+        """The study's name, which titles and names of views come from."""
+        return redact(str(self.study.about["study"]))
+
+    @property
+    def by_step(self) -> bool:
+        """Whether the rows are steps; in a leave-one-out and the like, they are sets of toggles."""
+        return all(variant.reference or variant.name == variant.step for variant in self.study.variants)
+
+    @property
+    def grouping(self) -> tuple[str, str]:
+        """What runs are grouped by, a key of their configuration, and sorted by, a key of their summary."""
+        return ("step.name", "step_index") if self.by_step else ("row", "row_index")
+
+    @property
+    def runs(self) -> list[str]:
+        """W&B's ids of the study's runs, in the order of the rows: what they were uploaded as, or will be."""
+        names = dict.fromkeys(run for row in self.study.about["rows"] for run in row["runs"])
+        return [str(_marker(self.study.folder / "runs" / name).get("id") or name) for name in names]
+
+    def view_name(self, kind: str) -> str:
+        """W&B's name of a view, the same for every sitting: how the one that is there is found again."""
+        return f"nw-{hashlib.sha256(f'{kind} {self.name}'.encode()).hexdigest()[:11]}-v"
+
+
+def _place(study: Study, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Entity and project: as said, or as the first run's configuration has them."""
+    found: dict[str, Any] = {}
+    for file in sorted((study.folder / "runs").glob("*/config.yaml"))[:1]:
+        try:
+            found = dict(yaml.safe_load(file.read_text(encoding="utf-8"))["wandb"])
+        except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+            raise Refused(f"{file}: not a run's configuration ({error})") from error
+    return {
+        "entity": arguments.entity or found.get("entity"),
+        "project": arguments.project or found.get("project") or "roadmap",
+    }
+
+
+def _write_json(specification: dict[str, Any], file: str) -> int:
+    text = redact(json.dumps(specification, indent=2, sort_keys=True, ensure_ascii=False)) + "\n"
+    if file == "-":
+        print(text, end="")
+        return 0
+    try:
+        write_whole(Path(file), text)
+    except OSError as error:
+        raise StorageFault(f"{file}: could not be written: {error}") from error
+    return 0
+
+
+def summary_id(study: Study) -> str:
+    r"""W&B's id of the summarising run, from the study's name; W&B takes none of /\\#?%: in it."""
+    return redact("study-" + re.sub(r"[^\w.\-]", "-", str(study.about["study"])))
+
+
+def summarise(study: Study, analysis: Analysis, place: dict[str, Any]) -> Summary:
+    """Write the summarising run's folder, `<study>/wandb/summary/`.
+
+    Raises:
+        StorageFault: where it cannot be written.
+
+    """
+    folder = RunFolder(study.folder.absolute() / "wandb" / "summary")
+    table = json.dumps(table_of(study, analysis), ensure_ascii=False)
+    lines = [{"epoch": index, **line} for index, line in enumerate(lines_of(study, analysis))]  # W&B's step is the row
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        write_whole(folder.path / TABLE, table)
+        write_whole(folder.history_file, "".join(json.dumps(line) + "\n" for line in lines))
+    except OSError as error:
+        raise StorageFault(f"{folder.path}: could not be written: {error}") from error
+    shown = hashlib.sha256(json.dumps([table, lines]).encode()).hexdigest()
+    about = {key: study.about[key] for key in ("study", "question", "kind", "data", "image_size", "epochs", "recipe", "seeds")}
+    about |= {"scale": study.about["scale"]["name"], "notes": notes(study, analysis)}
+    result = {"run": summary_id(study), "study": about["study"], "status": "done", "shown": shown}
+    return Summary(folder, {"wandb": place, "about": hide(about)}, hide(result))
+
+
+def table_of(study: Study, analysis: Analysis) -> dict[str, Any]:
+    """The roadmap's table as people read it, then its numbers in full precision under the names of `table.csv`."""
+    read, exact = table_rows(study, analysis), csv_rows(study, analysis)
+    columns = [column for column in table_columns(study) if any(column.text(row) for row in read)]
+    keys = [key for key in exact[0] if any(row[key] is not None for row in exact)]
+    headings = [column.heading + " in words" * (column.heading in keys) for column in columns]  # each column once
+    return {
+        "columns": hide([*headings, *keys]),
+        "rows": [
+            hide([*(column.text(row) for column in columns), *(values[key] for key in keys)])
+            for row, values in zip(read, exact, strict=True)
+        ],
+    }
+
+
+def lines_of(study: Study, analysis: Analysis) -> list[dict[str, Any]]:
+    """One line a row, for curves with the report's own intervals over the rows."""
+    rows = csv_rows(study, analysis)
+    return [{"row_number": i, **{key: row[column] for key, column in LINES.items()}} for i, row in enumerate(rows)]
+
+
+def _write_offline(summary: Summary) -> int:
+    """Write the summarising run once; what is there already with the same content stays."""
+    written, mark = summary.folder.path / "wandb", summary.folder.path / "wandb" / "offline.json"
+    if read_object(mark).get("result") == summary.fingerprint and any(written.glob("offline-run-*")):
+        print(f"{summary.result['run']}: written already to {written}")
+        return 0
+    code = replay_offline([summary])
+    if code == 0:
+        write_whole(mark, json.dumps({"result": summary.fingerprint}) + "\n")
+    return code
+
+
+def packages() -> tuple[ModuleType, ModuleType, ModuleType]:
+    """wandb-workspaces' views, reports and filters.
+
+    Raises:
+        Refused: where it is not installed.
+
+    """
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # its own use of pydantic
+            from wandb_workspaces import expr, workspaces
+            from wandb_workspaces.reports import v2 as reports
+    except ImportError as error:
+        raise Refused(f"{NOT_INSTALLED}: {error}") from error
+    return workspaces, reports, expr
+
+
+def specify(board: Dashboard) -> dict[str, Any]:
+    """View and report as W&B's server takes them: `title`, `type`, `name`, `spec` and the report's `description`."""
+    view, report = workspace(board)._to_model(), _report(board)._to_model()
+    about = {"entity": board.entity, "project": board.project, "description": ""}
+    return {
+        "view": {
+            **about,
+            "type": "project-view",
+            "name": board.view_name("view"),
+            "title": view.display_name,
+            "spec": _settled(view.spec.model_dump(mode="json", by_alias=True, exclude_none=True)),
+        },
+        "report": {
+            **about,
+            "type": "runs",
+            "name": board.view_name("report"),
+            "title": report.display_name,
+            "description": report.description,
+            "spec": _settled(report.spec.model_dump(mode="json", by_alias=True, exclude_none=True)),
+        },
+    }
+
+
+def workspace(board: Dashboard) -> Any:
+    """The saved view: the study's runs by step in the roadmap's order, compared with the first step's."""
+    ws, _, expr = packages()
+    group, index = board.grouping
+    runs = board.runs
+    settings = ws.RunsetSettings(
+        filters=expr.And(expr.Metric("ID").isin([*runs, board.summary])),
+        groupby=[expr.Config(group)],
+        order=[expr.Ordering(expr.Summary(index), ascending=True)],
+        pinned_columns=[f"summary:{key}" for key in ("top1", "delta_top1", "gmacs", "params_m", "images_per_second", "status")],
+        baseline_run=runs[0],
+    )
+    sections = [
+        ws.Section(name=name, panels=panels, is_open=True, layout_settings=ws.SectionLayoutSettings(columns=2, rows=2))
+        for name, panels in _sections(board).items()
+    ]
+    return ws.Workspace(
+        entity=board.entity,
+        project=board.project,
+        name=_title(board),
+        sections=sections,
+        settings=ws.WorkspaceSettings(x_axis="epoch", max_runs=MOST_RUNS),
+        runset_settings=settings,
+    )
+
+
+def _report(board: Dashboard) -> Any:
+    """The report: the question, the table, what a reader must know beside it, and the panels."""
+    _, wr, expr = packages()
+    group, index = board.grouping
+    order = [wr.OrderBy(name=wr.SummaryMetric(index), ascending=True)]
+    mine = expr.And(expr.Metric("ID").isin(board.runs))
+    trained = wr.Runset(name="runs", filters=mine, groupby=[f"config.{group}"], order=order)
+    summary = wr.Runset(name="table", filters=expr.And(expr.Metric("ID").isin([board.summary])))
+    said = [wr.P(redact(note)) for note in notes(board.study, board.analysis)]
+    table, *others = _sections(board).items()
+    blocks = [wr.H2("The roadmap's table"), wr.PanelGrid(runsets=[summary], panels=_tiled(wr, table[1], 24, 12)), *said]
+    for name, panels in others:
+        blocks += [wr.H2(name), wr.PanelGrid(runsets=[trained], panels=_tiled(wr, panels, 12, 10))]
+    question = redact(str(board.study.about["question"]))
+    return wr.Report(
+        entity=board.entity, project=board.project, title=_title(board), description=question, blocks=blocks, width="fluid"
+    )
+
+
+def _sections(board: Dashboard) -> dict[str, list[Any]]:
+    """The panels by what they are about; the first section is the summarising run's, the others the runs'."""
+    _, wr, _ = packages()
+    many = {"max_runs_to_show": MOST_RUNS}
+    grouped = {"groupby": wr.Config(board.grouping[0]), "groupby_aggfunc": "mean", "groupby_rangefunc": "stddev", **many}
+    word = "step" if board.by_step else "row"
+
+    def bars(title: str, metric: str, unit: str) -> Any:
+        return wr.BarPlot(title=title, metrics=[metric], title_x=unit, max_bars_to_show=MOST_RUNS, **grouped)
+
+    def curves(title: str, metric: str, unit: str) -> Any:
+        return wr.LinePlot(title=title, x="epoch", y=[metric], title_x="epoch", title_y=unit, **grouped)
+
+    interval = wr.LinePlot(
+        title="difference to the parent with its 95 % interval, by row of the table",
+        x="row_number",
+        y=["row_delta", "row_delta_low", "row_delta_high"],
+        title_x="row of the table",
+        title_y="points of top-1",
+    )
+    return {
+        "Table": [wr.WeavePanelSummaryTable(table_name=TABLE_KEY), interval],
+        f"Top-1 by {word}": [
+            bars(f"top-1 by {word}: mean and standard deviation over seeds", "top1", "top-1, %"),
+            bars(f"difference to the parent by {word}, run by run of equal seed", "delta_top1", "points of top-1"),
+            wr.ScatterPlot(title="multiply-adds against top-1", x=wr.SummaryMetric("gmacs"), y=wr.SummaryMetric("top1")),
+        ],
+        "Curves": [
+            curves(f"training loss by {word}", "train_loss", "loss"),
+            curves(f"validation loss by {word}", "val_loss", "loss"),
+            curves(f"top-1 by {word} and epoch", "top1", "top-1, %"),
+        ],
+        "Speed and settings": [
+            bars(f"training throughput by {word}", "images_per_second", "images a second"),
+            wr.RunComparer(diff_only="split"),
+        ],
+    }
+
+
+def _tiled(wr: ModuleType, panels: list[Any], width: int, height: int) -> list[Any]:
+    """The panels side by side as far as a report's 24 columns go."""
+    across = 24 // width
+    for place, panel in enumerate(panels):
+        panel.layout = wr.Layout(x=place % across * width, y=place // across * height, w=width, h=height)
+    return panels
+
+
+def _title(board: Dashboard) -> str:
+    return f"Roadmap: {board.name}"[:128]
+
+
+def _settled(spec: Any, path: str = "") -> Any:
+    """The specification with ids from their places, where wandb-workspaces draws them anew each time."""
+    if isinstance(spec, list):
+        return [_settled(item, f"{path}/{place}") for place, item in enumerate(spec)]
+    if not isinstance(spec, dict):
+        return spec
+    drawn = {key for key in ("id", "__id__") if isinstance(spec.get(key), str)}
+    named = hashlib.sha256(path.encode()).hexdigest()[:12]
+    return {key: named if key in drawn else _settled(value, f"{path}/{key}") for key, value in spec.items()}
+
+
+def _save(study: Study, analysis: Analysis, place: dict[str, Any]) -> int:
+    """Bring the summarising run, the view and the report to the server, or up to date there.
+
+    Raises:
+        Refused: without a login or an answer of the server, before anything is sent or written.
+        UploadFailed: where the server goes away later.
+
+    """
+    try:
+        server = connect(address())
+    except Unavailable as error:
+        raise Refused(f"{error}; nothing was saved (--json and --offline need no server)") from error
+    place = {**place, "entity": place["entity"] or server.entity}
+    summary = summarise(study, analysis, place)
+    if not summary.uploaded:
+        said, good = upload(summary, server)
+        if not good:
+            print(f"{summary.result['run']}: {said}")
+            return EXIT_FAILED
+    print(f"table: {summary.marker['url']}")
+    board = Dashboard(study, analysis, place["entity"], place["project"], summary.marker["id"])
+    try:
+        urls = {kind: _upsert(server, board, kind, content) for kind, content in specify(board).items()}
+    except Unavailable as error:
+        raise UploadFailed(f"{error}; the same command goes on from here") from error
+    for kind, url in urls.items():
+        print(f"{kind}: {url}")
+    _note(study, {"table": summary.marker["url"], **urls})
+    _say_missing(board)
+    return 0
+
+
+def _upsert(server: Server, board: Dashboard, kind: str, content: dict[str, Any]) -> str:
+    """Save a view in place of the one that has its name, where there is one; returns where it is shown."""
+    where = {key: content[key] for key in ("entity", "project", "type", "name")}
+    project = ask(server.url, server.key, _FIND, where).get("project") or {}
+    try:
+        there = [edge["node"]["id"] for edge in (project.get("allViews") or {}).get("edges", [])][:1]
+        spec = redact(json.dumps(content["spec"]))
+        sent = {**where, **{key: content[key] for key in ("title", "description")}, "spec": spec}
+        answer = ask(server.url, server.key, _SAVE, sent | ({"id": there[0]} if there else {}))
+        view_id = str(answer["upsertView"]["view"]["id"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise Unavailable(f"{server.url} did not save the {kind}") from error
+    page = server.page(board.entity, board.project, "").rsplit("/runs/", 1)[0]
+    if kind == "view":
+        return f"{page}?nw={content['name'].removeprefix('nw-').removesuffix('-v')}"
+    return f"{page}/reports/{re.sub(r'[^A-Za-z0-9]+', '-', content['title'])}--{view_id.rstrip('=')}"
+
+
+def _note(study: Study, urls: dict[str, str]) -> None:
+    """Keep in `<study>/wandb/dashboard.json` where things are."""
+    try:
+        write_whole(study.folder / "wandb" / "dashboard.json", json.dumps(urls, indent=2) + "\n")
+    except OSError as error:
+        raise StorageFault(f"{study.folder / 'wandb'}: could not be written: {error}") from error
+
+
+def _say_missing(board: Dashboard) -> None:
+    """A view of runs that are not there is empty: say how they come."""
+    names = {run for row in board.study.about["rows"] for run in row["runs"]}
+    missing = sum(_marker(board.study.folder / "runs" / name).get("server") != address() for name in names)
+    if missing:
+        print(
+            f"{missing} of {len(names)} runs are not on {address()} as far as their folders say: "
+            f"python -m roadmap.replay {board.study.folder}"
+        )
+
+
+def _marker(run: Path) -> dict[str, Any]:
+    return read_object(run / MARKER)
