@@ -19,6 +19,7 @@ from roadmap.base.errors import Refused
 from roadmap.base.paths import CONF
 from roadmap.config.compose import compose
 from roadmap.config.identity import plain
+from roadmap.config.schema import StepConfig
 from roadmap.config.steps import known_steps
 from roadmap.record.folder import RunFolder
 from roadmap.report.records import load
@@ -26,11 +27,13 @@ from roadmap.report.statistics import analyse
 from roadmap.report.table import csv_rows, csv_text, table_rows
 from roadmap.tracking.tracker import WandbTracker, tracker
 from roadmap.tracking.wandb import dashboard
-from roadmap.tracking.wandb.process import MARKER, SUMMARY, Opening
+from roadmap.tracking.wandb.process import MARKER, Opening
 
 sys.path.append(str(Path(__file__).parent / "faults"))
 from fake_wandb import KEY, serving
+from records import made, write
 
+SUMMARY = ("top1", "top5", "gmacs", "params_m", "delta_top1", "status", "images_per_second")
 DIGITS = Path(__file__).parent.parent / "experiments" / "digits"
 SWEEP = CONF / "wandb" / "sweep.yaml"
 
@@ -60,7 +63,7 @@ def test_the_specification_names_what_runs_log(folder, monkeypatch):
     assert {"top1", "gmacs", "delta_top1", "images_per_second"} <= summaries <= {*SUMMARY, "step_index", "row_index"}
     for word in ("step.value.name", "step_index", "train_loss", "val_loss", "Run Comparer"):
         assert word.lower().replace(" ", "") in text.lower().replace(" ", "")
-    run = load(DIGITS).results[0]["run"]
+    run = next(iter(load(DIGITS).results))
     assert run in text
     assert json.loads((DIGITS / "study.json").read_text())["question"] in json.dumps(specification["report"])
 
@@ -122,7 +125,7 @@ def test_tensorboard_holds_each_epoch_once(tmp_path):
             line = {"epoch": epoch, "train_loss": 2.0 - epoch, "top1": 10.0 * epoch + sitting, "top1_without_ema": None}
             folder.add_epoch(line)
             told.epoch(line)
-    told.finish({"status": "done", "top1": 13.0, "gmacs": 0.5})
+    told.finish(made(top1=13.0, gmacs=0.5))
     read = EventAccumulator(str(folder.path / "tensorboard"))
     read.Reload()
     assert [(event.step, event.value) for event in read.Scalars("top1")] == [(0, 2.0), (1, 13.0), (2, 23.0)]
@@ -139,7 +142,7 @@ def test_without_tensorboard_a_run_goes_on(tmp_path, monkeypatch, caplog):
     folder.path.mkdir(parents=True)
     told = tracker(experiment, folder)
     told.epoch({"epoch": 0, "top1": 1.0})
-    told.finish({"status": "done"})
+    told.finish(made())
     assert [record.message for record in caplog.records] == [
         "logger=tensorboard: tensorboard is not installed (pip install tensorboard); the run goes on without it"
     ]
@@ -167,8 +170,7 @@ def run_folder(study, step="gelu", **result):
     run = study / "runs" / row["runs"][0]
     run.mkdir(parents=True)
     (run / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(composed)))
-    about = {"run": run.name, "step": composed["step"], "seed": 0, "status": "done", "top1": 50.0, "delta_top1": None}
-    (run / "result.json").write_text(json.dumps({**about, **result}))
+    write(run, made(run.name, step=StepConfig(**composed["step"]), **{"top1": 50.0, **result}))
     line = {"epoch": 0, "train_loss": 2.0, "val_loss": 1.5, "top1": 50.0, "images_per_second": 9.0, "lr": 0.1}
     (run / "history.jsonl").write_text(json.dumps(line) + "\n")
     return run, composed
@@ -234,7 +236,7 @@ def test_w_and_b_s_own_models_read_the_specification(folder):
     spec = of_views.WorkspaceViewspec.model_validate(specification["view"]["spec"])
     about = {"entity": "me", "project": "roadmap", "display_name": "", "name": "", "id": ""}
     view = ws.Workspace._from_model(of_views.View(**about, spec=spec))
-    assert view.runset_settings.baseline_run == study.about["rows"][0]["runs"][0]
+    assert view.runset_settings.baseline_run == study.plan.rows[0].runs[0]
     assert [key.name for key in view.runset_settings.groupby] == ["step.name"]
     assert [(order.item.name, order.ascending) for order in view.runset_settings.order] == [("step_index", True)]
     spec = of_reports.Spec.model_validate(specification["report"]["spec"])
@@ -246,10 +248,11 @@ def test_w_and_b_s_own_models_read_the_specification(folder):
 def test_every_metric_of_a_panel_is_logged(folder):
     """By a run through the real tracker, or by the summarising run, as W&B's reader finds them."""
     _, wr, _ = pytest.importorskip("wandb_workspaces") and dashboard.packages()
-    run, composed = run_folder(folder, top5=99.0, gmacs=0.5, params_m=1.0, delta_top1=1.0, images_per_second=9.0)
+    run_folder(folder, "kernel_7", top1=40.0)  # what its difference is to
+    run, composed = run_folder(folder, scores={"top5": 99.0}, gmacs=0.5, params_m=1.0, images_per_second=9.0)
     told = WandbTracker(Opening.of(composed, run, online=False))
     told.epoch({"epoch": 0})
-    told.finish(json.loads((run / "result.json").read_text()))
+    told.finish(RunFolder(run).result())
     (mirror,) = run.glob("wandb/offline-run-*")
     found = json.loads(inspect(mirror, "--summary"))
     logged = found["summary"]
@@ -317,7 +320,7 @@ def test_a_run_that_an_agent_asked_for_is_the_agent_s(tmp_path, monkeypatch, ser
     folder.add_epoch({"epoch": 0, "top1": 1.0})
     told = tracker(experiment, folder)
     told.epoch({"epoch": 0})
-    told.finish({"status": "done", "top1": 1.0})
+    told.finish(made(top1=1.0))
     assert told.fault is None
     there = server.runs["abc"]
     assert (there["project"], there["sweep"], there["summary"]["top1"]) == ("theirs", "swp", 1.0)
@@ -351,7 +354,7 @@ def test_event_files_hold_no_secret(tmp_path, monkeypatch):
     experiment = compose(["+step=gelu", "scale=atto", "logger=tensorboard", f"study.name={SECRET}"])
     folder = RunFolder(tmp_path / "gelu-s0-1")
     folder.path.mkdir()
-    tracker(experiment, folder).finish({"status": "done", "top1": 1.0})
+    tracker(experiment, folder).finish(made(top1=1.0))
     (file,) = (folder.path / "tensorboard").iterdir()
     assert b"[redacted]" in file.read_bytes()
     assert SECRET.encode() not in file.read_bytes()

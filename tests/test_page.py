@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from browser import CHROMIUM, Browser
+from records import result_file
 from test_report import VALUES, study
 
 from roadmap.base.errors import Refused
@@ -205,7 +206,7 @@ def running(tmp_path):
     lines = (folder / "records.jsonl").read_text().splitlines()
     run = folder / "runs" / "a-s0-0"
     run.mkdir(parents=True)
-    (run / "result.json").write_text(lines[0])
+    (run / "result.json").write_text(result_file(lines[0]))
     (run / "history.jsonl").write_text('{"train_loss": 1.5, "val_loss": 1.0, "top1": 50.0}\n')
     (tmp_path / "secret.txt").write_text("secret")
     (run / "log.txt").symlink_to(tmp_path / "secret.txt")
@@ -398,7 +399,7 @@ def test_hidden_columns_and_single_seeds(page):
     assert not page.js(seen)
     page.click("#single")
     assert page.js(seen)
-    first = load(DIGITS).results[0]["top1"]
+    first = next(iter(load(DIGITS).results.values())).score
     assert page.js("document.querySelector('#rows .single').textContent").startswith(f"seed 0: {first:.2f}, seed 1: ")
 
 
@@ -448,10 +449,10 @@ def test_curves_of_chosen_rows(page):
     assert page.js(readout) == f"inverting dims: {row.mean:.2f} ± {row.std:.2f} (n = 3)"
     focus(page, "#plot")
     page.key("Home")
-    first = [result["history"][0][2] for result in found.of(row.variant)]
+    first = [found.histories[result.run][0][2] for result in found.of(row.variant.name)]
     assert page.js(readout).startswith(f"inverting dims: {sum(first) / 3:.2f} ± ")
     set_value(page, "#metric", "0")
-    losses = [result["history"][0][0] for result in found.of(row.variant)]
+    losses = [found.histories[result.run][0][0] for result in found.of(row.variant.name)]
     assert page.js(readout).startswith(f"inverting dims: {sum(losses) / 3:.4f} ± ")
 
 
@@ -462,10 +463,10 @@ def difference(page, first, second):
 
 
 def test_differences_between_two_runs(page):
-    results = {result["step"]["name"]: result for result in load(DIGITS).results if result["seed"] == 0}
+    results = {result.step.name: result for result in load(DIGITS).results.values() if result.seed == 0}
     one, other = results["kernel_5"], results["kernel_7"]
-    assert difference(page, one["run"], other["run"]) == [["model.kernel_size", "5", "7"], ["step", "kernel_5", "kernel_7"]]
-    assert difference(page, one["run"], one["run"]) == []
+    assert difference(page, one.run, other.run) == [["model.kernel_size", "5", "7"], ["step", "kernel_5", "kernel_7"]]
+    assert difference(page, one.run, one.run) == []
     assert page.js("document.querySelector('#difference').textContent").startswith("No difference: all ")
 
 
@@ -593,7 +594,7 @@ def test_the_served_page_takes_over_new_results_and_keeps_its_state(chromium, ru
         chromium.js("window.scrollTo(0, 150); window.before = 1")
         run = running / "runs" / "d-s0-0"
         run.mkdir()
-        (run / "result.json").write_text(lines[12])
+        (run / "result.json").write_text(result_file(lines[12]))
         chromium.until("document.querySelector('#status').textContent.startsWith('2 of 15 runs done')", 6)
         assert chromium.js("[document.activeElement.id, window.scrollY, window.before]") == ["bar-1", 150, 1]
         assert (aria_sort(chromium, "label"), chromium.js("document.querySelector('#filter').value")) == ("descending", "side br")

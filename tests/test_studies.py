@@ -10,6 +10,7 @@ import re
 import numpy as np
 import pytest
 from conftest import QUICK
+from records import made, write
 
 from roadmap.base.errors import Refused
 from roadmap.config import compose as composing
@@ -18,7 +19,8 @@ from roadmap.config.identity import decisive, plain
 from roadmap.model.build import network_of
 from roadmap.model.cost import cost_of
 from roadmap.model.layout import layout
-from roadmap.record.folder import RunFolder, parent_top1
+from roadmap.record.folder import RunFolder
+from roadmap.record.siblings import difference_to_parent, parent_score
 from roadmap.report.records import load
 from roadmap.report.statistics import analyse
 from roadmap.report.table import effect_rows, markdown
@@ -93,7 +95,7 @@ def test_only_the_steps_that_are_named():
         "kernel_9": "patchify_stem",
         "gelu": "patchify_stem",
     }
-    assert "kernel_size" in found.describe()["rows"][2]["toggles"]
+    assert "kernel_size" in found.study_plan().rows[2].toggles
 
 
 def test_orders_come_with_their_reverses():
@@ -179,9 +181,9 @@ study:
     assert [(point.name, point.experiment.model.kernel_size) for point in found.points] == [
         ("full-s0", 7), ("full-s1", 7), ("small-s0", 3), ("small-s1", 3), ("smaller-s0", 1), ("smaller-s1", 1),
     ]  # fmt: skip
-    about = found.describe()
-    assert [row["toggles"] for row in about["rows"]] == [[], ["kernel_size"], ["stem", "kernel_size"]]
-    assert [effect["weights"] for effect in about["effects"]] == [{"small": 1.0, "full": -1.0}, {"smaller": 1.0, "small": -1.0}]
+    about = found.study_plan()
+    assert [row.toggles for row in about.rows] == [(), ("kernel_size",), ("stem", "kernel_size")]
+    assert [effect.weights for effect in about.effects] == [{"small": 1.0, "full": -1.0}, {"smaller": 1.0, "small": -1.0}]
     single = compose(list(found.points[2].command[2:]), [tmp_path / "own"])
     assert single == found.points[2].experiment  # its command is that run and no other
     for spoil, says in (
@@ -258,19 +260,19 @@ def test_a_run_of_another_study_is_taken_over(tmp_path):
     """Both ends of the roadmap are rows of other studies too."""
     settings = [*QUICK, "study.seeds=[0]", f"output={tmp_path}"]
     (point,) = plan(["+study=roadmap", *settings, "study.steps=[resnet]"]).points
-    result = {"status": "done", "run": point.folder.path.name, "study": "roadmap", "top1": 50.0, "seconds": 1.0, "seed": 0}
+    result = made(point.folder.path.name, 50.0, study="roadmap", seconds=1.0)
     with point.folder.claimed() as mine:
         mine.write_config(point.experiment)
         mine.add_epoch({"epoch": 0, "top1": 50.0})
         mine.write_result(result)
     found = plan(["+study=add_one_in", *settings, "study.steps=[gelu]"])
     assert "1 in another study" in preview(found, found.points)
-    assert [p.borrow() for p in found.points] == [True, False]
+    assert [p.reuse_result() for p in found.points] == [True, False]
     taken = found.points[0].folder
-    assert taken.result() == {**result, "study": "add_one_in", "trained_in": "roadmap"}
+    assert taken.result() == dataclasses.replace(result, study="add_one_in", trained_in="roadmap")
     assert taken.history() == [{"epoch": 0, "top1": 50.0}]
     assert RunFolder(point.folder.path).result() == result
-    assert not found.points[0].borrow()
+    assert not found.points[0].reuse_result()
 
 
 def test_a_run_s_difference_is_to_the_row_that_the_study_compares_it_with(tmp_path):
@@ -278,12 +280,13 @@ def test_a_run_s_difference_is_to_the_row_that_the_study_compares_it_with(tmp_pa
     found = planned("leave_one_out", "study.steps=[gelu]", "study.seeds=[0,1]", f"output={tmp_path}")
     found.write()
     (whole, _), (without, _) = found.rows["separate_downsampling"], found.rows["without_gelu"]
-    result = {"step": plain(without.experiment.step), "seed": 0, "top1": 48.0}
-    assert parent_top1(without.folder, result) is None
+    result = made(without.folder.path.name, 48.0, step=without.experiment.step)
+    assert difference_to_parent(without.folder, result) is None
     whole.folder.path.mkdir(parents=True)
-    (whole.folder.path / "result.json").write_text(json.dumps({"status": "done", "seed": 0, "top1": 50.0}))
-    assert parent_top1(without.folder, result) == 50.0
-    assert parent_top1(without.folder, {**result, "seed": 1}) is None
+    write(whole.folder.path, made(whole.folder.path.name, 50.0))
+    assert parent_score(without.folder, result) == 50.0
+    assert difference_to_parent(without.folder, result) == -2.0
+    assert difference_to_parent(without.folder, dataclasses.replace(result, seed=1)) is None
 
 
 def recorded(found, values):

@@ -15,7 +15,7 @@ import roadmap
 from roadmap.base.errors import Refused
 from roadmap.config.compose import compose
 from roadmap.sweep import plan
-from roadmap.sweep.engines import local, machine
+from roadmap.sweep.engines import machine
 
 SMALL = [
     *[o for o in QUICK if not o.startswith("scale")],

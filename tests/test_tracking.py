@@ -20,17 +20,20 @@ from roadmap import replay as replay_door
 from roadmap.base.errors import EXIT_FAILED, EXIT_REFUSED, Refused
 from roadmap.config.compose import compose
 from roadmap.config.identity import plain
+from roadmap.record.folder import RunFolder
 from roadmap.tracking.tracker import WandbTracker
 from roadmap.tracking.wandb import upload as replay
-from roadmap.tracking.wandb.process import MARKER, SUMMARY, Opening
+from roadmap.tracking.wandb.process import MARKER, Opening
 
 sys.path.append(str(Path(__file__).parent / "faults"))
 from fake_wandb import KEY, serving
+from records import made, write
 
 pytest.importorskip("wandb")
 ROOT = str(Path(roadmap.__file__).parent.parent)
 RUN = [*QUICK, "recipe.batch_size=256", "runtime.keep_weights=false"]
 EPOCHS = 3
+SUMMARY = ("top1", "top5", "gmacs", "params_m", "delta_top1", "status", "images_per_second")
 
 
 @pytest.fixture(autouse=True)
@@ -74,13 +77,14 @@ def test_offline_run_is_read_back_and_replayed(tmp_path, monkeypatch):
     assert done.returncode == 0, done.stderr
     study = tmp_path / "experiments" / "single"
     (run,) = study.glob("runs/gelu-*")
-    result = json.loads((run / "result.json").read_text())
-    assert result["delta_top1"] is not None
+    result, before = (RunFolder(path).result() for path in (run, next(study.glob("runs/kernel_7-*"))))
     (mirror,) = mirrors(run)
     summary, whole = inspect(mirror, "--summary"), inspect(mirror)
     for key in ("top1", "gmacs", "params_m", "delta_top1"):
         assert f'"{key}"' in summary
-        assert str(round(result[key], 3))[:5] in summary
+    shown = {"top1": result.score, "gmacs": result.gmacs, "params_m": result.params_m, "delta_top1": result.score - before.score}
+    for value in shown.values():
+        assert str(round(value, 3))[:5] in summary
     for text in ("gelu", "digits", "kernel_size", "train_loss", "val_loss"):
         assert text in whole + summary
     assert replayed(run, "--offline", monkeypatch=monkeypatch) == 0
@@ -101,8 +105,7 @@ def record(folder, step, seed=0, top1=50.0):
     (run / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(composed)))
     lines = [{"epoch": e, "train_loss": 2.5 - e / 8, "top1": top1 + e, "top1_without_ema": None} for e in range(EPOCHS)]
     (run / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    result = {"run": run.name, "status": "done", "top1": top1 + EPOCHS - 1, "top5": None, "gmacs": 0.25, "seconds": 1.5}
-    (run / "result.json").write_text(json.dumps(result))
+    write(run, made(run.name, top1 + EPOCHS - 1, seed=seed, gmacs=0.25, seconds=1.5))
     return run
 
 
@@ -123,11 +126,11 @@ def test_study_arrives_once(tmp_path, monkeypatch, server, capsys):
     assert replayed(study, monkeypatch=monkeypatch) == 0
     assert sorted(server.inserted) == sorted(run.name for run in runs)
     for run in runs:
-        there, result = server.runs[run.name], json.loads((run / "result.json").read_text())
+        there = server.runs[run.name]
         lines = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
         assert own(there["history"]) == [{k: v for k, v in line.items() if v is not None} for line in lines]
-        assert {key: there["summary"][key] for key in SUMMARY if key in result and result[key] is not None} == {
-            "top1": result["top1"],
+        assert {key: there["summary"][key] for key in SUMMARY if key in there["summary"]} == {
+            "top1": RunFolder(run).result().score,
             "gmacs": 0.25,
             "status": "done",
         }
@@ -171,10 +174,9 @@ def test_changed_result_is_a_run_of_its_own(tmp_path, monkeypatch, server, capsy
 
 def test_live_run_is_not_repeated(tmp_path, monkeypatch, server):
     run = record(tmp_path / "study", "gelu")
-    result = json.loads((run / "result.json").read_text())
     tracker = WandbTracker(Opening.of(OmegaConf.to_container(OmegaConf.load(run / "config.yaml")), run, online=True))
     tracker.epoch({"epoch": EPOCHS - 1})
-    tracker.finish(result)
+    tracker.finish(RunFolder(run).result())
     live = {key: value for key, value in server.runs[run.name].items() if key not in ("history", "summary")}
     history, before = own(server.runs[run.name]["history"]), len(server.requests)
     assert replayed(run, monkeypatch=monkeypatch) == 0

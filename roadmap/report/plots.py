@@ -89,7 +89,7 @@ def _curves(study: Study, rows: Sequence[Row]) -> bytes | None:
 
 def _history(study: Study, row: Row) -> np.ndarray[Any, Any] | None:
     """(seeds, epochs, 3) of the runs that have every epoch."""
-    histories = [study.histories[result.run] for result in study.of(row.variant.name) if result.done]
+    histories = [history for run in study.of(row.variant.name) if run.done and (history := study.histories[run.run])]
     length = max(map(len, histories), default=0)
     whole = [history for history in histories if len(history) == length]
     return np.array(whole, dtype=float) if whole else None

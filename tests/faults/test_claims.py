@@ -12,12 +12,14 @@ import time
 from pathlib import Path
 
 import pytest
+from records import made
 
 import roadmap
 from roadmap.base import files as storage
 from roadmap.base.errors import Held
 from roadmap.record.folder import RunFolder
 
+TESTS = str(Path(__file__).parent.parent)
 ENV = {**os.environ, "PYTHONPATH": str(Path(roadmap.__file__).parent.parent)}
 HOLD = """
 import os, sys, time
@@ -68,8 +70,8 @@ def test_a_run_has_one_holder_and_a_dead_one_is_followed_at_once(tmp_path):
         other.process.wait()
         assert folder.holder() is None
         with folder.claimed() as mine:
-            mine.write_result({"by": "me"})
-    assert folder.result() == {"by": "me"}
+            mine.write_result(made(reason="mine"))
+    assert folder.result() == made(reason="mine")
     assert folder.holder() is None
     assert [path.name for path in folder.path.iterdir()] == ["result.json"]
 
@@ -87,8 +89,8 @@ def test_a_stopped_holder_that_lost_its_claim_writes_nothing(tmp_path):
             other.process.stdin.flush()
             assert other.process.stdout.readline() == "Held\n"
             assert folder.result() is None
-            mine.write_result({"by": "me"})
-    assert folder.result() == {"by": "me"}
+            mine.write_result(made(reason="mine"))
+    assert folder.result() == made(reason="mine")
 
 
 def test_a_claim_with_another_s_token_is_lost(tmp_path):
@@ -96,7 +98,7 @@ def test_a_claim_with_another_s_token_is_lost(tmp_path):
     with RunFolder(tmp_path / "run").claimed() as mine:
         mine.check_claim()
         os.pwrite(mine.claim.descriptor, json.dumps({"token": "x", "pid": 1, "host": "h", "since": "s"}).ljust(200).encode(), 0)
-        for write in (lambda: mine.write_result({}), lambda: mine.add_epoch({"epoch": 0}), mine.check_claim):
+        for write in (lambda: mine.write_result(made()), lambda: mine.add_epoch({"epoch": 0}), mine.check_claim):
             with pytest.raises(Held, match="has taken over"):
                 write()
     assert not (tmp_path / "run/result.json").exists()
@@ -104,14 +106,14 @@ def test_a_claim_with_another_s_token_is_lost(tmp_path):
 
 def test_a_result_is_written_once(tmp_path):
     with RunFolder(tmp_path / "run").claimed() as mine:
-        mine.write_result({"first": True})
+        mine.write_result(made(reason="first"))
         with pytest.raises(Held, match="written by another process"):
-            mine.write_result({"first": False})
+            mine.write_result(made(reason="second"))
         with pytest.raises(Held, match="this process"), RunFolder(tmp_path / "run").claimed():
             pass
         assert mine.holder() == "this process"
         mine.check_claim()  # asking did not give it away
-    assert RunFolder(tmp_path / "run").result() == {"first": True}
+    assert RunFolder(tmp_path / "run").result() == made(reason="first")
 
 
 def test_a_file_system_without_hard_links_has_results_too(tmp_path, monkeypatch):
@@ -131,6 +133,9 @@ from pathlib import Path
 from roadmap.base.errors import Held
 from roadmap.record.folder import RunFolder
 
+sys.path.insert(0, sys.argv[3])
+from records import made
+
 root, count = Path(sys.argv[1]), int(sys.argv[2])
 witness = os.open(root / "witness", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 folders = [RunFolder(root / f"run-{i}") for i in range(count)]
@@ -145,7 +150,7 @@ while left := [folder for folder in folders if folder.result() is None]:
             for epoch in range(2):
                 mine.add_epoch({"epoch": epoch})
                 time.sleep(random.uniform(0, 0.004))
-            mine.write_result({"status": "done", "by": os.getpid()})
+            mine.write_result(made(reason=str(os.getpid())))
             os.write(witness, f"{folder.path.name}\\n".encode())
     except Held:
         pass
@@ -157,7 +162,7 @@ def test_sweepers_of_one_folder_do_each_task_once(tmp_path, storm, figure):
     sweepers, tasks, kills = (8, 200, 60) if storm else (4, 60, 8)
 
     def start():
-        return subprocess.Popen([sys.executable, "-c", SWEEPER, str(tmp_path), str(tasks)], env=ENV)
+        return subprocess.Popen([sys.executable, "-c", SWEEPER, str(tmp_path), str(tasks), TESTS], env=ENV)
 
     running, killed = [start() for _ in range(sweepers)], 0
     while running:

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from conftest import QUICK
 from fake_wandb import KEY, black_hole, serving
+from records import made
 
 import roadmap
 from roadmap.config.compose import compose
@@ -90,7 +91,7 @@ class Training:
             self.timed(self.tracker.epoch, lines[-1])
 
     def finish(self, status="done"):
-        result = {"run": self.folder.name, "status": status, "top1": 50.0 + EPOCHS - 1, "gmacs": 0.5, "delta_top1": None}
+        result = made(self.folder.name, 50.0 + EPOCHS - 1, status=status, gmacs=0.5)
         self.timed(self.tracker.finish, result)
         return result
 
@@ -180,7 +181,7 @@ def test_three_sessions_of_a_run_are_one(tmp_path, monkeypatch, caplog):
     assert run["complete"]
     assert [line["epoch"] for line in run["history"]] == [line["_step"] for line in run["history"]] == list(range(EPOCHS))
     assert fake.received["gelu-s0-1"] == list(range(EPOCHS))
-    assert (run["summary"]["top1"], run["summary"]["status"]) == (result["top1"], "done")
+    assert (run["summary"]["top1"], run["summary"]["status"]) == (result.score, "done")
     assert json.loads((training.folder / MARKER).read_text())["result"] == run["summary"]["record"]
 
 
@@ -245,7 +246,7 @@ def _runs(process):
 # One process for several runs: torch is imported once, and the seconds are those of the runs.
 SEVERAL = """
 import json, sys, time
-from roadmap.run import main
+from roadmap.run.__main__ import main
 for line in json.loads(sys.argv[1]):
     sys.argv, start = ["roadmap run", *line], time.monotonic()
     code = main()

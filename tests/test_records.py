@@ -1,0 +1,162 @@
+"""The two forms of the record, `result.json` and `study.json`: of this version and the one before, or refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from records import made, result_file, write
+from test_report import VALUES, study
+
+from roadmap.base.errors import Refused
+from roadmap.record.folder import RunFolder
+from roadmap.record.result import dump_result, load_result
+from roadmap.record.study import dump_plan, find_plan, load_plan, read_plan, write_plan
+from roadmap.report import effects, frame
+from roadmap.report.records import load
+
+ROOT = Path(__file__).parent.parent
+DIGITS = ROOT / "experiments" / "digits"
+
+
+def test_a_result_is_read_as_it_was_written(tmp_path):
+    with RunFolder(tmp_path / "gelu-s0-1").claimed() as folder:
+        result = made("gelu-s0-1", 50.0, scores={"top5": 90.0}, model={"kernel_size": 7}, versions={"torch": "2"}, seconds=1.5)
+        folder.write_result(result)
+    assert folder.result() == result
+    assert (result.score, result.final, result.done) == (50.0, "top-1 50.00 %", True)
+    written = json.loads((folder.path / "result.json").read_text())
+    assert written["format"] == 2
+    assert written["metric"] == {"key": "top1", "label": "top-1", "unit": "%", "higher_is_better": True}
+    assert written["scores"] == {"top1": 50.0, "top5": 90.0}
+
+
+def test_a_result_of_the_version_before_is_read_in_today_s_form(tmp_path):
+    """Its scores stood beside everything else, and it held a difference that depends on which other runs were done."""
+    old = {
+        "run": "gelu-s0-1", "study": "digits",
+        "step": {"name": "gelu", "parent": "kernel_7", "label": "ReLU → GELU", "group": ""}, "scale": "atto", "seed": 0, "status": "done", "top1": 50.0, "top5": 90.0, "top1_without_ema": None,
+        "val_loss": 1.0, "train_loss": 1.5, "delta_top1": 3.0, "gmacs": 0.01, "seconds": 2.0, "model": {"kernel_size": 7},
+    }  # fmt: skip
+    (tmp_path / "result.json").write_text(json.dumps(old))
+    result = RunFolder(tmp_path).result()
+    assert result.scores == {"top1": 50.0, "top5": 90.0, "top1_without_ema": None, "val_loss": 1.0}
+    assert (result.step.parent, result.train_loss, result.model) == ("kernel_7", 1.5, {"kernel_size": 7})
+    assert load_result(dump_result(result), tmp_path) == result
+    diverged = load_result({**old, "status": "diverged", "reason": "the loss is nan", "top1": None}, tmp_path)
+    assert (diverged.scores, diverged.score, diverged.reason) == ({}, None, "the loss is nan")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": 3}, "of format 3; roadmap .* reads formats 1 and 2"),
+        ({"format": "new"}, "of format new"),
+        ({"surprise": 1}, "surprise should not be in it"),
+        ({"metric": None}, "metric should be in it"),
+    ],
+)
+def test_a_result_of_another_form_is_refused_with_its_file(tmp_path, change, message):
+    content = {
+        key: value for key, value in {**dump_result(made(top1=1.0)), **change}.items() if value is not None or key != "metric"
+    }
+    (tmp_path / "result.json").write_text(json.dumps(content))
+    with pytest.raises(Refused, match=f"result.json: .*{message}"):
+        RunFolder(tmp_path).result()
+
+
+def test_a_reader_writes_nothing_and_the_writer_sets_a_torn_result_aside(tmp_path):
+    file = tmp_path / "result.json"
+    file.write_text('{"status": "do')
+    assert RunFolder(tmp_path).result() is None
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+    with RunFolder(tmp_path).claimed() as folder:
+        folder.write_result(made(top1=1.0))
+    assert RunFolder(tmp_path).result() == made(top1=1.0)
+    assert (tmp_path / "result.json.corrupt").read_text() == '{"status": "do'
+
+
+def test_a_plan_is_read_as_it_was_written(tmp_path):
+    plan = read_plan(DIGITS)
+    write_plan(tmp_path, plan)
+    assert read_plan(tmp_path) == plan
+    assert (tmp_path / "study.json").read_bytes() == (DIGITS / "study.json").read_bytes()
+    assert [row.variant.name for row in plan.rows][:2] == ["resnet", "stage_ratio"]
+    assert len(plan.runs) == len(plan.rows) * len(plan.seeds)
+    first = plan.runs[plan.rows[1].runs[2]]
+    assert (first.seed, first.index, first.row.variant.parent) == (plan.seeds[2], 1, "resnet")
+
+
+def test_a_plan_of_another_form_is_refused_with_its_file(tmp_path):
+    content = dump_plan(read_plan(DIGITS))
+    old = {key: value for key, value in content.items() if key not in ("format", "metric")}
+    assert load_plan(old, tmp_path) == read_plan(DIGITS)
+    for change, message in (
+        ({"format": 3}, "of format 3"),
+        ({"seeds": None}, "not the plan of a study"),
+        ({"more": 1}, "not the plan"),
+    ):
+        with pytest.raises(Refused, match=message):
+            load_plan({**content, **change}, tmp_path)
+    assert find_plan(tmp_path) is None
+    (tmp_path / "study.json").write_text("{")
+    assert find_plan(tmp_path) is None
+
+
+def test_the_committed_studies_are_in_today_s_form():
+    for folder in (ROOT / "experiments").glob("*/study.json"):
+        records = [json.loads(line) for line in (folder.parent / "records.jsonl").read_text().splitlines()]
+        assert {content["format"] for content in [json.loads(folder.read_text()), *records]} == {2}
+
+
+# --- pandas ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_frame_has_everything_that_the_records_have(tmp_path):
+    table = frame(DIGITS)
+    assert len(table) == len(load(DIGITS).results)
+    assert {"row", "step", "seed", "status", "top1", "top5", "val_loss", "gmacs", "params_m", "seconds", "device"} <= {*table}
+    assert {"model.kernel_size", "recipe.lr", "data.fingerprint", "versions.torch", "git.commit", "history"} <= {*table}
+    assert table.groupby("row")["model.kernel_size"].first()["kernel_5"] == 5
+    assert list(frame(study(tmp_path, VALUES))["step"]) == ["a"] * 3 + ["b"] * 3 + ["c"] * 3 + ["side"] * 3 + ["d"] * 3
+
+
+def test_a_frame_of_single_runs_needs_no_study(tmp_path):
+    for seed, score in enumerate((50.0, 60.0)):
+        run = tmp_path / "runs" / f"gelu-s{seed}-1"
+        run.mkdir(parents=True)
+        write(run, made(run.name, score, seed=seed))
+        (run / "history.jsonl").write_text('{"epoch": 0, "train_loss": 2.0, "val_loss": 1.0, "top1": 40.0}\n')
+    table = frame(tmp_path)
+    assert list(table["top1"]) == [50.0, 60.0]
+    assert list(table["row"]) == ["gelu", "gelu"]
+    assert table["history"][0] == [[2.0, 1.0, 40.0]]
+    with pytest.raises(Refused, match="no run that is done"):
+        frame(tmp_path / "runs")
+
+
+def test_effects_are_those_of_the_report(tmp_path):
+    table = effects(study(tmp_path, VALUES))
+    assert list(table) == ["effect", "label", "value", "low", "high", "p", "p_holm", "resolved"]
+    found = table.set_index("effect")
+    assert list(found["value"]) == [10.0, 0.5, 0.5, 9.5]
+    assert list(found["resolved"]) == [True, False, False, True]
+    assert found["low"]["b"] < 10 < found["high"]["b"]
+
+
+def test_frames_need_no_torch():
+    code = (
+        f"import sys, roadmap.report as r; r.frame({str(DIGITS)!r}), r.effects({str(DIGITS)!r}); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, cwd=ROOT).returncode == 0
+
+
+def test_runs_that_differ_in_the_recipe_are_not_comparable():
+    one = made("a-s0-1", 1.0, recipe={"lr": 1})
+    assert one.comparable(made("b-s1-1", 2.0, seed=1, recipe={"lr": 1}, model={"kernel_size": 3}))
+    assert not one.comparable(replace(one, recipe={"lr": 2}))
+    assert result_file(json.dumps({**dump_result(one), "history": []})) == json.dumps(dump_result(one))
