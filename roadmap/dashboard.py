@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import logging
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from roadmap.base.console import Parser, exits
-from roadmap.base.errors import Refused
-from roadmap.report.records import load
+from roadmap.base.errors import Refused, StorageFault
+from roadmap.base.files import write_whole
+from roadmap.base.redaction import redact
+from roadmap.report.records import Study, load
 from roadmap.report.statistics import analyse
-from roadmap.tracking.wandb.dashboard import (
-    Dashboard,
-    _place,
-    _save,
-    _write_json,
-    _write_offline,
-    packages,
-    specify,
-    summarise,
-    summary_id,
-)
+from roadmap.tracking.wandb.dashboard import Dashboard, packages, save, specify
+from roadmap.tracking.wandb.summary_run import summarise, summary_id, write_offline
 
 
 def main() -> int:
@@ -29,9 +26,10 @@ def main() -> int:
     arguments = _arguments()
     study = load(arguments.folder)
     analysis = analyse(study)
-    place = _place(study, arguments)
+    theirs = _project(study)
+    entity, project = arguments.entity or theirs.get("entity"), arguments.project or theirs.get("project") or "roadmap"
     if arguments.json is not None:
-        specification = specify(Dashboard(study, analysis, place["entity"] or "", place["project"], summary_id(study)))
+        specification = specify(Dashboard(study, analysis, entity or "", project, summary_id(study)))
         return _write_json(specification, arguments.json)
     if not arguments.offline:
         packages()
@@ -39,8 +37,30 @@ def main() -> int:
         raise Refused("wandb is not installed (pip install wandb)")
     logging.getLogger("roadmap").addHandler(logging.NullHandler())  # faults are told below
     if arguments.offline:
-        return _write_offline(summarise(study, analysis, place))
-    return _save(study, analysis, place)
+        return write_offline(summarise(study, analysis, entity, project))
+    return save(study, analysis, entity, project)
+
+
+def _project(study: Study) -> dict[str, Any]:
+    """Entity and project as the first run's configuration has them."""
+    for file in sorted((study.folder / "runs").glob("*/config.yaml"))[:1]:
+        try:
+            return dict(yaml.safe_load(file.read_text(encoding="utf-8"))["wandb"])
+        except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+            raise Refused(f"{file}: not a run's configuration ({error})") from error
+    return {}
+
+
+def _write_json(specification: dict[str, Any], file: str) -> int:
+    text = redact(json.dumps(specification, indent=2, sort_keys=True, ensure_ascii=False)) + "\n"
+    if file == "-":
+        print(text, end="")
+        return 0
+    try:
+        write_whole(Path(file), text)
+    except OSError as error:
+        raise StorageFault(f"{file}: could not be written: {error}") from error
+    return 0
 
 
 def _arguments() -> argparse.Namespace:

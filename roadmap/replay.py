@@ -8,7 +8,7 @@ from pathlib import Path
 
 from roadmap.base.console import Parser, exits
 from roadmap.base.errors import Refused
-from roadmap.tracking.wandb.upload import _plan, records, replay, replay_offline
+from roadmap.tracking.wandb.upload import read_records, replay, replay_offline
 
 
 def main() -> int:
@@ -18,16 +18,16 @@ def main() -> int:
     parser.add_argument("--dry-run", action="store_true", help="list what would be uploaded; ask nobody")
     parser.add_argument("--offline", action="store_true", help="write W&B's offline runs instead of uploading")
     arguments = parser.parse_args()
-    found = records(arguments.folder)
+    records = read_records(arguments.folder)
     if arguments.dry_run:
-        print("\n".join(f"{record.name}: {_plan(record, arguments.offline)}" for record in found))
+        print("\n".join(f"{record.name}: {'to write' if arguments.offline else record.state}" for record in records))
         return 0
     if importlib.util.find_spec("wandb") is None:
         raise Refused("wandb is not installed (pip install wandb)")
     logging.getLogger("roadmap").addHandler(logging.NullHandler())  # faults are told below
     if arguments.offline:
-        return replay_offline(found)
-    return replay(found)
+        return replay_offline(records)
+    return replay(records)
 
 
 if __name__ == "__main__":

@@ -25,9 +25,10 @@ from roadmap.record.folder import RunFolder
 from roadmap.report.records import load
 from roadmap.report.statistics import analyse
 from roadmap.report.table import csv_rows, csv_text, table_rows
-from roadmap.tracking.tracker import WandbTracker, tracker
-from roadmap.tracking.wandb import dashboard
-from roadmap.tracking.wandb.process import MARKER, Opening
+from roadmap.tracking.tracker import open_tracker
+from roadmap.tracking.wandb import dashboard, summary_run
+from roadmap.tracking.wandb.process import Uploader
+from roadmap.tracking.wandb.run import MARKER, WandbRun
 
 sys.path.append(str(Path(__file__).parent / "faults"))
 from fake_wandb import KEY, serving
@@ -119,13 +120,16 @@ def test_tensorboard_holds_each_epoch_once(tmp_path):
     experiment = compose(["+step=gelu", "scale=atto", "logger=tensorboard", f"output={tmp_path}"])
     folder = RunFolder.of(experiment, "0" * 16)
     folder.path.mkdir(parents=True)
-    for sitting in (2, 3):  # the second repeats the last epoch of the first, as after a kill
-        told = tracker(experiment, folder)
-        for epoch in range(sitting - 2, sitting):
-            line = {"epoch": epoch, "train_loss": 2.0 - epoch, "top1": 10.0 * epoch + sitting, "top1_without_ema": None}
+    for attempt in (2, 3):  # the second repeats the last epoch of the first, as after a kill
+        folder.forget_epochs(attempt - 2)
+        tracker = open_tracker(experiment, folder)
+        for epoch in range(attempt - 2, attempt):
+            line = {"epoch": epoch, "train_loss": 2.0 - epoch, "top1": 10.0 * epoch + attempt, "top1_without_ema": None}
             folder.add_epoch(line)
-            told.epoch(line)
-    told.finish(made(top1=13.0, gmacs=0.5))
+            tracker.update()
+        if attempt == 3:
+            write(folder.path, made(top1=13.0, gmacs=0.5))
+        tracker.close()
     read = EventAccumulator(str(folder.path / "tensorboard"))
     read.Reload()
     assert [(event.step, event.value) for event in read.Scalars("top1")] == [(0, 2.0), (1, 13.0), (2, 23.0)]
@@ -140,9 +144,9 @@ def test_without_tensorboard_a_run_goes_on(tmp_path, monkeypatch, caplog):
     experiment = compose(["+step=gelu", "scale=atto", "logger=tensorboard", f"output={tmp_path}"])
     folder = RunFolder.of(experiment, "0" * 16)
     folder.path.mkdir(parents=True)
-    told = tracker(experiment, folder)
-    told.epoch({"epoch": 0, "top1": 1.0})
-    told.finish(made())
+    tracker = open_tracker(experiment, folder)
+    tracker.update()
+    tracker.close()
     assert [record.message for record in caplog.records] == [
         "logger=tensorboard: tensorboard is not installed (pip install tensorboard); the run goes on without it"
     ]
@@ -250,16 +254,16 @@ def test_every_metric_of_a_panel_is_logged(folder):
     _, wr, _ = pytest.importorskip("wandb_workspaces") and dashboard.packages()
     run_folder(folder, "kernel_7", top1=40.0)  # what its difference is to
     run, composed = run_folder(folder, scores={"top5": 99.0}, gmacs=0.5, params_m=1.0, images_per_second=9.0)
-    told = WandbTracker(Opening.of(composed, run, online=False))
-    told.epoch({"epoch": 0})
-    told.finish(RunFolder(run).result())
+    uploader = Uploader(WandbRun.of(composed, run, online=False))
+    uploader.update()
+    uploader.close()
     (mirror,) = run.glob("wandb/offline-run-*")
     found = json.loads(inspect(mirror, "--summary"))
     logged = found["summary"]
     study = load(DIGITS)
     analysis = analyse(study)
     board = dashboard.Dashboard(study, analysis, "", "roadmap", "study-digits")
-    logged_rows = {key for line in dashboard.lines_of(study, analysis) for key in line}
+    logged_rows = {key for line in summary_run.lines_of(study, analysis) for key in line}
     named = {name for panels in dashboard._sections(board).values() for panel in panels for name in names(panel, wr)}
     assert {"top1", "delta_top1", "gmacs", "train_loss", "val_loss", "images_per_second", "row_delta", "epoch"} <= named
     assert named <= logged.keys() | logged_rows
@@ -318,10 +322,11 @@ def test_a_run_that_an_agent_asked_for_is_the_agent_s(tmp_path, monkeypatch, ser
     folder = RunFolder.of(experiment, "0" * 16)
     folder.path.mkdir(parents=True)
     folder.add_epoch({"epoch": 0, "top1": 1.0})
-    told = tracker(experiment, folder)
-    told.epoch({"epoch": 0})
-    told.finish(made(top1=1.0))
-    assert told.fault is None
+    tracker = open_tracker(experiment, folder)
+    tracker.update()
+    write(folder.path, made(top1=1.0))
+    tracker.close()
+    assert tracker.fault is None
     there = server.runs["abc"]
     assert (there["project"], there["sweep"], there["summary"]["top1"]) == ("theirs", "swp", 1.0)
     assert json.loads(there["config"])["+step"]["value"] == "gelu"
@@ -354,7 +359,9 @@ def test_event_files_hold_no_secret(tmp_path, monkeypatch):
     experiment = compose(["+step=gelu", "scale=atto", "logger=tensorboard", f"study.name={SECRET}"])
     folder = RunFolder(tmp_path / "gelu-s0-1")
     folder.path.mkdir()
-    tracker(experiment, folder).finish(made(top1=1.0))
+    tracker = open_tracker(experiment, folder)
+    write(folder.path, made(top1=1.0))
+    tracker.close()
     (file,) = (folder.path / "tensorboard").iterdir()
     assert b"[redacted]" in file.read_bytes()
     assert SECRET.encode() not in file.read_bytes()

@@ -38,9 +38,10 @@ def test_a_result_is_read_as_it_was_written(tmp_path):
 def test_a_result_of_the_version_before_is_read_in_today_s_form(tmp_path):
     """Its scores stood beside everything else, and it held a difference that depends on which other runs were done."""
     old = {
-        "run": "gelu-s0-1", "study": "digits",
-        "step": {"name": "gelu", "parent": "kernel_7", "label": "ReLU → GELU", "group": ""}, "scale": "atto", "seed": 0, "status": "done", "top1": 50.0, "top5": 90.0, "top1_without_ema": None,
-        "val_loss": 1.0, "train_loss": 1.5, "delta_top1": 3.0, "gmacs": 0.01, "seconds": 2.0, "model": {"kernel_size": 7},
+        "run": "gelu-s0-1", "study": "digits", "scale": "atto", "seed": 0, "status": "done",
+        "step": {"name": "gelu", "parent": "kernel_7", "label": "ReLU → GELU", "group": ""},
+        "top1": 50.0, "top5": 90.0, "top1_without_ema": None, "val_loss": 1.0, "train_loss": 1.5, "delta_top1": 3.0,
+        "gmacs": 0.01, "seconds": 2.0, "model": {"kernel_size": 7},
     }  # fmt: skip
     (tmp_path / "result.json").write_text(json.dumps(old))
     result = RunFolder(tmp_path).result()

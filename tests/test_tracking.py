@@ -21,9 +21,9 @@ from roadmap.base.errors import EXIT_FAILED, EXIT_REFUSED, Refused
 from roadmap.config.compose import compose
 from roadmap.config.identity import plain
 from roadmap.record.folder import RunFolder
-from roadmap.tracking.tracker import WandbTracker
 from roadmap.tracking.wandb import upload as replay
-from roadmap.tracking.wandb.process import MARKER, Opening
+from roadmap.tracking.wandb.process import Uploader
+from roadmap.tracking.wandb.run import MARKER, WandbRun
 
 sys.path.append(str(Path(__file__).parent / "faults"))
 from fake_wandb import KEY, serving
@@ -174,9 +174,9 @@ def test_changed_result_is_a_run_of_its_own(tmp_path, monkeypatch, server, capsy
 
 def test_live_run_is_not_repeated(tmp_path, monkeypatch, server):
     run = record(tmp_path / "study", "gelu")
-    tracker = WandbTracker(Opening.of(OmegaConf.to_container(OmegaConf.load(run / "config.yaml")), run, online=True))
-    tracker.epoch({"epoch": EPOCHS - 1})
-    tracker.finish(RunFolder(run).result())
+    uploader = Uploader(WandbRun.of(OmegaConf.to_container(OmegaConf.load(run / "config.yaml")), run, online=True))
+    uploader.update()
+    uploader.close()
     live = {key: value for key, value in server.runs[run.name].items() if key not in ("history", "summary")}
     history, before = own(server.runs[run.name]["history"]), len(server.requests)
     assert replayed(run, monkeypatch=monkeypatch) == 0

@@ -24,8 +24,6 @@ ELSEWHERE = "another process"
 # it ends. It goes too when the process closes any descriptor of the file, so a process that holds a claim never opens
 # that file again: `_held` knows.
 _held: dict[Path, Claim] = {}
-
-
 _QUESTION = "qqihh" if sys.platform == "darwin" else "hhqqi4x"  # struct flock
 
 

@@ -10,20 +10,10 @@ import difflib
 from collections.abc import Iterable
 
 EXIT_FAILED = 1
-
-
 EXIT_REFUSED = 2
-
-
 EXIT_STORAGE = 3
-
-
 EXIT_HELD = 75  # another process is at this run
-
-
 EXIT_STOPPED = 143
-
-
 EXIT_CLOSED_PIPE = 141  # as the shell reports SIGPIPE
 
 

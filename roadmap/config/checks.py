@@ -12,14 +12,8 @@ from roadmap.base.errors import Refused
 from roadmap.config.schema import Compile, Experiment, ModelConfig, Norm, Source
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
-
-
 TIMM_NAME = re.compile(r"[A-Za-z0-9_]{1,100}")  # of an architecture, without the tag of its weights
-
-
 CLUSTER_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,:@/&|()*-]{0,199}")
-
-
 RANDAUGMENT = re.compile(r"rand(-(m\d+|n\d+|mstd\d+(\.\d+)?|mmax\d+|inc[01]|p[01](\.\d+)?))+")
 
 

@@ -43,7 +43,6 @@ ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
     Activation.gelu: nn.GELU,
 }
 
-
 FEW_POSITIONS = 384  # images x height x width, up to which a matrix product beats a 1x1 convolution on a CPU
 
 

@@ -177,10 +177,20 @@ class RunFolder:
 
     def add_epoch(self, line: dict[str, Any]) -> None:
         """Write down one epoch, in place of an earlier attempt at it and all that came after."""
+        self._write_history([*self._epochs_before(line["epoch"]), line])
+
+    def forget_epochs(self, first: int) -> None:
+        """Drop epochs from this one on: an attempt that was killed wrote them, and this one trains them again."""
+        if len(kept := self._epochs_before(first)) < len(self.history()):
+            self._write_history(kept)
+
+    def _epochs_before(self, epoch: int) -> list[dict[str, Any]]:
+        return [line for line in self.history() if line["epoch"] < epoch]
+
+    def _write_history(self, lines: list[dict[str, Any]]) -> None:
         self.check_claim()
-        kept = [old for old in self.history() if old["epoch"] < line["epoch"]]
         try:
-            write_whole(self.history_file, "".join(json.dumps(entry) + "\n" for entry in [*kept, line]))
+            write_whole(self.history_file, "".join(json.dumps(line) + "\n" for line in lines))
         except OSError as error:
             raise StorageFault(f"{self.history_file}: could not be written: {error}") from error
 

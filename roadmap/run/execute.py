@@ -17,7 +17,7 @@ from roadmap.data.images.sources import Inventory
 from roadmap.record.folder import RunFolder
 from roadmap.record.result import RunResult
 from roadmap.run.describe import describe, outcome
-from roadmap.tracking import tracker as tracking
+from roadmap.tracking.tracker import tracking
 from roadmap.train import checkpoint
 from roadmap.train.loop import Session
 from roadmap.train.progress import Bar
@@ -74,27 +74,26 @@ def _train(session: Session, fingerprint: str, stop: Stop) -> RunResult:
     experiment, folder = session.experiment, session.folder
     for said in session.resume():
         log.warning(said)
+    folder.forget_epochs(session.epoch)
     _look_for_room(session)
-    mirror = tracking.tracker(experiment, folder)
     total = experiment.recipe.epochs * session.updates_per_epoch
     done = session.epoch * session.updates_per_epoch + session.update
     result = describe(session, fingerprint)
     title = f"{experiment.step.name} seed {experiment.seed}"
-    try:
-        with Bar(total, done, title, experiment.runtime.progress) as bar:
-            for line in session.train(bar, stop):
-                session.losses.flush()
-                folder.add_epoch(line)
-                mirror.epoch(line)
-                log.info("epoch %(epoch)d  loss %(train_loss).4f  top-1 %(top1).2f %%", {**line, "epoch": line["epoch"] + 1})
-        result = outcome(session, result)
-    except Diverged as error:
-        log.error("%s", error)
-        result = replace(result, status="diverged", reason=str(error))
-    finally:
-        mirror.finish(result)
-    fault = _keep(session) if result.done else None
-    folder.write_result(result)
+    with tracking(experiment, folder) as tracker:
+        try:
+            with Bar(total, done, title, experiment.runtime.progress) as bar:
+                for line in session.train(bar, stop):
+                    session.losses.flush()
+                    folder.add_epoch(line)
+                    tracker.update()
+                    log.info("epoch %(epoch)d  loss %(train_loss).4f  top-1 %(top1).2f %%", {**line, "epoch": line["epoch"] + 1})
+            result = outcome(session, result)
+        except Diverged as error:
+            log.error("%s", error)
+            result = replace(result, status="diverged", reason=str(error))
+        fault = _keep(session) if result.done else None
+        folder.write_result(result)
     if result.done:
         shutil.rmtree(folder.checkpoints, ignore_errors=True)  # those of a diverged run show what it was before it diverged
     if fault is not None:

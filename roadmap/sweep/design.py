@@ -21,8 +21,6 @@ from roadmap.config.steps import Step
 from roadmap.record.study import Effect, Variant
 
 Toggles = Mapping[str, Any]
-
-
 ModelOf = Callable[[str], ModelConfig]  # the model of a step under the study's settings
 
 

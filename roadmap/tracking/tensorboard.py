@@ -1,103 +1,95 @@
-"""A run's scalars as a TensorBoard event file, `tensorboard/` in the run's folder: `logger=tensorboard`. No torch here.
+"""A run's scalars as a TensorBoard event file, `tensorboard/` in the run's folder: `logger=tensorboard`.
 
-The record stays the source: the file is written anew from `history.jsonl` when a run starts or goes on, and an epoch that is
-repeated after a kill writes it anew too, so each epoch is there once; in between, epochs are appended for who watches.
+The record stays the source: the file is written anew from `history.jsonl` when a run starts or goes on, so each epoch is
+there once; from then on epochs are appended for who watches.
 """
 
 from __future__ import annotations
 
-import io
+import logging
 import time
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from roadmap.base.files import write_whole
-from roadmap.base.redaction import hide
+from roadmap.base.redaction import hide, redact
 from roadmap.record.folder import RunFolder
-from roadmap.record.result import RunResult
-from roadmap.tracking.wandb.process import Final, place
+from roadmap.tracking.summary import summary_of
+from roadmap.tracking.wandb.run import sorting_keys
 
-FILE = Path("tensorboard") / "events.out.tfevents.0.roadmap"  # without the name of the machine, which others put there
+log = logging.getLogger("roadmap")
+
 NOT_INSTALLED = "tensorboard is not installed (pip install tensorboard)"
 
 
-class EventFile:
-    """The event file of one run."""
+class TensorboardTracker:
+    """The event file of one run; the first fault is logged once and ends it."""
 
     def __init__(self, folder: RunFolder, config: dict[str, Any]) -> None:
-        """Write what the record holds already.
+        self.folder, self.next = folder, 0
+        self.writer: Any = None
+        with self._guarded():
+            from torch.utils.tensorboard import SummaryWriter
 
-        Raises:
-            ImportError: without tensorboard.
-            OSError: where the file cannot be written.
+            path = folder.path / "tensorboard"
+            for old in path.glob("events.out.tfevents.*"):
+                old.unlink()
+            self.writer = SummaryWriter(str(path))
+            self._write_settings(config)
+        self.update()
 
-        """
-        self.folder, self.path = folder, folder.path / FILE
-        self.path.parent.mkdir(exist_ok=True)
-        self.head = _event(file_version="brain.Event:2") + _event(summary=_settings(folder, config))
-        self._write_anew()
+    def update(self) -> None:
+        """Append the epochs that the record has beyond those in the file."""
+        with self._guarded():
+            for line in self.folder.history() if self.writer else []:
+                if line["epoch"] >= self.next:
+                    self._scalars("", line, line["epoch"])
+                    self.next = line["epoch"] + 1
 
-    def epoch(self, line: dict[str, Any]) -> None:
-        """Append one epoch, which is in the record already; one that comes again replaces what the file has from there on."""
-        if line["epoch"] == self.next:
-            self._append(_event(step=line["epoch"], summary=_scalars("", line)))
-            self.next += 1
-        else:
-            self._write_anew()
+    def close(self) -> None:
+        """Append the final numbers, as `final/gmacs` and so on, where the run is over."""
+        with self._guarded():
+            if self.writer is not None:
+                if result := self.folder.result():
+                    self._scalars("final/", summary_of(self.folder, result), max(self.next - 1, 0))
+                    self._write_status(success=result.done)
+                self.writer.close()
 
-    def finish(self, result: RunResult) -> None:
-        """Append the final numbers of a run that is over, as `final/gmacs` and so on."""
-        if result.status != "running":
-            final = Final.of(self.folder, result).summary
-            self._append(_event(step=max(self.next - 1, 0), summary=_scalars("final/", final)))
-            self._append(_event(summary=_status(result.status)))
+    def _scalars(self, prefix: str, numbers: dict[str, Any], epoch: int) -> None:
+        """The numbers of a line; TensorBoard keeps them in single precision, and shows no texts."""
+        for key, value in numbers.items():
+            if isinstance(value, int | float) and key != "epoch":
+                self.writer.add_scalar(prefix + key, value, epoch)
+        self.writer.flush()
 
-    def _write_anew(self) -> None:
-        """The whole file, from the record."""
-        lines = self.folder.history()
-        events = [_event(step=line["epoch"], summary=_scalars("", line)) for line in lines]
-        write_whole(self.path, b"".join([self.head, *events]))
-        self.next = lines[-1]["epoch"] + 1 if lines else 0
+    def _write_settings(self, config: dict[str, Any]) -> None:
+        """What the HPARAMS page compares runs by: the step with its place, seed, study, scale, data and recipe."""
+        from torch.utils.tensorboard.summary import hparams
 
-    def _append(self, event: bytes) -> None:
-        with self.path.open("ab") as file:
-            file.write(event)
+        step = config["step"]
+        about = {key: config[key]["name"] for key in ("step", "study", "scale", "recipe")}
+        about |= {"parent": step["parent"] or "", "seed": config["seed"], "data": config["data"]["source"]}
+        about |= sorting_keys(self.folder.path, step["name"], step["parent"])
+        for summary in hparams(hide(about), {})[:2]:
+            self.writer.file_writer.add_summary(summary)
 
+    def _write_status(self, success: bool) -> None:
+        """How the run ended, for the HPARAMS page."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
-def _event(**content: Any) -> bytes:
-    """One event as the file holds it, its length and checksums around it."""
-    from tensorboard.compat.proto.event_pb2 import Event
-    from tensorboard.summary.writer.record_writer import RecordWriter
+        status = api_pb2.Status.Value("STATUS_SUCCESS" if success else "STATUS_FAILURE")
+        end = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=time.time())
+        data = metadata.create_summary_metadata(plugin_data_pb2.HParamsPluginData(session_end_info=end))
+        value = Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=data, tensor=metadata.NULL_TENSOR)
+        self.writer.file_writer.add_summary(Summary(value=[value]))
 
-    out = io.BytesIO()
-    RecordWriter(out).write(Event(wall_time=time.time(), **content).SerializeToString())
-    return out.getvalue()
-
-
-def _scalars(prefix: str, numbers: dict[str, Any]) -> Any:
-    """The numbers of a line; TensorBoard keeps them in single precision, and shows no texts."""
-    from tensorboard.compat.proto.summary_pb2 import Summary
-
-    kept = {key: float(value) for key, value in numbers.items() if isinstance(value, int | float) and key != "epoch"}
-    return Summary(value=[Summary.Value(tag=prefix + key, simple_value=value) for key, value in kept.items()])
-
-
-def _settings(folder: RunFolder, config: dict[str, Any]) -> Any:
-    """What the HPARAMS page compares runs by: the step with its place, seed, study, scale, data and recipe."""
-    from tensorboard.plugins.hparams.summary_v2 import hparams_pb
-
-    step = config["step"]
-    about = {key: config[key]["name"] for key in ("step", "study", "scale", "recipe")}
-    shown = {**about, "parent": step["parent"] or "", "seed": config["seed"], "data": config["data"]["source"]}
-    return hparams_pb(hide({**shown, **place(folder.path, step["name"], step["parent"])}), trial_id=folder.path.name)
-
-
-def _status(status: str) -> Any:
-    """How the run ended, for the HPARAMS page."""
-    from tensorboard.compat.proto.summary_pb2 import Summary
-    from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
-
-    said = api_pb2.Status.Value("STATUS_SUCCESS" if status == "done" else "STATUS_FAILURE")
-    end = plugin_data_pb2.SessionEndInfo(status=said, end_time_secs=time.time())
-    data = metadata.create_summary_metadata(plugin_data_pb2.HParamsPluginData(session_end_info=end))
-    return Summary(value=[Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=data, tensor=metadata.NULL_TENSOR)])
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Nothing that happens to the event file may cost the run: not a missing package, not one of another version."""
+        try:
+            yield
+        except Exception as error:
+            self.writer = None
+            fault = NOT_INSTALLED if isinstance(error, ImportError) else redact(str(error))
+            log.warning("logger=tensorboard: %s; the run goes on without it", fault)

@@ -21,7 +21,8 @@ from roadmap.base.redaction import REDACTED, Redacting, hide, redact
 from roadmap.config.compose import compose
 from roadmap.record.folder import RunFolder
 from roadmap.sweep.plan import plan
-from roadmap.tracking import tracker as tracking
+from roadmap.tracking import tracker
+from roadmap.tracking.wandb import process
 
 ROOT = Path(roadmap.__file__).parent.parent
 RUN = [*QUICK, "recipe.batch_size=256", "runtime.keep_weights=false"]
@@ -140,7 +141,7 @@ def test_output_with_a_secret_keeps_wandb_away(tmp_path, monkeypatch, caplog):
     folder = RunFolder.of(experiment, "0" * 16)
     folder.path.mkdir(parents=True)
     folder.write_config(experiment)
-    assert isinstance(tracking.tracker(experiment, folder), tracking.NoTracker)
+    assert isinstance(tracker.open_tracker(experiment, folder), tracker.NoTracker)
     assert "output= holds a secret" in caplog.text
     assert PLAIN not in (folder.path / "config.yaml").read_text()
 
@@ -148,7 +149,7 @@ def test_output_with_a_secret_keeps_wandb_away(tmp_path, monkeypatch, caplog):
 def test_wandb_is_told_no_other_secret(monkeypatch):
     for name, value in {"DEPLOY_TOKEN": PLAIN, "WANDB_API_KEY": WANDB, "WANDB_NOTES": PLAIN, "WANDB_RUN_ID": "x"}.items():
         monkeypatch.setenv(name, value)
-    told = tracking._environment()
+    told = process._environment()
     assert told["WANDB_API_KEY"] == WANDB
     assert not {"DEPLOY_TOKEN", "WANDB_NOTES", "WANDB_RUN_ID"} & told.keys()
 

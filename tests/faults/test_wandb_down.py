@@ -17,13 +17,13 @@ from pathlib import Path
 import pytest
 from conftest import QUICK
 from fake_wandb import KEY, black_hole, serving
-from records import made
+from records import made, write
 
 import roadmap
 from roadmap.config.compose import compose
 from roadmap.config.identity import plain
-from roadmap.tracking import tracker as tracking
-from roadmap.tracking.wandb.process import MARKER, Opening
+from roadmap.tracking.wandb.process import Uploader
+from roadmap.tracking.wandb.run import MARKER, WandbRun
 from roadmap.tracking.wandb.server import Unavailable, connect
 
 pytest.importorskip("wandb")
@@ -64,9 +64,9 @@ def nobody(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
 
 
-def opening(folder, online=True):
+def shown(folder, online=True):
     composed = plain(compose(["scale=atto", "recipe=smoke", "+step=gelu"]))
-    return Opening.of(composed, folder, online)
+    return WandbRun.of(composed, folder, online)
 
 
 class Training:
@@ -75,7 +75,7 @@ class Training:
     def __init__(self, folder, online=True, **different):
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.seconds = folder, 0.0
-        self.tracker = self.timed(tracking.WandbTracker, dataclasses.replace(opening(folder, online), **different))
+        self.tracker = self.timed(Uploader, dataclasses.replace(shown(folder, online), **different))
 
     def timed(self, function, *arguments):
         start = time.monotonic()
@@ -88,11 +88,13 @@ class Training:
         for epoch in range(first, last):
             lines = [{"epoch": e, "train_loss": 2 - e / 10, "top1": 50.0 + e, "top5": None} for e in range(epoch + 1)]
             (self.folder / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-            self.timed(self.tracker.epoch, lines[-1])
+            self.timed(self.tracker.update)
 
     def finish(self, status="done"):
         result = made(self.folder.name, 50.0 + EPOCHS - 1, status=status, gmacs=0.5)
-        self.timed(self.tracker.finish, result)
+        if status != "running":
+            write(self.folder, result)
+        self.timed(self.tracker.close)
         return result
 
 
@@ -217,7 +219,7 @@ def test_nothing_is_left_running(tmp_path, monkeypatch):
         program = (
             "import os, sys; sys.path[:0] = sys.argv[1:]; from pathlib import Path; from test_wandb_down import Training\n"
             "training = Training(Path('gelu-s0-1')); training.epochs(0, 2)\n"
-            "print(training.tracker._process.pid, flush=True); input()"
+            "print(training.tracker.process.pid, flush=True); input()"
         )
         here = Path(__file__).parent
         command = [sys.executable, "-c", program, str(here), str(here.parent)]
@@ -330,7 +332,7 @@ def test_warning_comes_once(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     with caplog.at_level(logging.WARNING, "roadmap"):
         training = Training(tmp_path / "a folder" / "gelu-s0-1")
-        os.kill(training.tracker._process.pid, signal.SIGKILL)
+        os.kill(training.tracker.process.pid, signal.SIGKILL)
         training.epochs(0, EPOCHS)
         training.finish()
     (record,) = caplog.records

@@ -25,10 +25,7 @@ from roadmap.report.page.progress import Progress, progress
 from roadmap.report.page.tables import FILES
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
-
-
 STUDY_FILES = ("study.json", "records.jsonl", "bench.csv")  # what a page depends on beside the runs
-
 
 HEADERS = {
     "X-Content-Type-Options": "nosniff",

@@ -30,17 +30,9 @@ from roadmap.sweep.engines.machine import Place, room
 from roadmap.sweep.plan import Point
 
 PRELOADED = ["roadmap.run.execute", "sklearn.datasets", "torchvision"]
-
-
 GRACE_SECONDS = 30.0  # between a signal to the runs and the end of those that did not obey
-
-
 TICK = 0.05  # seconds between two looks at the runs
-
-
 UNKNOWN = 255  # multiprocessing's exit code of a process whose server was killed; the run may still be saving
-
-
 GLANCE = 1.0  # seconds between two looks at runs that other sweeps are at
 
 

@@ -7,7 +7,6 @@ same command brings the same ones up to date. The runs themselves come from trai
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
@@ -18,42 +17,26 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import yaml
-
 from roadmap.base.errors import EXIT_FAILED, Refused, StorageFault
 from roadmap.base.files import read_object, write_whole
-from roadmap.base.redaction import hide, redact
-from roadmap.record.folder import RunFolder
+from roadmap.base.redaction import redact
 from roadmap.report.records import Study
 from roadmap.report.statistics import Analysis
-from roadmap.report.table import csv_rows, notes, table_columns, table_rows
-from roadmap.tracking.wandb.process import MARKER, TABLE, TABLE_KEY, Final, Opening
+from roadmap.report.table import notes
+from roadmap.tracking.wandb.run import MARKER
 from roadmap.tracking.wandb.server import Server, Unavailable, address, ask, connect
-from roadmap.tracking.wandb.upload import Record, UploadFailed, replay_offline, upload
+from roadmap.tracking.wandb.summary_run import summarise
+from roadmap.tracking.wandb.upload import UploadFailed, upload
+from roadmap.tracking.wandb.uploader import TABLE_KEY
 
 NOT_INSTALLED = "wandb-workspaces is not installed (pip install wandb-workspaces)"
-
-
 MOST_RUNS = 1000  # that a panel shows; W&B's own default is 10
-
-
-# The lines of the summarising run, one a row of the table, and the column of table.csv that each is.
-LINES = {
-    "row_{key}": "{key}_mean",
-    "row_{key}_std": "{key}_std",
-    "row_delta": "delta_{key}",
-    "row_delta_low": "delta_low",
-    "row_delta_high": "delta_high",
-    "row_gmacs": "gmacs_conv_linear",
-}
-
 
 _FIND = """query View($project: String!, $entity: String!, $type: String!, $name: String!) {
     project(name: $project, entityName: $entity) {
         allViews(viewType: $type, viewName: $name) { edges { node { id displayName } } }
     }
 }"""
-
 
 _SAVE = """mutation UpsertView($id: ID, $entity: String, $project: String, $type: String, $name: String, $title: String,
         $description: String, $spec: String!) {
@@ -62,27 +45,6 @@ _SAVE = """mutation UpsertView($id: ID, $entity: String, $project: String, $type
         view { id name } inserted
     }
 }"""
-
-
-@dataclass(frozen=True)
-class Summary(Record):
-    """The summarising run of a study, in a folder of its own: the rows of the table as lines, and the table."""
-
-    def opening(self, online: bool) -> Opening:
-        """How it is shown on W&B."""
-        wandb, about = self.config["wandb"], self.config["about"]
-        return Opening(
-            folder=str(self.folder.path.absolute()),
-            id=self.config["id"],
-            online=online,
-            project=wandb["project"],
-            entity=wandb["entity"],
-            name=f"{about['study']}: table",
-            group="summary",
-            job_type=about["study"],
-            tags=["summary"],
-            config=about,
-        )
 
 
 @dataclass(frozen=True)
@@ -116,96 +78,8 @@ class Dashboard:
         return [str(_marker(self.study.folder / "runs" / name).get("id") or name) for name in self.study.plan.runs]
 
     def view_name(self, kind: str) -> str:
-        """W&B's name of a view, the same for every sitting: how the one that is there is found again."""
+        """W&B's name of a view, the same for every attempt: how the one that is there is found again."""
         return f"nw-{hashlib.sha256(f'{kind} {self.name}'.encode()).hexdigest()[:11]}-v"
-
-
-def _place(study: Study, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Entity and project: as said, or as the first run's configuration has them."""
-    found: dict[str, Any] = {}
-    for file in sorted((study.folder / "runs").glob("*/config.yaml"))[:1]:
-        try:
-            found = dict(yaml.safe_load(file.read_text(encoding="utf-8"))["wandb"])
-        except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-            raise Refused(f"{file}: not a run's configuration ({error})") from error
-    return {
-        "entity": arguments.entity or found.get("entity"),
-        "project": arguments.project or found.get("project") or "roadmap",
-    }
-
-
-def _write_json(specification: dict[str, Any], file: str) -> int:
-    text = redact(json.dumps(specification, indent=2, sort_keys=True, ensure_ascii=False)) + "\n"
-    if file == "-":
-        print(text, end="")
-        return 0
-    try:
-        write_whole(Path(file), text)
-    except OSError as error:
-        raise StorageFault(f"{file}: could not be written: {error}") from error
-    return 0
-
-
-def summary_id(study: Study) -> str:
-    r"""W&B's id of the summarising run, from the study's name; W&B takes none of /\\#?%: in it."""
-    return redact("study-" + re.sub(r"[^\w.\-]", "-", study.plan.study))
-
-
-def summarise(study: Study, analysis: Analysis, place: dict[str, Any]) -> Summary:
-    """Write the summarising run's folder, `<study>/wandb/summary/`.
-
-    Raises:
-        StorageFault: where it cannot be written.
-
-    """
-    folder = RunFolder(study.folder.absolute() / "wandb" / "summary")
-    table = json.dumps(table_of(study, analysis), ensure_ascii=False)
-    lines = [{"epoch": index, **line} for index, line in enumerate(lines_of(study, analysis))]  # W&B's step is the row
-    try:
-        folder.path.mkdir(parents=True, exist_ok=True)
-        write_whole(folder.path / TABLE, table)
-        write_whole(folder.history_file, "".join(json.dumps(line) + "\n" for line in lines))
-    except OSError as error:
-        raise StorageFault(f"{folder.path}: could not be written: {error}") from error
-    shown = hashlib.sha256(json.dumps([table, lines]).encode()).hexdigest()
-    plan = study.plan
-    about = {key: getattr(plan, key) for key in ("study", "question", "kind", "data", "image_size", "epochs", "recipe", "seeds")}
-    about |= {"scale": plan.scale.name, "notes": notes(study, analysis)}
-    return Summary(folder, {"wandb": place, "id": summary_id(study), "about": hide(about)}, Final({"status": "done"}, shown))
-
-
-def table_of(study: Study, analysis: Analysis) -> dict[str, Any]:
-    """The roadmap's table as people read it, then its numbers in full precision under the names of `table.csv`."""
-    read, exact = table_rows(study, analysis), csv_rows(study, analysis)
-    columns = [column for column in table_columns(study) if any(column.text(row) for row in read)]
-    keys = [key for key in exact[0] if any(row[key] is not None for row in exact)]
-    headings = [column.heading + " in words" * (column.heading in keys) for column in columns]  # each column once
-    return {
-        "columns": hide([*headings, *keys]),
-        "rows": [
-            hide([*(column.text(row) for column in columns), *(values[key] for key in keys)])
-            for row, values in zip(read, exact, strict=True)
-        ],
-    }
-
-
-def lines_of(study: Study, analysis: Analysis) -> list[dict[str, Any]]:
-    """One line a row, for curves with the report's own intervals over the rows."""
-    metric, rows = study.plan.metric.key, csv_rows(study, analysis)
-    columns = {key.format(key=metric): column.format(key=metric) for key, column in LINES.items()}
-    return [{"row_number": i, **{key: row[column] for key, column in columns.items()}} for i, row in enumerate(rows)]
-
-
-def _write_offline(summary: Summary) -> int:
-    """Write the summarising run once; what is there already with the same content stays."""
-    written, mark = summary.folder.path / "wandb", summary.folder.path / "wandb" / "offline.json"
-    if read_object(mark).get("result") == summary.fingerprint and any(written.glob("offline-run-*")):
-        print(f"{summary.config['id']}: written already to {written}")
-        return 0
-    code = replay_offline([summary])
-    if code == 0:
-        write_whole(mark, json.dumps({"result": summary.fingerprint}) + "\n")
-    return code
 
 
 def packages() -> tuple[ModuleType, ModuleType, ModuleType]:
@@ -361,7 +235,7 @@ def _settled(spec: Any, path: str = "") -> Any:
     return {key: named if key in drawn else _settled(value, f"{path}/{key}") for key, value in spec.items()}
 
 
-def _save(study: Study, analysis: Analysis, place: dict[str, Any]) -> int:
+def save(study: Study, analysis: Analysis, entity: str | None, project: str) -> int:
     """Bring the summarising run, the view and the report to the server, or up to date there.
 
     Raises:
@@ -373,15 +247,15 @@ def _save(study: Study, analysis: Analysis, place: dict[str, Any]) -> int:
         server = connect(address())
     except Unavailable as error:
         raise Refused(f"{error}; nothing was saved (--json and --offline need no server)") from error
-    place = {**place, "entity": place["entity"] or server.entity}
-    summary = summarise(study, analysis, place)
+    entity = entity or server.entity
+    summary = summarise(study, analysis, entity, project)
     if not summary.uploaded:
-        said, good = upload(summary, server)
-        if not good:
-            print(f"{summary.config['id']}: {said}")
+        outcome, arrived = upload(summary, server)
+        if not arrived:
+            print(f"{summary.shown.id}: {outcome}")
             return EXIT_FAILED
     print(f"table: {summary.marker['url']}")
-    board = Dashboard(study, analysis, place["entity"], place["project"], summary.marker["id"])
+    board = Dashboard(study, analysis, entity, project, summary.marker["id"])
     try:
         urls = {kind: _upsert(server, board, kind, content) for kind, content in specify(board).items()}
     except Unavailable as error:

@@ -1,8 +1,7 @@
-"""A study's runs to W&B, from their own records: `python -m roadmap.replay FOLDER [--dry-run] [--offline]`.
+"""Records to W&B, later: for runs that were trained without it, or while it was down. No torch here.
 
-For runs that were trained without W&B, or while it was down. Every run that is done arrives once: W&B's id is the name
-of the run's folder, an upload that was cut off goes on where it stopped, and one that the server holds is not repeated.
-Nothing on the server is ever deleted. No torch here.
+Every run that is done arrives once: W&B's id is the name of the run's folder, an upload that was cut off goes on where it
+stopped, and one that the server holds is not repeated. Nothing on the server is ever deleted.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ from roadmap.base.claims import claim
 from roadmap.base.errors import EXIT_FAILED, Refused, RoadmapError
 from roadmap.base.files import read_object
 from roadmap.record.folder import RunFolder
-from roadmap.tracking.tracker import WandbTracker
-from roadmap.tracking.wandb.process import MARKER, Final, Opening
+from roadmap.tracking.wandb.process import Uploader
+from roadmap.tracking.wandb.run import MARKER, WandbRun
 from roadmap.tracking.wandb.server import Server, Unavailable, address, connect
 
 PATIENCE_SECONDS = 90.0  # for one run
@@ -32,25 +31,16 @@ class UploadFailed(RoadmapError):
 
 @dataclass(frozen=True)
 class Record:
-    """A run that is done, as its folder tells it."""
+    """A record that is complete: its folder, how it is shown, and the fingerprint of its result."""
 
     folder: RunFolder
-    config: dict[str, Any]
-    final: Final
+    shown: WandbRun
+    fingerprint: str
 
     @property
     def name(self) -> str:
         """The name of its folder."""
         return self.folder.path.name
-
-    @property
-    def fingerprint(self) -> str:
-        """Of its result."""
-        return self.final.record
-
-    def opening(self, online: bool) -> Opening:
-        """How it is shown on W&B."""
-        return Opening.of(self.config, self.folder.path, online)
 
     @property
     def marker(self) -> dict[str, Any]:
@@ -62,8 +52,13 @@ class Record:
         """Whether this result was uploaded to today's server, as far as the folder knows."""
         return (self.marker.get("result"), self.marker.get("server")) == (self.fingerprint, address())
 
+    @property
+    def state(self) -> str:
+        """Where it was uploaded to, in words."""
+        return f"uploaded already: {self.marker.get('url')}" if self.uploaded else "to upload"
 
-def replay(found: Sequence[Record]) -> int:
+
+def replay(records: Sequence[Record]) -> int:
     """Upload every record that the server does not hold.
 
     Raises:
@@ -71,33 +66,32 @@ def replay(found: Sequence[Record]) -> int:
         UploadFailed: where the server goes away later.
 
     """
-    waiting = [record for record in found if not record.uploaded]
-    if not waiting:
-        print(f"{len(found)} runs, all uploaded already")
+    if all(record.uploaded for record in records):
+        print(f"{len(records)} runs, all uploaded already")
         return 0
     try:
         server = connect(address())
     except Unavailable as error:
         raise Refused(f"{error}; nothing was uploaded") from error
     failed = 0
-    for record in found:
-        said, good = (f"uploaded already: {record.marker.get('url')}", True) if record.uploaded else upload(record, server)
-        failed += not good
-        print(f"{record.name}: {said}", flush=True)
-        if not good:
+    for record in records:
+        outcome, arrived = (record.state, True) if record.uploaded else upload(record, server)
+        failed += not arrived
+        print(f"{record.name}: {outcome}", flush=True)
+        if not arrived:
             _check_still_there(server)
     return EXIT_FAILED if failed else 0
 
 
-def replay_offline(found: Sequence[Record]) -> int:
+def replay_offline(records: Sequence[Record]) -> int:
     """Write an offline W&B run into every record's folder."""
-    faults = [(record, _send(record, record.opening(online=False))) for record in found]
+    faults = [(record, _send(record.shown)) for record in records]
     for record, fault in faults:
         print(f"{record.name}: {fault or 'written to ' + str(record.folder.path / 'wandb')}")
     return EXIT_FAILED if any(fault for _, fault in faults) else 0
 
 
-def records(folder: Path) -> list[Record]:
+def read_records(folder: Path) -> list[Record]:
     """The runs of a study, or one run, that are done.
 
     Raises:
@@ -105,13 +99,13 @@ def records(folder: Path) -> list[Record]:
 
     """
     paths = [folder] if (folder / "config.yaml").is_file() else sorted((folder / "runs").glob("*/"))
-    found = [record for path in paths if (record := _read(path)) is not None]
-    if not found:
+    records = [record for path in paths if (record := _read(path)) is not None]
+    if not records:
         raise Refused(
             f"{folder}: no run that is done; FOLDER is a study's or a run's. Runs' own folders, runs/, are what is "
             "uploaded, and a checkout has none: the same roadmap.sweep command makes them"
         )
-    return found
+    return records
 
 
 def _read(path: Path) -> Record | None:
@@ -121,43 +115,34 @@ def _read(path: Path) -> Record | None:
         return None
     try:
         config = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
-        Opening.of(config, path, online=False)
+        return Record(folder, WandbRun.of(config, path, online=False), result.fingerprint)
     except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
         raise Refused(f"{path / 'config.yaml'}: not a run's configuration ({error})") from error
-    return Record(folder, config, Final.of(folder, result))
-
-
-def _plan(record: Record, offline: bool) -> str:
-    if offline:
-        return "to write"
-    return f"uploaded already: {record.marker.get('url')}" if record.uploaded else "to upload"
 
 
 def upload(record: Record, server: Server) -> tuple[str, bool]:
     """Bring one record to the server: what came of it, and whether it is there now."""
-    opening = dataclasses.replace(record.opening(online=True), patience=PATIENCE_SECONDS)
-    entity, earlier = opening.entity or server.entity, ""
+    shown = dataclasses.replace(record.shown, online=True, patience=PATIENCE_SECONDS)
+    entity, earlier = shown.entity or server.entity, ""
     (record.folder.path / MARKER).parent.mkdir(exist_ok=True)
     with claim(record.folder.path / MARKER.parent / "claim"):
         try:
-            held = server.held(entity, opening.project, opening.id)
+            held = server.held(entity, shown.project, shown.id)
             if held is not None and held["summary"].get("record") not in (None, record.fingerprint):
                 # The result has changed since. W&B neither writes a step twice nor takes the id of a deleted run again.
-                earlier = f" (an earlier result stays at {server.page(entity, opening.project, opening.id)})"
-                opening = dataclasses.replace(opening, id=f"{opening.id}-{record.fingerprint[:8]}")
-            fault = _send(record, opening)
+                earlier = f" (an earlier result stays at {server.page(entity, shown.project, shown.id)})"
+                shown = dataclasses.replace(shown, id=f"{shown.id}-{record.fingerprint[:8]}")
+            fault = _send(shown)
         except Unavailable as error:
             fault = str(error)
     return (fault, False) if fault else (f"{record.marker.get('url')}{earlier}", True)
 
 
-def _send(record: Record, opening: Opening) -> str | None:
-    """Feed the mirror from a record, as training does; what went wrong, if anything did."""
-    mirror = WandbTracker(opening)
-    for line in record.folder.history()[-1:]:
-        mirror.epoch(line)
-    mirror.end(record.final)
-    return mirror.fault
+def _send(shown: WandbRun) -> str | None:
+    """Let an uploader follow a record that is complete; what went wrong, if anything did."""
+    uploader = Uploader(shown)
+    uploader.close()
+    return uploader.fault
 
 
 def _check_still_there(server: Server) -> None:

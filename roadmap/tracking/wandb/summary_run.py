@@ -1,0 +1,107 @@
+"""The summarising run of a study on W&B: the roadmap's table with its intervals, a line for each row. No torch here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from roadmap.base.errors import StorageFault
+from roadmap.base.files import read_object, write_whole
+from roadmap.base.redaction import hide, redact
+from roadmap.record.folder import RunFolder
+from roadmap.report.records import Study
+from roadmap.report.statistics import Analysis
+from roadmap.report.table import csv_rows, notes, table_columns, table_rows
+from roadmap.tracking.wandb.run import WandbRun
+from roadmap.tracking.wandb.upload import Record, replay_offline
+from roadmap.tracking.wandb.uploader import TABLE
+
+# The lines of the summarising run, one a row of the table, and the column of table.csv that each is.
+LINES = {
+    "row_{key}": "{key}_mean",
+    "row_{key}_std": "{key}_std",
+    "row_delta": "delta_{key}",
+    "row_delta_low": "delta_low",
+    "row_delta_high": "delta_high",
+    "row_gmacs": "gmacs_conv_linear",
+}
+
+
+def summary_id(study: Study) -> str:
+    r"""W&B's id of the summarising run, from the study's name; W&B takes none of /\\#?%: in it."""
+    return redact("study-" + re.sub(r"[^\w.\-]", "-", study.plan.study))
+
+
+def summarise(study: Study, analysis: Analysis, entity: str | None, project: str) -> Record:
+    """Write the summarising run's folder, `<study>/wandb/summary/`, in the form of a run's record.
+
+    Raises:
+        StorageFault: where it cannot be written.
+
+    """
+    folder = RunFolder(study.folder.absolute() / "wandb" / "summary")
+    table = table_of(study, analysis)
+    lines = [{"epoch": index, **line} for index, line in enumerate(lines_of(study, analysis))]  # W&B's step is the row
+    fingerprint = hashlib.sha256(json.dumps([table, lines]).encode()).hexdigest()
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        write_whole(folder.path / TABLE, json.dumps({**table, "record": fingerprint}, ensure_ascii=False))
+        write_whole(folder.history_file, "".join(json.dumps(line) + "\n" for line in lines))
+    except OSError as error:
+        raise StorageFault(f"{folder.path}: could not be written: {error}") from error
+    return Record(folder, _shown(study, analysis, folder.path, entity, project), fingerprint)
+
+
+def _shown(study: Study, analysis: Analysis, folder: Path, entity: str | None, project: str) -> WandbRun:
+    plan = study.plan
+    about = {key: getattr(plan, key) for key in ("study", "question", "kind", "data", "image_size", "epochs", "recipe", "seeds")}
+    about = hide({**about, "scale": plan.scale.name, "notes": notes(study, analysis)})
+    return WandbRun(
+        folder=str(folder),
+        id=summary_id(study),
+        online=False,
+        project=project,
+        entity=entity,
+        name=f"{about['study']}: table",
+        group="summary",
+        job_type=about["study"],
+        tags=["summary"],
+        config=about,
+    )
+
+
+def table_of(study: Study, analysis: Analysis) -> dict[str, Any]:
+    """The roadmap's table as people read it, then its numbers in full precision under the names of `table.csv`."""
+    read, exact = table_rows(study, analysis), csv_rows(study, analysis)
+    columns = [column for column in table_columns(study) if any(column.text(row) for row in read)]
+    keys = [key for key in exact[0] if any(row[key] is not None for row in exact)]
+    headings = [column.heading + " in words" * (column.heading in keys) for column in columns]  # each column once
+    return {
+        "columns": hide([*headings, *keys]),
+        "rows": [
+            hide([*(column.text(row) for column in columns), *(values[key] for key in keys)])
+            for row, values in zip(read, exact, strict=True)
+        ],
+    }
+
+
+def lines_of(study: Study, analysis: Analysis) -> list[dict[str, Any]]:
+    """One line a row, for curves with the report's own intervals over the rows."""
+    metric, rows = study.plan.metric.key, csv_rows(study, analysis)
+    columns = {key.format(key=metric): column.format(key=metric) for key, column in LINES.items()}
+    return [{"row_number": i, **{key: row[column] for key, column in columns.items()}} for i, row in enumerate(rows)]
+
+
+def write_offline(summary: Record) -> int:
+    """Write the summarising run as a W&B offline run, once: what is there already with the same content stays."""
+    directory, mark = summary.folder.path / "wandb", summary.folder.path / "wandb" / "offline.json"
+    if read_object(mark).get("result") == summary.fingerprint and any(directory.glob("offline-run-*")):
+        print(f"{summary.shown.id}: written already to {directory}")
+        return 0
+    code = replay_offline([summary])
+    if code == 0:
+        write_whole(mark, json.dumps({"result": summary.fingerprint}) + "\n")
+    return code
