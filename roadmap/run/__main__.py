@@ -31,7 +31,7 @@ from roadmap.config.schema import Experiment
 from roadmap.data.images import sources
 from roadmap.record.folder import RunFolder, runs_folder
 from roadmap.record.result import RunResult
-from roadmap.run.preflight import check
+from roadmap.run.preflight import check_jobs
 from roadmap.train.progress import CONSOLE
 
 log = logging.getLogger("roadmap")
@@ -50,7 +50,7 @@ def main() -> int:
             check_override(override, folders)
         if not (arguments.cfg or arguments.info):
             _check_once_a_node(arguments.overrides, folders, arguments.multirun)
-    # Hydra's own reading wants the options before the overrides.
+    # Hydra's own parser wants the options before the overrides.
     options = [word for word in sys.argv[1:] if word not in arguments.overrides]
     sys.argv[1:] = options + add_placeholder_step(arguments.overrides, folders)
     codes = [0]
@@ -75,12 +75,12 @@ def main() -> int:
 
 
 def _check_once_a_node(overrides: list[str], folders: Sequence[Path], multirun: bool) -> None:
-    """`check`, which every process does and one process of a node speaks for."""
+    """`check_jobs`: every process of a node does it, and one of them prints what is wrong."""
     if processes.local_rank() == 0:
-        return check(overrides, folders, multirun)
+        return check_jobs(overrides, folders, multirun)
     with redirect_stderr(StringIO()):
         try:
-            check(overrides, folders, multirun)
+            check_jobs(overrides, folders, multirun)
         except Refused as fault:
             time.sleep(5)  # torchrun ends all when one has ended: the first must have spoken
             raise SystemExit(fault.exit_code) from None
@@ -88,8 +88,8 @@ def _check_once_a_node(overrides: list[str], folders: Sequence[Path], multirun: 
 
 def start(experiment: Experiment) -> RunResult:
     """Run one experiment in this process."""
-    found = sources.check(experiment)
-    fingerprint = sources.fingerprint(experiment.data, found)
+    inventory = sources.check(experiment)
+    fingerprint = sources.fingerprint(experiment.data, inventory)
     folder = RunFolder.of(experiment, fingerprint)
     done = folder.result()
     if done is not None:
@@ -99,7 +99,7 @@ def start(experiment: Experiment) -> RunResult:
         return done
     from roadmap.run.execute import execute  # torch, from here on
 
-    return execute(experiment, found, fingerprint)
+    return execute(experiment, inventory, fingerprint)
 
 
 def summary(result: RunResult, experiment: Experiment) -> str:

@@ -1,4 +1,4 @@
-"""What is refused before anything is trained."""
+"""What is refused before anything is trained, for a run and for a study alike: settings, output, images, reference."""
 
 from __future__ import annotations
 
@@ -16,8 +16,42 @@ from roadmap.config.effects import ineffective_settings
 from roadmap.config.overrides import parse
 from roadmap.config.schema import Experiment
 from roadmap.data.images import sources
+from roadmap.data.images.sources import Inventory
 from roadmap.model.check import compose_run
 from roadmap.record.folder import runs_folder
+
+SINGLE = {  # what belongs to a study
+    "study.steps": "a run has one step and one seed",
+    "study.seeds": "a run has one step and one seed",
+    "study.references": "a run trains one network; reference=NAME trains that one",
+}
+
+
+def check_jobs(overrides: list[str], folders: Sequence[Path], multirun: bool) -> None:
+    """Refuse what no job of a command line could start from; warn of settings that have no effect."""
+    jobs = BasicSweeper.split_arguments(parse(overrides), None)[0] if multirun else [overrides]
+    if not jobs:
+        raise Refused("the sweep is empty: one of its ranges holds no value")
+    for job in jobs:
+        experiment = compose_run(job, folders)
+        check_processes(experiment, processes.world_size())
+        preflight(experiment)
+        idle = [f"{key} has no effect here: {why}" for key, why in SINGLE.items() if any(o.startswith(key) for o in job)]
+        for warning in ineffective_settings(experiment, job, folders) + idle:
+            print(f"roadmap: warning: {warning}", file=sys.stderr)
+
+
+def preflight(experiment: Experiment) -> Inventory:
+    """Refuse a run whose output cannot be written, whose images cannot be used, or whose reference does not take them.
+
+    Returns:
+        The images that the run would be trained on.
+
+    """
+    check_output(experiment)
+    inventory = sources.check(experiment)
+    check_reference(experiment, len(inventory.classes))
+    return inventory
 
 
 def check_reference(experiment: Experiment, classes: int) -> None:
@@ -34,21 +68,3 @@ def check_output(experiment: Experiment) -> None:
     there = next(path for path in (folder, *folder.parents) if path.exists() or path.is_symlink())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise Refused(f"output={experiment.output}: {there} is not a folder that can be written")
-
-
-def check(overrides: list[str], folders: Sequence[Path], multirun: bool) -> None:
-    """Refuse what no job could start from; say which settings have no effect."""
-    jobs = BasicSweeper.split_arguments(parse(overrides), None)[0] if multirun else [overrides]
-    if not jobs:
-        raise Refused("the sweep is empty: one of its ranges holds no value")
-    for job in jobs:
-        experiment = compose_run(job, folders)
-        check_processes(experiment, processes.world_size())
-        found = sources.check(experiment)
-        check_output(experiment)
-        check_reference(experiment, len(found.classes))
-        one = [f"{key} has no effect here: a run has one step and one seed" for key in ("study.steps", "study.seeds")]
-        one.append("study.references has no effect here: a run trains one network; reference=NAME trains that one")
-        idle = [said for said in one if any(override.startswith(said.split()[0]) for override in job)]
-        for warning in ineffective_settings(experiment, job, folders) + idle:
-            print(f"roadmap: warning: {warning}", file=sys.stderr)

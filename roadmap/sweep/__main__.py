@@ -22,7 +22,7 @@ from roadmap.base.processes import check_alone
 from roadmap.config.overrides import config_folders
 from roadmap.sweep.engines.base import Engine, Outcome
 from roadmap.sweep.engines.choose import engine
-from roadmap.sweep.plan import Plan, Point, plan
+from roadmap.sweep.plan import Point, plan
 from roadmap.sweep.preview import preview
 
 
@@ -30,38 +30,38 @@ def main() -> int:
     """Plan, run what is not done, report; 1 when a run failed, 143 when a signal stopped the sweep."""
     arguments = read(sys.argv[1:])
     check_alone("roadmap.sweep")
-    found = plan(arguments.overrides, config_folders(arguments.config_dir))
-    for warning in found.warnings:
+    study = plan(arguments.overrides, config_folders(arguments.config_dir))
+    for warning in study.warnings:
         print(f"roadmap: warning: {warning}", file=sys.stderr)
-    chosen = [p for p in found.points if fnmatchcase(p.folder.path.name, arguments.only) or fnmatchcase(p.name, arguments.only)]
+    chosen = [p for p in study.points if fnmatchcase(p.folder.path.name, arguments.only) or fnmatchcase(p.name, arguments.only)]
     if not chosen:
-        raise Refused(f"--only {arguments.only}: no run matches; they are named like {found.points[0].name}")
+        raise Refused(f"--only {arguments.only}: no run matches; they are named like {study.points[0].name}")
     if arguments.dry_run:
-        print(preview(found, chosen))
+        print(preview(study, chosen))
         return 0
-    wanted = replace(found.first.engine, **({"jobs": arguments.jobs} if arguments.jobs else {}))
-    carrier = engine(wanted, arguments.max_failures)
-    places = carrier.places(found.first.runtime)
-    room = f", {places} at a time" if places else ""
-    found.write()
+    settings = replace(study.first.engine, **({"jobs": arguments.jobs} if arguments.jobs else {}))
+    runner = engine(settings, arguments.max_failures)
+    slots = runner.places(study.first.runtime)
+    study.write()
     reused = sum(point.reuse_result() for point in chosen)
     if reused:
         print(f"{reused} runs are those of another study and are taken over from there")
     waiting = [point for point in chosen if not point.done]
-    print(f"{found.first.study.name}: {len(chosen)} runs, {len(chosen) - len(waiting)} done already{room}", flush=True)
-    outcomes = run_all(waiting, carrier, arguments.retry_failed) if waiting else []
+    at_a_time = f", {slots} at a time" if slots else ""
+    print(f"{study.first.study.name}: {len(chosen)} runs, {len(chosen) - len(waiting)} done already{at_a_time}", flush=True)
+    outcomes = run_all(waiting, runner, arguments.retry_failed) if waiting else []
     for point in chosen:
         point.folder.tidy()
-    code = report(found) if any(point.done for point in found.points) else 0
+    code = report(study.folder) if any(point.done for point in study.points) else 0
     return conclude(outcomes, arguments.max_failures) or code
 
 
-def report(found: Plan) -> int:
-    """Write the table; what it refuses is said and does not hide what became of the runs."""
+def report(folder: Path) -> int:
+    """Write the table; what it refuses is printed and does not hide what became of the runs."""
     from roadmap.report.write import write_report
 
     try:
-        print(write_report(found.folder))
+        print(write_report(folder))
     except RoadmapError as error:
         return say(error)
     return 0

@@ -20,7 +20,7 @@ from roadmap.model.check import compose_run
 from roadmap.model.layout import layout
 from roadmap.record.folder import RunFolder
 from roadmap.record.study import PlannedRow, StudyPlan, Variant, write_plan
-from roadmap.run.preflight import check_output, check_reference
+from roadmap.run.preflight import check_reference, preflight
 from roadmap.sweep.design import Design, design, set_between
 from roadmap.tasks.metrics import METRICS
 
@@ -61,8 +61,8 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """All runs of a study, those that are compared with before those that are, and what the report needs to know of them."""
+class SweepPlan:
+    """Every run of a study, and what its report needs to know: parents come before the rows that are compared with them."""
 
     design: Design
     rows: dict[str, tuple[Point, ...]]  # runs of each variant, by seed; variants of one network share theirs
@@ -116,50 +116,55 @@ class Plan:
             raise Refused(f"output={self.first.output}: {self.folder} cannot be written: {error}") from error
 
 
-def plan(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> Plan:
+def plan(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> SweepPlan:
     """The runs of the study that these overrides name (`+study=NAME` among them).
 
     Raises:
         Refused: for anything that one of the runs could not start from.
 
     """
-    known = known_steps(*config_dirs)
+    steps = known_steps(*config_dirs)
+    first = _first(overrides, next(iter(steps)), config_dirs)
+    inventory = preflight(first)  # before the other steps are composed, which takes seconds
+    fingerprint = sources.fingerprint(first.data, inventory)
+
+    def model_of(step: str) -> ModelConfig:
+        return compose_run([*overrides, f"+step={step}"], config_dirs).model
+
+    study = design(first.study, steps, model_of)
+    if not first.study.rows and first.study.kind == StudyKind.equal_flops:
+        from roadmap.sweep.equal_cost import at_equal_cost  # torch, from here on
+
+        study = at_equal_cost(study, model_of, len(inventory.classes), first.data.image_size)
+    seeds = first.study.seeds
+    points = {variant.name: _points(variant, overrides, config_dirs, seeds, fingerprint) for variant in study.variants}
+    rows, study = _share_runs(points, study)
+    for row in rows.values():
+        check_reference(row[0].experiment, len(inventory.classes))
+    return SweepPlan(study, rows, tuple(_warnings(rows, study, overrides, config_dirs)))
+
+
+def _first(overrides: Sequence[str], step: str, config_dirs: Sequence[Path]) -> Experiment:
+    """The experiment of the first step, with which every other run shares scale, data and recipe; its seeds are checked."""
     if any(override.startswith("reference=") for override in overrides):
         raise Refused("reference=NAME is a single run's; a study names its references in study.references=[NAME,...]")
-    first = compose_run([*overrides, f"+step={next(iter(known))}"], config_dirs)
+    first = compose_run([*overrides, f"+step={step}"], config_dirs)
     seeds = first.study.seeds
     if not seeds or len(set(seeds)) < len(seeds):
         raise Refused(f"study.seeds={seeds}: must name at least one, and none twice")
     for seed in seeds:
         check(dataclasses.replace(first, seed=seed))
-    check_output(first)
-    found = sources.check(first)  # data and seeds first: composing every step takes seconds
-    fingerprint = sources.fingerprint(first.data, found)
-
-    def model_of(step: str) -> ModelConfig:
-        return compose_run([*overrides, f"+step={step}"], config_dirs).model
-
-    designed = design(first.study, known, model_of)
-    if not first.study.rows and first.study.kind == StudyKind.equal_flops:
-        from roadmap.sweep.equal_cost import at_equal_cost  # torch, from here on
-
-        designed = at_equal_cost(designed, model_of, len(found.classes), first.data.image_size)
-    every = {variant.name: _points(variant, overrides, config_dirs, seeds, fingerprint) for variant in designed.variants}
-    rows, designed = _shared(every, designed)
-    for points in rows.values():
-        check_reference(points[0].experiment, len(found.classes))
-    warned = _warnings({name: points[0].experiment for name, points in rows.items()}, designed, overrides, config_dirs)
-    return Plan(designed, rows, tuple(warned))
+    return first
 
 
-def _shared(rows: Mapping[str, tuple[Point, ...]], designed: Design) -> tuple[dict[str, tuple[Point, ...]], Design]:
-    """Variants of one network with one run for each seed; what would compare it with itself asks nothing."""
+def _share_runs(rows: Mapping[str, tuple[Point, ...]], study: Design) -> tuple[dict[str, tuple[Point, ...]], Design]:
+    """Train a network once, however many variants have it; an effect that would compare it with itself is left out."""
     known: dict[str, Point] = {}
     shared = {
         name: tuple(known.setdefault(_seed_and_identity(point), point) for point in points) for name, points in rows.items()
     }
-    asked = [effect for effect in designed.effects if len({shared[name][0].folder.path for name in effect.weights}) > 1]
-    return shared, dataclasses.replace(designed, effects=tuple(asked))
+    effects = [effect for effect in study.effects if len({shared[name][0].folder.path for name in effect.weights}) > 1]
+    return shared, dataclasses.replace(study, effects=tuple(effects))
 
 
 def _seed_and_identity(point: Point) -> str:
@@ -191,18 +196,19 @@ def _command(run: Experiment, overrides: Sequence[str], config_dirs: Sequence[Pa
 
 
 def _warnings(
-    experiments: Mapping[str, Experiment], designed: Design, overrides: Sequence[str], config_dirs: Sequence[Path]
+    rows: Mapping[str, tuple[Point, ...]], study: Design, overrides: Sequence[str], config_dirs: Sequence[Path]
 ) -> list[str]:
     """Overrides that have no effect on any row, and rows that they make equal to those they are compared with."""
+    experiments = {name: points[0].experiment for name, points in rows.items()}
     steps = [run for run in experiments.values() if run.reference is None]
-    said = [ineffective_settings(run, [*overrides, f"+step={run.step.name}"], config_dirs) for run in steps]
-    keys = set.intersection(*({warning.split()[0] for warning in warnings} for warnings in said))
-    found = [warning for warning in said[0] if warning.split()[0] in keys]
+    idle = [ineffective_settings(run, [*overrides, f"+step={run.step.name}"], config_dirs) for run in steps]
+    everywhere = set.intersection(*({warning.split()[0] for warning in warnings} for warnings in idle))
+    warnings = [warning for warning in idle[0] if warning.split()[0] in everywhere]
     if any(override.startswith("seed=") for override in overrides):
-        found.append("seed has no effect in a sweep: study.seeds lists the seeds")
+        warnings.append("seed has no effect in a sweep: study.seeds lists the seeds")
     layouts = {name: layout(run.model) for name, run in experiments.items()}
-    for variant in designed.variants:
+    for variant in study.variants:
         if variant.parent in layouts and layouts[variant.name] == layouts[variant.parent]:
-            what = "step" if variant.name == variant.step else "row"
-            found.append(f"{what} {variant.name} has the network of its parent {variant.parent} under these overrides")
-    return found
+            kind = "step" if variant.name == variant.step else "row"
+            warnings.append(f"{kind} {variant.name} has the network of its parent {variant.parent} under these overrides")
+    return warnings

@@ -11,9 +11,9 @@ from roadmap.base.errors import Refused
 from roadmap.base.tables import Column, as_table
 from roadmap.data.images import sources
 from roadmap.record.folder import RunFolder
-from roadmap.sweep.plan import Plan, Point
+from roadmap.sweep.plan import Point, SweepPlan
 
-SEEN = 200  # results of other studies that are looked at
+MOST_RESULTS = 200  # of other studies that are read
 COLUMNS = (
     Column("row", "row"),
     Column("seeds", "seeds"),
@@ -23,36 +23,36 @@ COLUMNS = (
 )
 
 
-def preview(found: Plan, chosen: Sequence[Point]) -> str:
+def preview(plan: SweepPlan, chosen: Sequence[Point]) -> str:
     """The plan as a table; a run that several rows share is counted in the first of them."""
-    held = sources.inspect(found.first.data)
-    wanted = {point.folder.path for point in chosen}
+    inventory = sources.inspect(plan.first.data)
+    uncounted = {point.folder.path for point in chosen}
     rows, speeds = [], []
-    for name, points in found.rows.items():
-        mine = [point for point in points if point.folder.path in wanted]
-        wanted -= {point.folder.path for point in mine}
-        if mine:
-            gmacs = _gmacs(mine[0], len(held.classes))
-            tflop = _tflop(gmacs, mine[0].experiment.recipe.epochs * held.train.size)
-            rows.append(_row(name, mine, gmacs, tflop))
-            speeds += [result.seconds / tflop for point in mine if (result := point.folder.result()) and result.seconds]
+    for name, points in plan.rows.items():
+        own = [point for point in points if point.folder.path in uncounted]
+        uncounted -= {point.folder.path for point in own}
+        if own:
+            gmacs = _gmacs(own[0], len(inventory.classes))
+            tflop = _tflop(gmacs, own[0].experiment.recipe.epochs * inventory.train.size)
+            rows.append(_row(name, own, gmacs, tflop))
+            speeds += [result.seconds / tflop for point in own if (result := point.folder.result()) and result.seconds]
     left = sum(row["tflop"] for row in rows)
-    title = f"{found.first.study.name} in {found.folder}: {len(chosen)} runs, {left:.1f} TFLOP left to train"
-    return as_table(rows, COLUMNS, title) + _time(left, speeds, found)
+    title = f"{plan.first.study.name} in {plan.folder}: {len(chosen)} runs, {left:.1f} TFLOP left to train"
+    return as_table(rows, COLUMNS, title) + _time(left, speeds, plan)
 
 
 def _row(name: str, points: Sequence[Point], gmacs: float, tflop: float) -> dict[str, Any]:
     waiting = [point for point in points if not point.done]
-    shared = sum(point.result_elsewhere() is not None for point in waiting)
+    reusable = sum(point.result_elsewhere() is not None for point in waiting)
     running = sum(point.folder.holder() is not None for point in waiting)
-    said = [f"{len(points) - len(waiting)} of {len(points)}"]
-    said += [f"{count} {where}" for count, where in ((running, "running"), (shared, "in another study")) if count]
+    counts = [f"{len(points) - len(waiting)} of {len(points)}"]
+    counts += [f"{count} {where}" for count, where in ((running, "running"), (reusable, "in another study")) if count]
     return {
         "row": name,
         "seeds": ", ".join(str(point.experiment.seed) for point in points),
-        "done": ", ".join(said),
+        "done": ", ".join(counts),
         "gmacs": gmacs,
-        "tflop": (len(waiting) - shared) * tflop,
+        "tflop": (len(waiting) - reusable) * tflop,
     }
 
 
@@ -67,10 +67,10 @@ def _tflop(gmacs: float, images: int) -> float:
     return gmacs * images * 3 * 2 / 1e3
 
 
-def _speeds_beside(found: Plan) -> list[float]:
+def _speeds_beside(plan: SweepPlan) -> list[float]:
     """Seconds for a TFLOP of the runs of other studies under the same `output`."""
     speeds = []
-    for path in list(found.folder.parent.glob("*/runs/*/result.json"))[:SEEN]:
+    for path in list(plan.folder.parent.glob("*/runs/*/result.json"))[:MOST_RESULTS]:
         with suppress(Refused, KeyError):  # of another version
             result = RunFolder(path.parent).result()
             if result and result.done and result.seconds and result.gmacs:
@@ -79,13 +79,13 @@ def _speeds_beside(found: Plan) -> list[float]:
     return speeds
 
 
-def _time(tflop: float, speeds: Sequence[float], found: Plan) -> str:
+def _time(tflop: float, speeds: Sequence[float], plan: SweepPlan) -> str:
     """How long the rest would take one after the other, by the seconds of the runs that are done, else of other studies'."""
     if not tflop:
         return ""
     done = "runs that are done"
     if not speeds:
-        done, speeds = "runs of other studies beside it, which may differ", _speeds_beside(found)
+        done, speeds = "runs of other studies beside it, which may differ", _speeds_beside(plan)
     if not speeds:
         return "How long that takes is said once a run is done, of this study or of another one beside it.\n"
     minutes = tflop * statistics.median(speeds) / 60
