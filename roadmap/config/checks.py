@@ -41,8 +41,8 @@ def check(experiment: Experiment) -> None:
     engine = experiment.engine
     for key in ("partition", "account", "qos", "constraint", "address"):
         word = getattr(engine, key)
-        said = f"null, or what {engine.name} calls it: letters, digits and _ . , : @ / & | ( ) * -"
-        _require(word is None or bool(CLUSTER_WORD.fullmatch(word)), f"engine.{key}", repr(word), said)
+        allowed = f"null, or what {engine.name} calls it: letters, digits and _ . , : @ / & | ( ) * -"
+        _require(word is None or bool(CLUSTER_WORD.fullmatch(word)), f"engine.{key}", repr(word), allowed)
     _require(bool(experiment.output.strip()), "output", repr(experiment.output), "a folder")
 
 
@@ -112,8 +112,8 @@ def check_processes(experiment: Experiment, processes: int) -> None:
     shared = recipe.batch_size % processes == 0
     _require(shared, "recipe.batch_size", recipe.batch_size, f"a multiple of the {processes} processes that share it")
     share = recipe.batch_size // processes
-    said = f"a number with {processes} processes: BatchNorm's statistics are taken over it; for example {share}"
-    _require(recipe.micro_batch is not None, "recipe.micro_batch", "null", said)
+    allowed = f"a number with {processes} processes: BatchNorm's statistics are taken over it; for example {share}"
+    _require(recipe.micro_batch is not None, "recipe.micro_batch", "null", allowed)
     count = recipe.batch_size // recipe.images_at_once
     even = f"such that recipe.batch_size={recipe.batch_size} gives {processes} processes equally many; for example {share}"
     _require(count % processes == 0, "recipe.micro_batch", recipe.micro_batch, even)

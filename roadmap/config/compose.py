@@ -69,19 +69,19 @@ def with_toggles(experiment: Experiment, overrides: Sequence[str]) -> Experiment
 
 
 def add_placeholder_step(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> list[str]:
-    """The overrides of a reference with the step that it is put in the place of, the roadmap's first: files need one.
+    """Add the first step: Hydra needs one even when a timm model is trained.
 
     Raises:
         Refused: where a run is to be a step and a reference at once.
 
     """
     words = list(overrides)
-    said = {override.key_or_group: override for override in parse(words)}
-    if "reference" not in said or said["reference"].value() is None:
+    given = {override.key_or_group: override for override in parse(words)}
+    if "reference" not in given or given["reference"].value() is None:
         return words
-    if "step" in said:
+    if "step" in given:
         raise Refused(
-            f"{said['reference'].input_line} and {said['step'].input_line}: a run trains a step or a reference; leave one out"
+            f"{given['reference'].input_line} and {given['step'].input_line}: a run trains a step or a reference; leave one out"
         )
     return [*words, f"+step={next(iter(known_steps(*config_dirs)))}"]
 
@@ -137,8 +137,8 @@ def _check_foreign(config: DictConfig, ours: DictConfig) -> None:
     for key in ("callbacks", "job_logging", "hydra_logging", "run", "sweep", "output_subdir"):
         if _raw(config.hydra.get(key)) != _raw(ours.get(key)):
             raise Refused(f"hydra.{key}: a configuration file of one's own may not set it")
-    mine = {key: config[key] for key in config if key != "hydra"}
-    for value in _texts(OmegaConf.to_container(OmegaConf.create(mine), resolve=False)):
+    experiment = {key: config[key] for key in config if key != "hydra"}
+    for value in _texts(OmegaConf.to_container(OmegaConf.create(experiment), resolve=False)):
         if RESOLVER.search(value):
             raise Refused(f"{value}: values that call a resolver (${{name:...}}) are not accepted; write the value itself")
 

@@ -12,9 +12,9 @@ from roadmap.config.schema import Experiment, Keep, Logger, Norm, Source
 
 def ineffective_settings(experiment: Experiment, overrides: Sequence[str] = (), config_dirs: Sequence[Path] = ()) -> list[str]:
     """Settings that can have no effect in this combination, each in a sentence."""
-    said = {override.key_or_group for override in parse(overrides)}
+    given = {override.key_or_group for override in parse(overrides)}
     recipe, data, model = experiment.recipe, experiment.data, experiment.model
-    elsewhere = experiment.logger != Logger.wandb
+    no_wandb = experiment.logger != Logger.wandb
     idle = {
         "model.block_bias": model.block_bias and model.norm == Norm.batch and model.block_norms == Keep.all
         and "a BatchNorm follows every convolution of the block and takes the bias out again",
@@ -23,16 +23,16 @@ def ineffective_settings(experiment: Experiment, overrides: Sequence[str] = (), 
         "data.accept": data.source in (Source.digits, Source.cifar10, Source.cifar100) and "only files of images are examined",
         "data.download": data.source in (Source.digits, Source.folder, Source.imagenet)
         and f"{data.source} cannot be downloaded",
-        **{f"wandb.{key}": elsewhere and f"logger={experiment.logger}" for key in ("mode", "project", "entity")},
+        **{f"wandb.{key}": no_wandb and f"logger={experiment.logger}" for key in ("mode", "project", "entity")},
     }  # fmt: skip
     if experiment.reference is not None:
-        mine = {key for key in said if key.startswith(("model.", "scale."))}
-        idle |= dict.fromkeys(mine - {"model.drop_path", "scale.drop_path"}, f"{experiment.reference} is timm's own")
-    found = [f"{key} has no effect here: {why}" for key, why in idle.items() if why and key in said]
+        of_steps = {key for key in given if key.startswith(("model.", "scale."))}
+        idle |= dict.fromkeys(of_steps - {"model.drop_path", "scale.drop_path"}, f"{experiment.reference} is timm's own")
+    messages = [f"{key} has no effect here: {why}" for key, why in idle.items() if why and key in given]
     for override in overrides:
         key = override.split("=")[0]
         if key.startswith("scale.") and key not in ("scale.name", "scale.start", "scale.end") and experiment.reference is None:
             without = compose([o for o in overrides if o != override], config_dirs)
             if without.model == model:
-                found.append(f"{key} has no effect here: step {experiment.step.name} does not use it")
-    return found
+                messages.append(f"{key} has no effect here: step {experiment.step.name} does not use it")
+    return messages

@@ -110,11 +110,11 @@ def config_folders(paths: Sequence[Path | str]) -> tuple[Path, ...]:
 @lru_cache
 def keys(cls: type = Experiment, prefix: str = "") -> tuple[str, ...]:
     """Every dotted key of the schema."""
-    found: list[str] = []
+    names: list[str] = []
     for name, kind in get_type_hints(cls).items():
         nested = keys(kind, f"{prefix}{name}.") if isinstance(kind, type) and dataclasses.is_dataclass(kind) else ()
-        found += [f"{prefix}{name}", *nested]
-    return tuple(found)
+        names += [f"{prefix}{name}", *nested]
+    return tuple(names)
 
 
 def nearest_key(key: str) -> str:
@@ -124,5 +124,5 @@ def nearest_key(key: str) -> str:
     namesakes = [k for k in keys() if k.split(".")[-1] == last]
     if namesakes:
         return f"Did you mean {' or '.join(namesakes)}?"
-    said = nearest(key, siblings or keys())
-    return said[0].upper() + said[1:]
+    sentence = nearest(key, siblings or keys())
+    return sentence[0].upper() + sentence[1:]

@@ -65,13 +65,13 @@ def design(study: StudyConfig, steps: Mapping[str, Step], model_of: ModelOf) -> 
     return _with_references(rules[study.kind](study, steps, model_of), study.references)
 
 
-def _with_references(designed: Design, names: Sequence[str]) -> Design:
+def _with_references(study: Design, names: Sequence[str]) -> Design:
     """The same effects; the references follow the study's own rows."""
-    twice = sorted({name for name in names if [*names, *(variant.name for variant in designed.variants)].count(name) > 1})
+    twice = sorted({name for name in names if [*names, *(variant.name for variant in study.variants)].count(name) > 1})
     if twice:
         raise Refused(f"study.references={list(names)}: {', '.join(twice)}: each row must have a name of its own")
     references = [Variant(name, f"{name} (reference)", "", adopted=False, reference=True) for name in names]
-    return Design((*designed.variants, *references), designed.effects)
+    return Design((*study.variants, *references), study.effects)
 
 
 def _roadmap(study: StudyConfig, steps: Mapping[str, Step], model_of: ModelOf) -> Design:
@@ -123,20 +123,20 @@ def _orderings(study: StudyConfig, steps: Mapping[str, Step], model_of: ModelOf)
     Orders come in pairs, one and its reverse, which cancels what the place in the order does. A set of changes that
     several orders pass through is one variant, trained once.
     """
-    found = changes(study, steps, model_of)
+    changed = changes(study, steps, model_of)
     start = _main(steps)[0]
     variants: dict[frozenset[str], Variant] = {}
-    parts: dict[str, list[dict[str, float]]] = {change.step.name: [] for change in found}
+    parts: dict[str, list[dict[str, float]]] = {change.step.name: [] for change in changed}
     for number, order in enumerate(orders(list(parts), study.orders)):
         sets = [frozenset(order[:size]) for size in range(len(order) + 1)]
         for members in sets:
-            variants.setdefault(members, _set_variant(start, found, members))
+            variants.setdefault(members, _set_variant(start, changed, members))
         for name, (before, after) in zip(order, pairwise(sets), strict=True):
             if number % 2 == 0:
                 parts[name].append({})
             _add(parts[name][-1], {variants[before].name: -0.5, variants[after].name: 0.5})
     effects = [
-        Effect(change.step.name, change.step.label, _mean(parts[change.step.name]), parts[change.step.name]) for change in found
+        Effect(change.step.name, change.step.label, _mean(parts[change.step.name]), parts[change.step.name]) for change in changed
     ]
     ordered = sorted(variants.items(), key=lambda item: (len(item[0]), item[1].name))
     return Design(tuple(variant for _, variant in ordered), tuple(effects))
@@ -156,20 +156,20 @@ def _mean(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 def orders(names: Sequence[str], count: int) -> list[tuple[str, ...]]:
     """`count` orders of the names (an even number), drawn once and for all, each followed by its reverse."""
-    draw, found = random.Random(0), list[tuple[str, ...]]()
-    while len(found) < count:
-        drawn = draw.sample(list(names), len(names))
-        found += [tuple(drawn), tuple(reversed(drawn))]
-    return found
+    draw, drawn = random.Random(0), list[tuple[str, ...]]()
+    while len(drawn) < count:
+        order = draw.sample(list(names), len(names))
+        drawn += [tuple(order), tuple(reversed(order))]
+    return drawn
 
 
 def _interactions(study: StudyConfig, steps: Mapping[str, Step], model_of: ModelOf) -> Design:
     """The start with every change alone and every pair of them: what two do together beyond what each does alone."""
-    found = changes(study, steps, model_of)
+    changed = changes(study, steps, model_of)
     start = _main(steps)[0]
-    sets = [frozenset(names) for size in (0, 1, 2) for names in combinations([change.step.name for change in found], size)]
-    variants = {members: _set_variant(start, found, members) for members in sets}
-    label = {change.step.name: change.step.label for change in found}
+    sets = [frozenset(names) for size in (0, 1, 2) for names in combinations([change.step.name for change in changed], size)]
+    variants = {members: _set_variant(start, changed, members) for members in sets}
+    label = {change.step.name: change.step.label for change in changed}
 
     def effect(members: frozenset[str]) -> Effect:
         first, *second = [name for name in label if name in members]
@@ -181,12 +181,12 @@ def _interactions(study: StudyConfig, steps: Mapping[str, Step], model_of: Model
     return Design(tuple(variants.values()), tuple(effect(members) for members in sets if members))
 
 
-def _set_variant(start: Step, found: Sequence[Change], members: frozenset[str]) -> Variant:
+def _set_variant(start: Step, changed: Sequence[Change], members: frozenset[str]) -> Variant:
     """The start with a set of changes."""
-    mine = [change for change in found if change.step.name in members]
-    toggles = {key: value for change in mine for key, value in change.on.items()}
-    name = "+".join(change.step.name for change in mine) or start.name
-    label = " + ".join(change.step.label for change in mine) or start.label
+    members_in_order = [change for change in changed if change.step.name in members]
+    toggles = {key: value for change in members_in_order for key, value in change.on.items()}
+    name = "+".join(change.step.name for change in members_in_order) or start.name
+    label = " + ".join(change.step.label for change in members_in_order) or start.label
     return Variant(name, label, start.name, None, "", True, _overrides(toggles))
 
 
@@ -199,15 +199,15 @@ def changes(study: StudyConfig, steps: Mapping[str, Step], model_of: ModelOf) ->
         for key, (old, new) in set_between(model_of(before.name), model_of(step.name)).items():
             first.setdefault(key, old)
             owner[key] = (step, new)
-    found = []
+    changed = []
     for step in chain[1:]:
-        mine = {key: new for key, (last, new) in owner.items() if last.name == step.name and new != first[key]}
-        if mine:
-            found.append(Change(step, {key: first[key] for key in mine}, mine))
-    wanted = {step.name for step in _chosen(study, steps)}
-    kept = [change for change in found if change.step.name in wanted]
+        toggles = {key: new for key, (last, new) in owner.items() if last.name == step.name and new != first[key]}
+        if toggles:
+            changed.append(Change(step, {key: first[key] for key in toggles}, toggles))
+    chosen = {step.name for step in _chosen(study, steps)}
+    kept = [change for change in changed if change.step.name in chosen]
     if not kept:
-        names = ", ".join(change.step.name for change in found)
+        names = ", ".join(change.step.name for change in changed)
         raise Refused(f"study.steps={study.steps}: none of them changes a toggle for good; allowed: {names}")
     return kept
 

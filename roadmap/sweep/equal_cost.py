@@ -11,11 +11,11 @@ from roadmap.model.cost import cost
 from roadmap.record.study import Variant
 from roadmap.sweep.design import Design
 
-CLOSE = 0.01  # of the multiply-adds wanted
+CLOSE = 0.01  # of the multiply-adds that are aimed at
 PARTS = 8  # of a channel: at a width of 62.5 the stages have 62, 125, 250 and 500
 
 
-def at_equal_cost(wanted: Design, model_of: Callable[[str], ModelConfig], classes: int, image_size: int) -> Design:
+def at_equal_cost(study: Design, model_of: Callable[[str], ModelConfig], classes: int, image_size: int) -> Design:
     """The same variants, each at the width that brings its multiply-adds next to those of the first.
 
     Raises:
@@ -26,7 +26,7 @@ def at_equal_cost(wanted: Design, model_of: Callable[[str], ModelConfig], classe
     def spent(model: ModelConfig, eighths: int) -> int:
         return cost(dataclasses.replace(model, width=eighths / PARTS), classes, image_size).conv_linear
 
-    first = model_of(wanted.variants[0].step)
+    first = model_of(study.variants[0].step)
     target = spent(first, round(PARTS * first.width))
 
     def widened(variant: Variant) -> Variant:
@@ -41,7 +41,7 @@ def at_equal_cost(wanted: Design, model_of: Callable[[str], ModelConfig], classe
             )
         return dataclasses.replace(variant, overrides=(*variant.overrides, f"model.width={eighths / PARTS:g}"))
 
-    return dataclasses.replace(wanted, variants=tuple(map(widened, wanted.variants)))
+    return dataclasses.replace(study, variants=tuple(map(widened, study.variants)))
 
 
 def _nearest(start: int, target: int, spent: Callable[[int], int]) -> tuple[int, float]:
