@@ -51,10 +51,11 @@ audit: .venv/dev  ## known vulnerabilities of the pinned versions, where the net
 		! grep '^Found' .venv/audit.log || { cat .venv/audit.log; exit 1; }
 	@echo "audited: $$(grep -c . constraints.txt) versions, of which $$(grep -c 'could not be audited' .venv/audit.log) could not be looked up here"
 
-lint: .venv/dev  ## ruff and mypy
+lint: .venv/dev  ## ruff, mypy, and the direction of imports (import-linter)
 	.venv/bin/ruff format --check roadmap tests
 	.venv/bin/ruff check roadmap tests
 	.venv/bin/mypy
+	.venv/bin/lint-imports
 
 notebooks: .venv/dev  ## execute the notebooks
 	.venv/bin/python -m pytest tests/test_notebooks.py
