@@ -44,7 +44,7 @@ def check(overrides: list[str], folders: Sequence[Path], multirun: bool) -> None
     for job in jobs:
         experiment = compose_run(job, folders)
         check_processes(experiment, processes.world_size())
-        found = sources.check(experiment)
+        found = sources.checked_images(experiment.data, experiment.recipe.batch_size)
         check_output(experiment)
         check_reference(experiment, len(found.classes))
         one = [f"{key} has no effect here: a run has one step and one seed" for key in ("study.steps", "study.seeds")]

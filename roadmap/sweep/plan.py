@@ -134,7 +134,8 @@ def plan(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> Plan:
     for seed in seeds:
         check(dataclasses.replace(first, seed=seed))
     check_output(first)
-    found = sources.check(first)  # data and seeds first: composing every step takes seconds
+    # Data and seeds first: composing every step takes seconds.
+    found = sources.checked_images(first.data, first.recipe.batch_size)
     fingerprint = sources.fingerprint(first.data, found)
 
     def model_of(step: str) -> ModelConfig:

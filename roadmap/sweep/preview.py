@@ -24,7 +24,7 @@ COLUMNS = (
 
 def preview(found: Plan, chosen: Sequence[Point]) -> str:
     """The plan as a table; a run that several rows share is counted in the first of them."""
-    held = sources.inspect(found.first.data)
+    held = sources.checked_images(found.first.data, found.first.recipe.batch_size)
     wanted = {point.folder.path for point in chosen}
     rows, speeds = [], []
     for name, points in found.rows.items():
