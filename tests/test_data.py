@@ -19,11 +19,13 @@ from timm.data import create_transform
 from torchvision.datasets import CIFAR10
 
 from roadmap.base.errors import Refused
+from roadmap.base.paths import CONF
 from roadmap.config.compose import compose
 from roadmap.config.identity import decisive
+from roadmap.config.schema import Source
 from roadmap.data import loader
 from roadmap.data.images import sources
-from roadmap.data.images.readers import reader
+from roadmap.data.images.sources import reader
 from roadmap.data.pipeline import input_pipeline
 
 
@@ -33,7 +35,7 @@ def made(experiment, found):
 
 def digits(*overrides):
     experiment = compose(["+step=gelu", "+study=digits", *overrides])
-    return experiment, sources.check(experiment)
+    return experiment, sources.checked_images(experiment.data, experiment.recipe.batch_size)
 
 
 def folder(path, *overrides):
@@ -47,7 +49,7 @@ def folder(path, *overrides):
         *overrides,
     ]
     experiment = compose(["+step=gelu", "scale=atto", *overrides])
-    return experiment, sources.check(experiment)
+    return experiment, sources.checked_images(experiment.data, experiment.recipe.batch_size)
 
 
 def test_digits_split():
@@ -200,16 +202,24 @@ def test_fingerprint_follows_bytes_names_and_nothing_else(tiny_images, tmp_path,
 def test_missing_data_is_refused(tmp_path):
     for source in ("folder", "imagenette", "cifar10", "cifar100", "imagenet"):
         with pytest.raises(Refused, match=r"data\.path"):
-            sources.check(compose(["+step=gelu", f"data={source}", f"data.path={tmp_path}/none"]))
+            sources.list_images(compose(["+step=gelu", f"data={source}", f"data.path={tmp_path}/none"]).data)
         with pytest.raises(Refused, match=r"data\.path=null"):
             compose(["+step=gelu", f"data={source}"])
+
+
+def test_every_data_set_is_a_class_and_a_yaml():
+    for source in Source:
+        overrides = ["+step=gelu", f"data={source}", *([] if source.facts.package else ["data.path=x"])]
+        assert compose(overrides).data.source == source
+        assert source in sources.DATA_SETS
+    assert {file.stem for file in (CONF / "data").glob("*.yaml")} == set(Source) == set(sources.DATA_SETS)
 
 
 def test_imagenette_is_found_where_torchvision_leaves_it(tiny_images):
     root = tiny_images.parent / "root"
     shutil.copytree(tiny_images, root / "imagenette2-160")
     overrides = ["+step=gelu", "data=imagenette", f"data.path={root}", "recipe=smoke", "recipe.batch_size=4"]
-    assert sources.check(compose(overrides)).root == root / "imagenette2-160"
+    assert sources.list_images(compose(overrides).data).root == root / "imagenette2-160"
 
 
 @pytest.mark.filterwarnings("ignore:dtype")
@@ -227,7 +237,7 @@ def test_cifar_is_read_as_torchvision_leaves_it(tmp_path, monkeypatch):
     monkeypatch.setattr(CIFAR10, "test_list", [[names[5], None]])
     monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": None})
     experiment = compose(["+step=gelu", "data=cifar10", f"data.path={tmp_path}"])
-    found = sources.check(experiment)
+    found = sources.checked_images(experiment.data, experiment.recipe.batch_size)
     assert (found.train.size, found.val.size, len(found.classes)) == (50_000, 10_000, 10)
     image, target = reader(experiment.data, found, "val")(4)
     assert (image.size, image.mode, target) == ((32, 32), "RGB", 9)

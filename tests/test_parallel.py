@@ -47,7 +47,7 @@ def test_two_processes_train_the_weights_of_one_that_accumulates(tmp_path):
     step = "resnet"  # BatchNorm, whose statistics are the hard part
     (tmp_path / "one").mkdir(), (tmp_path / "two").mkdir()
     experiment = compose([f"+step={step}", *QUICK, *WHOLE, "runtime.device=cpu", f"output={tmp_path / 'one'}"])
-    found = sources.check(experiment)
+    found = sources.checked_images(experiment.data, experiment.recipe.batch_size)
     execute(experiment, found, sources.fingerprint(experiment.data, found))
     shared = run(tmp_path / "two", f"+step={step}", *WHOLE, processes=2)
     assert shared.returncode == 0, shared.stderr
@@ -63,7 +63,7 @@ def test_two_processes_train_the_weights_of_one_that_accumulates(tmp_path):
 
 def test_the_images_of_an_update_are_shared_out_whole():
     experiment = compose(["+step=gelu", "recipe.batch_size=96", "recipe.micro_batch=8", "scale=atto"])
-    found = sources.check(experiment)
+    found = sources.checked_images(experiment.data, experiment.recipe.batch_size)
 
     def epoch(rank, world, split):
         return list(batches(experiment, found, rank, world)[split])
@@ -118,7 +118,12 @@ def test_micro_batches_that_cannot_be_are_refused(overrides):
 def test_batchnorm_is_not_synchronised_on_cpus(tmp_path):
     experiment = compose(["+step=resnet", *QUICK, "recipe.sync_batchnorm=true", f"output={tmp_path}"])
     with pytest.raises(Refused, match=r"recipe\.sync_batchnorm=true"):
-        Session(experiment, sources.check(experiment), RunFolder.of(experiment, "0" * 16), Ranks(torch.device("cpu"), 0, 2))
+        Session(
+            experiment,
+            sources.checked_images(experiment.data, experiment.recipe.batch_size),
+            RunFolder.of(experiment, "0" * 16),
+            Ranks(torch.device("cpu"), 0, 2),
+        )
 
 
 def test_sweeps_and_benches_start_processes_of_their_own(tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ from roadmap.data.batches import batches, seed_all
 from roadmap.data.device import augment, randaugment
 from roadmap.data.device.resident import Augmentation, Pictures, Resident, bytes_needed
 from roadmap.data.images import sources
-from roadmap.data.images.readers import reader
+from roadmap.data.images.sources import reader
 from roadmap.data.loader import train_transform
 
 CPU = torch.device("cpu")
@@ -43,7 +43,7 @@ def folder(tmp_path_factory):
 def composed(folder, *overrides):
     settings = ["recipe=smoke", "recipe.batch_size=8", "data=folder", f"data.path={folder}", "data.image_size=40"]
     experiment = compose(["+step=gelu", "scale=atto", "data.workers=0", *settings, *overrides])
-    return experiment, sources.check(experiment)
+    return experiment, sources.checked_images(experiment.data, experiment.recipe.batch_size)
 
 
 def resident(folder, *overrides, device=CPU):
@@ -212,7 +212,7 @@ def test_evaluation_is_the_loaders(folder, overrides):
 
 def test_sources_without_files(folder):
     experiment = compose(["+step=gelu", "+study=digits", *PAPER])
-    found = sources.check(experiment)
+    found = sources.checked_images(experiment.data, experiment.recipe.batch_size)
     both = Resident(experiment, found, *batches(experiment, found), CPU)
     images, _ = next(both.epoch(0))
     assert images.shape[1:] == (3, 32, 32)

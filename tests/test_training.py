@@ -25,6 +25,7 @@ from roadmap.config.compose import compose
 from roadmap.config.identity import identity
 from roadmap.config.schema import Compile, Device, Precision
 from roadmap.data.images import sources
+from roadmap.data.images.inventory import Split
 from roadmap.model.cost import cost
 from roadmap.model.layers import LayerScale
 from roadmap.record.folder import RunFolder
@@ -45,7 +46,7 @@ EVERYTHING = [
 
 def session(tmp_path, *overrides, step="gelu"):
     experiment = compose([f"+step={step}", *QUICK, f"output={tmp_path}", *overrides])
-    found = sources.check(experiment)
+    found = sources.checked_images(experiment.data, experiment.recipe.batch_size)
     return Session(experiment, found, RunFolder.of(experiment, "0" * 16), ALONE)
 
 
@@ -139,7 +140,12 @@ def test_schedule_is_linear_then_cosine_per_update(tmp_path):
 def test_a_run_learns_and_follows_its_schedule(tmp_path):
     """The digits study's own recipe: far above chance after three epochs, at the rates of the formula."""
     experiment = compose(["+study=digits", "+step=resnet", f"output={tmp_path}", "runtime.progress=false"])
-    run = Session(experiment, sources.check(experiment), RunFolder.of(experiment, "0" * 16), ALONE)
+    run = Session(
+        experiment,
+        sources.checked_images(experiment.data, experiment.recipe.batch_size),
+        RunFolder.of(experiment, "0" * 16),
+        ALONE,
+    )
     lines = train(run)
     assert lines[-1]["top1"] > 80
     assert lines[-1]["train_loss"] < lines[0]["train_loss"]
@@ -244,7 +250,7 @@ def test_what_auto_compiles(tmp_path):
     run = session(tmp_path)
     gpu = torch.device("cuda")
     imagenette = compose(["+step=gelu", "data=imagenette", "data.path=/x", "scale=tiny"])
-    large = dataclasses.replace(run.found, train=sources.Split(9469))
+    large = dataclasses.replace(run.found, train=Split(9469))
     assert pick_compile(run.experiment, run.found, gpu) == Compile.none
     assert pick_compile(imagenette, large, gpu) == Compile.blocks
     assert pick_compile(imagenette, large, torch.device("cpu")) == Compile.none
@@ -341,7 +347,7 @@ def test_a_reference_is_trained_like_a_step(tmp_path):
     """Timm's ConvNeXt in place of ours: the same size, cost and schedule; only what it is differs."""
     recipe = ["scale=atto", "recipe=smoke", "data.image_size=32", "runtime.progress=false", f"output={tmp_path}"]
     experiment = compose(["reference=convnext_atto", *recipe])
-    result = execute(experiment, sources.check(experiment), "0" * 16)
+    result = execute(experiment, sources.checked_images(experiment.data, experiment.recipe.batch_size), "0" * 16)
     own = compose(["+step=separate_downsampling", *recipe])
     counted = cost(own.model, 10, 32)
     assert result["status"] == "done"
@@ -357,7 +363,7 @@ def test_a_reference_is_trained_like_a_step(tmp_path):
 
 def test_a_run_that_diverges_is_a_result(tmp_path):
     experiment = compose(["+step=layer_norm", *QUICK, f"output={tmp_path}", "data.std=[1e-40,1e-40,1e-40]"])
-    result = execute(experiment, sources.check(experiment), "0" * 16)
+    result = execute(experiment, sources.checked_images(experiment.data, experiment.recipe.batch_size), "0" * 16)
     assert result["status"] == "diverged"
     assert result["top1"] is None
     assert "update" in result["reason"]
@@ -380,7 +386,12 @@ def test_devices_and_precisions():
 def test_the_loop_never_waits_for_the_gpu(tmp_path, settings):
     experiment = compose(["+step=separate_downsampling", *QUICK, *EVERYTHING[:5], f"output={tmp_path}", *settings])
     device = pick_device(Device.cuda)
-    run = Session(experiment, sources.check(experiment), RunFolder.of(experiment, "0" * 16), Ranks(device))
+    run = Session(
+        experiment,
+        sources.checked_images(experiment.data, experiment.recipe.batch_size),
+        RunFolder.of(experiment, "0" * 16),
+        Ranks(device),
+    )
     batches = run.data.epoch(0)
     for update in range(3):  # warm
         run.readings.push(run._take_step(batches, update))
@@ -397,7 +408,7 @@ def test_the_loop_never_waits_for_the_gpu(tmp_path, settings):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_run_on_a_gpu_learns(tmp_path):
     experiment = compose(["+study=digits", "+step=resnet", f"output={tmp_path}", "runtime.compile=blocks"])
-    found = sources.check(experiment)
+    found = sources.checked_images(experiment.data, experiment.recipe.batch_size)
     result = execute(experiment, found, sources.fingerprint(experiment.data, found))
     assert (result["precision"], result["pipeline"], result["compiled"]) == ("bfloat16", "device", "blocks")
     assert result["top1"] > 80
@@ -512,5 +523,5 @@ def test_a_run_on_photographs(tmp_path, photographs):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_run_on_a_gpu(tmp_path):
     experiment = compose(["+step=gelu", "scale=atto", "recipe=smoke", f"output={tmp_path}", "runtime.device=cuda"])
-    result = execute(experiment, sources.check(experiment), "0" * 16)
+    result = execute(experiment, sources.checked_images(experiment.data, experiment.recipe.batch_size), "0" * 16)
     assert (result["status"], result["precision"]) == ("done", "bfloat16")

@@ -158,7 +158,7 @@ def _pipeline(experiment: Experiment, setting: Setting) -> InputPipeline | None:
         return None
     from roadmap.data.pipeline import input_pipeline
 
-    return input_pipeline(experiment, sources.check(experiment), setting.device)
+    return input_pipeline(experiment, sources.checked_images(experiment.data, experiment.recipe.batch_size), setting.device)
 
 
 def _measured(experiment: Experiment, setting: Setting, pipeline: InputPipeline | None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any, get_type_hints
 
 from roadmap.base.errors import Refused
-from roadmap.config.schema import Compile, Experiment, ModelConfig, Norm, Source
+from roadmap.config.schema import Compile, Experiment, ModelConfig, Norm
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 TIMM_NAME = re.compile(r"[A-Za-z0-9_]{1,100}")  # of an architecture, without the tag of its weights
@@ -27,8 +27,8 @@ def check(experiment: Experiment) -> None:
     for key, triple in (("data.mean", data.mean), ("data.std", data.std)):
         _require(len(triple) == 3 and all(map(math.isfinite, triple)), key, triple, "three finite numbers, one a colour")
     _require(min(data.std) > 0, "data.std", data.std, "three numbers above 0")
-    needs_path = data.source != Source.digits and not data.path
-    _require(not needs_path, "data.path", "null", f"the folder that holds the images of data={data.source}")
+    has_images = bool(data.source.facts.package or data.path)
+    _require(has_images, "data.path", "null", f"the folder that holds the images of data={data.source}")
     _require(
         bool(NAME.fullmatch(experiment.study.name)), "study.name", experiment.study.name, "at most 100 letters, digits, _ . -"
     )

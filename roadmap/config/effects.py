@@ -7,22 +7,22 @@ from pathlib import Path
 
 from roadmap.config.compose import compose
 from roadmap.config.overrides import parse
-from roadmap.config.schema import Experiment, Keep, Logger, Norm, Source
+from roadmap.config.schema import Experiment, Keep, Logger, Norm
 
 
 def ineffective_settings(experiment: Experiment, overrides: Sequence[str] = (), config_dirs: Sequence[Path] = ()) -> list[str]:
     """Settings that can have no effect in this combination, each in a sentence."""
     given = {override.key_or_group for override in parse(overrides)}
     recipe, data, model = experiment.recipe, experiment.data, experiment.model
+    facts = data.source.facts
     no_wandb = experiment.logger != Logger.wandb
     idle = {
         "model.block_bias": model.block_bias and model.norm == Norm.batch and model.block_norms == Keep.all
         and "a BatchNorm follows every convolution of the block and takes the bias out again",
         "recipe.mixup_switch_prob": not (recipe.mixup and recipe.cutmix) and "it chooses between mixup and cutmix, not both on",
-        "data.path": data.source == Source.digits and "the digits come with scikit-learn",
-        "data.accept": data.source in (Source.digits, Source.cifar10, Source.cifar100) and "only files of images are examined",
-        "data.download": data.source in (Source.digits, Source.folder, Source.imagenet)
-        and f"{data.source} cannot be downloaded",
+        "data.path": facts.package and f"the {data.source} come with {facts.package}",
+        "data.accept": not facts.examined and "only files of images are examined",
+        "data.download": not facts.downloadable and f"{data.source} cannot be downloaded",
         **{f"wandb.{key}": no_wandb and f"logger={experiment.logger}" for key in ("mode", "project", "entity")},
     }  # fmt: skip
     if experiment.reference is not None:

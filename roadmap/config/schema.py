@@ -114,15 +114,32 @@ class ModelConfig:
     drop_path: float = number(least=0.0, below=1.0)  # stochastic depth of the last block; linear from 0
 
 
-class Source(StrEnum):
-    """Where images come from."""
+@dataclass(frozen=True)
+class SourceFacts:
+    """What is known of a data set before its images are looked for: which settings it needs, and which do nothing."""
 
-    digits = "digits"
-    folder = "folder"
-    imagenette = "imagenette"
-    cifar10 = "cifar10"
-    cifar100 = "cifar100"
-    imagenet = "imagenet"
+    package: str | None = None  # that the images come with; None: data.path names them
+    downloadable: bool = False  # data.download=true fetches it
+    examined: bool = True  # each image is decoded before training, and data.accept lets faults through
+
+
+class Source(StrEnum):
+    """The data sets by name; the class of each is in `roadmap.data.images.sources`."""
+
+    facts: SourceFacts
+
+    def __new__(cls, name: str, facts: SourceFacts) -> Source:
+        """A name with its facts."""
+        member = str.__new__(cls, name)
+        member._value_, member.facts = name, facts
+        return member
+
+    digits = "digits", SourceFacts(package="scikit-learn", examined=False)
+    folder = "folder", SourceFacts()
+    imagenette = "imagenette", SourceFacts(downloadable=True)
+    cifar10 = "cifar10", SourceFacts(downloadable=True, examined=False)
+    cifar100 = "cifar100", SourceFacts(downloadable=True, examined=False)
+    imagenet = "imagenet", SourceFacts()
 
 
 class Pipeline(StrEnum):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from roadmap.config.schema import Experiment, Pipeline
-from roadmap.data.images.sources import Inventory
+from roadmap.data.images.inventory import Inventory
 
 Batch = tuple[Tensor, Tensor]
 

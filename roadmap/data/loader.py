@@ -22,8 +22,8 @@ from roadmap.base.signals import RUN_SIGNALS
 from roadmap.config.schema import DataConfig, Experiment, Pipeline, RecipeConfig
 from roadmap.data.batches import Batch, Batches, ahead, indices_of, seed_all
 from roadmap.data.device.augment import Finish
-from roadmap.data.images.readers import reader
-from roadmap.data.images.sources import Inventory
+from roadmap.data.images.inventory import Inventory
+from roadmap.data.images.sources import reader
 
 
 class Images(Dataset[tuple[Tensor, int] | Refused]):

@@ -9,7 +9,7 @@ import torch
 from roadmap.base.errors import Refused
 from roadmap.config.schema import DataConfig, Experiment, Pipeline
 from roadmap.data.batches import InputPipeline, batches
-from roadmap.data.images.sources import Inventory
+from roadmap.data.images.inventory import Inventory
 from roadmap.data.loader import loaders
 
 AUTO_SHARE = 0.25  # of a GPU's memory, which decoded images may take unasked

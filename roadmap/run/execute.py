@@ -13,7 +13,7 @@ from roadmap.base.redaction import Redacting
 from roadmap.base.signals import Stop, stop_on_signals
 from roadmap.config.checks import check_processes
 from roadmap.config.schema import Experiment
-from roadmap.data.images.sources import Inventory
+from roadmap.data.images.inventory import Inventory
 from roadmap.record.folder import RunFolder
 from roadmap.record.result import RunResult
 from roadmap.run.describe import describe, outcome

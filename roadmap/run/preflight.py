@@ -16,7 +16,7 @@ from roadmap.config.effects import ineffective_settings
 from roadmap.config.overrides import parse
 from roadmap.config.schema import Experiment
 from roadmap.data.images import sources
-from roadmap.data.images.sources import Inventory
+from roadmap.data.images.inventory import Inventory
 from roadmap.model.check import compose_run
 from roadmap.record.folder import runs_folder
 
@@ -49,7 +49,7 @@ def preflight(experiment: Experiment) -> Inventory:
 
     """
     check_output(experiment)
-    inventory = sources.check(experiment)
+    inventory = sources.checked_images(experiment.data, experiment.recipe.batch_size)
     check_reference(experiment, len(inventory.classes))
     return inventory
 

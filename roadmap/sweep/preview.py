@@ -25,7 +25,7 @@ COLUMNS = (
 
 def preview(plan: SweepPlan, chosen: Sequence[Point]) -> str:
     """The plan as a table; a run that several rows share is counted in the first of them."""
-    inventory = sources.inspect(plan.first.data)
+    inventory = sources.checked_images(plan.first.data, plan.first.recipe.batch_size)
     uncounted = {point.folder.path for point in chosen}
     rows, speeds = [], []
     for name, points in plan.rows.items():

@@ -7,7 +7,7 @@ import torch._dynamo
 from torch import nn
 
 from roadmap.config.schema import Compile, Experiment
-from roadmap.data.images.sources import Inventory
+from roadmap.data.images.inventory import Inventory
 from roadmap.model.cost import cost_of
 from roadmap.model.layers import Block
 

@@ -24,7 +24,7 @@ from roadmap.config.checks import smaller_micro_batches
 from roadmap.config.identity import differences, plain
 from roadmap.config.schema import Experiment
 from roadmap.data.batches import seed_all
-from roadmap.data.images.sources import Inventory
+from roadmap.data.images.inventory import Inventory
 from roadmap.data.pipeline import input_pipeline
 from roadmap.model.build import network_of
 from roadmap.record.folder import RunFolder

@@ -16,6 +16,7 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +28,9 @@ from roadmap.base.errors import Refused
 from roadmap.config.compose import compose
 from roadmap.config.identity import identity
 from roadmap.config.schema import DataConfig, Fault, Source
-from roadmap.data.images import archives, examine, sources
-from roadmap.data.images.readers import _Arrays
+from roadmap.data.images import archives, examine, folder, sources
+from roadmap.data.images.inventory import Inventory, Split
+from roadmap.data.images.readers import Arrays
 from roadmap.run import __main__ as run
 from roadmap.sweep import __main__ as sweep
 
@@ -62,13 +64,13 @@ def command(tmp_path, monkeypatch, capsys):
         signal.signal(number, handler)
 
 
-def found(path, *accept, source=Source.folder):
+def listed(path, *accept, source=Source.folder):
     data = DataConfig(source=source, path=str(path), accept=list(accept))
-    return data, sources.inspect(data)
+    return data, sources.list_images(data)
 
 
 def fingerprint(path, *accept, source=Source.folder):
-    return sources.fingerprint(*found(path, *accept, source=source))
+    return sources.fingerprint(*listed(path, *accept, source=source))
 
 
 def refusal(path, *accept):
@@ -241,8 +243,8 @@ def test_an_unreadable_image_is_named_and_not_remembered(tiny_images, monkeypatc
 def decoded(monkeypatch):
     """The files that were looked at."""
     seen = []
-    look = sources.look_at_image
-    monkeypatch.setattr(sources, "look_at_image", lambda path: seen.append(path) or look(path))
+    examine_image = folder.examine_image
+    monkeypatch.setattr(folder, "examine_image", lambda path: seen.append(path) or examine_image(path))
     return seen
 
 
@@ -284,6 +286,78 @@ def test_a_cache_that_cannot_be_written_costs_time_only(tiny_images, tmp_path, m
     assert fingerprint(tiny_images) == first
 
 
+# ---- listed once
+
+
+@pytest.fixture
+def scans(tiny_images, monkeypatch):
+    """How often each folder of the images was looked into."""
+    counts, scandir = Counter(), os.scandir
+
+    def counted(path="."):
+        if Path(path).is_relative_to(tiny_images):
+            counts[str(path)] += 1
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", counted)
+    return counts
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "run -m +step=gelu,kernel_7 seed=0,1 model.width=8 model.depths=[1,1,1,1] runtime.threads=1 runtime.progress=false",
+        "sweep study=digits study.steps=[gelu,kernel_7] study.seeds=[0,1] --dry-run",
+    ],
+)
+def test_one_process_walks_over_a_data_set_once(tiny_images, command, scans, line):
+    images = f"data=folder data.path={tiny_images} data.image_size=32 data.workers=0 recipe=smoke recipe.batch_size=4"
+    code, message = command(f"{line} scale=atto {images}")
+    assert code in (0, None), message
+    folders = [tiny_images / split / name for split in ("train", "val") for name in ("", "cat", "dog")]
+    assert scans == dict.fromkeys(map(str, folders), 1)
+    assert len(list(Path.cwd().glob("experiments/*/runs/*/result.json"))) == (4 if "-m" in line else 0)
+
+
+CHANGES = {  # what happens between two jobs, the images then
+    "added": (lambda root: shutil.copy(root / "train/cat/0.png", root / "train/cat/nested/again.png"), 14),
+    "removed": (lambda root: (root / "train/cat/nested/0.png").unlink(), 12),
+    "renamed": (lambda root: (root / "train/cat/0.png").rename(root / "train/cat/x.png"), 13),
+    "another folder": (
+        lambda root: [(root / "linked").rename(root / "away"), shutil.copytree(root / "train/dog", root / "linked")],
+        18,
+    ),
+    "other bytes": (lambda root: Image.new("RGB", (40, 48)).save(root / "train/cat/nested/0.png"), 13),
+    "nothing": (lambda root: None, 13),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_data_set_that_changes_between_two_jobs_is_another(tiny_images, scans, name):
+    (tiny_images / "linked").mkdir()
+    (tiny_images / "train" / "cat" / "0.png").rename(tiny_images / "linked" / "0.png")
+    (tiny_images / "train" / "cat" / "nested").symlink_to(tiny_images / "linked")
+    Image.new("RGB", (50, 50)).save(tiny_images / "train" / "cat" / "0.png")
+    first = fingerprint(tiny_images)
+    change, size = CHANGES[name]
+    change(tiny_images)
+    scans.clear()
+    assert listed(tiny_images)[1].train.size == size
+    assert (not scans) == (name in ("other bytes", "nothing"))
+    assert (fingerprint(tiny_images) == first) == (name == "nothing")
+
+
+def test_an_image_that_is_gone_when_it_is_to_be_read_is_named(tiny_images, tmp_path):
+    image = tiny_images / "train" / "cat" / "0.png"
+    image.rename(tmp_path / "0.png")
+    image.symlink_to(tmp_path / "0.png")
+    data, inventory = listed(tiny_images)
+    (tmp_path / "0.png").unlink()  # no folder of the data set knows
+    assert listed(tiny_images)[1] == inventory
+    with pytest.raises(Refused, match=r"cat/0\.png: cannot be read: No such file"):
+        sources.fingerprint(data, inventory)
+
+
 # ---- names
 
 
@@ -299,7 +373,7 @@ def renamed(root, *names):
 def test_classes_that_are_one_folder_elsewhere_are_refused(tiny_images, one, other):
     renamed(tiny_images, one, other)
     with pytest.raises(Refused, match="differ in upper and lower case only") as fault:
-        found(tiny_images)
+        listed(tiny_images)
     assert one in str(fault.value)
     assert other in str(fault.value)
 
@@ -307,8 +381,8 @@ def test_classes_that_are_one_folder_elsewhere_are_refused(tiny_images, one, oth
 def test_numbered_classes_out_of_order_are_refused_unless_accepted(tiny_images, caplog):
     renamed(tiny_images, "1", "10", "2")
     with pytest.raises(Refused, match=r"here 1, 10, 2, .* 2 digits \(1 to 01\) .*data\.accept=\[numeric_order\]"):
-        found(tiny_images)
-    assert found(tiny_images, Fault.numeric_order)[1].classes == ("1", "10", "2")
+        listed(tiny_images)
+    assert listed(tiny_images, Fault.numeric_order)[1].classes == ("1", "10", "2")
     fingerprint(tiny_images, Fault.numeric_order)
     assert "numeric_order lets through classes in the order 1, 10, 2" in caplog.text
 
@@ -316,33 +390,37 @@ def test_numbered_classes_out_of_order_are_refused_unless_accepted(tiny_images, 
 @pytest.mark.parametrize("names", [("01", "10", "02"), ("1", "3", "2"), ("1", "10", "2a")])
 def test_other_names_are_in_order(tiny_images, names):
     renamed(tiny_images, *names)
-    assert found(tiny_images)[1].classes == tuple(sorted(names))
+    assert listed(tiny_images)[1].classes == tuple(sorted(names))
 
 
 def test_one_folder_for_both_splits_is_refused(tiny_images):
     shutil.rmtree(tiny_images / "val")
     (tiny_images / "val").symlink_to("train")
     with pytest.raises(Refused, match="train and val are the same folder"):
-        found(tiny_images)
+        listed(tiny_images)
 
 
 def test_a_hidden_folder_and_a_link_in_a_circle_among_images_are_refused(tiny_images):
     (tiny_images / "train" / "cat" / ".ipynb_checkpoints").mkdir()
     with pytest.raises(Refused, match=r"cat/\.ipynb_checkpoints: a hidden folder"):
-        found(tiny_images)
+        listed(tiny_images)
     (tiny_images / "train" / "cat" / ".ipynb_checkpoints").rmdir()
     (tiny_images / "train" / "cat" / "again").symlink_to(tiny_images / "train" / "cat")
     with pytest.raises(Refused, match="cat/again: a link to a folder that it lies in"):
-        found(tiny_images)
+        listed(tiny_images)
 
 
 @pytest.mark.parametrize("label", [-1, 10])
 def test_labels_out_of_range_are_refused(label):
-    data, pixels = DataConfig(source=Source.cifar10), np.zeros((3, 8, 8), np.uint8)
+    inventory = Inventory(None, tuple("0123456789"), Split(3), Split(3))
+
+    def read(*targets):
+        return Arrays(Source.cifar10, inventory, "train", lambda split: (np.zeros((3, 8, 8), np.uint8), targets))
+
     with pytest.raises(Refused, match=f"data=cifar10: image 1 is of class {label}; must be 0 to 9"):
-        _Arrays(data, pixels, [0, label, 9], 10)
+        read(0, label, 9)
     with pytest.raises(Refused, match="3 images with 2 classes"):
-        _Arrays(data, pixels, [0, 9], 10)
+        read(0, 9)
 
 
 # ---- archives
@@ -364,7 +442,7 @@ def packed(folder, path, inner=""):
 def test_an_archive_is_the_folder_that_it_holds(tiny_images, tmp_path, cache, suffix, inner):
     path = packed(tiny_images, tmp_path / f"data{suffix}", inner)
     assert fingerprint(path) == fingerprint(tiny_images)
-    root = found(path)[1].root
+    root = listed(path)[1].root
     assert root.parent == cache / "archives"
     assert [p.name for p in root.parent.iterdir() if p.suffix != ".lock"] == [examine.hash_file(path).digest[:16]]
     assert {p.relative_to(root) for p in root.rglob("*")} == {p.relative_to(tiny_images) for p in tiny_images.rglob("*")}
@@ -394,7 +472,7 @@ def test_data_imagenette_takes_an_archive_and_files_beside_the_splits_are_left(t
 def test_what_an_archive_holds_is_checked_like_a_folder(tiny_images, tmp_path):
     (tiny_images / "train" / "cat" / "notes.txt").write_text("x")
     with pytest.raises(Refused, match=r"train/cat/notes\.txt: not an image by its name"):
-        found(packed(tiny_images, tmp_path / "data.tar"))
+        listed(packed(tiny_images, tmp_path / "data.tar"))
 
 
 def tar_of(*members, ending=True):
@@ -468,6 +546,7 @@ EVIL = {  # the archive's name, its bytes, what is said
     "a size below zero": ("a.tar", tar_with(size=-512), "no plain file"),
     "a name without end": ("a.tar", tar_with(tarfile.GNUTYPE_LONGNAME, size=2**40), "a name of 1,099,511,627,776 bytes"),
     "escape code": ("a.tar", tar_of(("train/\x1b[31m.png", FILE, b"x")), "no name"),
+    "a hundred folders": ("a.tar", tar_of(("train/" + "a/" * 100 + "a.png", FILE, b"x")), "no name"),
     "bomb": ("a.tar.gz", gzip.compress(tar_of(("train/a.png", FILE, bytes(3 << 20)))), "photographs do not compress"),
     "cut off between members": ("a.tar", tar_of(("train/a.png", FILE, b"x"), ending=False), "cut off"),
     "cut off in a member": ("a.tar", tar_of(("train/a.png", FILE, b"x" * 2000), ending=False)[:-600], "end of data"),
@@ -499,7 +578,7 @@ def test_an_evil_archive_is_refused_and_leaves_no_file(tmp_path, cache, name):
     path.parent.mkdir()
     path.write_bytes(content)
     with pytest.raises(Refused) as fault:
-        found(path)
+        listed(path)
     assert str(fault.value).startswith(f"data.path={path}: ")
     assert says in str(fault.value)
     assert [p for p in (cache / "archives").rglob("*") if p.suffix != ".lock"] == []
@@ -513,18 +592,37 @@ def test_too_many_members_and_too_little_room_are_refused(tiny_images, tmp_path,
     with monkeypatch.context() as patch:
         patch.setattr(archives, "MOST_MEMBERS", 20)
         with pytest.raises(Refused, match="more than 20 files and folders"):
-            found(path)
+            listed(path)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(100, 50, 50_000))
     with pytest.raises(Refused, match=r"unpacking takes \d+,\d+ bytes in .*, where 50,000 are free"):
-        found(path)
+        listed(path)
     assert [p for p in (cache / "archives").rglob("*") if p.suffix != ".lock"] == []
 
 
-def test_a_member_that_gives_more_than_it_says_is_stopped(tmp_path):
-    member = archives.Member("train/a.png", 10, False, None)
-    with pytest.raises(ValueError, match="longer than its header says, 10 bytes"):
-        archives._write(archives.Opened(iter([]), lambda _: io.BytesIO(bytes(99))), member, tmp_path / "a.png")
-    assert (tmp_path / "a.png").stat().st_size <= 10
+def test_a_member_that_gives_more_than_it_says_is_cut_there(tmp_path):
+    """Ten megabytes of zeros that say, checksum and all, that they are ten bytes: the budget holds while it is unpacked too."""
+    content = bytearray(zip_of(("train/a.png", bytes(10 << 20))))
+    directory = content.rindex(b"PK\x01\x02")
+    content[directory + 16 : directory + 20] = zlib.crc32(bytes(10)).to_bytes(4, "little")
+    content[directory + 24 : directory + 28] = (10).to_bytes(4, "little")
+    path = tmp_path / "a.zip"
+    path.write_bytes(content)
+    assert (archives.unpacked(path) / "train" / "a.png").read_bytes() == bytes(10)
+
+
+def test_behind_our_checks_stand_those_of_the_library(tmp_path, cache, monkeypatch):
+    monkeypatch.setattr(archives, "_fault_of_name", lambda member: "")
+    monkeypatch.setattr(archives, "TYPES", dict.fromkeys(archives.TYPES, ""))
+    for name, says in (("up", "outside the destination"), ("device", "special file"), ("hard link", "absolute path")):
+        path = tmp_path / name / "a.tar"
+        path.parent.mkdir()
+        path.write_bytes(EVIL[name][1])
+        with pytest.raises(Refused, match=f"cannot be unpacked: .*{says}"):
+            listed(path)
+    up = tmp_path / "a.zip"
+    up.write_bytes(EVIL["zip: up"][1])
+    assert (archives.unpacked(up) / "evil.png").is_file()
+    assert [p for p in tmp_path.rglob("evil.png") if cache not in p.parents] == []
 
 
 def test_what_a_killed_unpacking_left_is_removed(tiny_images, tmp_path, cache):
@@ -540,7 +638,7 @@ def test_two_processes_unpack_one_archive(tiny_images, tmp_path):
     with multiprocessing.get_context("fork").Pool(2) as pool:
         roots = pool.map(archives.unpacked, [path] * 4, chunksize=1)
     assert len(set(roots)) == 1
-    assert found(path)[1].train.size == 12
+    assert listed(path)[1].train.size == 12
 
 
 def test_without_locks_the_second_of_two_takes_what_the_first_unpacked(tiny_images, tmp_path):
@@ -554,7 +652,7 @@ def test_without_locks_the_second_of_two_takes_what_the_first_unpacked(tiny_imag
 
 def test_an_archive_that_is_not_there_is_named(tmp_path):
     with pytest.raises(Refused, match=r"data\.path=\S+/no\.zip: there is no such archive"):
-        found(tmp_path / "no.zip")
+        listed(tmp_path / "no.zip")
 
 
 # ---- the command line

@@ -20,7 +20,7 @@ from roadmap.train.ranks import Ranks
 
 def made(folder, step, *overrides):
     experiment = compose([f"+step={step}", *QUICK, "recipe.batch_size=64", *overrides, f"output={folder}"])
-    found = sources.check(experiment)
+    found = sources.checked_images(experiment.data, experiment.recipe.batch_size)
     return Session(experiment, found, RunFolder.of(experiment, "0" * 16), Ranks(torch.device("cpu")))
 
 
@@ -60,14 +60,16 @@ def test_a_diverged_run_is_a_result_and_its_last_state_is_finite(tmp_path, monke
         return numbers * float("nan") if len(calls) == 20 else numbers
 
     monkeypatch.setattr(Session, "_take_step", spoilt)
-    result = execute(experiment, sources.check(experiment), "0" * 16)
+    result = execute(experiment, sources.checked_images(experiment.data, experiment.recipe.batch_size), "0" * 16)
     folder = RunFolder.of(experiment, "0" * 16)
     assert (result["status"], result["top1"]) == ("diverged", None)
     assert folder.result() == result
     state, said = checkpoint.load_newest(folder.checkpoints)
     assert said == []
     assert all(t.isfinite().all() for t in state["network"].values())
-    assert execute(experiment, sources.check(experiment), "0" * 16) == result  # not tried again
+    assert (
+        execute(experiment, sources.checked_images(experiment.data, experiment.recipe.batch_size), "0" * 16) == result
+    )  # not tried again
     assert len(calls) == 20
 
 
@@ -99,6 +101,6 @@ def test_a_gpu_without_enough_memory_really(tmp_path):
         line = ["+step=resnet", *QUICK, "data.image_size=224", "recipe.batch_size=1024", "model.width=64", f"output={tmp_path}"]
         experiment = compose(line)
         with pytest.raises(OutOfMemory, match=r"recipe.batch_size=1024: .* fit: recipe.micro_batch="):
-            execute(experiment, sources.check(experiment), "0" * 16)
+            execute(experiment, sources.checked_images(experiment.data, experiment.recipe.batch_size), "0" * 16)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)

@@ -57,7 +57,9 @@ def overrides(step, folder):
 
 def folder_of(lines):
     experiment = compose(lines)
-    return RunFolder.of(experiment, sources.fingerprint(experiment.data, sources.check(experiment)))
+    return RunFolder.of(
+        experiment, sources.fingerprint(experiment.data, sources.checked_images(experiment.data, experiment.recipe.batch_size))
+    )
 
 
 def undisturbed(lines):

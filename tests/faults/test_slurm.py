@@ -82,7 +82,9 @@ def undisturbed(folder, *overrides):
 
     points = points_of(folder, *overrides)
     for point in points:
-        execute(point.experiment, sources.check(point.experiment), point.fingerprint)
+        execute(
+            point.experiment, sources.checked_images(point.experiment.data, point.experiment.recipe.batch_size), point.fingerprint
+        )
     return {point.experiment.seed: figures(point) for point in points}
 
 

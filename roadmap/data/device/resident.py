@@ -19,16 +19,15 @@ from PIL import Image
 from torch import Tensor
 
 from roadmap.base.errors import Refused
-from roadmap.config.schema import DataConfig, Experiment, Pipeline, RecipeConfig, Source
+from roadmap.config.schema import DataConfig, Experiment, Pipeline, RecipeConfig
 from roadmap.data.batches import Batch, Batches, ahead, indices_of
 from roadmap.data.device import augment
 from roadmap.data.device.augment import Array, Finish, send
 from roadmap.data.device.randaugment import CHOICE, RandAugment
-from roadmap.data.images.readers import reader
-from roadmap.data.images.sources import Inventory, Split
+from roadmap.data.images.inventory import Inventory
+from roadmap.data.images.sources import reader
 from roadmap.data.loader import val_transform
 
-SIDES = {Source.digits: 8, Source.cifar10: 32, Source.cifar100: 32}  # pixels; of the sources that are not files
 CROPPING, CHOOSING = 1, 2  # what chance is for, with `augment.FINISHING`: to switch one off changes nothing in the others
 
 
@@ -135,7 +134,7 @@ def decode(data: DataConfig, found: Inventory, device: torch.device) -> Pictures
         Refused: for a picture that cannot be decoded, with its path.
 
     """
-    sizes = _sizes(data, found.train)
+    sizes = _sizes(found)
     ends = np.cumsum(sizes.prod(1))
     starts = ends - sizes.prod(1)
     pixels = torch.empty((int(ends[-1]), 3), dtype=torch.uint8, device=device)
@@ -171,14 +170,14 @@ def bytes_needed(data: DataConfig, found: Inventory) -> int:
         Refused: for a picture whose header cannot be read, with its path.
 
     """
-    return 3 * (int(_sizes(data, found.train).prod(1).sum()) + found.val.size * data.image_size**2)
+    return 3 * (int(_sizes(found).prod(1).sum()) + found.val.size * data.image_size**2)
 
 
-def _sizes(data: DataConfig, split: Split) -> Array:
-    """Heights and widths (N, 2)."""
-    if data.source in SIDES:
-        return np.full((split.size, 2), SIDES[data.source])
-    return np.array(_threaded(_size, [path for path, _ in split.files]))
+def _sizes(found: Inventory) -> Array:
+    """Heights and widths of the training pictures (N, 2)."""
+    if found.picture_size is not None:
+        return np.full((found.train.size, 2), found.picture_size)
+    return np.array(_threaded(_size, [path for path, _ in found.train.files]))
 
 
 def _size(path: Path) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""What takes long to find out and can be found out again, in the user's cache folder. No torch here."""
+"""What takes long to compute and can be computed again, in the user's cache folder. No torch here."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from roadmap.base.files import write_whole
+from roadmap.base.files import read_object, write_whole
 
-Found = TypeVar("Found")
+Content = dict[str, Any]  # what JSON can write
 
 
 def folder(name: str) -> Path:
@@ -21,42 +21,29 @@ def folder(name: str) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "roadmap" / name
 
 
-def remembered(
-    name: str, key: Any, find: Callable[[], Found], to: Callable[[Found], Any], of: Callable[[Any], Found | None]
-) -> Found:
-    """What `find` gives, from the cache where it was found before under this key (anything that JSON can write).
-
-    `to` makes JSON of what is found; `of` reads it again, and gives None for what is not of that form: it is found anew.
-    """
+def cached(name: str, key: Any, compute: Callable[[], Content], is_valid: Callable[[Content], bool]) -> Content:
+    """What `compute` gives, kept in folder `name` under a key that JSON can write; what is not valid is neither kept nor used."""
     file = folder(name) / hashlib.sha256(json.dumps(key).encode()).hexdigest()
-    with alone(file.with_suffix(".lock")):
-        if (known := of(_read(file))) is not None:
-            return known
-        found = find()
-        if (content := to(found)) is not None:
+    with lock(file.with_suffix(".lock")):
+        if is_valid(content := read_object(file)):
+            return content
+        if is_valid(content := compute()):
             with suppress(OSError):  # a cache that cannot be written costs time, nothing else
                 write_whole(file, json.dumps(content))
-        return found
+        return content
 
 
 @contextmanager
-def alone(lock: Path) -> Iterator[bool]:
-    """One process of this machine at a time: the eight of a node need not read ImageNet eight times.
+def lock(path: Path) -> Iterator[bool]:
+    """Wait for a lock file and hold it: of the eight processes of a node one reads ImageNet, the others what it kept.
 
-    Gives whether that is sure. Where there can be no lock, all go on: what they do here may be done twice.
+    Gives whether it is held. Where there can be no lock, all go on and may do the work twice; `base.claims` refuses there.
     """
-    with ExitStack() as held:
+    with ExitStack() as stack:
         try:
-            lock.parent.mkdir(parents=True, exist_ok=True)
-            fcntl.flock(held.enter_context(lock.open("w")), fcntl.LOCK_EX)
-            sure = True
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fcntl.flock(stack.enter_context(path.open("w")), fcntl.LOCK_EX)
+            is_held = True
         except OSError:
-            sure = False
-        yield sure
-
-
-def _read(file: Path) -> Any:
-    try:
-        return json.loads(file.read_bytes())
-    except (OSError, ValueError):
-        return None
+            is_held = False
+        yield is_held

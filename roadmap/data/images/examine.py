@@ -12,14 +12,13 @@ import json
 import logging
 import re
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass
 from io import BytesIO
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import PIL
 
@@ -42,8 +41,7 @@ SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"GIF8", b"BM", b"II*\0", b"
 UNREADABLE = "unreadable"
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """What is wrong with one file."""
 
     kind: str  # one of `Fault`, or a kind that nobody can accept
@@ -51,71 +49,59 @@ class Finding:
     reason: str
 
 
-@dataclass(frozen=True)
-class Seen:
-    """One file, read: hexadecimal SHA-256 of its bytes, and each kind of fault with its reason."""
+class FileReport(NamedTuple):
+    """One file: the hexadecimal SHA-256 of its bytes, and each kind of fault with its reason."""
 
     digest: str
     faults: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True)
-class Examined:
-    """All files of a source: sixteen hex digits of their names and bytes, and what is wrong with them."""
-
-    fingerprint: str
-    findings: tuple[Finding, ...] = ()
-
-
-def examined(root: Path, files: Sequence[Path], look: Callable[[Path], Seen], trained: int | None = None) -> Examined:
-    """Look at files under `root` once: a cache remembers names, sizes and times of modification.
+def examine_files(
+    root: Path, files: Sequence[Path], examine: Callable[[Path], FileReport], trained: int | None = None
+) -> tuple[str, list[Finding]]:
+    """Read files under `root` once: a cache remembers names, sizes and times of modification.
 
     The first `trained` files are trained on and the others scored; None: these are no images with a place in a split.
+    Gives sixteen hex digits of all names and bytes, and what is wrong; Refused where a file is gone since it was listed.
     """
-    stats = [path.stat() for path in files]
+    try:
+        stats = [path.stat() for path in files]
+    except OSError as error:
+        raise Refused(f"{error.filename}: cannot be read: {error.strerror}") from error
     state = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in zip(_names(root, files), stats, strict=True)]
     key = [RULES, PIL.__version__, str(root), state, trained]
-    return cache.remembered("fingerprints", key, lambda: _examine(root, files, look, trained), _to_json, _of_json)
+    content = cache.cached("fingerprints", key, lambda: _examine(root, files, examine, trained), _is_valid)
+    return content["fingerprint"], [Finding(*row) for row in content["findings"]]
 
 
-def judge(root: Path, findings: Sequence[Finding], accept: Sequence[Fault]) -> list[str]:
-    """Refuse what is not accepted, all of it at once; gives back a sentence for each kind that is let through.
-
-    Raises:
-        Refused: with the number of each kind and the first paths.
-
-    """
+def refuse_findings(root: Path, findings: Sequence[Finding], accept: Sequence[Fault]) -> list[str]:
+    """Refuse all that is not accepted at once, with its number and the first paths; gives a warning for each kind that is."""
     bad = [finding for finding in findings if finding.kind not in accept]
     if bad:
-        raise Refused(_say(root, bad))
+        raise Refused(_message(root, bad))
     counts = Counter(finding.kind for finding in findings)
-    return [f"data.accept={kind} lets through {count} of the images" for kind, count in sorted(counts.items())]
+    return [f"data.accept={kind} lets through {counts[kind]} of the images" for kind in sorted(counts)]
 
 
 # --- one file --------------------------------------------------------------------------------------------------------
 
 
-def hash_file(path: Path) -> Seen:
-    """Hash a file of any kind.
-
-    Raises:
-        Refused: where it cannot be read.
-
-    """
+def hash_file(path: Path) -> FileReport:
+    """Hash a file of any kind; Refused where it cannot be read."""
     try:
         with path.open("rb") as file:
-            return Seen(hashlib.file_digest(file, "sha256").hexdigest())
+            return FileReport(hashlib.file_digest(file, "sha256").hexdigest())
     except OSError as error:
         raise Refused(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def look_at_image(path: Path) -> Seen:
+def examine_image(path: Path) -> FileReport:
     """Hash an image file and decode it."""
     try:
         content = path.read_bytes()
     except OSError as error:
-        return Seen("", ((UNREADABLE, str(error.strerror)),))
-    return Seen(hashlib.sha256(content).hexdigest(), tuple(_faults(content)))
+        return FileReport("", ((UNREADABLE, str(error.strerror)),))
+    return FileReport(hashlib.sha256(content).hexdigest(), tuple(_faults(content)))
 
 
 def _faults(content: bytes) -> Iterator[tuple[str, str]]:
@@ -170,14 +156,19 @@ def _shape_and_mode(image: Any) -> Iterator[tuple[str, str]]:
 # --- all files -------------------------------------------------------------------------------------------------------
 
 
-def _examine(root: Path, files: Sequence[Path], look: Callable[[Path], Seen], trained: int | None) -> Examined:
+def _examine(root: Path, files: Sequence[Path], examine: Callable[[Path], FileReport], trained: int | None) -> cache.Content:
     if len(files) > MANY:
         log.warning("reading %d files in %s once, to examine them and to know them again", len(files), root)
-    seen = _look_at_all(files, look)
-    content = [[name, one.digest] for name, one in zip(_names(root, files), seen, strict=True)]
-    fingerprint = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
-    found = [Finding(kind, str(path), why) for path, one in zip(files, seen, strict=True) for kind, why in one.faults]
-    return Examined(fingerprint, (*found, *_duplicates(root, content, trained)))
+    chunks = [files[i : i + CHUNK] for i in range(0, len(files), CHUNK)]
+    # In threads: hashing and decoding leave Python's lock alone, and nothing is left over when this process is killed.
+    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+        warnings.simplefilter("ignore")  # Pillow's, about metadata that nobody reads here
+        reports = list(chain.from_iterable(pool.map(lambda chunk: [examine(path) for path in chunk], chunks)))
+    digests = [[name, report.digest] for name, report in zip(_names(root, files), reports, strict=True)]
+    pairs = zip(files, reports, strict=True)
+    findings = [Finding(kind, str(path), reason) for path, report in pairs for kind, reason in report.faults]
+    fingerprint = hashlib.sha256(json.dumps(digests).encode()).hexdigest()[:16]
+    return {"fingerprint": fingerprint, "findings": [*findings, *_duplicates(root, digests, trained)]}
 
 
 def _names(root: Path, files: Sequence[Path]) -> list[str]:
@@ -185,29 +176,20 @@ def _names(root: Path, files: Sequence[Path]) -> list[str]:
     return [str(path)[start:] for path in files]
 
 
-def _look_at_all(files: Sequence[Path], look: Callable[[Path], Seen]) -> list[Seen]:
-    """In threads: hashing and decoding leave Python's lock alone, and nothing is left over when this process is killed."""
-    chunks = [files[i : i + CHUNK] for i in range(0, len(files), CHUNK)]
-    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
-        warnings.simplefilter("ignore")  # Pillow's, about metadata that nobody reads here
-        return list(chain.from_iterable(pool.map(lambda chunk: [look(path) for path in chunk], chunks)))
+def _duplicates(root: Path, digests: Sequence[Sequence[str]], trained: int | None) -> Iterator[Finding]:
+    names = {digest: name for name, digest in digests[:trained] if digest}
+    for name, digest in [] if trained is None else digests[trained:]:
+        if digest in names:
+            yield Finding(Fault.duplicate, str(root / name), f"the same bytes as {root / names[digest]}")
 
 
-def _duplicates(root: Path, content: Sequence[Sequence[str]], trained: int | None) -> Iterator[Finding]:
-    seen = {digest: name for name, digest in content[:trained] if digest}
-    for name, digest in [] if trained is None else content[trained:]:
-        if digest in seen:
-            yield Finding(Fault.duplicate, str(root / name), f"the same bytes as {root / seen[digest]}")
-
-
-# --- words and JSON --------------------------------------------------------------------------------------------------
-
-
-def _say(root: Path, bad: Sequence[Finding]) -> str:
+def _message(root: Path, bad: Sequence[Finding]) -> str:
     counts = Counter(finding.kind for finding in bad)
-    number = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
+    number = ", ".join(f"{counts[kind]} {kind}" for kind in sorted(counts))
     lines = [f"data.path={root}: images that cannot be used: {number}"]
-    lines += [f"  {finding.path}: {finding.kind}: {finding.reason}" for finding in _some_of_each(bad)]
+    ranks: defaultdict[str, Iterator[int]] = defaultdict(count)
+    first_of_each = sorted(bad, key=lambda finding: next(ranks[finding.kind]))  # then the second of each, and so on
+    lines += [f"  {finding.path}: {finding.kind}: {finding.reason}" for finding in sorted(first_of_each[:SHOWN])]
     if len(bad) > SHOWN:
         lines.append(f"  and {len(bad) - SHOWN} more")
     kinds = ",".join(fault for fault in Fault if fault in counts)
@@ -215,28 +197,10 @@ def _say(root: Path, bad: Sequence[Finding]) -> str:
     return "\n".join([*lines, f"mend or remove these files{through if kinds else ''}"])
 
 
-def _some_of_each(bad: Iterable[Finding]) -> list[Finding]:
-    """The first of each kind, then the second of each, as far as there is room; kinds together."""
-    counts: Counter[str] = Counter()
-    ranked = []
-    for finding in bad:
-        ranked.append((counts[finding.kind], finding))
-        counts[finding.kind] += 1
-    chosen = sorted(ranked, key=lambda pair: pair[0])[:SHOWN]
-    return sorted((finding for _, finding in chosen), key=lambda finding: (finding.kind, finding.path))
-
-
-def _to_json(known: Examined) -> Any:
-    """None where a file could not be read: that changes without a trace in sizes and times."""
-    if any(finding.kind == UNREADABLE for finding in known.findings):
-        return None
-    return {"fingerprint": known.fingerprint, "findings": [astuple(finding) for finding in known.findings]}
-
-
-def _of_json(content: Any) -> Examined | None:
-    try:
-        findings = tuple(Finding(*row) for row in content["findings"] if all(isinstance(word, str) for word in row))
-        whole = re.fullmatch("[0-9a-f]{16}", content["fingerprint"]) and len(findings) == len(content["findings"])
-        return Examined(content["fingerprint"], findings) if whole else None
-    except (KeyError, TypeError):
-        return None
+def _is_valid(content: cache.Content) -> bool:
+    """Whether a file of the cache is of the form; with an unreadable image it is not: that changes without a trace in times."""
+    fingerprint, findings = content.get("fingerprint"), content.get("findings")
+    if not isinstance(fingerprint, str) or not re.fullmatch("[0-9a-f]{16}", fingerprint) or not isinstance(findings, list):
+        return False
+    is_row = [isinstance(row, list | tuple) and len(row) == 3 and all(isinstance(word, str) for word in row) for row in findings]
+    return all(is_row) and all(row[0] != UNREADABLE for row in findings)

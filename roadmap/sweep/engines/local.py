@@ -167,7 +167,8 @@ def _run(point: Point, place: Place, places: int) -> None:
 
     logging.getLogger("roadmap").propagate = False
     try:
-        execute(_confined(point, place, places), sources.check(point.experiment), point.fingerprint)
+        images = sources.checked_images(point.experiment.data, point.experiment.recipe.batch_size)
+        execute(_confined(point, place, places), images, point.fingerprint)
     except RoadmapError as error:
         sys.exit(say(error))
 
