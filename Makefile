@@ -4,7 +4,7 @@ STUDY ?= digits
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep report serve cost bench test storm clusters audit lint notebooks wheels clean
+.PHONY: help setup sweep report serve cost bench test storm clusters audit lint docs notebooks wheels clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,15 +52,18 @@ audit: .venv/dev  ## known vulnerabilities of the pinned versions, where the net
 	@echo "audited: $$(grep -c . constraints.txt) versions, of which $$(grep -c 'could not be audited' .venv/audit.log) could not be looked up here"
 
 lint: .venv/dev  ## ruff, mypy, and the direction of imports (import-linter)
-	.venv/bin/ruff format --check roadmap tests
-	.venv/bin/ruff check roadmap tests
+	.venv/bin/ruff format --check roadmap tests docs
+	.venv/bin/ruff check roadmap tests docs
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+
+docs: .venv/dev  ## build the documentation into build/docs/index.html; a broken link or reference is an error
+	.venv/bin/python -m sphinx -q -E -W --keep-going -c docs -d build/doctrees . build/docs
 
 notebooks: .venv/dev  ## execute the notebooks
 	.venv/bin/python -m pytest tests/test_notebooks.py
 
-wheels:  ## the packages that a GPU machine without a network lacks, into wheels/ (experiments/imagenette/sitting.sh)
+wheels:  ## wheels/ for a GPU machine without a network (experiments/imagenette/attempt.sh)
 	$(PYTHON) -m pip wheel --quiet --no-deps -c constraints.txt -w wheels hydra-core omegaconf antlr4-python3-runtime fvcore iopath yacs termcolor
 
 clean:  ## remove .venv and caches; runs under experiments/ stay

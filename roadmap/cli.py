@@ -1,4 +1,4 @@
-"""`roadmap run|sweep|cost|bench|replay|dashboard|report|serve`: the console command, for `python -m roadmap.run` and so on."""
+"""`roadmap run|sweep|report|serve|cost|bench|replay|dashboard`: one console command for `python -m roadmap.run` and the rest."""
 
 from __future__ import annotations
 
@@ -7,23 +7,34 @@ import sys
 
 from roadmap.base.console import exits
 from roadmap.base.errors import Refused, nearest
+from roadmap.base.version import __version__
 
 COMMANDS = {
-    "run": ("roadmap.run.__main__", "one run: roadmap run +step=inverted_bottleneck"),
-    "sweep": ("roadmap.sweep.__main__", "a study: roadmap sweep study=digits"),
-    "cost": ("roadmap.cost", "what every step costs; nothing is trained"),
-    "bench": ("roadmap.bench.__main__", "how fast every step is, beside timm's own loop"),
-    "replay": ("roadmap.replay", "runs to W&B, from their own records: roadmap replay experiments/digits"),
-    "dashboard": ("roadmap.dashboard", "a study's W&B view and report: roadmap dashboard experiments/digits"),
-    "report": ("roadmap.report.__main__", "table, figure and page of a study, from its records"),
-    "serve": ("roadmap.serve", "a study's page in the browser, which follows its runs"),
+    "run": ("roadmap.run.__main__", "train one step: roadmap run +step=inverted_bottleneck"),
+    "sweep": ("roadmap.sweep.__main__", "train a study: roadmap sweep study=digits"),
+    "report": ("roadmap.report.__main__", "tables, figures and page of a study: roadmap report experiments/digits"),
+    "serve": ("roadmap.serve", "show a study in the browser while it runs: roadmap serve experiments/digits"),
+    "cost": ("roadmap.cost", "parameters and multiply-adds of every step; nothing is trained"),
+    "bench": ("roadmap.bench.__main__", "speed and memory of every step, beside timm's own loop"),
+    "replay": ("roadmap.replay", "upload finished runs to W&B: roadmap replay experiments/digits"),
+    "dashboard": ("roadmap.dashboard", "build a study's W&B view and report: roadmap dashboard experiments/digits"),
 }
+
+USAGE = "\n".join(
+    [
+        "usage: roadmap COMMAND ...    (roadmap COMMAND --help: its options; roadmap --version)",
+        *(f"  {name:11}{what}" for name, (_, what) in COMMANDS.items()),
+    ]
+)
 
 
 def main() -> int:
     """Hand the rest of the command line to the command that is named first."""
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
-        print("\n".join(["usage: roadmap COMMAND ...", *(f"  {name:8}{what}" for name, (_, what) in COMMANDS.items())]))
+        print(USAGE)
+        return 0
+    if sys.argv[1] == "--version":
+        print(f"roadmap {__version__}")
         return 0
     name = sys.argv.pop(1)
     if name not in COMMANDS:
@@ -33,3 +44,6 @@ def main() -> int:
 
 
 entry = exits(main)
+
+if __name__ == "__main__":
+    entry()
