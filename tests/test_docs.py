@@ -21,7 +21,9 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*
 OTHERS = [ROOT / "Makefile", *ROOT.glob("conf/**/*.yaml"), *ROOT.glob("experiments/**/*.sh")]
 CODE = re.compile(r"```.*?```|`[^`\n]+`", re.DOTALL)
 FILE = re.compile(r"(?<![\w/])(?:roadmap|conf|docs|tests|notebooks|experiments)/[\w./*-]*[\w/]")
-MADE_BY_A_COMMAND = re.compile(r"experiments/(single|multirun|choice|imagenette_choice|performance/h200-eager|.*/(runs|page\.html))\b")
+MADE_BY_A_COMMAND = re.compile(
+    r"experiments/(single|multirun|choice|imagenette_choice|performance/h200-eager|.*/(runs|page\.html))\b"
+)
 COMMAND = re.compile(r"python -m (roadmap[\w.]*)((?:\\\n|[^\n`])*)")
 TARGET = re.compile(r"\bmake ([a-z]+)((?: [a-z]+)*)")
 SECTIONS = {key.split(".")[0] for key in keys() if "." in key}
