@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from roadmap.base.errors import Refused
 from roadmap.config.compose import compose
 from roadmap.sweep import plan
 from roadmap.sweep.engines import machine
+from roadmap.sweep.engines.local import Local
 
 SMALL = [
     *[o for o in QUICK if not o.startswith("scale")],
@@ -109,31 +111,66 @@ module.execute = execute
 """
 
 
-def test_runs_that_die_do_not_reach_the_others(tmp_path):
-    """The faults are planted in the server that the runs are forked from, through a module that it preloads."""
-    (tmp_path / "fault.py").write_text(WAYS_TO_DIE)
-    (tmp_path / "driver.py").write_text(
+def driver(folder, fault, *arguments):
+    """A sweep with a fault planted in the server that its runs are forked from, through a module that it preloads."""
+    (folder / "fault.py").write_text(fault)
+    (folder / "driver.py").write_text(
         "import sys\nfrom roadmap.sweep.engines import local\nfrom roadmap.sweep import __main__ as sweep\n"
         "local.PRELOADED.append('fault')\nif __name__ == '__main__':\n    sys.exit(sweep.main())\n"
     )
-    env = {**os.environ, "PYTHONPATH": f"{Path(roadmap.__file__).parent.parent}:{tmp_path}"}
-    command = [sys.executable, "driver.py", "study=digits", *SMALL, "study.steps=[gelu]", "study.seeds=[0,1,2,3,4,5]"]
-    stopped = subprocess.run(
-        [*command, "--max-failures", "2"], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=240
-    )
-    assert stopped.returncode == 1, stopped.stderr
+    env = {**os.environ, "PYTHONPATH": f"{Path(roadmap.__file__).parent.parent}:{folder}"}
+    command = [sys.executable, "driver.py", "study=digits", *SMALL, *arguments]
+    return subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_runs_that_die_do_not_reach_the_others(tmp_path):
+    study = ("study.steps=[gelu]", "study.seeds=[0,1,2,3,4,5]")
+    stopped = driver(tmp_path, WAYS_TO_DIE, *study, "--max-failures", "2")
+    _, err = stopped.communicate(timeout=240)
+    assert stopped.returncode == 1, err
     assert len(results(tmp_path)) <= 1  # at one at a time; the third may be under way where there is room for more
-    assert "runs are stopped or not started" in stopped.stderr
-    command.append("--retry-failed")
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 1, done.stderr
+    assert "runs are stopped or not started" in err
+    done = driver(tmp_path, WAYS_TO_DIE, *study, "--retry-failed")
+    _, err = done.communicate(timeout=240)
+    assert done.returncode == 1, err
     assert {result["seed"] for result in results(tmp_path).values()} == {4, 5}
-    assert "5 runs failed and are started again" in done.stderr
+    assert "5 runs failed and are started again" in err
     for seed, says in enumerate(["killed by SIGKILL", "a fault of the test", "exit code 7", "KeyboardInterrupt"]):
-        (line,) = [line for line in done.stderr.splitlines() if line.startswith(f"failed: gelu-s{seed}-")]
+        (line,) = [line for line in err.splitlines() if line.startswith(f"failed: gelu-s{seed}-")]
         assert says in line
-    assert done.stderr.count("log.txt") == 4
+    assert err.count("log.txt") == 4
     assert "4 missing" in (tmp_path / "experiments" / "digits" / "table.md").read_text()
+
+
+STUCK = """
+import os, signal, time
+import roadmap.run.execute as module
+
+def execute(experiment, found, fingerprint):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    open("stuck.partial", "w").write(str(os.getpid()))
+    os.rename("stuck.partial", "stuck")
+    time.sleep(1000)
+
+module.execute = execute
+"""
+
+
+def test_a_run_that_does_not_stop_is_killed_at_the_second_signal(tmp_path):
+    process = driver(tmp_path, STUCK, "study.steps=[gelu]", "study.seeds=[0,1]", "engine.jobs=1")
+    while not (tmp_path / "stuck").exists():
+        time.sleep(0.05)
+        assert process.poll() is None
+    process.terminate()
+    time.sleep(1)
+    assert process.poll() is None
+    process.terminate()
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 143, err
+    assert "gelu seed 0: stopped; the same command goes on with it" in err
+    assert "2 runs are stopped or not started" in err
+    assert not Path("/proc", (tmp_path / "stuck").read_text()).exists()
 
 
 def test_dry_run_and_bad_arguments(tmp_path):
@@ -167,30 +204,33 @@ def test_warnings_of_a_sweep_hold_for_every_step():
     assert not plan.plan(["+study=digits", "study.steps=[depthwise,increase_width]", "scale.convnext_width=48"]).warnings
 
 
-def test_places(monkeypatch):
+def test_slots(monkeypatch):
     monkeypatch.setattr(machine, "cores", lambda: tuple(range(8)))
     monkeypatch.setattr(machine, "gpus", lambda: ())
 
-    def places(*overrides):
+    def slots(*overrides):
         experiment = compose(["+step=gelu", *overrides])
-        return [(place.gpu, len(place.cores)) for place in machine.room(experiment.engine, experiment.runtime)]
+        return [(slot.gpu, len(slot.cores)) for slot in machine.slots(experiment.engine, experiment.runtime)]
 
-    assert places() == [(None, 8)]
-    assert places("runtime.threads=1") == [(None, 1)] * 8
-    assert places("runtime.threads=3") == [(None, 4)] * 2
-    assert places("runtime.threads=16") == [(None, 8)]
-    assert places("engine.jobs=3") == [(None, 2)] * 3
-    assert places("engine.jobs=16", "engine.cpus=2") == [(None, 2)] * 16
+    assert slots() == [(None, 8)]
+    assert slots("runtime.threads=1") == [(None, 1)] * 8
+    assert slots("runtime.threads=3") == [(None, 4)] * 2
+    assert slots("runtime.threads=16") == [(None, 8)]
+    assert slots("engine.jobs=3") == [(None, 2)] * 3
+    assert slots("engine.jobs=16", "engine.cpus=2") == [(None, 2)] * 16
+    (point, *_) = points = plan.plan(["+study=digits", *SMALL, "engine.jobs=16", "engine.cpus=2"]).points
+    with (engine := Local(point.experiment.engine)).open(points):  # slots that share their cores are several slots
+        assert engine.capacity(0) == 16
     with pytest.raises(Refused, match=r"engine\.gpus=1\.0"):
-        places("engine.gpus=1")
+        slots("engine.gpus=1")
     with pytest.raises(Refused, match=r"engine\.nodes=2"):
-        places("engine.nodes=2")
+        slots("engine.nodes=2")
     monkeypatch.undo()
     monkeypatch.setattr(machine, "cores", lambda: tuple(range(8)))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     machine.gpus.cache_clear()
     assert machine.gpus() == ("3", "5")
-    assert places("runtime.threads=1") == [("3", 4), ("5", 4)]
-    assert places("engine.gpus=0.5") == [("3", 2), ("5", 2)] * 2
-    assert places("runtime.device=cpu") == [(None, 8)]
+    assert slots("runtime.threads=1") == [("3", 4), ("5", 4)]
+    assert slots("engine.gpus=0.5") == [("3", 2), ("5", 2)] * 2
+    assert slots("runtime.device=cpu") == [(None, 8)]
     machine.gpus.cache_clear()

@@ -1,10 +1,10 @@
-"""Signals: what stops a run or a sweep, and how it is noted."""
+"""Signals: what stops a run or a sweep, and who hears of it."""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
@@ -14,6 +14,12 @@ from roadmap.base.errors import EXIT_STOPPED
 
 RUN_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """What stops a run or a sweep: their own business, not that of their helpers."""
+
+
+def take_back() -> None:
+    """Install the handlers that Python knows of again, where a library in C++ took their signals unseen by Python."""
+    for number in RUN_SIGNALS:
+        signal.signal(number, signal.getsignal(number))
 
 
 def leave_on_signals() -> None:
@@ -29,29 +35,34 @@ def leave_on_signals() -> None:
 
 
 class Stop:
-    """Whether a signal asked the run to stop, and which; a second Ctrl-C acts at once.
+    """The signals that asked a run or a sweep to stop, in the order in which they came."""
 
-    No other does: a scheduler, torchrun and a sweep each pass on what the others may have sent already. Under torchrun
-    that holds for Ctrl-C too.
-    """
+    def __init__(self) -> None:
+        self.signals: list[signal.Signals] = []
 
-    asked: str | None = None
+    @property
+    def asked(self) -> str | None:
+        """The name of the first of them; None while nothing asks."""
+        return self.signals[0].name if self.signals else None
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[Stop]:
-    """Inside, SIGINT, SIGTERM and SIGUSR1 only leave a note; the loop reads it after each update."""
-    stop = Stop()
+def stop_on_signals(numbers: Sequence[signal.Signals] = RUN_SIGNALS, end_at_second_interrupt: bool = True) -> Iterator[Stop]:
+    """Inside, these signals only leave a note, for a loop to read. For the main thread.
+
+    A second Ctrl-C ends the process at once, unless told otherwise. No other signal does: a scheduler, torchrun and a sweep
+    may each forward one that the others have sent already; under torchrun that holds for Ctrl-C too.
+    """
+    stop, before = Stop(), {number: signal.getsignal(number) for number in numbers}
 
     def note(number: int, frame: FrameType | None) -> None:
-        stop.asked = signal.Signals(number).name
-        if number == signal.SIGINT and processes.world_size() == 1:
+        stop.signals.append(signal.Signals(number))
+        if number == signal.SIGINT and end_at_second_interrupt and processes.world_size() == 1:
             signal.signal(number, before[signal.SIGINT])
 
-    before = {number: signal.getsignal(number) for number in RUN_SIGNALS}
-    for number in RUN_SIGNALS:
-        signal.signal(number, note)
     try:
+        for number in numbers:
+            signal.signal(number, note)
         yield stop
     finally:
         for number, handler in before.items():

@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -20,8 +22,9 @@ from roadmap.base.console import Parser, exits, say
 from roadmap.base.errors import EXIT_FAILED, EXIT_STOPPED, EXIT_STORAGE, Refused, RoadmapError
 from roadmap.base.processes import check_alone
 from roadmap.config.overrides import config_folders
-from roadmap.sweep.engines.base import Engine, Outcome
+from roadmap.sweep.engines.base import Outcome
 from roadmap.sweep.engines.choose import engine
+from roadmap.sweep.engines.queue import Report, run_all
 from roadmap.sweep.plan import Point, plan
 from roadmap.sweep.preview import preview
 
@@ -39,9 +42,8 @@ def main() -> int:
     if arguments.dry_run:
         print(preview(study, chosen))
         return 0
-    settings = replace(study.first.engine, **({"jobs": arguments.jobs} if arguments.jobs else {}))
-    runner = engine(settings, arguments.max_failures)
-    slots = runner.places(study.first.runtime)
+    runner = engine(replace(study.first.engine, **({"jobs": arguments.jobs} if arguments.jobs else {})))
+    slots = runner.at_a_time(study.first.runtime)
     study.write()
     reused = sum(point.reuse_result() for point in chosen)
     if reused:
@@ -49,7 +51,7 @@ def main() -> int:
     waiting = [point for point in chosen if not point.done]
     at_a_time = f", {slots} at a time" if slots else ""
     print(f"{study.first.study.name}: {len(chosen)} runs, {len(chosen) - len(waiting)} done already{at_a_time}", flush=True)
-    outcomes = run_all(waiting, runner, arguments.retry_failed) if waiting else []
+    outcomes = run_all(runner, waiting, progress, arguments.max_failures, arguments.retry_failed) if waiting else []
     for point in chosen:
         point.folder.tidy()
     code = report(study.folder) if any(point.done for point in study.points) else 0
@@ -100,52 +102,37 @@ def read(arguments: list[str]) -> argparse.Namespace:
     return parsed
 
 
-def run_all(waiting: list[Point], carrier: Engine, retries: int) -> list[Outcome]:
-    """Run the points; those that failed again, once the others have run, as often as was asked for."""
-    outcomes = run_once(waiting, carrier)
-    for _ in range(retries):
-        failed = [end.point for end in outcomes if end.failed]
-        if not failed or any(end.code == EXIT_STOPPED for end in outcomes):
-            break
-        print(f"{len(failed)} runs failed and are started again", file=sys.stderr, flush=True)
-        outcomes = [end for end in outcomes if end.point not in failed] + run_once(failed, carrier)
-    return outcomes
-
-
-def run_once(waiting: list[Point], carrier: Engine) -> list[Outcome]:
-    """Run the points behind one line of progress, counted in epochs; without a terminal, a line for each run."""
+@contextmanager
+def progress(points: Sequence[Point]) -> Iterator[Report]:
+    """Inside, what is reported is shown as one line, counted in epochs; without a terminal, as a line for each run."""
     console = Console(stderr=True)
-    epochs = waiting[0].experiment.recipe.epochs
-    seen: set[str] = set()
-    looked = 0.0
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("epochs"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    ) as progress:
-        task = progress.add_task("starting", total=epochs * len(waiting))
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("epochs"))
+    epochs = points[0].experiment.recipe.epochs
+    reported: set[str] = set()
+    updated = 0.0
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("starting", total=epochs * len(points))
 
-        def tell(over: list[Outcome], running: list[Point]) -> None:
-            nonlocal looked
+        def report(over: Sequence[Outcome], running: Sequence[Point]) -> None:
+            nonlocal updated
             for outcome in over:
-                if outcome.point.folder.path.name not in seen:
-                    seen.add(outcome.point.folder.path.name)
+                name = outcome.point.folder.path.name
+                if name not in reported:
+                    reported.add(name)
                     if not console.is_terminal or outcome.code:
-                        console.print(_line(outcome, len(seen), len(waiting)), markup=False, highlight=False, soft_wrap=True)
-            if console.is_terminal and time.monotonic() - looked > 0.5:
-                looked = time.monotonic()
+                        console.print(_line(outcome, len(reported), len(points)), markup=False, highlight=False, soft_wrap=True)
+            if console.is_terminal and time.monotonic() - updated > 0.5:
+                updated = time.monotonic()
                 done = epochs * len(over) + sum(len(point.folder.history()) for point in running)
-                names = ", ".join(f"{p.experiment.step.name} s{p.experiment.seed}" for p in running)
-                failed = sum(outcome.code != 0 for outcome in over)
-                said = f"{len(over)}/{len(waiting)} runs" + (f", {failed} failed" if failed else "") + f"  {names}"
-                progress.update(task, completed=done, description=said)
+                bar.update(task, completed=done, description=_description(over, running, len(points)))
 
-        return carrier.run(waiting, tell)
+        yield report
+
+
+def _description(over: Sequence[Outcome], running: Sequence[Point], total: int) -> str:
+    failed = sum(outcome.code != 0 for outcome in over)
+    names = ", ".join(f"{point.experiment.step.name} s{point.experiment.seed}" for point in running)
+    return f"{len(over)}/{total} runs" + (f", {failed} failed" if failed else "") + f"  {names}"
 
 
 def _line(outcome: Outcome, number: int, total: int) -> str:

@@ -216,6 +216,25 @@ def test_a_stop_while_ray_starts(tmp_path):
 
 
 @pytest.mark.storm
+def test_a_stop_while_a_driver_of_ray_connects(tmp_path):
+    """Ray's C++ takes SIGTERM for itself at the end of the start, which comes soon after its own processes are there."""
+
+    def raylet(of):
+        return any(b"raylet" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0] for pid in alive(descendants(of)))
+
+    for seconds in (0.0, 0.3, 0.6, 0.9, 1.2, 1.5):
+        process = start(tmp_path, *LONG, "study.seeds=[0]")
+        wait_for(lambda: raylet(process.pid))  # noqa: B023
+        time.sleep(seconds)
+        its = descendants(process.pid)
+        process.terminate()
+        code, _, err = ends(process, seconds=40)
+        assert code == 143, err
+        assert "Traceback" not in err
+        wait_for(lambda: not alive(its), 15)  # noqa: B023
+
+
+@pytest.mark.storm
 def test_after_max_failures_nothing_new_starts(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(PLANTED)
     more = [*SMALL, "study.steps=[gelu]", "study.seeds=[1,2,3]", "engine.jobs=1", "--max-failures", "1"]

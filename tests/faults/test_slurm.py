@@ -22,7 +22,8 @@ from slurm_cluster import Cluster, missing
 import roadmap
 from roadmap.base.errors import EXIT_STOPPED, Refused
 from roadmap.sweep import plan
-from roadmap.sweep.engines import slurm
+from roadmap.sweep.engines import queue, slurm
+from roadmap.sweep.engines.queue import run_once
 from roadmap.sweep.engines.slurm import Slurm
 
 pytestmark = pytest.mark.clusters
@@ -44,7 +45,7 @@ def one_cluster(tmp_path_factory):
 def cluster(one_cluster, monkeypatch):
     for key, value in {**one_cluster.environment, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}.items():
         monkeypatch.setenv(key, value)
-    monkeypatch.setattr(slurm, "GLANCE", 0.5)
+    monkeypatch.setattr(Slurm, "pause", 0.5)
     yield one_cluster
     one_cluster.clear()
 
@@ -54,7 +55,7 @@ def points_of(folder, *overrides):
 
 
 def run(points, max_failures=None, tell=lambda over, running: None):
-    ends = Slurm(points[0].experiment.engine, max_failures).run(points, tell)
+    ends = run_once(Slurm(points[0].experiment.engine), points, tell, max_failures)
     return {end.point.experiment.seed: end for end in ends}
 
 
@@ -72,7 +73,7 @@ def figures(point):
     """What a disturbed run must have in common with an undisturbed one."""
     result = point.folder.result()
     lines = [{k: v for k, v in line.items() if k not in ("seconds", "images_per_second")} for line in point.folder.history()]
-    return {key: result[key] for key in ("status", "top1", "val_loss", "train_loss")}, lines
+    return (result.status, result.scores, result.train_loss), lines
 
 
 def undisturbed(folder, *overrides):
@@ -171,9 +172,10 @@ def test_a_run_that_is_killed_or_loses_its_node_goes_on(cluster, tmp_path, node_
 DRIVER = """
 import sys
 from roadmap.sweep.plan import plan
+from roadmap.sweep.engines.queue import run_once
 from roadmap.sweep.engines.slurm import Slurm
 points = plan(sys.argv[1:]).points
-Slurm(points[0].experiment.engine).run(points, lambda over, running: None)
+run_once(Slurm(points[0].experiment.engine), points, lambda over, running: None)
 """
 
 
@@ -257,7 +259,7 @@ def test_a_run_of_two_processes_is_requeued(cluster, tmp_path, shape):
     assert (ends[0].code, ends[0].reason) == (0, ""), points[0].folder.log.read_text()[-3000:]
     assert done
     assert points[0].folder.log.read_text().count("the same command goes on from epoch") == 1
-    assert points[0].folder.result()["processes"] == 2
+    assert points[0].folder.result().processes == 2
     assert (points[0].folder.path / "log.node-1.txt").exists() == (shape == ["engine.nodes=2"])
     (mine, _), (theirs, _) = figures(points[0]), expected[0]
     assert mine["top1"] == theirs["top1"]
@@ -279,13 +281,14 @@ class FakeSlurm:
     def __init__(self, monkeypatch, *script):
         self.script, self.submitted, self.said = list(script), [], []
         monkeypatch.setattr(slurm, "NEEDED", ())
-        monkeypatch.setattr(slurm, "GLANCE", 0.0)
-        monkeypatch.setattr(slurm, "queue", self.queue)
+        monkeypatch.setattr(queue, "GLANCE", 0.0)
+        monkeypatch.setattr(Slurm, "pause", 0.0)
+        monkeypatch.setattr(slurm, "queued", self.queued)
         monkeypatch.setattr(slurm, "accounted", lambda job: ("", "it is no longer known"))
         monkeypatch.setattr(slurm, "_ask", lambda *line: self.said.append(line))
-        monkeypatch.setattr(slurm._Sweep, "_executor", lambda sweep, point: self)
+        monkeypatch.setattr(Slurm, "_executor", lambda engine, point: self)
 
-    def queue(self, name):
+    def queued(self, name):
         state = self.script.pop(0) if len(self.script) > 1 else self.script[0]
         return state if state is None else {job.job_id: state for job in self.submitted if state != ()}
 
@@ -314,10 +317,10 @@ def ending(monkeypatch, code):
 @pytest.mark.parametrize(
     ("state", "times", "code", "says"),
     [
-        (("NODE_FAIL", "NodeDown"), 3, 1, "Slurm says of job 2: NODE_FAIL NodeDown: its last words"),
+        (("NODE_FAIL", "NodeDown"), 3, 1, "Slurm says of job 2: NODE_FAIL NodeDown, 3 times: its last words"),
         (("OUT_OF_MEMORY", "OutOfMemory"), 1, 1, "Slurm says of job 0: OUT_OF_MEMORY OutOfMemory: its last words"),
         (("CANCELLED", "None"), 1, EXIT_STOPPED, "stopped; the same command goes on with it"),
-        ((), 3, 1, "Slurm says of job 2: it is no longer known: its last words"),
+        ((), 3, 1, "Slurm says of job 2: it is no longer known, 3 times: its last words"),
     ],
 )
 def test_words_of_slurm(monkeypatch, tmp_path, state, times, code, says):
@@ -332,7 +335,7 @@ def test_words_of_slurm(monkeypatch, tmp_path, state, times, code, says):
         (1, 1, 1, "exit code 1: its last words"),
         (3, 1, 3, "exit code 3: its last words"),
         (143, 1, EXIT_STOPPED, "stopped; the same command goes on with it"),
-        (-9, 3, 1, "FAILED NonZeroExitCode, killed by SIGKILL: its last words"),
+        (-9, 3, 1, "FAILED NonZeroExitCode, killed by SIGKILL, 3 times: its last words"),
     ],
 )
 def test_exit_codes_of_runs(monkeypatch, tmp_path, code, times, ends, says):
@@ -356,7 +359,7 @@ def test_pending_jobs_are_taken_back_after_so_many_failures(monkeypatch, tmp_pat
     fake = FakeSlurm(monkeypatch, ("RUNNING", "None"))
     points = points_of(tmp_path, "study.seeds=[0,1,2]", "engine.jobs=1")
     states = {"0": ("FAILED", "x"), "1": ("PENDING", "JobArrayTaskLimit"), "2": ("PENDING", "JobArrayTaskLimit")}
-    monkeypatch.setattr(slurm, "queue", lambda name: dict(states) if fake.submitted else {})
+    monkeypatch.setattr(slurm, "queued", lambda name: dict(states) if fake.submitted else {})
 
     def ask(*line):
         if line[:2] == ("scancel", "--state=PENDING"):
@@ -384,7 +387,7 @@ def test_leftovers_of_submitit_say_nothing(monkeypatch, tmp_path):
 def test_a_run_that_another_process_is_at_is_waited_for(monkeypatch, tmp_path):
     points = points_of(tmp_path, "study.seeds=[0,1]")
     answers = iter([*["process 1 on elsewhere"] * 3, *[None] * 100])
-    monkeypatch.setattr(slurm, "_holder", lambda point: next(answers) if point.experiment.seed == 1 else None)
+    monkeypatch.setattr(queue, "holder", lambda point: next(answers) if point.experiment.seed == 1 else None)
     fake = FakeSlurm(monkeypatch, ("CANCELLED", "None"))
     assert {end.code for end in run(points).values()} == {EXIT_STOPPED}
     assert len(fake.submitted) == 2
@@ -393,17 +396,18 @@ def test_a_run_that_another_process_is_at_is_waited_for(monkeypatch, tmp_path):
 def test_what_a_job_asks_for(tmp_path):
     asked = ["engine.nodes=2", "engine.gpus=4", "engine.memory_gb=1.5", "engine.account=me", "engine.qos=fast", "engine.jobs=7"]
     points = points_of(tmp_path, "study.seeds=[0]", *asked, "engine.constraint=a100|h100", "engine.cpus=12")
-    sweep = slurm._Sweep(points[0].experiment.engine, None, list(points), [])
     if missing() is not None:
         pytest.skip("submitit looks for srun")
-    text = sweep._executor(points[0])._make_submission_file_text("x", "y")
+    engine = Slurm(points[0].experiment.engine)
+    engine.folder, engine.name = study(points) / "slurm", "roadmap-digits"
+    text = engine._executor(points[0])._make_submission_file_text("x", "y")
     for line in ("nodes=2", "ntasks-per-node=1", "gpus-per-node=4", "mem=1536MB", "account=me", "qos=fast", "cpus-per-task=12"):
         assert f"#SBATCH --{line}\n" in text
     for line in ("time=30", "signal=USR2@60", "requeue", "job-name=roadmap-digits", "constraint='a100|h100'"):
         assert f"#SBATCH --{line}\n" in text
     assert "srun --unbuffered" in text
     assert text.count("--cpus-per-task=12") == 2  # of the job, and of its step
-    assert sweep._job(points[0]).processes == 4
+    assert engine._job(points[0]).processes == 4
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,38 @@
-"""What an engine is: it carries out the runs of a sweep and says what became of each."""
+"""What an engine is: it starts runs, tells which of them have ended, and cancels them; `queue` does the rest for all of them."""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
-from typing import Protocol
+from enum import Enum, auto
+from typing import ClassVar, Protocol, TypeVar
 
 from roadmap.base.console import printable
-from roadmap.base.errors import EXIT_FAILED, EXIT_STOPPED
-from roadmap.base.signals import RUN_SIGNALS
-from roadmap.config.schema import RuntimeConfig
+from roadmap.base.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_STOPPED, EXIT_STORAGE
+from roadmap.config.schema import EngineConfig, RuntimeConfig
 from roadmap.sweep.plan import Point
+
+OWN_FAULTS = (EXIT_FAILED, EXIT_REFUSED, EXIT_STORAGE)  # count although there is a result: its weights could not be written
+
+
+class Cancel(Enum):
+    """How a job is cancelled."""
+
+    withdraw = auto()  # unless it has begun
+    save = auto()  # its run saves its state and ends
+    kill = auto()  # at once, where the engine can do that; nobody waits for it any longer
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a job ended, as far as its engine knows."""
+
+    code: int | None = None  # of the run's process; negative where a signal killed it, as Popen says; None: unknown
+    lost: bool = False  # taken away by no fault of the run, which may be started again
+    cancelled: bool = False  # by this sweep, or by hand
+    why: str = ""  # where there is more to say than the exit code
 
 
 @dataclass(frozen=True)
@@ -29,37 +49,59 @@ class Outcome:
         return self.code not in (0, EXIT_STOPPED)
 
 
-Tell = Callable[[list[Outcome], list[Point]], None]  # hears of what is over, and of what is under way
+Job = TypeVar("Job")  # what an engine knows one attempt at a run by; hashable
 
 
-class Engine(Protocol):
+class Engine(Protocol[Job]):
     """Carries out runs, each apart from the others: what ends one of them ends no other."""
 
-    def places(self, runtime: RuntimeConfig) -> int | None:
+    config: EngineConfig
+    pause: ClassVar[float]  # seconds between two polls
+    grace: ClassVar[float]  # seconds between asking the runs to save and killing those that did not obey
+
+    def at_a_time(self, runtime: RuntimeConfig) -> int | None:
         """How many runs there is room for at a time; None where somebody else decides."""
+        return self.config.jobs
 
-    def run(self, points: Sequence[Point], tell: Tell) -> list[Outcome]:
-        """Run every point; returns what became of each, those not started included.
+    def open(self, points: Sequence[Point]) -> AbstractContextManager[dict[Job, Point]]:
+        """Be ready for these runs inside the block; yields the jobs of theirs that an earlier sweep left under way.
 
-        A run is done when its folder holds a result. SIGINT and SIGTERM end the call: what is under way is asked to save,
-        and what was not started comes back with `EXIT_STOPPED`. A run that another process holds is waited for.
+        Raises:
+            Refused: where what the engine needs is not there, or cannot give a run what it asks for.
+
         """
 
+    def capacity(self, under_way: int) -> int:
+        """How many more jobs it takes now, besides so many."""
 
-def closed(over: Sequence[Outcome], max_failures: int | None, stop: Sequence[str]) -> str:
-    """Why an engine starts nothing more, after so many failed runs or a signal; empty while it does."""
-    failed = sum(end.failed for end in over)
-    if max_failures is not None and failed >= max_failures:
-        return f"{failed} runs failed"
-    return stop[0] if stop else ""
+    def submit(self, points: Sequence[Point]) -> list[Job]:
+        """Start a job for each of these runs, all at once; none at all where they cannot be taken just now.
+
+        Raises:
+            Refused: where they never will be.
+
+        """
+
+    def poll(self, jobs: Mapping[Job, Point]) -> dict[Job, Ending]:
+        """Those of these jobs that are over."""
+
+    def pending(self, jobs: Mapping[Job, Point]) -> list[Job]:
+        """Those of these jobs that have not begun; none where a job begins at once."""
+        return []
+
+    def cancel(self, jobs: Sequence[Job], how: Cancel) -> None:
+        """Cancel these jobs; `poll` tells of their ends, but for those that were killed."""
 
 
-def outcome(point: Point, code: int | None, stopping: bool = False) -> Outcome:
-    """What a process that ended with `code` (negative: by that signal, as Popen says) leaves: the result counts, not the code."""
-    result = point.folder.result()
-    if result is not None and code in (0, None):
+def outcome(point: Point, ending: Ending, times: int = 1) -> Outcome:
+    """What the end of a job, the last of so many that were lost, means for its run: the result counts, not the exit code."""
+    code, result = ending.code, point.folder.result()
+    if result is not None and code not in OWN_FAULTS:
         return Outcome(point, 0, "" if result.done else f"{result.status}: {result.reason}")
-    if code == EXIT_STOPPED or stopping:
+    if ending.why:
+        often = f", {times} times" if times > 1 else ""
+        return Outcome(point, EXIT_FAILED, f"{ending.why}{often}: {last_line(point)}")
+    if code == EXIT_STOPPED:
         return Outcome(point, EXIT_STOPPED, "stopped; the same command goes on with it")
     ended = f"killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
     hint = ", as the system does when memory runs out" if code == -signal.SIGKILL else ""
@@ -67,22 +109,17 @@ def outcome(point: Point, code: int | None, stopping: bool = False) -> Outcome:
 
 
 def last_line(point: Point) -> str:
-    """The last that a run said in its log."""
+    """The last line of a run's log."""
     try:
         lines = point.folder.log.read_text(encoding="utf-8", errors="replace").split("\n")
     except OSError:
         return "it left no log"
-    said = [line for line in lines if line.strip()]
-    return printable(said[-1]) if said else "its log is empty"
+    written = [line for line in lines if line.strip()]
+    return printable(written[-1]) if written else "its log is empty"
 
 
-@contextmanager
-def noted_signals() -> Iterator[list[str]]:
-    """Inside, signals that ask a sweep to stop are only noted, by name."""
-    noted: list[str] = []
-    before = {number: signal.signal(number, lambda n, frame: noted.append(signal.Signals(n).name)) for number in RUN_SIGNALS}
-    try:
-        yield noted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def holder(point: Point) -> str | None:
+    """Which process is at this run, in words; None where none is, or the lock cannot be read: the run itself will say so."""
+    with suppress(OSError):
+        return point.folder.holder()
+    return None

@@ -6,15 +6,17 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
+from typing import BinaryIO
 
 from roadmap.base.errors import EXIT_STOPPED
 from roadmap.base.processes import end_with_parent
+from roadmap.base.signals import RUN_SIGNALS, Stop, stop_on_signals
 
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 TORCHRUN = "torch.distributed.run"
+TICK = 0.1  # seconds until a signal is passed on
 
 
 def command(arguments: Sequence[str], processes: int = 1, rendezvous: Sequence[str] = ("--standalone",)) -> list[str]:
@@ -25,68 +27,42 @@ def command(arguments: Sequence[str], processes: int = 1, rendezvous: Sequence[s
     return [sys.executable, "-m", TORCHRUN, *rendezvous, f"--nproc-per-node={processes}", *run]
 
 
-def carry_out(line: Sequence[str], log: Path, heard: Callable[[int], None] = lambda number: None) -> int:
-    """Run a command whose words go to the end of `log`; returns its exit code, negative where a signal killed it.
+def carry_out(line: Sequence[str], log: Path) -> tuple[int, signal.Signals | None]:
+    """Run a command whose output goes to the end of `log`; returns its exit code, negative where a signal killed it.
 
-    The first signal to this process asks the command to save and stop, and `heard` is told of each; should this process
-    die, the command is asked too. Signals count as early as this is called. Only from the main thread.
+    The first signal that this process gets meanwhile, which is returned too, asks the command to save and stop. Once is
+    enough: a second signal of a kind ends a run without saving. And a scheduler may send its signal to all processes of a
+    job at once, so a run gets SIGUSR1 from here, which no scheduler sends unasked, and never sees SIGUSR2, by which Slurm
+    announces a time limit. Torchrun knows SIGTERM only, and bears to hear it twice. Only from the main thread.
     """
-    asked = _Asked(line, heard)
-    before = {number: signal.signal(number, asked) for number in STOPPING}
-    try:
+    shared, code = TORCHRUN in line, EXIT_STOPPED
+    with stop_on_signals((*RUN_SIGNALS, signal.SIGUSR2), end_at_second_interrupt=False) as stop:
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as said:
-            asked.start(said.fileno())
-        return asked.code()
+        with log.open("ab") as output:
+            if not stop.asked:
+                code = _run(line, output, stop, signal.SIGTERM if shared else signal.SIGUSR1)
+    if stop.asked and (code < 0 or (shared and code)):  # killed by the signal before it could listen
+        code = EXIT_STOPPED
+    return code, stop.signals[0] if stop.signals else None
+
+
+def _run(line: Sequence[str], output: BinaryIO, stop: Stop, request: signal.Signals) -> int:
+    """Start a command, wait for its end, and send it `request` once this process is asked to stop, or leaves by an exception."""
+    child = subprocess.Popen(line, stdout=output, stderr=output, stdin=subprocess.DEVNULL, preexec_fn=_prepare(os.getpid()))
+    try:
+        while child.poll() is None and not stop.asked:
+            time.sleep(TICK)  # not in a system call for long: Ray notes a cancellation where only Python code sees it
+        if stop.asked:
+            child.send_signal(request)
+        return child.wait()
     finally:
-        asked.end()
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-class _Asked:
-    """A command, and whether it was asked to stop.
-
-    Once is enough: a second signal of a kind ends a run without saving. And a scheduler may send its signal to all
-    processes of a job at once, so a run gets SIGUSR1 from here, which no scheduler sends unasked, and never sees SIGUSR2,
-    by which Slurm announces a time limit. Torchrun knows SIGTERM only, and bears to hear it twice.
-    """
-
-    def __init__(self, line: Sequence[str], heard: Callable[[int], None]) -> None:
-        self.line, self.heard = line, heard
-        self.shared = TORCHRUN in line
-        self.child: subprocess.Popen[bytes] | None = None
-        self.noted = self.passed = False
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        self.heard(number)
-        self.noted = True
-        self._pass_on()
-
-    def start(self, said: int) -> None:
-        if not self.noted:
-            self.child = subprocess.Popen(
-                self.line, stdout=said, stderr=said, stdin=subprocess.DEVNULL, preexec_fn=_prepare(os.getpid())
-            )
-            if self.noted:
-                self._pass_on()
-
-    def code(self) -> int:
-        """Wait for the end. Who was asked to stop and was killed by that, before it could listen, has stopped."""
-        code = EXIT_STOPPED if self.child is None else self.child.wait()
-        return EXIT_STOPPED if self.noted and (code < 0 or (self.shared and code)) else code
-
-    def end(self) -> None:
-        if self.child is not None and self.child.poll() is None:
-            self.child.terminate()
-
-    def _pass_on(self) -> None:
-        if self.child is not None and not self.passed:
-            self.passed = True
-            self.child.send_signal(signal.SIGTERM if self.shared else signal.SIGUSR1)
+        if child.poll() is None:
+            child.terminate()
 
 
 def _prepare(parent: int) -> Callable[[], None]:
+    """What a command does before it begins; it is asked to stop when this process dies."""
+
     def prepare() -> None:
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)
         end_with_parent()

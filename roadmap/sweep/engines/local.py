@@ -10,137 +10,91 @@ import dataclasses
 import logging
 import multiprocessing
 import os
-import random
 import signal
 import sys
-import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
+from typing import ClassVar
 
 from roadmap.base.console import say
-from roadmap.base.errors import EXIT_HELD, EXIT_STOPPED, RoadmapError
+from roadmap.base.errors import EXIT_HELD, RoadmapError
 from roadmap.base.processes import end_with_parent
 from roadmap.base.redaction import redact_streams
 from roadmap.base.signals import leave_on_signals
 from roadmap.config.schema import EngineConfig, Experiment, RuntimeConfig
-from roadmap.sweep.engines.base import Outcome, Tell, closed, noted_signals, outcome
-from roadmap.sweep.engines.machine import Place, room
+from roadmap.sweep.engines.base import Cancel, Ending, Engine, holder
+from roadmap.sweep.engines.machine import Slot, slots
 from roadmap.sweep.plan import Point
 
 PRELOADED = ["roadmap.run.execute", "sklearn.datasets", "torchvision"]
-GRACE_SECONDS = 30.0  # between a signal to the runs and the end of those that did not obey
-TICK = 0.05  # seconds between two looks at the runs
 UNKNOWN = 255  # multiprocessing's exit code of a process whose server was killed; the run may still be saving
-GLANCE = 1.0  # seconds between two looks at runs that other sweeps are at
+KILL_SECONDS = 5.0  # until a killed process has gone
 
 
 @dataclass
-class Local:
-    """Processes of this machine: every place takes the next run when it is free."""
+class Local(Engine[BaseProcess]):
+    """Processes of this machine: every slot takes the next run when it is free."""
 
-    wanted: EngineConfig
-    max_failures: int | None = None
+    config: EngineConfig
+    pause: ClassVar[float] = 0.05
+    grace: ClassVar[float] = 30.0
+    free: list[Slot] = field(default_factory=list)
+    used: dict[BaseProcess, Slot] = field(default_factory=dict)
 
-    def places(self, runtime: RuntimeConfig) -> int:
+    def at_a_time(self, runtime: RuntimeConfig) -> int:
         """How many runs there is room for at a time."""
-        return len(room(self.wanted, runtime))
+        return len(slots(self.config, runtime))
 
-    def run(self, points: Sequence[Point], tell: Tell) -> list[Outcome]:
-        """Run every point; see `Engine`."""
-        with noted_signals() as stop:
-            return _Queue(room(self.wanted, points[0].experiment.runtime), self.max_failures, list(points), stop).work(tell)
+    @contextmanager
+    def open(self, points: Sequence[Point]) -> Iterator[dict[BaseProcess, Point]]:
+        """See what room there is; see `Engine`."""
+        self.free, self.used = slots(self.config, points[0].experiment.runtime), {}
+        yield {}
 
+    def capacity(self, under_way: int) -> int:
+        """How many slots are free."""
+        return len(self.free)
 
-@dataclass
-class _Queue:
-    """The runs that wait, those under way, those that other sweeps are at, and those that are over."""
+    def submit(self, points: Sequence[Point]) -> list[BaseProcess]:
+        """Start a process for each of these runs."""
+        return [self._start(point) for point in points]
 
-    places: list[Place]
-    max_failures: int | None
-    waiting: list[Point]
-    stop: list[str]
-    running: dict[Place, tuple[BaseProcess, Point]] = field(default_factory=dict)
-    elsewhere: list[Point] = field(default_factory=list)
-    over: list[Outcome] = field(default_factory=list)
-    looked: float = 0.0
-    asked: float | None = None  # when the runs were asked to stop
-
-    def work(self, tell: Tell) -> list[Outcome]:
-        while self.running or ((self.waiting or self.elsewhere) and not self._closed()):
-            if not self._closed():
-                self._look_elsewhere()
-                self._start()
-            if self.stop:
-                self._ask_to_stop()
-            self._collect()
-            tell(self.over, [point for _, point in self.running.values()])
-            time.sleep(TICK)
-        return self.over + [Outcome(point, EXIT_STOPPED, f"not started: {self._closed()}") for point in self._left()]
-
-    def _closed(self) -> str:
-        """Why nothing more is started; empty while something is."""
-        return closed(self.over, self.max_failures, self.stop)
-
-    def _left(self) -> list[Point]:
-        return [*self.waiting, *self.elsewhere]
-
-    def _look_elsewhere(self) -> None:
-        """Runs that another sweep has done are over; those that it let go of wait again."""
-        if time.monotonic() - self.looked < GLANCE:
-            return
-        self.looked = time.monotonic()
-        for point in list(self.elsewhere):
-            if point.done or point.folder.holder() is None:
-                self.elsewhere.remove(point)
-                self.waiting.append(point)
-
-    def _start(self) -> None:
-        """Give every free place the next run that nobody is at."""
-        for place in self.places:
-            while place not in self.running and self.waiting:
-                # Where several sweeps share a study, each goes its own way through it: fewer meet at the same run.
-                point = self.waiting.pop(random.randrange(len(self.waiting)) if self.elsewhere else 0)
-                if point.done:
-                    self.over.append(outcome(point, 0))
-                elif point.folder.holder() is not None:
-                    self.elsewhere.append(point)
-                else:
-                    self.running[place] = (self._launch(point, place), point)
-
-    def _launch(self, point: Point, place: Place) -> BaseProcess:
+    def _start(self, point: Point) -> BaseProcess:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOADED)
-        process = context.Process(target=_run, args=(point, place, len(self.places)), name=point.folder.path.name)
+        alone, slot = len(self.free) + len(self.used) == 1, self.free.pop(0)
+        process = context.Process(target=_run, args=(point, slot, alone), name=point.folder.path.name)
         process.start()
+        self.used[process] = slot
         return process
 
-    def _collect(self) -> None:
-        """Note the runs that have ended."""
-        for place, (process, point) in list(self.running.items()):
-            if process.is_alive() or (process.exitcode == UNKNOWN and point.folder.holder() is not None):
-                continue
-            process.join()
-            del self.running[place]
-            if process.exitcode and process.exitcode < 0:
-                _kill(process)  # what it left behind: loader processes, W&B's
-            if process.exitcode and not point.done and not self.stop and point.folder.holder() is not None:
-                self.elsewhere.append(point)
-            elif process.exitcode == EXIT_HELD and not self.stop:
-                self.waiting.append(point)
-            else:
-                self.over.append(outcome(point, process.exitcode, bool(self.stop)))
+    def poll(self, jobs: Mapping[BaseProcess, Point]) -> dict[BaseProcess, Ending]:
+        """The processes that have ended."""
+        return {process: self._ending(process) for process, point in jobs.items() if _has_ended(process, point)}
 
-    def _ask_to_stop(self) -> None:
-        """Ask once, then end those that did not obey in time, or at once at the second signal."""
-        if self.asked is None:
-            self.asked = time.monotonic()
-            for process, _ in self.running.values():
+    def cancel(self, jobs: Sequence[BaseProcess], how: Cancel) -> None:
+        """Tell these processes to save and end, or end them."""
+        for process in jobs:
+            if how is Cancel.save:
                 process.terminate()
-        elif time.monotonic() - self.asked > GRACE_SECONDS or len(self.stop) > 1:
-            for process, _ in self.running.values():
+            elif how is Cancel.kill:
                 _kill(process)
+        if how is Cancel.kill:
+            for process in jobs:
+                process.join(KILL_SECONDS)
+
+    def _ending(self, process: BaseProcess) -> Ending:
+        process.join()
+        self.free.append(self.used.pop(process))
+        if process.exitcode is not None and process.exitcode < 0:
+            _kill(process)  # what it left behind: loader processes, W&B's
+        return Ending(process.exitcode)
+
+
+def _has_ended(process: BaseProcess, point: Point) -> bool:
+    return not process.is_alive() and (process.exitcode != UNKNOWN or holder(point) is None)
 
 
 def _kill(process: BaseProcess) -> None:
@@ -152,28 +106,32 @@ def _kill(process: BaseProcess) -> None:
         process.kill()
 
 
-def _run(point: Point, place: Place, places: int) -> None:
-    """In the run's own process: everything it says goes to its log."""
+# --- in the run's own process ----------------------------------------------------------------------------------------
+
+
+def _run(point: Point, slot: Slot, alone: bool) -> None:
+    """Carry out the run; everything it prints goes to its log."""
     os.setpgid(0, 0)
     end_with_parent()
     leave_on_signals()
-    if point.folder.holder() is not None:
+    if holder(point) is not None:
         sys.exit(EXIT_HELD)
-    _speak_into(point)
-    if place.gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = place.gpu
+    _print_into_log(point)
+    if slot.gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = slot.gpu
     from roadmap.data.images import sources
     from roadmap.run.execute import execute
 
     logging.getLogger("roadmap").propagate = False
+    experiment = point.experiment if alone else _confined(point.experiment, slot)
     try:
-        images = sources.checked_images(point.experiment.data, point.experiment.recipe.batch_size)
-        execute(_confined(point, place, places), images, point.fingerprint)
+        images = sources.checked_images(experiment.data, experiment.recipe.batch_size)
+        execute(experiment, images, point.fingerprint)
     except RoadmapError as error:
         sys.exit(say(error))
 
 
-def _speak_into(point: Point) -> None:
+def _print_into_log(point: Point) -> None:
     point.folder.path.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(point.folder.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for stream in (1, 2):
@@ -181,12 +139,9 @@ def _speak_into(point: Point) -> None:
     redact_streams()
 
 
-def _confined(point: Point, place: Place, places: int) -> Experiment:
-    """The experiment with no more threads than its place has cores, where several runs share the machine."""
-    experiment = point.experiment
-    if places == 1:
-        return experiment
+def _confined(experiment: Experiment, slot: Slot) -> Experiment:
+    """The experiment with no more threads than its slot has cores: several runs share the machine."""
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, place.cores)
-    threads = experiment.runtime.threads or len(place.cores)
+        os.sched_setaffinity(0, slot.cores)
+    threads = experiment.runtime.threads or len(slot.cores)
     return dataclasses.replace(experiment, runtime=dataclasses.replace(experiment.runtime, threads=threads))

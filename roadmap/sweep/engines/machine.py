@@ -1,4 +1,4 @@
-"""What this machine has: cores, GPUs, and room for runs."""
+"""What this machine has: cores, GPUs, and slots for runs."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from roadmap.config.schema import Device, EngineConfig, RuntimeConfig
 
 
 @dataclass(frozen=True)
-class Place:
+class Slot:
     """Room for one run: a GPU, if there are any, and some of the cores."""
 
     gpu: str | None
     cores: tuple[int, ...]
 
 
-def room(wanted: EngineConfig, runtime: RuntimeConfig) -> list[Place]:
-    """Where runs can be at a time: GPUs in turn, each for as many as `engine.gpus` lets share it, or shares of the cores."""
-    if wanted.nodes > 1 or (wanted.processes or 1) > 1 or (wanted.gpus or 0) > 1:
+def slots(config: EngineConfig, runtime: RuntimeConfig) -> list[Slot]:
+    """Room for runs side by side: GPUs in turn, each for as many as `engine.gpus` lets share it, or shares of the cores."""
+    if config.nodes > 1 or (config.processes or 1) > 1 or (config.gpus or 0) > 1:
         raise Refused(
-            f"engine=local: a run is one process with one GPU here; engine.nodes={wanted.nodes}, engine.processes="
-            f"{wanted.processes}, engine.gpus={wanted.gpus} need engine=slurm, or torchrun for a single run"
+            f"engine=local: a run is one process with one GPU here; engine.nodes={config.nodes}, engine.processes="
+            f"{config.processes}, engine.gpus={config.gpus} need engine=slurm, or torchrun for a single run"
         )
-    found = gpus() if runtime.device != Device.cpu and wanted.gpus != 0 else ()
-    if wanted.gpus and not found:
-        raise Refused(f"engine.gpus={wanted.gpus}: no GPU was found on this machine; allowed: null, 0")
-    own = wanted.cpus or runtime.threads
-    fit = len(found) * int(1 / (wanted.gpus or 1)) if found else max(1, len(cores()) // own) if own else 1
-    count = wanted.jobs or fit
-    return [Place(found[i % len(found)] if found else None, _share(i, count, wanted.cpus)) for i in range(count)]
+    devices = gpus() if runtime.device != Device.cpu and config.gpus != 0 else ()
+    if config.gpus and not devices:
+        raise Refused(f"engine.gpus={config.gpus}: no GPU was found on this machine; allowed: null, 0")
+    cpus = config.cpus or runtime.threads
+    fit = len(devices) * int(1 / (config.gpus or 1)) if devices else max(1, len(cores()) // cpus) if cpus else 1
+    count = config.jobs or fit
+    return [Slot(devices[i % len(devices)] if devices else None, _share(i, count, config.cpus)) for i in range(count)]
 
 
-def _share(place: int, count: int, size: int | None) -> tuple[int, ...]:
-    """Cores of one place: its part of all, or `size` of them, taken in turn where there are too few."""
+def _share(slot: int, count: int, size: int | None) -> tuple[int, ...]:
+    """Cores of one slot: its part of all, or `size` of them, taken in turn where there are too few."""
     every = cores()
     size = min(size or max(1, len(every) // count), len(every))
-    return tuple(sorted({every[(place * size + i) % len(every)] for i in range(size)}))
+    return tuple(sorted({every[(slot * size + i) % len(every)] for i in range(size)}))
 
 
 def cores() -> tuple[int, ...]:
