@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 
-from roadmap.config.schema import StepConfig
+from roadmap.config.schema import StepConfig, TaskName
 from roadmap.record.result import RunResult, dump_result
 from roadmap.tasks.metrics import METRICS
 
-TOP1 = METRICS["classification"]
+TOP1 = METRICS[TaskName.classification]
 
 
 def made(run="gelu-s0-12345678", top1=None, *, step=None, status="done", seed=0, scores=(), **about):

@@ -34,7 +34,9 @@ def record(tmp_path_factory):
     from roadmap.run.execute import execute
 
     (point,) = points_of(tmp_path_factory.mktemp("done"), 1)
-    execute(point.experiment, sources.check(point.experiment), point.fingerprint)
+    execute(
+        point.experiment, sources.checked_images(point.experiment.data, point.experiment.recipe.batch_size), point.fingerprint
+    )
     return point.folder
 
 

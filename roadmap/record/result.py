@@ -22,13 +22,17 @@ class Metric:
 
     key: str  # of the score in a result, in the history and in tables: top1
     label: str  # as people write it: top-1
-    unit: str  # %
+    unit: str = ""  # %
     higher_is_better: bool = True
 
     @property
     def heading(self) -> str:
         """Over a column or beside an axis: top-1, %."""
-        return f"{self.label}, {self.unit}"
+        return f"{self.label}, {self.unit}" if self.unit else self.label
+
+    def text(self, value: float) -> str:
+        """A value with its name and unit: top-1 82.10 %."""
+        return f"{self.label} {value:.2f} {self.unit}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ class RunResult:
     @property
     def final(self) -> str:
         """The final score in words: top-1 92.44 %."""
-        return f"{self.metric.label} {self.score:.2f} {self.metric.unit}"
+        return self.metric.text(self.score) if self.score is not None else self.status
 
     @property
     def fingerprint(self) -> str:

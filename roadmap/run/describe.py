@@ -8,36 +8,35 @@ import torch
 
 from roadmap.base.errors import StorageFault
 from roadmap.config.identity import decisive
-from roadmap.model.cost import cost_of
+from roadmap.config.schema import Experiment
+from roadmap.data.images.inventory import Inventory
 from roadmap.record.provenance import provenance
 from roadmap.record.result import RunResult
-from roadmap.tasks.metrics import METRICS
-from roadmap.train.loop import Session
+from roadmap.train.loop import Trainer
 
 
-def describe(session: Session, fingerprint: str) -> RunResult:
+def describe(trainer: Trainer, experiment: Experiment, inventory: Inventory, fingerprint: str) -> RunResult:
     """What the run is; the outcome is filled in at the end."""
-    experiment, inventory = session.experiment, session.found
     settings = decisive(experiment, fingerprint)
-    cost = cost_of(experiment, len(inventory.classes))
+    cost = trainer.task.cost(experiment.model, experiment.reference, experiment.data.image_size)
     counts = {"classes": len(inventory.classes), "train": inventory.train.size, "val": inventory.val.size}
     return RunResult(
-        run=session.folder.path.name,
+        run=trainer.state.folder.path.name,
         study=experiment.study.name,
         step=experiment.step,
         scale=experiment.scale.name,
         seed=experiment.seed,
-        metric=METRICS["classification"],
+        metric=trainer.task.metric,
         gmacs=cost.conv_linear / 1e9,
         gmacs_total=None if experiment.reference else cost.total / 1e9,  # of a reference norms are not counted
         params_m=cost.params / 1e6,
         activations_m=cost.activations / 1e6,
-        seconds=session.seconds,
-        device=_device_name(session.ranks.device),
-        processes=session.ranks.world,
-        precision=session.precision.value,
-        pipeline=session.data.name.value,
-        compiled=session.compiled.value,
+        seconds=trainer.state.seconds,
+        device=_device_name(trainer.ranks.device),
+        processes=trainer.ranks.world,
+        precision=trainer.step.precision.value,
+        pipeline=trainer.data.name.value,
+        compiled=trainer.compiled.value,
         threads=torch.get_num_threads(),
         recipe_name=experiment.recipe.name,
         model=settings["model"],
@@ -47,16 +46,17 @@ def describe(session: Session, fingerprint: str) -> RunResult:
     )
 
 
-def outcome(session: Session, described: RunResult) -> RunResult:
+def outcome(trainer: Trainer, described: RunResult) -> RunResult:
     """The final epoch, as declared before training; never the best one.
 
     Raises:
         StorageFault: where the record lacks it.
 
     """
-    history = session.folder.history()
-    if not history or history[-1]["epoch"] != session.experiment.recipe.epochs - 1:
-        raise StorageFault(f"{session.folder.history_file}: the last epoch is not in it; delete the run's folder to train again")
+    folder = trainer.state.folder
+    history = folder.history()
+    if not history or history[-1]["epoch"] != trainer.recipe.epochs - 1:
+        raise StorageFault(f"{folder.history_file}: the last epoch is not in it; delete the run's folder to train again")
     last = history[-1]
     beside = ("epoch", "train_loss", "lr", "images_per_second", "seconds")
     return replace(
@@ -65,7 +65,7 @@ def outcome(session: Session, described: RunResult) -> RunResult:
         scores={key: value for key, value in last.items() if key not in beside},
         train_loss=last["train_loss"],
         images_per_second=last["images_per_second"],
-        seconds=session.seconds,
+        seconds=trainer.state.seconds,
     )
 
 

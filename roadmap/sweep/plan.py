@@ -99,7 +99,7 @@ class SweepPlan:
             seeds=tuple(study.seeds),
             rows=tuple(map(self._row, self.design.variants)),
             effects=self.design.effects,
-            metric=METRICS["classification"],
+            metric=METRICS[first.task.name],
         )
 
     def _row(self, variant: Variant) -> PlannedRow:

@@ -11,6 +11,7 @@ from roadmap.base.errors import Refused
 from roadmap.base.tables import Column, as_table
 from roadmap.data.images import sources
 from roadmap.record.folder import RunFolder
+from roadmap.run.preflight import cost_of
 from roadmap.sweep.plan import Point, SweepPlan
 
 MOST_RESULTS = 200  # of other studies that are read
@@ -57,8 +58,6 @@ def _row(name: str, points: Sequence[Point], gmacs: float, tflop: float) -> dict
 
 
 def _gmacs(point: Point, classes: int) -> float:
-    from roadmap.model.cost import cost_of  # torch, from here on
-
     return cost_of(point.experiment, classes).conv_linear / 1e9
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from roadmap.config.schema import TaskName
 from roadmap.record.result import Metric
 
-METRICS = {"classification": Metric("top1", "top-1", "%")}
+METRICS = {TaskName.classification: Metric("top1", "top-1", "%")}

@@ -98,7 +98,7 @@ def history(folder):
 
 def came_out(folder):
     found = {path.parent: json.loads(path.read_text()) for path in folder.rglob("result.json")}
-    return {p.name: ([r[key] for key in ("top1", "val_loss", "train_loss")], history(p)) for p, r in found.items()}
+    return {p.name: ([r["scores"], r["train_loss"]], history(p)) for p, r in found.items()}
 
 
 def parent(pid):

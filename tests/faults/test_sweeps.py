@@ -44,7 +44,7 @@ def outcome(folder):
     """What a study says: its results without times, and its files byte by byte, without what times change."""
     results = {path.parent.name: json.loads(path.read_text()) for path in folder.rglob("result.json")}
     timeless = {
-        name: {key: value for key, value in result.items() if key not in ("seconds", "images_per_second", "delta_top1")}
+        name: {key: value for key, value in result.items() if key not in ("seconds", "images_per_second")}
         for name, result in results.items()
     }
     losses = {path.parent.name: path.read_bytes() for path in folder.rglob("updates.csv")}
