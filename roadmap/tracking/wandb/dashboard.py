@@ -20,6 +20,7 @@ from typing import Any
 from roadmap.base.errors import EXIT_FAILED, Refused, StorageFault
 from roadmap.base.files import read_object, write_whole
 from roadmap.base.redaction import redact
+from roadmap.record.result import Metric
 from roadmap.report.records import Study
 from roadmap.report.statistics import Analysis
 from roadmap.report.table import notes
@@ -184,17 +185,10 @@ def _sections(board: Dashboard) -> dict[str, list[Any]]:
         return wr.LinePlot(title=title, x="epoch", y=[metric], title_x="epoch", title_y=unit, **grouped)
 
     metric = board.study.plan.metric
-    interval = wr.LinePlot(
-        title="difference to the parent with its 95 % interval, by row of the table",
-        x="row_number",
-        y=["row_delta", "row_delta_low", "row_delta_high"],
-        title_x="row of the table",
-        title_y=f"points of {metric.label}",
-    )
     difference = f"difference to the parent by {word}, run by run of equal seed"
     against = {"x": wr.SummaryMetric("gmacs"), "y": wr.SummaryMetric(metric.key)}
     return {
-        "Table": [wr.WeavePanelSummaryTable(table_name=TABLE_KEY), interval],
+        "Table": [wr.WeavePanelSummaryTable(table_name=TABLE_KEY), _intervals(wr, metric)],
         f"{metric.label.capitalize()} by {word}": [
             bars(f"{metric.label} by {word}: mean and standard deviation over seeds", metric.key, metric.heading),
             bars(difference, f"delta_{metric.key}", f"points of {metric.label}"),
@@ -210,6 +204,17 @@ def _sections(board: Dashboard) -> dict[str, list[Any]]:
             wr.RunComparer(diff_only="split"),
         ],
     }
+
+
+def _intervals(wr: ModuleType, metric: Metric) -> Any:
+    """Each row's difference to its parent, between the ends of its interval."""
+    return wr.LinePlot(
+        title="difference to the parent with its 95 % interval, by row of the table",
+        x="row_number",
+        y=["row_delta", "row_delta_low", "row_delta_high"],
+        title_x="row of the table",
+        title_y=f"points of {metric.label}",
+    )
 
 
 def _tiled(wr: ModuleType, panels: list[Any], width: int, height: int) -> list[Any]:
