@@ -15,8 +15,9 @@ from roadmap.base.paths import CONF
 from roadmap.config.compose import compose
 from roadmap.config.effects import ineffective_settings
 from roadmap.config.identity import identity, plain
-from roadmap.config.schema import Norm, Stem
+from roadmap.config.schema import Norm, Stem, TaskConfig
 from roadmap.config.steps import Step, known_steps, order
+from roadmap.data.images import sources
 from roadmap.model.check import compose_run
 from roadmap.model.layout import layout
 
@@ -109,6 +110,21 @@ def test_identity_follows_the_data_and_not_the_steps_name():
     other = compose(["+step=kernel_7", "scale=atto", "model.activation=gelu"])
     assert identity(one, "f") == identity(other, "f")
     assert identity(replace(one, seed=5), "f") != identity(one, "f")
+
+
+def test_the_task_is_part_of_the_identity_where_it_is_not_classification():
+    """Runs from before there was a choice keep their folders; the digits study's first one stands for them."""
+    one = compose(["+study=digits", "+step=resnet"])
+    fingerprint = sources.fingerprint(one.data, sources.check(one))
+    name = f"resnet-s0-{identity(one, fingerprint)}"
+    assert f'"{name}"' in (CONF.parent / "experiments" / "digits" / "study.json").read_text()
+    assert identity(replace(one, task=TaskConfig("another")), fingerprint) != identity(one, fingerprint)
+
+
+@pytest.mark.parametrize(("override", "says"), [("task=detection", "classification"), ("taks=detection", "Did you mean 'task'")])
+def test_a_task_that_does_not_exist_is_refused(override, says):
+    with pytest.raises(Refused, match=says):
+        compose(["+step=gelu", override])
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import json
 from enum import Enum
 from typing import Any
 
-from roadmap.config.schema import Experiment
+from roadmap.config.schema import Experiment, TaskName
 
 
 def plain(node: Any) -> Any:
@@ -39,8 +39,8 @@ def differences(one: Any, other: Any, key: str = "") -> list[str]:
 def decisive(experiment: Experiment, fingerprint: str) -> dict[str, Any]:
     """Everything that changes a run's result, and nothing else.
 
-    Model, data (its fingerprint, not its path nor the faults in it that are accepted), recipe and seed count; the
-    step's name, output folder, logger, device and number of workers do not.
+    Model, data (its fingerprint, not its path nor the faults in it that are accepted), recipe, seed and any task but
+    classification count; the step's name, output folder, logger, device and number of workers do not.
     """
     model = described(experiment)["model"]
     if experiment.reference is None and model["width"].is_integer():
@@ -48,12 +48,15 @@ def decisive(experiment: Experiment, fingerprint: str) -> dict[str, Any]:
     data = {key: value for key, value in plain(experiment.data).items() if key not in ("path", "accept", "download", "workers")}
     if not data["held_out"]:
         del data["held_out"]
-    return {
+    decides = {
         "model": model,
         "data": {**data, "fingerprint": fingerprint},
         "recipe": {key: value for key, value in plain(experiment.recipe).items() if key != "name"},
         "seed": experiment.seed,
     }
+    if experiment.task.name != TaskName.classification:  # the runs from before there were others keep their identity
+        decides["task"] = plain(experiment.task)
+    return decides
 
 
 def identity(experiment: Experiment, fingerprint: str) -> str:

@@ -78,6 +78,19 @@ class StepConfig:
     group: str = ""
 
 
+class TaskName(StrEnum):
+    """What the network is trained to do."""
+
+    classification = "classification"  # one class for each image
+
+
+@dataclass
+class TaskConfig:
+    """The task: it decides the targets, the loss and the metric."""
+
+    name: TaskName = MISSING
+
+
 @dataclass
 class ScaleConfig:
     """A pair of end points: the ResNet that the roadmap starts from and the ConvNeXt that it reaches."""
@@ -334,6 +347,7 @@ class Experiment:
 
     step: StepConfig = field(default_factory=StepConfig)
     reference: str | None = None  # a timm model that is trained in place of a step's network
+    task: TaskConfig = field(default_factory=TaskConfig)
     scale: ScaleConfig = field(default_factory=ScaleConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
