@@ -95,7 +95,7 @@ def test_timm_has_the_same_step(step):
     """The same parameters, in the same number of the same shapes; timm's own model at the ends."""
     experiment = compose([f"+step={step}", "scale=tiny"])
     with torch.device("meta"):
-        theirs, ours = timm_network(experiment, 10), build_network(experiment.model, 10)
+        theirs, ours = timm_network(step, "tiny", experiment.model, 10), build_network(experiment.model, 10)
     assert isinstance(theirs, {"resnet": ResNet, "separate_downsampling": ConvNeXt}.get(step, torch.nn.Module))
     assert not any(
         type(module).__module__ == "roadmap.model.layers" and type(module).__name__ != "Block" for module in theirs.modules()

@@ -28,7 +28,7 @@ from roadmap.data.pipeline import input_pipeline
 
 
 def made(experiment, found):
-    return input_pipeline(experiment, found, torch.device("cpu"))
+    return input_pipeline(experiment.data, experiment.recipe, experiment.seed, found, torch.device("cpu"))
 
 
 def digits(*overrides):

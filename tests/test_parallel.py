@@ -21,7 +21,7 @@ from roadmap.data.batches import batches
 from roadmap.data.images import sources
 from roadmap.record.folder import RunFolder
 from roadmap.run.execute import execute
-from roadmap.train.loop import Session
+from roadmap.run.prepare import prepare
 from roadmap.train.ranks import Ranks
 from roadmap.train.update import RunningStatistics
 
@@ -66,7 +66,7 @@ def test_the_images_of_an_update_are_shared_out_whole():
     found = sources.check(experiment)
 
     def epoch(rank, world, split):
-        return list(batches(experiment, found, rank, world)[split])
+        return list(batches(experiment.recipe, experiment.seed, found, rank, world)[split])
 
     one, four = epoch(0, 1, 0), [epoch(rank, 4, 0) for rank in range(4)]
     dealt = [four[i % 4][i // 4] for i in range(len(one))]
@@ -118,7 +118,7 @@ def test_micro_batches_that_cannot_be_are_refused(overrides):
 def test_batchnorm_is_not_synchronised_on_cpus(tmp_path):
     experiment = compose(["+step=resnet", *QUICK, "recipe.sync_batchnorm=true", f"output={tmp_path}"])
     with pytest.raises(Refused, match=r"recipe\.sync_batchnorm=true"):
-        Session(experiment, sources.check(experiment), RunFolder.of(experiment, "0" * 16), Ranks(torch.device("cpu"), 0, 2))
+        prepare(experiment, sources.check(experiment), RunFolder.of(experiment, "0" * 16), Ranks(torch.device("cpu"), 0, 2))
 
 
 def test_sweeps_and_benches_start_processes_of_their_own(tmp_path, monkeypatch):

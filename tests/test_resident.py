@@ -16,7 +16,8 @@ from roadmap.base.errors import Refused
 from roadmap.config.compose import compose
 from roadmap.data.batches import batches, seed_all
 from roadmap.data.device import augment, randaugment
-from roadmap.data.device.resident import Augmentation, Pictures, Resident, bytes_needed
+from roadmap.data.device.augment import NormalizeAndErase
+from roadmap.data.device.dataset import Augmentation, DeviceDataset, Pictures, bytes_needed
 from roadmap.data.images import sources
 from roadmap.data.images.readers import reader
 from roadmap.data.loader import train_transform
@@ -46,9 +47,14 @@ def composed(folder, *overrides):
     return experiment, sources.check(experiment)
 
 
+def on_device(experiment, found, device=CPU):
+    data, recipe, seed = experiment.data, experiment.recipe, experiment.seed
+    samplers = batches(recipe, seed, found)
+    return DeviceDataset(data, recipe, seed, found, samplers, NormalizeAndErase(data, recipe, seed, device))
+
+
 def resident(folder, *overrides, device=CPU):
-    experiment, found = composed(folder, *overrides)
-    return Resident(experiment, found, *batches(experiment, found), device)
+    return on_device(*composed(folder, *overrides), device)
 
 
 def pictures(resident, epoch, sampler=None):
@@ -63,9 +69,9 @@ def pictures(resident, epoch, sampler=None):
 
 def test_batches_are_what_the_network_takes(folder):
     experiment, found = composed(folder, *PAPER)
-    train, val = batches(experiment, found)
-    both = Resident(experiment, found, train, val, CPU)
+    both = on_device(experiment, found)
     read = reader(experiment.data, found, "train")
+    train, _ = batches(experiment.recipe, experiment.seed, found)
     train.epoch = 3
     expected = [[index for _, index in keys] for keys in train]
     made = list(both.epoch(3))
@@ -213,7 +219,7 @@ def test_evaluation_is_the_loaders(folder, overrides):
 def test_sources_without_files(folder):
     experiment = compose(["+step=gelu", "+study=digits", *PAPER])
     found = sources.check(experiment)
-    both = Resident(experiment, found, *batches(experiment, found), CPU)
+    both = on_device(experiment, found)
     images, _ = next(both.epoch(0))
     assert images.shape[1:] == (3, 32, 32)
     assert sum(len(targets) for _, targets in both.evaluation()) == 714
@@ -239,7 +245,7 @@ def test_a_picture_that_cannot_be_decoded_is_named_and_not_replaced(tiny_images,
     path.write_bytes(path.read_bytes()[:keep])
     experiment, found = composed(tiny_images)
     with pytest.raises(Refused, match=rf"^\S*{split}/cat/0\.png: cannot be decoded"):
-        Resident(experiment, found, *batches(experiment, found), CPU)
+        on_device(experiment, found)
     if keep < 200 and split == "train":
         with pytest.raises(Refused, match=r"^\S*cat/0\.png: cannot be decoded"):
             bytes_needed(experiment.data, found)
@@ -252,7 +258,8 @@ def test_a_batch_is_made_on_the_device_and_asks_it_for_nothing(folder, monkeypat
     for module in (augment, randaugment):
         monkeypatch.setattr(module, "send", lambda values, device: torch.from_numpy(np.array(values)).to(device))
     with FakeTensorMode(allow_non_fake_inputs=True):
-        augmentation = Augmentation(experiment.data, experiment.recipe, 0, cuda)
+        last = NormalizeAndErase(experiment.data, experiment.recipe, 0, cuda)
+        augmentation = Augmentation(experiment.data, experiment.recipe, 0, last)
         pixels, targets = torch.empty(200 * 50 * 50, 3, dtype=torch.uint8, device=cuda), torch.empty(200, device=cuda)
         many = Pictures(pixels, targets, np.arange(200) * 50 * 50, sizes, sizes)
         images = augmentation(many, np.arange(200), augmentation.draw(0, 200))

@@ -222,7 +222,8 @@ def test_references_stand_beside_the_steps(tmp_path):
 def test_a_reference_has_the_study_s_stochastic_depth_whatever_timm_s_own_is():
     for rate in (0.0, 0.3):
         experiment = compose(["reference=swin_tiny_patch4_window7_224", f"model.drop_path={rate}"])
-        drawn = [module.drop_prob for module in network_of(experiment, 10).modules() if hasattr(module, "drop_prob")]
+        network = network_of(experiment.model, experiment.reference, 10, experiment.data.image_size)
+        drawn = [module.drop_prob for module in network.modules() if hasattr(module, "drop_prob")]
         assert max(drawn, default=0.0) == pytest.approx(rate)
 
 
@@ -236,7 +237,7 @@ def test_a_reference_in_a_file_takes_no_step_s_place(tmp_path):
 def test_the_cost_of_the_paper_s_references():
     for name, gmacs in (("swin_tiny_patch4_window7_224", 4.49), ("swin_base_patch4_window7_224", 15.43)):
         experiment = compose([f"reference={name}", "data.image_size=224", "data=folder", "data.path=."])
-        assert round(cost_of(experiment, 1000).conv_linear / 1e9, 2) == gmacs
+        assert round(cost_of(experiment.model, experiment.reference, 1000, 224).conv_linear / 1e9, 2) == gmacs
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
+import functools
 import itertools
 import json
 import math
@@ -29,12 +29,13 @@ from roadmap.model.cost import cost
 from roadmap.model.layers import LayerScale
 from roadmap.record.folder import RunFolder
 from roadmap.run.execute import execute
+from roadmap.run.prepare import prepare
+from roadmap.tasks.choose import choose_task
 from roadmap.train import checkpoint, recipe
 from roadmap.train.compiling import compile_network, pick_compile
-from roadmap.train.loop import Session
+from roadmap.train.precision import pick_precision
 from roadmap.train.progress import Bar
 from roadmap.train.ranks import Ranks, pick_device
-from roadmap.train.update import pick_precision
 
 ALONE = Ranks(torch.device("cpu"))
 EVERYTHING = [
@@ -43,10 +44,20 @@ EVERYTHING = [
 ]  # fmt: skip
 
 
-def session(tmp_path, *overrides, step="gelu"):
-    experiment = compose([f"+step={step}", *QUICK, f"output={tmp_path}", *overrides])
-    found = sources.check(experiment)
-    return Session(experiment, found, RunFolder.of(experiment, "0" * 16), ALONE)
+def composed(tmp_path, *overrides, step="gelu"):
+    return compose([f"+step={step}", *QUICK, f"output={tmp_path}", *overrides])
+
+
+def prepared(experiment, ranks=ALONE):
+    return prepare(experiment, sources.check(experiment), RunFolder.of(experiment, "0" * 16), ranks)
+
+
+def executed(experiment):
+    return execute(experiment, sources.check(experiment), "0" * 16)
+
+
+def trainer(tmp_path, *overrides, step="gelu"):
+    return prepared(composed(tmp_path, *overrides, step=step))
 
 
 def train(run, stop=None):
@@ -65,7 +76,7 @@ def same(one, other):
 @pytest.mark.parametrize("step", ["resnet", "separate_downsampling"])
 def test_two_runs_are_equal_bit_for_bit_and_two_seeds_are_not(tmp_path, step):
     settings = [*EVERYTHING, "recipe.epochs=1"]
-    first, again, other = (session(tmp_path, *settings, f"seed={seed}", step=step) for seed in (3, 3, 4))
+    first, again, other = (trainer(tmp_path, *settings, f"seed={seed}", step=step) for seed in (3, 3, 4))
     lines = [train(run) for run in (first, again, other)]
     assert same(weights(first), weights(again))
     assert not same(weights(first), weights(other))
@@ -75,7 +86,7 @@ def test_two_runs_are_equal_bit_for_bit_and_two_seeds_are_not(tmp_path, step):
 
 def test_the_number_of_workers_changes_no_bit(tmp_path):
     """Mixup and stochastic depth draw in the main process, whose generators the loader's processes do not move."""
-    alone, helped = (session(tmp_path, *EVERYTHING, "recipe.epochs=1", f"data.workers={workers}") for workers in (0, 2))
+    alone, helped = (trainer(tmp_path, *EVERYTHING, "recipe.epochs=1", f"data.workers={workers}") for workers in (0, 2))
     assert train(alone)[0]["train_loss"] == train(helped)[0]["train_loss"]
     assert same(weights(alone), weights(helped))
 
@@ -92,16 +103,16 @@ class StopAfter(Stop):
 
 @pytest.mark.parametrize("step", ["resnet", "separate_downsampling"])
 def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path, step):
-    whole = session(tmp_path / "a", *EVERYTHING, step=step)
+    whole = trainer(tmp_path / "a", *EVERYTHING, step=step)
     expected = train(whole)
     lines = []
     for updates in (1, 2, 3):  # in the first epoch, over its end, in the second
-        run = session(tmp_path / "b", *EVERYTHING, step=step)
-        assert run.resume() == []
+        run = trainer(tmp_path / "b", *EVERYTHING, step=step)
+        assert run.state.resume() == []
         with pytest.raises(Stopped), Bar(1, 0, "", show=False) as bar:
             lines.extend(iter(run.train(bar, StopAfter(updates))))
-    last = session(tmp_path / "b", *EVERYTHING, step=step)
-    last.resume()
+    last = trainer(tmp_path / "b", *EVERYTHING, step=step)
+    last.state.resume()
     lines += train(last)
     assert same(weights(whole), weights(last))
     assert [line["train_loss"] for line in lines] == [line["train_loss"] for line in expected]
@@ -109,8 +120,8 @@ def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path, step):
 
 
 def test_parameter_groups(tmp_path):
-    run = session(tmp_path, step="separate_downsampling")
-    groups = {group["weight_decay"]: {id(p) for p in group["params"]} for group in run.optimizer.param_groups}
+    run = trainer(tmp_path, step="separate_downsampling")
+    groups = {group["weight_decay"]: {id(p) for p in group["params"]} for group in run.step.optimizer.param_groups}
     assert set(groups) == {0.0, 0.05}
     for name, parameter in run.network.named_parameters():
         assert (id(parameter) in groups[0.0]) == (parameter.ndim == 1), name
@@ -120,14 +131,14 @@ def test_parameter_groups(tmp_path):
 
 
 def test_schedule_is_linear_then_cosine_per_update(tmp_path):
-    run = session(
+    run = trainer(
         tmp_path, "recipe.epochs=10", "recipe.warmup_epochs=2", "recipe.lr=1.0", "recipe.lr_batch=64", "recipe.min_lr=1e-3"
     )
-    schedule = recipe.schedule(run.experiment, run.optimizer, 10)
+    schedule = recipe.schedule(run.recipe, run.step.optimizer, 10)
     rates = []
     for update in range(101):
         schedule.step_update(update)
-        rates.append(run.optimizer.param_groups[0]["lr"])
+        rates.append(run.step.optimizer.param_groups[0]["lr"])
     assert rates[0] == 0.0
     assert rates[10] == pytest.approx(0.5)
     assert rates[20] == pytest.approx(1.0)
@@ -139,7 +150,7 @@ def test_schedule_is_linear_then_cosine_per_update(tmp_path):
 def test_a_run_learns_and_follows_its_schedule(tmp_path):
     """The digits study's own recipe: far above chance after three epochs, at the rates of the formula."""
     experiment = compose(["+study=digits", "+step=resnet", f"output={tmp_path}", "runtime.progress=false"])
-    run = Session(experiment, sources.check(experiment), RunFolder.of(experiment, "0" * 16), ALONE)
+    run = prepared(experiment)
     lines = train(run)
     assert lines[-1]["top1"] > 80
     assert lines[-1]["train_loss"] < lines[0]["train_loss"]
@@ -167,7 +178,7 @@ def break_gradient(run):
     ("precision", "fault"), [("float32", break_forward), ("float16", break_forward), ("float32", break_gradient)]
 )
 def test_what_is_not_finite_is_named_and_does_not_reach_the_weights(tmp_path, fault, precision):
-    run = session(tmp_path, f"recipe.precision={precision}", "recipe.micro_batch=32")
+    run = trainer(tmp_path, f"recipe.precision={precision}", "recipe.micro_batch=32")
     before = weights(run)
     said = fault(run)
     with pytest.raises(Diverged, match=said):
@@ -179,11 +190,11 @@ def test_what_is_not_finite_is_named_and_does_not_reach_the_weights(tmp_path, fa
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 def test_an_update_that_is_not_finite_holds_back_those_under_way(tmp_path, precision):
     """On a GPU the loop hears of a fault some updates late; the weights must not move meanwhile."""
-    run = session(tmp_path, f"recipe.precision={precision}")
-    images, targets = next(run.data.epoch(0))
+    run = trainer(tmp_path, f"recipe.precision={precision}")
+    batch = next(run.data.epoch(0))
     before = weights(run)
     for poisoned in (True, False):
-        numbers = run.step([(images * float("nan") if poisoned else images, targets)], lambda k: None)
+        numbers = run.step([batch._replace(images=batch.images * float("nan")) if poisoned else batch], lambda k: None)
         assert numbers[:2].isfinite().all() != poisoned
     assert all(
         torch.equal(before[name], after)
@@ -193,14 +204,14 @@ def test_an_update_that_is_not_finite_holds_back_those_under_way(tmp_path, preci
 
 
 def test_float16_scales_the_loss_and_diverges_when_no_scale_helps(tmp_path):
-    run = session(tmp_path, "recipe.precision=float16", "recipe.epochs=1", "recipe.batch_size=256")
+    run = trainer(tmp_path, "recipe.precision=float16", "recipe.epochs=1", "recipe.batch_size=256")
     run.step.scaler = torch.amp.GradScaler(
         "cpu", init_scale=2.0**40, growth_interval=1000
     )  # overflows, then halves until it fits
     (line,) = train(run)
     assert 0 < line["train_loss"] < 5
     assert run.step.scaler.get_scale() < 2.0**40
-    other = session(tmp_path, "recipe.precision=float16", "recipe.batch_size=256", "seed=1")
+    other = trainer(tmp_path, "recipe.precision=float16", "recipe.batch_size=256", "seed=1")
     other.step.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
     other.network.head.fc.weight.register_hook(lambda gradient: gradient * float("inf"))
     with pytest.raises(Diverged, match="update 3"):  # 4, 2, 1, and below
@@ -208,13 +219,13 @@ def test_float16_scales_the_loss_and_diverges_when_no_scale_helps(tmp_path):
 
 
 def test_averaged_weights_are_scored(tmp_path):
-    run = session(tmp_path, "recipe.ema=0.9", "recipe.epochs=1")
+    run = trainer(tmp_path, "recipe.ema=0.9", "recipe.epochs=1")
     start = weights(run)
     (line,) = train(run)
-    average = run.average.module.state_dict()
+    average = run.state.average.module.state_dict()
     assert not same(weights(run), average)
-    assert line["top1_without_ema"] == run.evaluate(run.network, Stop()).top1
-    assert line["val_loss"] == run.evaluate(run.average.module, Stop()).val_loss
+    assert line["top1_without_ema"] == run.evaluate(run.network, Stop())["top1"]
+    assert line["val_loss"] == run.evaluate(run.state.average.module, Stop())["val_loss"]
     name = "head.fc.weight"
     drift = [(tensor - start[name]).norm() for tensor in (average[name], run.network.state_dict()[name])]
     assert 0 < drift[0] < drift[1]
@@ -222,11 +233,11 @@ def test_averaged_weights_are_scored(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # dynamo looks there
 def test_equal_blocks_share_compiled_code_and_drop_the_same_images(tmp_path):
-    run = session(tmp_path, "model.depths=[1,3,1,1]", "model.drop_path=0.5", step="separate_downsampling")
+    run = trainer(tmp_path, "model.depths=[1,3,1,1]", "model.drop_path=0.5", step="separate_downsampling")
     plain = run.network.stages[1].blocks
     compiled = copy.deepcopy(plain)
     torch._dynamo.utils.counters.clear()
-    compile_network(compose(["+step=gelu", "runtime.compile=blocks"]), compiled, run.found, torch.device("cpu"))
+    assert compile_network(compiled, Compile.blocks) == Compile.blocks
     images = torch.randn(8, 16, 8, 8).to(memory_format=torch.channels_last).requires_grad_()
     outputs = []
     for blocks in (plain, compiled):
@@ -241,46 +252,49 @@ def test_equal_blocks_share_compiled_code_and_drop_the_same_images(tmp_path):
 
 
 def test_what_auto_compiles(tmp_path):
-    run = session(tmp_path)
-    gpu = torch.device("cuda")
+    def picked(experiment, images, device):
+        task = choose_task(experiment.task, experiment.recipe, 10)
+        cost = functools.partial(task.cost, experiment.model, experiment.reference, experiment.data.image_size)
+        return pick_compile(experiment.runtime.compile, experiment.recipe, images, cost, torch.device(device))
+
+    digits = composed(tmp_path)
     imagenette = compose(["+step=gelu", "data=imagenette", "data.path=/x", "scale=tiny"])
-    large = dataclasses.replace(run.found, train=sources.Split(9469))
-    assert pick_compile(run.experiment, run.found, gpu) == Compile.none
-    assert pick_compile(imagenette, large, gpu) == Compile.blocks
-    assert pick_compile(imagenette, large, torch.device("cpu")) == Compile.none
+    assert picked(digits, 1083, "cuda") == Compile.none
+    assert picked(imagenette, 9469, "cuda") == Compile.blocks
+    assert picked(imagenette, 9469, "cpu") == Compile.none
 
 
 def test_an_evaluation_that_is_not_finite_is_no_score(tmp_path):
-    run = session(tmp_path)
+    run = trainer(tmp_path)
     run.network.head.fc.bias.data.fill_(float("nan"))
     with pytest.raises(Diverged, match="evaluation"):
         run.evaluate(run.network, Stop())
 
 
 def test_weights_that_find_no_room_do_not_cost_the_result(tmp_path, monkeypatch):
-    run = session(tmp_path)
-    folder = RunFolder.of(run.experiment, "0" * 16)
+    experiment = composed(tmp_path)
+    folder = RunFolder.of(experiment, "0" * 16)
     (folder.path / "weights.pt" / "in the way").mkdir(parents=True)
     with pytest.raises(StorageFault, match=r"weights\.pt"):
-        execute(run.experiment, run.found, "0" * 16)
+        executed(experiment)
     assert folder.result()["status"] == "done"
 
 
 def test_a_state_of_another_precision_is_refused(tmp_path):
-    session(tmp_path, "recipe.precision=auto").save()
-    other = session(tmp_path, "recipe.precision=auto")
-    other.precision = Precision.bfloat16
+    trainer(tmp_path, "recipe.precision=auto").state.save()
+    other = trainer(tmp_path, "recipe.precision=auto")
+    other.state.about["precision"] = "bfloat16"
     with pytest.raises(Refused, match="float32 and would go on in bfloat16"):
-        other.resume()
+        other.state.resume()
 
 
 def test_mixup_and_cutmix_take_turns_by_whole_batches(tmp_path):
-    run = session(tmp_path, "recipe.mixup=0.8", "recipe.cutmix=1.0")
+    run = trainer(tmp_path, "recipe.mixup=0.8", "recipe.cutmix=1.0")
     torch.manual_seed(0)
     kinds = []
     for i in range(40):
         recipe_seed(i)
-        images, targets = run.step.mixing(torch.stack([torch.zeros(3, 32, 32), torch.ones(3, 32, 32)]), torch.tensor([1, 2]))
+        images, targets = run.task.mixing(torch.stack([torch.zeros(3, 32, 32), torch.ones(3, 32, 32)]), torch.tensor([1, 2]))
         values = images.unique()
         kinds.append("cutmix" if set(values.tolist()) <= {0.0, 1.0} else "mixup")
         assert targets.sum(1).tolist() == pytest.approx([1.0, 1.0])
@@ -295,26 +309,26 @@ def recipe_seed(i):
 
 
 def test_label_smoothing_without_mixing(tmp_path):
-    loss = session(tmp_path).step.criterion(torch.tensor([[100.0, 0.0]]), torch.tensor([0]))
+    loss = trainer(tmp_path).task.criterion(torch.tensor([[100.0, 0.0]]), torch.tensor([0]))
     assert loss.item() == pytest.approx(0.1 * 100 / 2)
 
 
 def test_evaluation_counts_every_image_once(tmp_path):
-    run = session(tmp_path, "recipe.batch_size=100")
+    run = trainer(tmp_path, "recipe.batch_size=100")
     with torch.no_grad():
         run.network.head.fc.weight.zero_()
         run.network.head.fc.bias.copy_(torch.arange(10.0))
     scores = run.evaluate(run.network, Stop())
     read = run.data.val.dataset.load
     targets = [read(i)[1] for i in range(714)]
-    assert scores.top1 == pytest.approx(100 * targets.count(9) / 714)
-    assert scores.top5 == pytest.approx(100 * sum(t >= 5 for t in targets) / 714)
+    assert scores["top1"] == pytest.approx(100 * targets.count(9) / 714)
+    assert scores["top5"] == pytest.approx(100 * sum(t >= 5 for t in targets) / 714)
 
 
 def test_a_run_leaves_its_whole_record(tmp_path):
-    run = session(tmp_path)
-    result = execute(run.experiment, run.found, "0" * 16)
-    folder = RunFolder.of(run.experiment, "0" * 16)
+    experiment = composed(tmp_path)
+    result = executed(experiment)
+    folder = RunFolder.of(experiment, "0" * 16)
     assert {p.name for p in folder.path.iterdir()} == {
         "config.yaml",
         "history.jsonl",
@@ -333,7 +347,7 @@ def test_a_run_leaves_its_whole_record(tmp_path):
     assert set(written["git"]) == {"commit", "dirty"}
     assert written["data"]["fingerprint"] == "0" * 16
     started = time.monotonic()
-    assert execute(run.experiment, run.found, "0" * 16) == result  # read, not repeated
+    assert executed(experiment) == result  # read, not repeated
     assert time.monotonic() - started < 0.5
 
 
@@ -341,7 +355,7 @@ def test_a_reference_is_trained_like_a_step(tmp_path):
     """Timm's ConvNeXt in place of ours: the same size, cost and schedule; only what it is differs."""
     recipe = ["scale=atto", "recipe=smoke", "data.image_size=32", "runtime.progress=false", f"output={tmp_path}"]
     experiment = compose(["reference=convnext_atto", *recipe])
-    result = execute(experiment, sources.check(experiment), "0" * 16)
+    result = executed(experiment)
     own = compose(["+step=separate_downsampling", *recipe])
     counted = cost(own.model, 10, 32)
     assert result["status"] == "done"
@@ -357,7 +371,7 @@ def test_a_reference_is_trained_like_a_step(tmp_path):
 
 def test_a_run_that_diverges_is_a_result(tmp_path):
     experiment = compose(["+step=layer_norm", *QUICK, f"output={tmp_path}", "data.std=[1e-40,1e-40,1e-40]"])
-    result = execute(experiment, sources.check(experiment), "0" * 16)
+    result = executed(experiment)
     assert result["status"] == "diverged"
     assert result["top1"] is None
     assert "update" in result["reason"]
@@ -380,14 +394,14 @@ def test_devices_and_precisions():
 def test_the_loop_never_waits_for_the_gpu(tmp_path, settings):
     experiment = compose(["+step=separate_downsampling", *QUICK, *EVERYTHING[:5], f"output={tmp_path}", *settings])
     device = pick_device(Device.cuda)
-    run = Session(experiment, sources.check(experiment), RunFolder.of(experiment, "0" * 16), Ranks(device))
+    run = prepared(experiment, Ranks(device))
     batches = run.data.epoch(0)
-    for update in range(3):  # warm
-        run.readings.push(run._take_step(batches, update))
+    for _ in range(3):  # warm
+        run.readings.push(run._step(batches))
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for update in range(3, 12):
-            run.readings.push(run._take_step(batches, update))
+        for _ in range(9):
+            run.readings.push(run._step(batches))
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert all(math.isfinite(number) for reading in run.readings.drain() for number in reading)
@@ -404,7 +418,7 @@ def test_a_run_on_a_gpu_learns(tmp_path):
 
 
 def test_bfloat16_trains(tmp_path):
-    run = session(tmp_path, "recipe.precision=bfloat16", "recipe.epochs=1", "recipe.batch_size=256")
+    run = trainer(tmp_path, "recipe.precision=bfloat16", "recipe.epochs=1", "recipe.batch_size=256")
     (line,) = train(run)
     assert 0 < line["train_loss"] < 5
     assert all(p.dtype == torch.float32 for p in run.network.parameters())
@@ -438,13 +452,13 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(tmp_path, damage
 
 
 def test_the_state_of_another_run_is_refused(tmp_path):
-    run = session(tmp_path)
-    run.save()
-    other = session(tmp_path, "seed=1")
-    other.folder.path.mkdir(parents=True)
-    run.folder.checkpoints.rename(other.folder.checkpoints)
+    run = trainer(tmp_path)
+    run.state.save()
+    other = trainer(tmp_path, "seed=1")
+    other.state.folder.path.mkdir(parents=True)
+    run.state.folder.checkpoints.rename(other.state.folder.checkpoints)
     with pytest.raises(StorageFault, match=r"another run.*seed: 0 / 1"):
-        other.resume()
+        other.state.resume()
 
 
 # The whole program.
@@ -512,5 +526,5 @@ def test_a_run_on_photographs(tmp_path, photographs):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_run_on_a_gpu(tmp_path):
     experiment = compose(["+step=gelu", "scale=atto", "recipe=smoke", f"output={tmp_path}", "runtime.device=cuda"])
-    result = execute(experiment, sources.check(experiment), "0" * 16)
+    result = executed(experiment)
     assert (result["status"], result["precision"]) == ("done", "bfloat16")

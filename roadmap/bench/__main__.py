@@ -21,16 +21,17 @@ from roadmap.base.files import write_whole
 from roadmap.base.processes import check_alone
 from roadmap.base.tables import Column, as_csv, as_markdown, as_table
 from roadmap.config.overrides import config_folders
-from roadmap.config.schema import Compile, Device, Experiment, Precision
+from roadmap.config.schema import Compile, Device, Experiment, ModelConfig, Precision, RecipeConfig
 from roadmap.config.steps import known_steps
 from roadmap.data.images import sources
 from roadmap.model.check import compose_run
 from roadmap.record.provenance import provenance
 
 if TYPE_CHECKING:
+    import torch
+
     from roadmap.bench.step import Setting
     from roadmap.data.batches import InputPipeline
-    from roadmap.train.ranks import Ranks
 
 AGAINST = ("timm_best", "timm_default")
 COLUMNS = (
@@ -60,25 +61,28 @@ def main() -> int:
     arguments = _arguments()
     check_alone("roadmap.bench")
     experiments = _experiments(arguments)
-    from roadmap.train.ranks import Ranks, pick_device  # torch, from here on
+    from roadmap.data.pipeline import input_pipeline  # torch, from here on
+    from roadmap.train.ranks import pick_device
 
-    ranks = Ranks(pick_device(Device(arguments.device)))
-    setting, peak = _setting(arguments, ranks)
-    place = f"{setting.name} {arguments.scale} {arguments.image_size}px".lower()
-    folder = arguments.output or Path("experiments/performance") / re.sub("[^a-z0-9]+", "-", place)
+    device = pick_device(Device(arguments.device))
+    data = experiments[0].data
+    setting, peak = _setting(arguments, experiments[0].recipe, data.workers, device)
+    where = f"{setting.name} {arguments.scale} {arguments.image_size}px".lower()
+    folder = arguments.output or Path("experiments/performance") / re.sub("[^a-z0-9]+", "-", where)
     if arguments.profile:
         folder.mkdir(parents=True, exist_ok=True)
         setting = replace(setting, profiles=folder)
-    recipe = replace(experiments[0].recipe, batch_size=arguments.batch_size, micro_batch=None)
-    experiments = [replace(experiment, recipe=recipe) for experiment in experiments]
-    pipeline = _pipeline(experiments[0], setting)
+    pipeline = None
+    if data.path is not None:
+        inventory = sources.check(replace(experiments[0], recipe=setting.recipe))
+        pipeline = input_pipeline(data, setting.recipe, experiments[0].seed, inventory, setting.device)
     rows: list[dict[str, Any]] = []
     for experiment in experiments:
-        rows.append(_measured(experiment, setting, pipeline))
-        said = notes(rows, arguments, peak)
-        _write(folder, rows, said)  # after each row: what is measured is not lost
+        rows.append(_measured(experiment.step.name, experiment.model, setting, pipeline))
+        remarks = notes(rows, arguments, peak)
+        _write(folder, rows, remarks)  # after each row: what is measured is not lost
         print(as_table(rows[-1:], COLUMNS[:8], ""), flush=True)
-    print(as_table(rows, COLUMNS, "how fast each step is"), *said, f"{folder}: bench.csv, bench.md", sep="\n")
+    print(as_table(rows, COLUMNS, "how fast each step is"), *remarks, f"{folder}: bench.csv, bench.md", sep="\n")
     return 0
 
 
@@ -128,53 +132,58 @@ def _experiments(arguments: argparse.Namespace) -> list[Experiment]:
     return [compose_run([*common, f"+step={name}"], folders) for name in names]
 
 
-def _setting(arguments: argparse.Namespace, ranks: Ranks) -> tuple[Setting, str]:
+def _setting(arguments: argparse.Namespace, recipe: RecipeConfig, workers: int, device: torch.device) -> tuple[Setting, str]:
+    """What is the same for all rows, and where the peak is from; settles what `auto` means in the arguments."""
     import torch
 
     from roadmap.bench.measure import peak_operations
     from roadmap.bench.step import Setting
-    from roadmap.train.update import pick_precision
+    from roadmap.train.precision import pick_precision
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     torch.backends.cudnn.benchmark = True
-    gpu = ranks.device.type == "cuda"
+    gpu = device.type == "cuda"
     compiled = Compile(arguments.compile)
     if compiled == Compile.auto:
         compiled = Compile.blocks if gpu else Compile.none
     arguments.batch_size = arguments.batch_size or (256 if gpu else 8)
     arguments.compile, arguments.threads = compiled.value, torch.get_num_threads()
-    peak, said = peak_operations(ranks.device)
-    precision = pick_precision(Precision(arguments.precision), ranks.device)
+    peak, source = peak_operations(device)
+    precision = pick_precision(Precision(arguments.precision), device)
     arguments.precision = precision.value
-    rounds, seconds, against = arguments.rounds, arguments.seconds, arguments.against
-    name = torch.cuda.get_device_name(ranks.device) if gpu else f"CPU, {arguments.threads} threads"
-    return Setting(ranks.device, name, precision, compiled, arguments.classes, rounds, seconds, against, peak), said
+    setting = Setting(
+        device=device,
+        name=torch.cuda.get_device_name(device) if gpu else f"CPU, {arguments.threads} threads",
+        precision=precision,
+        compiled=compiled,
+        scale=arguments.scale,
+        recipe=replace(recipe, batch_size=arguments.batch_size, micro_batch=None),
+        classes=arguments.classes,
+        image_size=arguments.image_size,
+        workers=workers,
+        rounds=arguments.rounds,
+        seconds=arguments.seconds,
+        against=arguments.against,
+        peak=peak,
+    )
+    return setting, source
 
 
-def _pipeline(experiment: Experiment, setting: Setting) -> InputPipeline | None:
-    """The images of --data, the same for every row; None without."""
-    if experiment.data.path is None:
-        return None
-    from roadmap.data.pipeline import input_pipeline
-
-    return input_pipeline(experiment, sources.check(experiment), setting.device)
-
-
-def _measured(experiment: Experiment, setting: Setting, pipeline: InputPipeline | None) -> dict[str, Any]:
+def _measured(step: str, model: ModelConfig, setting: Setting, pipeline: InputPipeline | None) -> dict[str, Any]:
     from roadmap.bench.step import measure
 
-    row = measure(experiment, setting, pipeline)
-    where = {"scale": experiment.scale.name, "image_size": experiment.data.image_size, "batch_size": experiment.recipe.batch_size}
+    row = measure(step, model, setting, pipeline)
+    where = {"scale": setting.scale, "image_size": setting.image_size, "batch_size": setting.recipe.batch_size}
     about = {**where, "precision": setting.precision.value, "compiled": setting.compiled.value, "device": setting.name}
-    row = {"step": experiment.step.name, **about, **row}
+    row = {"step": step, **about, **row}
     return {**row, "spread": "{ours_train_least:.4g} to {ours_train_most:.4g}".format(**row)}
 
 
 def notes(rows: Sequence[dict[str, Any]], arguments: argparse.Namespace, peak: str) -> list[str]:
     """What was measured, and the means over the steps."""
     versions = provenance()["versions"]
-    said = [
+    remarks = [
         f"Scale {arguments.scale}, {arguments.image_size} px, batch {arguments.batch_size}, {arguments.precision}, compiled: "
         f"{arguments.compile}, {arguments.threads} CPU threads; torch {versions['torch']}, timm {versions['timm']}, Python "
         f"{versions['python']} on {platform.machine()}. Synthetic images that lie on the device. Median of {arguments.rounds} "
@@ -185,19 +194,19 @@ def notes(rows: Sequence[dict[str, Any]], arguments: argparse.Namespace, peak: s
     ]
     for name in arguments.against:
         ratios = [row[f"ratio_{name}"] for row in rows]
-        said.append(
+        remarks.append(
             f"Ours / {name.replace('_', ' ')}, training: geometric mean {geometric_mean(ratios):.3f} over {len(ratios)} steps, "
             f"{min(ratios):.3f} to {max(ratios):.3f}."
         )
-    return said
+    return remarks
 
 
-def _write(folder: Path, rows: Sequence[dict[str, Any]], said: Sequence[str]) -> None:
+def _write(folder: Path, rows: Sequence[dict[str, Any]], remarks: Sequence[str]) -> None:
     keys = dict.fromkeys(key for row in rows for key in row if key != "spread")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / "bench.csv", as_csv(rows, [Column(key, key) for key in keys], ""))
-        write_whole(folder / "bench.md", as_markdown(rows, COLUMNS, "") + "\n" + "\n".join(f"{note}\n" for note in said))
+        write_whole(folder / "bench.md", as_markdown(rows, COLUMNS, "") + "\n" + "\n".join(f"{remark}\n" for remark in remarks))
     except OSError as error:
         raise StorageFault(f"--output {folder}: cannot be written: {error}") from error
 

@@ -12,21 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from timm.layers import set_fast_norm
+from torch import nn
 
 from roadmap.base.files import write_whole
 from roadmap.bench.measure import Action, Spread, in_turn, peak_memory, profiled, settle, timed
-from roadmap.bench.timm_loop import TimmLoop
-from roadmap.config.schema import Compile, Experiment, Precision
-from roadmap.data.batches import Batch, InputPipeline, seed_all
+from roadmap.bench.timm_loop import TimmLoop, timm_network
+from roadmap.config.schema import Compile, ModelConfig, Precision, RecipeConfig
+from roadmap.data.batches import Batch, InputPipeline, LabelledImages, seed_all
 from roadmap.model.cost import cost
 from roadmap.model.network import build_network
-from roadmap.tasks.classification import criterion
+from roadmap.tasks.classification import Classification
 from roadmap.train import memory, recipe
-from roadmap.train.compiling import compile_blocks_or_network
+from roadmap.train.compiling import compile_network
+from roadmap.train.precision import autocast, tf32
 from roadmap.train.ranks import Ranks
 from roadmap.train.readings import Readings
-from roadmap.train.update import Update, autocast, tf32
+from roadmap.train.update import Update
 
 OURS, BEST = "ours", "timm_best"
 
@@ -39,7 +41,11 @@ class Setting:
     name: str  # of the device
     precision: Precision
     compiled: Compile
+    scale: str
+    recipe: RecipeConfig
     classes: int
+    image_size: int
+    workers: int  # loader processes, where the images of a folder are read
     rounds: int
     seconds: float
     against: tuple[str, ...]
@@ -52,7 +58,7 @@ class Contender:
     """A network with its loop, warm."""
 
     network: nn.Module
-    step: Callable[[Tensor, Tensor], object]
+    step: Callable[[Batch], object]
     update: Action  # a step on a batch that lies on the device
     layout: torch.memory_format
     precision: Precision
@@ -60,17 +66,16 @@ class Contender:
     memory: float | None  # GiB
 
 
-def measure(experiment: Experiment, setting: Setting, pipeline: InputPipeline | None = None) -> dict[str, Any]:
-    """Train and answer with one step, ours and timm's in turn; returns its row.
+def measure(step: str, model: ModelConfig, setting: Setting, pipeline: InputPipeline | None = None) -> dict[str, Any]:
+    """Train and answer with one step's network, ours and timm's in turn; returns its row.
 
     Speeds are in images a second, median over the rounds with the least and the most; latency in milliseconds.
     """
     torch._dynamo.reset()
-    contenders = dict(_contenders(experiment, setting))
-    batch = experiment.recipe.images_at_once
+    contenders = dict(_contenders(step, model, setting))
+    batch = setting.recipe.images_at_once
     times = in_turn({name: each.update for name, each in contenders.items()}, setting.device, setting.rounds, setting.seconds)
-    size = experiment.data.image_size
-    forward = cost(experiment.model, setting.classes, size).conv_linear
+    forward = cost(model, setting.classes, setting.image_size).conv_linear
     row: dict[str, Any] = {"gmacs": forward / 1e9}
     for name, seconds in times.items():
         speed = Spread.of([batch / value for value in seconds])
@@ -84,29 +89,29 @@ def measure(experiment: Experiment, setting: Setting, pipeline: InputPipeline | 
         compiling = max(0.0, each.first_seconds - 2 * statistics.median(times[name]))
         row |= {f"{name}_compile_seconds": compiling, f"{name}_memory_gib": each.memory}
     if setting.profiles is not None:
-        write_whole(setting.profiles / f"profile-{experiment.step.name}.txt", profiled(contenders[OURS].update, setting.device))
+        write_whole(setting.profiles / f"profile-{step}.txt", profiled(contenders[OURS].update, setting.device))
     if pipeline is not None:
-        row[f"{OURS}_end_to_end"] = _end_to_end(contenders[OURS], pipeline, experiment, setting)
-    return row | _inference(contenders, setting, batch, size)
+        row[f"{OURS}_end_to_end"] = _end_to_end(contenders[OURS], pipeline, setting)
+    return row | _inference(contenders, setting, batch)
 
 
-def _contenders(experiment: Experiment, setting: Setting) -> Iterator[tuple[str, Contender]]:
-    yield OURS, _warm(setting, experiment, partial(_ours, experiment, setting))
+def _contenders(step: str, model: ModelConfig, setting: Setting) -> Iterator[tuple[str, Contender]]:
+    yield OURS, _warm(setting, partial(_ours, model, setting))
     for name in setting.against:
-        yield name, _warm(setting, experiment, partial(_timm, experiment, setting, name == BEST))
+        yield name, _warm(setting, partial(_timm, step, model, setting, name == BEST))
 
 
-Made = tuple[nn.Module, Callable[[Tensor, Tensor], object], torch.memory_format, Precision]
+Made = tuple[nn.Module, Callable[[Batch], object], torch.memory_format, Precision]
 
 
-def _warm(setting: Setting, experiment: Experiment, make: Callable[[], Made]) -> Contender:
+def _warm(setting: Setting, make: Callable[[], Made]) -> Contender:
     """Build a contender and run its first updates."""
     before = torch.cuda.memory_allocated(setting.device) / 2**30 if setting.device.type == "cuda" else 0.0
     network, step, layout, precision = make()
-    images, targets = _synthetic(experiment, setting, layout)
+    batch = _synthetic(setting, layout)
 
     def update() -> None:
-        step(images, targets)
+        step(batch)
 
     started = time.perf_counter()
     timed(update, setting.device, 2)
@@ -115,54 +120,57 @@ def _warm(setting: Setting, experiment: Experiment, make: Callable[[], Made]) ->
     return Contender(network, step, update, layout, precision, first, None if memory is None else memory - before)
 
 
-def _synthetic(experiment: Experiment, setting: Setting, layout: torch.memory_format) -> Batch:
-    """A batch of noise that already lies on the device, in the layout that its contender wants."""
-    batch, size = experiment.recipe.images_at_once, experiment.data.image_size
+def _synthetic(setting: Setting, layout: torch.memory_format) -> Batch:
+    """A batch of noise that already lies on the device, in the layout of its contender."""
+    batch, size = setting.recipe.images_at_once, setting.image_size
     images = torch.randn(batch, 3, size, size, device=setting.device).contiguous(memory_format=layout)
-    return images, torch.randint(setting.classes, (batch,), device=setting.device)
+    return LabelledImages(images, torch.randint(setting.classes, (batch,), device=setting.device))
 
 
-def _ours(experiment: Experiment, setting: Setting) -> Made:
+def _ours(model: ModelConfig, setting: Setting) -> Made:
     """The update of a run, its reading late included."""
     seed_all(0)
-    layout = torch.channels_last
-    network: nn.Module = build_network(experiment.model, setting.classes)
-    network = network.to(setting.device, memory_format=layout)  # type: ignore[call-overload]
-    compile_blocks_or_network(network, setting.compiled)
-    adamw = recipe.optimizer(experiment, network)
-    schedule = recipe.schedule(experiment, adamw, 1_000_000)
-    ranks = Ranks(setting.device)
-    update = Update(network, adamw, criterion(experiment.recipe), None, setting.precision, ranks, 1, layout)
+    network: nn.Module = build_network(model, setting.classes)
+    network = network.to(setting.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    compile_network(network, setting.compiled)
+    adamw = recipe.optimizer(setting.recipe, network)
+    schedule = recipe.schedule(setting.recipe, adamw, 1_000_000)
+    task = Classification(setting.recipe, setting.classes)
+    update = Update(network, adamw, task, setting.precision, Ranks(setting.device))
     readings, done = Readings(setting.device), [0]
 
-    def step(images: Tensor, targets: Tensor) -> None:
+    def step(batch: Batch) -> None:
         tf32(False)
         memory.keep_freed(setting.device)
         network.train()
         done[0] += 1
         schedule.step_update(done[0])
-        readings.push(update([(images, targets)], lambda k: seed_all(0, 0, done[0])))
+        readings.push(update([batch], lambda k: seed_all(0, 0, done[0])))
 
-    return network, step, layout, setting.precision
+    return network, step, torch.channels_last, setting.precision
 
 
-def _timm(experiment: Experiment, setting: Setting, best: bool) -> Made:
+def _timm(step: str, model: ModelConfig, setting: Setting, best: bool) -> Made:
+    set_fast_norm(best)
+    network = timm_network(step, setting.scale, model, setting.classes)
+    set_fast_norm(False)
     compiled = setting.compiled != Compile.none
-    loop = TimmLoop(experiment, setting.classes, setting.device, best, compiled, setting.precision)
+    task = Classification(setting.recipe, setting.classes)
+    loop = TimmLoop(network, task, setting.device, best, compiled, setting.precision)
     return loop.network, loop, loop.memory_format, loop.precision
 
 
-def _end_to_end(ours: Contender, pipeline: InputPipeline, experiment: Experiment, setting: Setting) -> float:
+def _end_to_end(ours: Contender, pipeline: InputPipeline, setting: Setting) -> float:
     """Images a second with the batches of the pipeline, alone, from when its queue of batches made beforehand is used up."""
     batches = _endless(pipeline)
-    queued = 3 * experiment.data.workers + 3
+    queued = 3 * setting.workers + 3
 
     def update() -> None:
-        ours.step(*next(batches))
+        ours.step(next(batches))
 
     timed(update, setting.device, queued)
     repetitions = max(queued, math.ceil(setting.rounds * setting.seconds / timed(update, setting.device, 1)))
-    return experiment.recipe.images_at_once * repetitions / timed(update, setting.device, repetitions)
+    return setting.recipe.images_at_once * repetitions / timed(update, setting.device, repetitions)
 
 
 def _endless(pipeline: InputPipeline) -> Iterator[Batch]:
@@ -173,11 +181,11 @@ def _endless(pipeline: InputPipeline) -> Iterator[Batch]:
         epoch += 1
 
 
-def _inference(contenders: dict[str, Contender], setting: Setting, batch: int, size: int) -> dict[str, Any]:
+def _inference(contenders: dict[str, Contender], setting: Setting, batch: int) -> dict[str, Any]:
     """Images a second at the batch size of training, and latency at batch 1; nothing is compiled for it."""
     row: dict[str, Any] = {}
     for images in (batch, 1):
-        actions = {name: _answer(each, setting, images, size) for name, each in contenders.items()}
+        actions = {name: _answer(each, setting, images) for name, each in contenders.items()}
         for action in actions.values():
             timed(action, setting.device, 2)
         for name, seconds in in_turn(actions, setting.device, setting.rounds, setting.seconds / 4).items():
@@ -186,8 +194,9 @@ def _inference(contenders: dict[str, Contender], setting: Setting, batch: int, s
     return row
 
 
-def _answer(contender: Contender, setting: Setting, images: int, size: int) -> Action:
-    batch = torch.randn(images, 3, size, size, device=setting.device).contiguous(memory_format=contender.layout)
+def _answer(contender: Contender, setting: Setting, images: int) -> Action:
+    shape = images, 3, setting.image_size, setting.image_size
+    batch = torch.randn(shape, device=setting.device).contiguous(memory_format=contender.layout)
 
     def action() -> None:
         contender.network.eval()

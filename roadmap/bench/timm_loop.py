@@ -9,27 +9,30 @@ import timm
 import torch
 from timm.layers import DropPath as TimmDropPath
 from timm.layers import LayerNorm2d as TimmLayerNorm2d
-from timm.layers import LayerScale2d, set_fast_norm
+from timm.layers import LayerScale2d
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from timm.task import ClassificationTask
 from timm.utils import AverageMeter
-from torch import Tensor, nn
+from torch import nn
 
-from roadmap.config.schema import Experiment, Precision
+from roadmap.config.schema import ModelConfig, Precision
+from roadmap.data.batches import Batch
 from roadmap.model.layers import DropPath, LayerNorm2d, LayerScale, Pointwise
 from roadmap.model.network import build_network
 from roadmap.model.weights import timm_twin
-from roadmap.tasks.classification import criterion
+from roadmap.tasks.classification import Classification
 from roadmap.train import memory
-from roadmap.train.update import autocast, tf32
+from roadmap.train.precision import autocast, tf32
 
 
 class TimmLoop:
     """An update of timm's `train.py`: task, autocast, AdamW, the loss read after every update.
 
     Args:
-        experiment: the step and its recipe.
+        network: of `timm_network`.
+        task: its recipe and loss.
+        device: where it trains.
         best: with the script's best flags (--channels-last --fast-norm --opt-kwargs fused=True, and --amp --amp-dtype
             bfloat16 where the run is in bfloat16), or with none of them.
         compiled: with --torchcompile; only with `best`.
@@ -38,22 +41,20 @@ class TimmLoop:
     """
 
     def __init__(
-        self, experiment: Experiment, classes: int, device: torch.device, best: bool, compiled: bool, precision: Precision
+        self, network: nn.Module, task: Classification, device: torch.device, best: bool, compiled: bool, precision: Precision
     ) -> None:
         self.device, self.precision = device, precision if best else Precision.float32
-        set_fast_norm(best)
-        self.network = timm_network(experiment, classes).to(device)
-        set_fast_norm(False)
+        self.network = network.to(device)
         if best:
             self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.memory_format = torch.channels_last if best else torch.contiguous_format
-        self.task = ClassificationTask(self.network, criterion=criterion(experiment.recipe), device=device, verbose=False)
+        self.task = ClassificationTask(self.network, criterion=task.criterion, device=device, verbose=False)
         self.optimizer = create_optimizer_v2(
             self.network,
             opt="adamw",
-            lr=experiment.recipe.peak_lr,
-            weight_decay=experiment.recipe.weight_decay,
-            betas=tuple(experiment.recipe.betas),
+            lr=task.recipe.peak_lr,
+            weight_decay=task.recipe.weight_decay,
+            betas=tuple(task.recipe.betas),
             **({"fused": True} if best else {}),
         )
         if best and compiled:
@@ -62,14 +63,14 @@ class TimmLoop:
         self.losses, self.updates = AverageMeter(), 0
         self.optimizer.zero_grad()
 
-    def __call__(self, images: Tensor, targets: Tensor) -> None:
+    def __call__(self, batch: Batch) -> None:
         """One update."""
         tf32(True)  # as the script has it
         memory.as_by_default(self.device)
         self.task.get_trainable_module().train()
-        images = images.contiguous(memory_format=self.memory_format)
+        images = batch.images.contiguous(memory_format=self.memory_format)
         with autocast(self.precision, self.device):
-            loss = self.task(images, targets)["loss"]
+            loss = self.task(images, batch.targets)["loss"]
         loss.backward()
         self.optimizer.step()
         self.losses.update(loss.item(), images.size(0))
@@ -78,12 +79,12 @@ class TimmLoop:
         self.schedule.step_update(num_updates=self.updates)
 
 
-def timm_network(experiment: Experiment, classes: int) -> nn.Module:
+def timm_network(step: str, scale: str, model: ModelConfig, classes: int) -> nn.Module:
     """The step as a user of timm has it: timm's own model at both ends, between them the same layers from timm's parts."""
-    name = timm_twin(experiment.step.name, experiment.scale.name)
+    name = timm_twin(step, scale)
     if name is not None:
-        return timm.create_model(name, num_classes=classes, drop_path_rate=experiment.model.drop_path)
-    network = build_network(experiment.model, classes)
+        return timm.create_model(name, num_classes=classes, drop_path_rate=model.drop_path)
+    network = build_network(model, classes)
     for parent in list(network.modules()):
         for key, child in parent.named_children():
             if type(child) in REPLACED:

@@ -95,15 +95,6 @@ def _compares_images(experiment: Experiment) -> bool:
     return experiment.reference is None and experiment.model.norm == Norm.batch
 
 
-def smaller_micro_batches(experiment: Experiment) -> list[int]:
-    """Sizes of a micro-batch smaller than the experiment's that it could have, the largest first."""
-    recipe = experiment.recipe
-    least = 2 if _compares_images(experiment) else 1
-    even = recipe.mixup > 0 or recipe.cutmix > 0
-    sizes = range(recipe.images_at_once - 1, least - 1, -1)
-    return [size for size in sizes if recipe.batch_size % size == 0 and not (even and size % 2)]
-
-
 def check_processes(experiment: Experiment, processes: int) -> None:
     """Refuse a run that cannot be shared out among the processes that torchrun started.
 

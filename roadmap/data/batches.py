@@ -7,18 +7,45 @@ epoch.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from roadmap.config.schema import Experiment, Pipeline
+from roadmap.config.schema import Pipeline, RecipeConfig
 from roadmap.data.images.sources import Inventory
 
-Batch = tuple[Tensor, Tensor]
+
+class Batch(Protocol):
+    """A micro-batch on its device, in the memory format of the run. What its parts are is between a task and its pipeline."""
+
+    @property
+    def images(self) -> Any:
+        """What the network takes."""
+
+    @property
+    def targets(self) -> Any:
+        """What the task's loss and scorer compare the network's outputs with."""
+
+    def tensors(self) -> Iterable[Tensor]:
+        """Everything that lies on the device."""
+
+
+BatchType = TypeVar("BatchType", bound=Batch)
+
+
+class LabelledImages(NamedTuple):
+    """Images, each with one class."""
+
+    images: Tensor  # (B, 3, S, S) float32, normalised
+    targets: Tensor  # (B,) int64
+
+    def tensors(self) -> Iterable[Tensor]:
+        """Both."""
+        return self
 
 
 def seed_all(*key: int) -> None:
@@ -69,12 +96,11 @@ class Batches:
                 yield [(self.epoch, int(index)) for index in images[first : first + self.micro_batch]]
 
 
-def batches(experiment: Experiment, found: Inventory, rank: int = 0, world: int = 1) -> tuple[Batches, Batches]:
+def batches(recipe: RecipeConfig, seed: int, inventory: Inventory, rank: int = 0, world: int = 1) -> tuple[Batches, Batches]:
     """The batch samplers of this process: for training (shuffled, whole updates), for evaluation (every image once, in order)."""
-    recipe, seed = experiment.recipe, experiment.seed
     at_once = recipe.images_at_once
-    train = Batches(found.train.size, recipe.batch_size, seed, True, at_once, rank, world)
-    val = Batches(found.val.size, at_once * world, seed, False, at_once, rank, world)
+    train = Batches(inventory.train.size, recipe.batch_size, seed, True, at_once, rank, world)
+    val = Batches(inventory.val.size, at_once * world, seed, False, at_once, rank, world)
     return train, val
 
 
@@ -83,7 +109,7 @@ def indices_of(keys: list[tuple[int, int]]) -> np.ndarray[Any, Any]:
     return np.array([index for _, index in keys])
 
 
-def ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+def ahead(batches: Iterator[BatchType], device: torch.device) -> Iterator[BatchType]:
     """The same batches; on a GPU each is prepared on a stream of its own while the one before it is trained on."""
     if device.type != "cuda":
         yield from batches
@@ -92,14 +118,14 @@ def ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
     batch = _prepared(batches, beside)
     while batch is not None:
         main.wait_stream(beside)
-        for tensor in batch:
+        for tensor in batch.tensors():
             tensor.record_stream(main)  # its memory is not taken for the next before the network is done with it
         following = _prepared(batches, beside)
         yield batch
         batch = following
 
 
-def _prepared(batches: Iterator[Batch], stream: torch.cuda.Stream) -> Batch | None:
+def _prepared(batches: Iterator[BatchType], stream: torch.cuda.Stream) -> BatchType | None:
     with torch.cuda.stream(stream):
         return next(batches, None)
 

@@ -19,9 +19,9 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from roadmap.base.errors import Refused
 from roadmap.base.signals import RUN_SIGNALS
-from roadmap.config.schema import DataConfig, Experiment, Pipeline, RecipeConfig
-from roadmap.data.batches import Batch, Batches, ahead, indices_of, seed_all
-from roadmap.data.device.augment import Finish
+from roadmap.config.schema import DataConfig, Pipeline, RecipeConfig
+from roadmap.data.batches import Batches, LabelledImages, ahead, indices_of, seed_all
+from roadmap.data.device.augment import Array, NormalizeAndErase
 from roadmap.data.images.readers import reader
 from roadmap.data.images.sources import Inventory
 
@@ -29,7 +29,7 @@ from roadmap.data.images.sources import Inventory
 class Images(Dataset[tuple[Tensor, int] | Refused]):
     """One split: `images[(epoch, index)]` is a transformed image, bytes (3, H, W), and its class.
 
-    A picture that cannot be read is handed on as its fault, for an exception in a loader's process would lose its form.
+    A picture that cannot be read is returned as its error: raised in a loader's process, the exception would lose its type.
     """
 
     def __init__(self, load: Callable[[int], tuple[Image.Image, int]], size: int, transform: Any, seed: int) -> None:
@@ -50,12 +50,12 @@ class Images(Dataset[tuple[Tensor, int] | Refused]):
 
 @dataclass
 class Loaders:
-    """The two splits of a run, decoded and transformed to bytes by processes of their own, finished on the device."""
+    """The two splits of a run: decoded and transformed to bytes in processes of their own, the rest on the device."""
 
     train: DataLoader[Any]
     val: DataLoader[Any]
     train_batches: Batches
-    finish: Finish
+    normalize_and_erase: NormalizeAndErase
     name: Pipeline = Pipeline.loader
 
     @property
@@ -63,25 +63,33 @@ class Loaders:
         """Updates in an epoch."""
         return self.train_batches.updates
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[LabelledImages]:
         """Micro-batches of an epoch, those of this process, from update `start` on."""
         self.train_batches.epoch, self.train_batches.start = epoch, start
-        return ahead(self._training(epoch), self.finish.device)
+        return ahead(self._training(epoch), self.normalize_and_erase.device)
 
-    def evaluation(self) -> Iterator[Batch]:
+    def evaluation(self) -> Iterator[LabelledImages]:
         """The share of this process in the evaluation split: every image once, in order."""
-        for images, targets in _whole(self.val):
-            yield self.finish(images), targets.to(self.finish.device, non_blocking=True)
+        for images, targets in _read(self.val):
+            yield self._on_device(images, targets)
 
-    def _training(self, epoch: int) -> Iterator[Batch]:
-        drawn = self.finish.draw(epoch, self.train_batches.size)
-        for keys, (images, targets) in zip(self.train_batches, _whole(self.train), strict=True):
-            rows = None if drawn is None else drawn[indices_of(keys)]
-            yield self.finish(images, rows), targets.to(self.finish.device, non_blocking=True)
+    def _training(self, epoch: int) -> Iterator[LabelledImages]:
+        drawn = self.normalize_and_erase.draw(epoch, self.train_batches.size)
+        for keys, (images, targets) in zip(self.train_batches, _read(self.train), strict=True):
+            yield self._on_device(images, targets, None if drawn is None else drawn[indices_of(keys)])
+
+    def _on_device(self, images: Tensor, targets: Tensor, drawn: Array | None = None) -> LabelledImages:
+        images = self.normalize_and_erase(images, drawn)
+        return LabelledImages(images, targets.to(images.device, non_blocking=True))
 
 
-def _whole(loader: DataLoader[Any]) -> Iterator[Batch]:
-    """The batches, up to the first with a picture that cannot be read."""
+def _read(loader: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of images as bytes and of classes.
+
+    Raises:
+        Refused: at the first batch with a picture that cannot be read.
+
+    """
     with _signals_wait():
         batches = iter(loader)
     for batch in batches:
@@ -90,52 +98,56 @@ def _whole(loader: DataLoader[Any]) -> Iterator[Batch]:
         yield batch
 
 
-def _collate(items: list[tuple[Tensor, int] | Refused]) -> Batch | Refused:
-    fault = next((item for item in items if isinstance(item, Refused)), None)
-    return fault or default_collate(items)
+def _collate(items: list[tuple[Tensor, int] | Refused]) -> tuple[Tensor, Tensor] | Refused:
+    error = next((item for item in items if isinstance(item, Refused)), None)
+    return error or default_collate(items)
 
 
 def loaders(
-    experiment: Experiment, found: Inventory, train_batches: Batches, val_batches: Batches, device: torch.device
+    data: DataConfig,
+    recipe: RecipeConfig,
+    seed: int,
+    inventory: Inventory,
+    samplers: tuple[Batches, Batches],
+    normalize_and_erase: NormalizeAndErase,
 ) -> Loaders:
-    """Loaders with timm's transforms, over the batches of this process."""
-    data, recipe, seed = experiment.data, experiment.recipe, experiment.seed
-    load = {name: reader(data, found, name) for name in ("train", "val")}
-    train = Images(load["train"], found.train.size, train_transform(data, recipe), seed)
-    val = Images(load["val"], found.val.size, val_transform(data), seed)
-    finish = Finish(data, recipe, seed, device)
-    pin = device.type == "cuda"
-    load_train, load_val = _loader(train, train_batches, data, seed, pin), _loader(val, val_batches, data, seed, pin)
-    return Loaders(load_train, load_val, train_batches, finish)
+    """Loaders with timm's transforms, over the batches of this process: `samplers` of training and of evaluation."""
+    train = Images(reader(data, inventory, "train"), inventory.train.size, train_transform(data, recipe), seed)
+    val = Images(reader(data, inventory, "val"), inventory.val.size, val_transform(data), seed)
+    pin = normalize_and_erase.device.type == "cuda"
+    load_train, load_val = (
+        _loader(images, sampler, data.workers, seed, pin) for images, sampler in zip((train, val), samplers, strict=True)
+    )
+    return Loaders(load_train, load_val, samplers[0], normalize_and_erase)
 
 
-def _loader(images: Images, batches: Batches, data: DataConfig, seed: int, pin: bool) -> DataLoader[Any]:
-    if data.workers:
+def _loader(images: Images, batches: Batches, workers: int, seed: int, pin: bool) -> DataLoader[Any]:
+    if workers:
         Finalize(None, _end_workers, exitpriority=1)
     generator = torch.Generator().manual_seed(seed)  # or the loader draws from, and moves, the global generator
     return DataLoader(
         images,
         batch_sampler=batches,  # type: ignore[arg-type]
         collate_fn=_collate,
-        num_workers=data.workers,
-        persistent_workers=data.workers > 0,
+        num_workers=workers,
+        persistent_workers=workers > 0,
         pin_memory=pin,
         generator=generator,
-        worker_init_fn=_begin_worker if data.workers else None,
+        worker_init_fn=_begin_worker if workers else None,
         # A run of a sweep is forked itself from a server; there the default would start another server for the loader.
-        multiprocessing_context="fork" if data.workers and sys.platform == "linux" else None,
+        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
     )
 
 
 def _end_workers() -> None:
-    """At the end of the process, before Python sends the workers a SIGTERM that they ignore and waits for them."""
+    """Kill the workers as the process ends: Python would send them a SIGTERM, which they ignore, and wait for them."""
     for worker in multiprocessing.active_children():
         if worker.daemon:
             worker.kill()
 
 
 def _begin_worker(worker: int) -> None:
-    """One thread; and signals to a whole group of processes are the run's, which ends its loader when it has saved."""
+    """One thread; signals that the whole process group gets are left to the run, which saves and then ends its loader."""
     torch.set_num_threads(1)
     for number in RUN_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
@@ -143,7 +155,7 @@ def _begin_worker(worker: int) -> None:
 
 @contextmanager
 def _signals_wait() -> Iterator[None]:
-    """The run's signals come after this: a worker inherits that, or one would kill it before it ignores them."""
+    """Hold the run's signals back while workers start: they inherit that, and no signal kills one before it ignores them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, RUN_SIGNALS)
     try:
         yield
@@ -154,7 +166,7 @@ def _signals_wait() -> Iterator[None]:
 def train_transform(data: DataConfig, recipe: RecipeConfig) -> Any:
     """Random resized crop (bicubic), flip, RandAugment: timm's, as in Table 5, to bytes (3, S, S).
 
-    Normalisation and erasing follow on the device (`augment.Finish`): bytes are a quarter of the way there.
+    Normalisation and erasing follow on the device (`augment.NormalizeAndErase`): bytes are a quarter of what floats weigh.
     """
     return create_transform(
         (3, data.image_size, data.image_size),

@@ -7,8 +7,9 @@ import os
 import torch
 
 from roadmap.base.errors import Refused
-from roadmap.config.schema import DataConfig, Experiment, Pipeline
+from roadmap.config.schema import DataConfig, Pipeline, RecipeConfig
 from roadmap.data.batches import InputPipeline, batches
+from roadmap.data.device.augment import NormalizeAndErase
 from roadmap.data.images.sources import Inventory
 from roadmap.data.loader import loaders
 
@@ -17,31 +18,39 @@ MOST_SHARE = 0.75  # which they may take at all: the rest is the network's
 
 
 def input_pipeline(
-    experiment: Experiment, found: Inventory, device: torch.device, rank: int = 0, world: int = 1
+    data: DataConfig,
+    recipe: RecipeConfig,
+    seed: int,
+    inventory: Inventory,
+    device: torch.device,
+    rank: int = 0,
+    world: int = 1,
+    memory_format: torch.memory_format = torch.channels_last,
 ) -> InputPipeline:
-    """The pipeline that the experiment asks for; `auto` keeps images on a GPU that has room for them.
+    """The pipeline that `data.pipeline` asks for; `auto` keeps images on a GPU that has room for them.
 
     Raises:
         Refused: where the decoded images do not fit on the device that should hold them.
 
     """
-    train, val = batches(experiment, found, rank, world)
-    if _pick(experiment.data, found, device) == Pipeline.loader:
-        return loaders(experiment, found, train, val, device)
-    from roadmap.data.device.resident import Resident
+    samplers = batches(recipe, seed, inventory, rank, world)
+    normalize_and_erase = NormalizeAndErase(data, recipe, seed, device, memory_format)
+    if _pick(data, inventory, device) == Pipeline.loader:
+        return loaders(data, recipe, seed, inventory, samplers, normalize_and_erase)
+    from roadmap.data.device.dataset import DeviceDataset
 
-    return Resident(experiment, found, train, val, device)
+    return DeviceDataset(data, recipe, seed, inventory, samplers, normalize_and_erase)
 
 
-def _pick(data: DataConfig, found: Inventory, device: torch.device) -> Pipeline:
+def _pick(data: DataConfig, inventory: Inventory, device: torch.device) -> Pipeline:
     if data.pipeline == Pipeline.loader or (data.pipeline == Pipeline.auto and device.type == "cpu"):
         return Pipeline.loader
-    from roadmap.data.device.resident import bytes_needed
+    from roadmap.data.device.dataset import bytes_needed
 
     room = _memory(device)
-    if data.pipeline == Pipeline.auto and _bytes_on_disk(found) > AUTO_SHARE * room:
+    if data.pipeline == Pipeline.auto and _bytes_on_disk(inventory) > AUTO_SHARE * room:
         return Pipeline.loader  # decoded they are larger still, and ImageNet has too many headers to read for an answer
-    needed = bytes_needed(data, found)
+    needed = bytes_needed(data, inventory)
     if data.pipeline == Pipeline.auto:
         return Pipeline.device if needed < AUTO_SHARE * room else Pipeline.loader
     if needed > MOST_SHARE * room:
@@ -52,8 +61,8 @@ def _pick(data: DataConfig, found: Inventory, device: torch.device) -> Pipeline:
     return Pipeline.device
 
 
-def _bytes_on_disk(found: Inventory) -> int:
-    return sum(path.stat().st_size for path, _ in found.train.files)
+def _bytes_on_disk(inventory: Inventory) -> int:
+    return sum(path.stat().st_size for path, _ in inventory.train.files)
 
 
 def _memory(device: torch.device) -> int:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from torch import nn
 
-from roadmap.config.schema import Experiment
+from roadmap.config.schema import ModelConfig
 from roadmap.model.network import build_network
 
 
-def network_of(experiment: Experiment, num_classes: int) -> nn.Module:
-    """The network that a run trains: its step's, or its reference."""
-    if experiment.reference is None:
-        return build_network(experiment.model, num_classes)
+def network_of(model: ModelConfig, reference: str | None, num_classes: int, image_size: int) -> nn.Module:
+    """The network at these coordinates, or the timm model `reference` with their stochastic depth.
+
+    Raises:
+        Refused: where timm has no such reference, or cannot build it like this.
+
+    """
+    if reference is None:
+        return build_network(model, num_classes)
     from roadmap.model.reference import build_reference  # timm, whose import takes seconds
 
-    return build_reference(experiment, num_classes)
+    return build_reference(reference, num_classes, image_size, model.drop_path)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from roadmap.base.errors import Refused
 from roadmap.config.compose import compose, compose_unchecked
-from roadmap.config.schema import Experiment
+from roadmap.config.schema import Experiment, StepConfig
 from roadmap.model.layout import layout
 
 
@@ -21,15 +21,16 @@ def compose_run(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> E
     """
     experiment = compose(overrides, config_dirs)
     if experiment.step.parent is not None:
-        check_step_acts(experiment, overrides, config_dirs)
+        _check_step_acts(experiment.step, overrides, config_dirs)
     return experiment
 
 
-def check_step_acts(experiment: Experiment, overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> None:
+def _check_step_acts(step: StepConfig, overrides: Sequence[str], config_dirs: Sequence[Path]) -> None:
     """Refuse a step whose network is that of its parent at the same scale."""
     scale = tuple(o for o in overrides if re.match(r"\+*(scale[.=]|study=)", o))  # a study may choose the scale
-    step, parent = experiment.step.name, experiment.step.parent
-    after, before = (compose_unchecked((*scale, f"+step={name}"), tuple(config_dirs)).model for name in (step, parent))
-    if layout(after) == layout(before):
-        settings = f"at scale {experiment.scale.name}" + (f" with {', '.join(scale)}" if scale else "")
-        raise Refused(f"step {step!r} leaves the network of its parent {parent!r} as it was {settings}: a step must change it")
+    after, before = (compose_unchecked((*scale, f"+step={name}"), tuple(config_dirs)) for name in (step.name, step.parent))
+    if layout(after.model) == layout(before.model):
+        settings = f"at scale {after.scale.name}" + (f" with {', '.join(scale)}" if scale else "")
+        raise Refused(
+            f"step {step.name!r} leaves the network of its parent {step.parent!r} as it was {settings}: a step must change it"
+        )

@@ -19,7 +19,7 @@ with warnings.catch_warnings():
     from fvcore.nn.jit_handles import conv_flop_jit, get_shape, linear_flop_jit
 
 from roadmap.base.errors import Refused
-from roadmap.config.schema import Experiment, ModelConfig
+from roadmap.config.schema import ModelConfig
 from roadmap.model.network import Network, Stage, build_network
 
 ACTIVATIONS = "activations"  # outputs of convolutions and linear layers, as fvcore's ActivationCountAnalysis counts
@@ -65,24 +65,24 @@ def cost(model: ModelConfig, num_classes: int = 1000, image_size: int = 224) -> 
     return Cost(sum(p.numel() for p in network.parameters()), dict(sorted(counts.items())), activations)
 
 
-def cost_of(experiment: Experiment, num_classes: int) -> Cost:
-    """The cost of the network that a run trains: its step's, or its reference.
+def cost_of(model: ModelConfig, reference: str | None, num_classes: int, image_size: int) -> Cost:
+    """The cost of the network that `model.build.network_of` builds from these values, for one image.
 
     Raises:
-        Refused: as `cost`, and where timm has no such reference or it does not take the experiment's images.
+        Refused: as `cost`, and where timm has no such reference or it does not take images of this size.
 
     """
-    if experiment.reference is None:
-        return cost(experiment.model, num_classes, experiment.data.image_size)
-    key = (experiment.reference, num_classes, experiment.data.image_size, experiment.model.drop_path)
+    if reference is None:
+        return cost(model, num_classes, image_size)
+    key = (reference, num_classes, image_size, model.drop_path)
     if key not in _references:
         from roadmap.model.reference import count_reference  # timm, whose import takes seconds
 
-        _references[key] = Cost(*count_reference(experiment, num_classes))
+        _references[key] = Cost(*count_reference(*key))
     return _references[key]
 
 
-_references: dict[tuple[Any, ...], Cost] = {}
+_references: dict[tuple[str, int, int, float], Cost] = {}
 
 
 def _parts(network: Network) -> Iterator[nn.Module]:

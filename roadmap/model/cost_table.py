@@ -50,19 +50,19 @@ def cost_row(step: str, scale: str, image_size: int, config_dirs: tuple[Path, ..
     from roadmap.model.cost import cost
 
     experiment = compose_run([f"scale={scale}", f"+step={step}"], config_dirs)
-    found = cost(experiment.model, image_size=image_size)
-    operators = {name: count / 1e9 for name, count in found.by_operator.items()}
+    counted = cost(experiment.model, image_size=image_size)
+    operators = {name: count / 1e9 for name, count in counted.by_operator.items()}
     paper = paper_row(scale, step)
     return {
         "step": step,
-        "params": found.params,
-        "gmacs_conv_linear": found.conv_linear / 1e9,
-        "gmacs_total": found.total / 1e9,
+        "params": counted.params,
+        "gmacs_conv_linear": counted.conv_linear / 1e9,
+        "gmacs_total": counted.total / 1e9,
         "gmacs_conv": operators.get("conv", 0.0),
         "gmacs_linear": operators.get("linear", 0.0),
         "gmacs_norm": operators.get("batch_norm", 0.0) + operators.get("layer_norm", 0.0),
         "gmacs_pool": operators.get("adaptive_avg_pool2d", 0.0),
-        "activations_m": found.activations / 1e6,
+        "activations_m": counted.activations / 1e6,
         "paper_gflops": paper.gflops_printed if paper and image_size == 224 else None,
         "note": _note(scale, known_steps(*config_dirs)[step], image_size),
     }

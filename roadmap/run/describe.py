@@ -6,20 +6,22 @@ import torch
 
 from roadmap.base.errors import StorageFault
 from roadmap.config.identity import decisive, plain
-from roadmap.model.cost import cost_of
+from roadmap.config.schema import Experiment
+from roadmap.data.images.sources import Inventory
 from roadmap.record.folder import parent_top1
 from roadmap.record.provenance import provenance
 from roadmap.record.result import Result
-from roadmap.train.loop import Session
+from roadmap.train.loop import Trainer
 
 
-def outcome(session: Session, described: Result) -> Result:
+def outcome(trainer: Trainer, described: Result) -> Result:
     """The final epoch, as declared before training; never the best one."""
-    history = session.folder.history()
-    if not history or history[-1]["epoch"] != session.experiment.recipe.epochs - 1:
-        raise StorageFault(f"{session.folder.history_file}: the last epoch is not in it; delete the run's folder to train again")
+    folder = trainer.state.folder
+    history = folder.history()
+    if not history or history[-1]["epoch"] != trainer.recipe.epochs - 1:
+        raise StorageFault(f"{folder.history_file}: the last epoch is not in it; delete the run's folder to train again")
     last = history[-1]
-    before = parent_top1(session.folder, described)
+    before = parent_top1(folder, described)
     return {
         "status": "done",
         "top1": last["top1"],
@@ -29,17 +31,16 @@ def outcome(session: Session, described: Result) -> Result:
         "train_loss": last["train_loss"],
         "delta_top1": None if before is None else last["top1"] - before,
         "images_per_second": last["images_per_second"],
-        "seconds": session.seconds,
+        "seconds": trainer.state.seconds,
     }
 
 
-def describe(session: Session, fingerprint: str) -> Result:
+def describe(trainer: Trainer, experiment: Experiment, inventory: Inventory, fingerprint: str) -> Result:
     """What the run is, in the order in which people read it; the outcome is filled in at the end."""
-    experiment, found = session.experiment, session.found
     counts = decisive(experiment, fingerprint)
-    counted = cost_of(experiment, len(found.classes))
+    counted = trainer.task.cost(experiment.model, experiment.reference, experiment.data.image_size)
     return {
-        "run": session.folder.path.name,
+        "run": trainer.state.folder.path.name,
         "study": experiment.study.name,
         "step": plain(experiment.step),
         "scale": experiment.scale.name,
@@ -56,16 +57,16 @@ def describe(session: Session, fingerprint: str) -> Result:
         "params_m": counted.params / 1e6,
         "activations_m": counted.activations / 1e6,
         "images_per_second": None,
-        "seconds": session.seconds,
-        "device": _device_name(session.ranks.device),
-        "processes": session.ranks.world,
-        "precision": session.precision.value,
-        "pipeline": session.data.name.value,
-        "compiled": session.compiled.value,
+        "seconds": trainer.state.seconds,
+        "device": _device_name(trainer.ranks.device),
+        "processes": trainer.ranks.world,
+        "precision": trainer.step.precision.value,
+        "pipeline": trainer.data.name.value,
+        "compiled": trainer.compiled.value,
         "threads": torch.get_num_threads(),
         "recipe_name": experiment.recipe.name,
         "model": counts["model"],
-        "data": {**counts["data"], "classes": len(found.classes), "train": found.train.size, "val": found.val.size},
+        "data": {**counts["data"], "classes": len(inventory.classes), "train": inventory.train.size, "val": inventory.val.size},
         "recipe": counts["recipe"],
         **provenance(),
     }

@@ -11,21 +11,22 @@ from roadmap.base.errors import Diverged, StorageFault
 from roadmap.base.redaction import Redacting
 from roadmap.base.signals import Stop, stop_on_signals
 from roadmap.config.checks import check_processes
-from roadmap.config.schema import Experiment
+from roadmap.config.schema import Experiment, RuntimeConfig
 from roadmap.data.images.sources import Inventory
 from roadmap.record.folder import RunFolder
 from roadmap.record.result import Result
 from roadmap.run.describe import describe, outcome
-from roadmap.tracking import tracker as tracking
+from roadmap.run.prepare import prepare
+from roadmap.tracking.tracker import tracker
 from roadmap.train import checkpoint
-from roadmap.train.loop import Session
+from roadmap.train.loop import Trainer
 from roadmap.train.progress import Bar
 from roadmap.train.ranks import Ranks, process_group
 
 log = logging.getLogger("roadmap")
 
 
-def execute(experiment: Experiment, found: Inventory, fingerprint: str) -> Result:
+def execute(experiment: Experiment, inventory: Inventory, fingerprint: str) -> Result:
     """Train, evaluate and write down one run; a run that is done is read, not repeated.
 
     Raises:
@@ -38,61 +39,62 @@ def execute(experiment: Experiment, found: Inventory, fingerprint: str) -> Resul
         return done
     check_processes(experiment, processes.world_size())
     with (
-        folder.claimed() if processes.rank() == 0 else nullcontext(folder) as mine,
+        folder.claimed() if processes.rank() == 0 else nullcontext(folder) as claimed,
         process_group(experiment.runtime.device) as ranks,
     ):
-        done = ranks.gather(mine.result() if ranks.first else None)[0]  # it may have been written just before the claim
+        done = ranks.gather(claimed.result() if ranks.first else None)[0]  # it may have been written just before the claim
         if done is not None:
             return done
         if ranks.first:
-            return ranks.gather(_write(experiment, found, mine, ranks, fingerprint))[0]
-        _follow(Session(experiment, found, mine, ranks))
+            return ranks.gather(_write(experiment, inventory, claimed, ranks, fingerprint))[0]
+        _follow(prepare(experiment, inventory, claimed, ranks))
         return ranks.gather(None)[0]
 
 
-def _follow(session: Session) -> None:
+def _follow(trainer: Trainer) -> None:
     """Train along with the process that writes."""
     with stop_on_signals() as stop, Bar(1, 0, "", show=False) as bar, suppress(Diverged):
-        session.resume()
-        for _ in session.train(bar, stop):
+        trainer.state.resume()
+        for _ in trainer.train(bar, stop):
             pass
 
 
-def _write(experiment: Experiment, found: Inventory, folder: RunFolder, ranks: Ranks, fingerprint: str) -> Result:
+def _write(experiment: Experiment, inventory: Inventory, folder: RunFolder, ranks: Ranks, fingerprint: str) -> Result:
+    """Train as the process that writes, with a log in the run's folder."""
     folder.write_config(experiment)
     handler = _log_to(folder)
     try:
         with stop_on_signals() as stop:
-            return _train(Session(experiment, found, folder, ranks), fingerprint, stop)
+            trainer = prepare(experiment, inventory, folder, ranks)
+            return _train(trainer, experiment, inventory, fingerprint, stop)
     finally:
         log.removeHandler(handler)
         handler.close()
 
 
-def _train(session: Session, fingerprint: str, stop: Stop) -> Result:
-    experiment, folder = session.experiment, session.folder
-    for said in session.resume():
-        log.warning(said)
-    _look_for_room(session)
-    mirror = tracking.tracker(experiment, folder)
-    total = experiment.recipe.epochs * session.updates_per_epoch
-    done = session.epoch * session.updates_per_epoch + session.update
-    result = describe(session, fingerprint)
-    title = f"{experiment.step.name} seed {experiment.seed}"
+def _train(trainer: Trainer, experiment: Experiment, inventory: Inventory, fingerprint: str, stop: Stop) -> Result:
+    state, folder, updates = trainer.state, trainer.state.folder, trainer.data.updates
+    for unusable in state.resume():
+        log.warning(unusable)
+    _check_room(trainer)
+    curves = tracker(experiment, folder)
+    done, title = state.epoch * updates + state.update, f"{experiment.step.name} seed {experiment.seed}"
+    result = describe(trainer, experiment, inventory, fingerprint)
     try:
-        with Bar(total, done, title, experiment.runtime.progress) as bar:
-            for line in session.train(bar, stop):
-                session.losses.flush()
+        with Bar(experiment.recipe.epochs * updates, done, title, experiment.runtime.progress) as bar:
+            for line in trainer.train(bar, stop):
+                state.updates.flush()
                 folder.add_epoch(line)
-                mirror.epoch(line)
-                log.info("epoch %(epoch)d  loss %(train_loss).4f  top-1 %(top1).2f %%", {**line, "epoch": line["epoch"] + 1})
-        result |= outcome(session, result)
+                curves.epoch(line)
+                score = trainer.task.metric.text(line[trainer.task.metric.key])
+                log.info("epoch %d  loss %.4f  %s", line["epoch"] + 1, line["train_loss"], score)
+        result |= outcome(trainer, result)
     except Diverged as error:
         log.error("%s", error)
         result |= {"status": "diverged", "reason": str(error)}
     finally:
-        mirror.finish(result)
-    fault = _keep(session) if result["status"] == "done" else None
+        curves.finish(result)
+    fault = _keep(trainer, experiment.runtime) if result["status"] == "done" else None
     folder.write_result(result)
     if result["status"] == "done":
         shutil.rmtree(folder.checkpoints, ignore_errors=True)  # those of a diverged run show what it was before it diverged
@@ -101,24 +103,25 @@ def _train(session: Session, fingerprint: str, stop: Stop) -> Result:
     return result
 
 
-def _look_for_room(session: Session) -> None:
+def _check_room(trainer: Trainer) -> None:
     """Warn before training where the disk has no room for the run's checkpoints."""
-    copies = 3 if session.average is None else 4  # weights, AdamW's two moments, the averaged weights
-    needed = (checkpoint.KEPT + 1) * copies * sum(weight.nbytes for weight in session.network.parameters())
-    free = shutil.disk_usage(session.folder.path).free
+    path = trainer.state.folder.path
+    copies = 3 if trainer.state.average is None else 4  # weights, AdamW's two moments, the averaged weights
+    needed = (checkpoint.KEPT + 1) * copies * sum(weight.nbytes for weight in trainer.network.parameters())
+    free = shutil.disk_usage(path).free
     if free < needed:
-        log.warning("%s: %.0f MB are free, the run's checkpoints need %.0f MB", session.folder.path, free / 1e6, needed / 1e6)
+        log.warning("%s: %.0f MB are free, the run's checkpoints need %.0f MB", path, free / 1e6, needed / 1e6)
 
 
-def _keep(session: Session) -> StorageFault | None:
+def _keep(trainer: Trainer, runtime: RuntimeConfig) -> StorageFault | None:
     """Write the trained weights and state; a disk that has no room for them must not cost the result."""
-    runtime, folder = session.experiment.runtime, session.folder
+    state, folder = trainer.state, trainer.state.folder
     folder.check_claim()
     try:
         if runtime.keep_weights:
-            checkpoint.write(folder.path / "weights.pt", session.scored.state_dict())
+            checkpoint.write(folder.path / "weights.pt", state.scored.state_dict())
         if runtime.keep_state:
-            checkpoint.write(folder.path / "state.pt", session.state())
+            checkpoint.write(folder.path / "state.pt", state.dump())
     except StorageFault as fault:
         log.error("%s", fault)
         return fault

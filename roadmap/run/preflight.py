@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
@@ -19,12 +20,21 @@ from roadmap.data.images import sources
 from roadmap.model.check import compose_run
 from roadmap.record.folder import runs_folder
 
+if TYPE_CHECKING:
+    from roadmap.model.cost import Cost
+
+
+def cost_of(experiment: Experiment, classes: int) -> Cost:
+    """What the network of a run costs, as its task counts."""
+    from roadmap.tasks.choose import choose_task  # torch, and timm where a reference asks for it
+
+    task = choose_task(experiment.task, experiment.recipe, classes)
+    return task.cost(experiment.model, experiment.reference, experiment.data.image_size)
+
 
 def check_reference(experiment: Experiment, classes: int) -> None:
     """Refuse a reference that timm does not have, or that does not take the experiment's images."""
     if experiment.reference is not None:
-        from roadmap.model.cost import cost_of  # torch and timm, where a reference asks for them
-
         cost_of(experiment, classes)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from roadmap.base.tables import Column, as_table
 from roadmap.data.images import sources
 from roadmap.record.folder import RunFolder
+from roadmap.run.preflight import cost_of
 from roadmap.sweep.plan import Plan, Point
 
 SEEN = 200  # results of other studies that are looked at
@@ -56,8 +57,6 @@ def _row(name: str, points: Sequence[Point], gmacs: float, tflop: float) -> dict
 
 
 def _gmacs(point: Point, classes: int) -> float:
-    from roadmap.model.cost import cost_of  # torch, from here on
-
     return cost_of(point.experiment, classes).conv_linear / 1e9
 
 

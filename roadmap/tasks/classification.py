@@ -1,75 +1,112 @@
-"""Image classification: loss, mixing, accuracy over a whole evaluation split."""
+"""Image classification: cross-entropy, mixup and cutmix, accuracy over a whole evaluation split.
+
+timm is imported when something is trained: its import takes seconds, and a study's costs need none of it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from timm.data import Mixup
-from timm.loss import SoftTargetCrossEntropy
 from torch import Tensor, nn
 
-from roadmap.config.schema import Precision, RecipeConfig
-from roadmap.data.batches import Batch
-from roadmap.train.ranks import Ranks
-from roadmap.train.update import autocast
+from roadmap.config.schema import DataConfig, ModelConfig, RecipeConfig
+from roadmap.data.batches import Batch, InputPipeline, LabelledImages
+from roadmap.data.images.sources import Inventory
+from roadmap.model.build import network_of
+from roadmap.model.cost import Cost, cost_of
+from roadmap.record.result import Metric
+from roadmap.tasks.task import Processes
+
+if TYPE_CHECKING:
+    from timm.data import Mixup
 
 
 @dataclass
-class Scores:
-    """Evaluation over every image of `val`: top-1 and top-5 in percent, mean cross-entropy in nats."""
+class Classification:
+    """One class for each image, by the recipe of the paper's Table 5; batches are `LabelledImages`."""
 
-    top1: float
-    top5: float
-    val_loss: float
+    recipe: RecipeConfig
+    classes: int
+    memory_format: torch.memory_format = torch.channels_last
+    metric: ClassVar[Metric] = Metric("top1", "top-1", "%")
+
+    def batches(
+        self, data: DataConfig, seed: int, inventory: Inventory, device: torch.device, rank: int = 0, world: int = 1
+    ) -> InputPipeline:
+        """See `Task.batches`."""
+        from roadmap.data.pipeline import input_pipeline
+
+        return input_pipeline(data, self.recipe, seed, inventory, device, rank, world, self.memory_format)
+
+    def network(self, model: ModelConfig, reference: str | None, image_size: int) -> nn.Module:
+        """See `Task.network`: (N, 3, H, W) to (N, classes)."""
+        return network_of(model, reference, self.classes, image_size)
+
+    def loss(self, network: nn.Module, batch: Batch) -> Tensor:
+        """Cross-entropy of a micro-batch, mixed where the recipe mixes."""
+        images, targets = batch.images, batch.targets
+        if self.mixing is not None:
+            images, targets = self.mixing(images, targets)
+        return self.criterion(network(images), targets)
+
+    def scorer(self, device: torch.device) -> Accuracy:
+        """See `Task.scorer`."""
+        return Accuracy(device)
+
+    def cost(self, model: ModelConfig, reference: str | None, image_size: int) -> Cost:
+        """See `Task.cost`."""
+        return cost_of(model, reference, self.classes, image_size)
+
+    def dummy_batch(self, images: int, image_size: int, device: torch.device) -> LabelledImages:
+        """See `Task.dummy_batch`."""
+        blank = torch.zeros(images, 3, image_size, image_size, device=device).contiguous(memory_format=self.memory_format)
+        return LabelledImages(blank, torch.zeros(images, dtype=torch.long, device=device))
+
+    @cached_property
+    def mixing(self) -> Mixup | None:
+        """Mixup and cutmix, one of them for each whole batch; None where both are off."""
+        recipe = self.recipe
+        if recipe.mixup == 0 and recipe.cutmix == 0:
+            return None
+        from timm.data import Mixup
+
+        return Mixup(
+            mixup_alpha=recipe.mixup,
+            cutmix_alpha=recipe.cutmix,
+            switch_prob=recipe.mixup_switch_prob,
+            mode="batch",
+            label_smoothing=recipe.label_smoothing,
+            num_classes=self.classes,
+        )
+
+    @cached_property
+    def criterion(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """Cross-entropy with label smoothing; mixed batches bring their smoothed targets along."""
+        if self.mixing is None:
+            return nn.CrossEntropyLoss(label_smoothing=self.recipe.label_smoothing)
+        from timm.loss import SoftTargetCrossEntropy
+
+        return SoftTargetCrossEntropy()
 
 
-@torch.inference_mode()
-def score(
-    network: nn.Module,
-    batches: Iterable[Batch],
-    precision: Precision,
-    memory_format: torch.memory_format,
-    ranks: Ranks,
-    between: Callable[[], None] = lambda: None,
-) -> Scores:
-    """Score a network on the batches of all processes together, each on its device; `between` is called before each batch.
+class Accuracy:
+    """Top-1 and top-5 in percent and mean cross-entropy in nats, every image counted once; its sums stay on the device."""
 
-    Sums stay on the device until the end. Each process brings its own batches, not the same number of them. Nothing is
-    compiled for it: a forward pass over a small split does not earn that back.
-    """
-    network.eval()
-    sums = torch.zeros(4, dtype=torch.float64, device=ranks.device)  # top-1, top-5, cross-entropy, images
-    for images, targets in batches:
-        between()
-        images = images.contiguous(memory_format=memory_format)
-        with autocast(precision, ranks.device), torch.compiler.set_stance("force_eager"):
-            logits = network(images)
-        logits = logits.float()
+    def __init__(self, device: torch.device) -> None:
+        self.sums = torch.zeros(4, dtype=torch.float64, device=device)  # top-1, top-5, cross-entropy, images
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """Take in logits (B, classes) and classes (B,)."""
+        logits = outputs.float()
         ranked = logits.topk(min(5, logits.shape[1])).indices == targets[:, None]
         loss = nn.functional.cross_entropy(logits, targets, reduction="sum")
-        sums += torch.stack([ranked[:, 0].sum(), ranked.sum(), loss, torch.full_like(loss, len(targets))]).double()
-    first, five, loss, seen = ranks.total_(sums).tolist()
-    return Scores(100 * first / seen, 100 * five / seen, loss / seen)
+        self.sums += torch.stack([ranked[:, 0].sum(), ranked.sum(), loss, torch.full_like(loss, len(targets))]).double()
 
-
-def mixing(recipe: RecipeConfig, num_classes: int) -> Mixup | None:
-    """Mixup and cutmix, one of them for each whole batch; None where both are off."""
-    if recipe.mixup == 0 and recipe.cutmix == 0:
-        return None
-    return Mixup(
-        mixup_alpha=recipe.mixup,
-        cutmix_alpha=recipe.cutmix,
-        switch_prob=recipe.mixup_switch_prob,
-        mode="batch",
-        label_smoothing=recipe.label_smoothing,
-        num_classes=num_classes,
-    )
-
-
-def criterion(recipe: RecipeConfig) -> Callable[[Tensor, Tensor], Tensor]:
-    """Cross-entropy with label smoothing; mixed batches bring their smoothed targets along."""
-    if recipe.mixup or recipe.cutmix:
-        return SoftTargetCrossEntropy()
-    return nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
+    def compute(self, processes: Processes) -> dict[str, float]:
+        """`top1`, `top5` and `val_loss`."""
+        first, five, loss, seen = processes.total_(self.sums).tolist()
+        return {"top1": 100 * first / seen, "top5": 100 * five / seen, "val_loss": loss / seen}

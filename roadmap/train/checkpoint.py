@@ -1,4 +1,4 @@
-"""States of a run on disk that are whole or not there, each with its SHA-256 beside it."""
+"""Checkpoints of a run: written atomically, each with its SHA-256 beside it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def save(folder: Path, epoch: int, update: int, state: State) -> None:
 
     """
     path = folder / f"epoch-{epoch:06d}-update-{update:08d}.pt"
-    if not _is_whole(path):  # a whole state of this update is this state
+    if not _is_whole(path):  # a whole checkpoint of this update is this state
         with _on_disk(path), replacing(path) as file:
             torch.save(state, file)
             file.flush()
@@ -38,7 +38,7 @@ def save(folder: Path, epoch: int, update: int, state: State) -> None:
 
 
 def write(path: Path, content: Any) -> None:
-    """Write with torch.save, whole or not at all.
+    """Write atomically with torch.save.
 
     Raises:
         StorageFault: where the disk is full or cannot be written; what was there before stays.
@@ -48,30 +48,30 @@ def write(path: Path, content: Any) -> None:
         torch.save(content, file)
 
 
-def load_newest(folder: Path, fault: Callable[[State], str | None] = lambda state: None) -> tuple[State | None, list[str]]:
-    """The newest state that is whole and ours, and a sentence about each that is not; None where nothing was ever saved.
+def load_newest(folder: Path, foreign: Callable[[State], str | None] = lambda state: None) -> tuple[State | None, list[str]]:
+    """The newest state that is whole and this run's, and a sentence about each newer that is not; None where none was saved.
 
-    `fault` says what makes a state none of this run's.
+    `foreign` says what makes a state another run's, None where it is this run's.
 
     Raises:
         StorageFault: where there are checkpoints and none is usable: starting again from nothing is the user's choice.
 
     """
     paths = _newest_first(folder)
-    said: list[str] = []
+    faults: list[str] = []
     for path in paths:
         try:
             state = _load(path)
         except Exception as error:  # a damaged file makes torch raise what it likes
-            said.append(f"{path}: not usable: {_first_line(error)}")
+            faults.append(f"{path}: not usable: {_first_line(error)}")
             continue
-        foreign = fault(state)
-        if foreign is None:
-            return state, said
-        said.append(f"{path}: not usable: {foreign}")
+        reason = foreign(state)
+        if reason is None:
+            return state, faults
+        faults.append(f"{path}: not usable: {reason}")
     if paths:
-        raise StorageFault(f"no usable checkpoint: {'; '.join(said)}. Delete {folder} to train from the start")
-    return None, said
+        raise StorageFault(f"no usable checkpoint: {'; '.join(faults)}. Delete {folder} to train from the start")
+    return None, faults
 
 
 def _load(path: Path) -> State:

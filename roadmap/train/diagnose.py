@@ -1,4 +1,4 @@
-"""Which layer was the first to put out numbers that are not finite: an update repeated in slow motion."""
+"""Which layer was the first to put out numbers that are not finite: an update repeated, layer by layer."""
 
 from __future__ import annotations
 
@@ -8,6 +8,24 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from roadmap.train.ranks import Ranks
+
+Losses = Callable[[], Iterator[Callable[[], Tensor]]]
+
+
+def layer_at_fault(network: nn.Module, losses: Losses, ranks: Ranks) -> str:
+    """Where numbers cease to be finite, in a sentence, by repeating an update; all processes of a run call this together.
+
+    `losses()` begins the update anew and yields the loss of each micro-batch, to be computed before the next.
+    """
+    network.train()
+    for look in (forward_fault, backward_fault):
+        faults = ranks.gather([look(network, loss) for loss in losses()])
+        first = next((fault for of_process in faults for fault in of_process if fault is not None), None)
+        if first is not None:
+            return first
+    return "the same update repeated layer by layer is finite"
 
 
 def forward_fault(network: nn.Module, loss: Callable[[], Tensor]) -> str | None:

@@ -1,4 +1,4 @@
-"""Memory of a CPU run: kept between updates, not given back and fetched again."""
+"""Memory: on a CPU kept between updates; where a device has too little, a search for what would fit."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import ctypes
 import gc
 import platform
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor, nn
+
+from roadmap.base.errors import OutOfMemory
+from roadmap.config.schema import RecipeConfig
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4  # mallopt's numbers, from glibc's malloc.h
 MIB = 2**20
@@ -44,7 +47,7 @@ def _glibc() -> ctypes.CDLL | None:
 
 def ran_out(error: RuntimeError) -> bool:
     """Whether the device had no room: a type of torch's on GPUs, sentences of its libraries on CPUs."""
-    return isinstance(error, torch.OutOfMemoryError) or any(said in str(error) for said in NO_ROOM)
+    return isinstance(error, torch.OutOfMemoryError) or any(sentence in str(error) for sentence in NO_ROOM)
 
 
 def release(device: torch.device) -> None:
@@ -54,14 +57,39 @@ def release(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def fits(
-    loss: Callable[[Tensor, Tensor, nn.Module], Tensor], network: nn.Module, images: int, size: int, device: torch.device
-) -> bool:
-    """Whether a forward and backward pass over so many images of `size` pixels finds room, by trying it."""
+def out_of_memory(
+    network: nn.Module,
+    loss: Callable[[int], Tensor],
+    recipe: RecipeConfig,
+    batch_norm: bool,
+    where: str,
+    device: torch.device,
+) -> OutOfMemory:
+    """The error that says how many images at once were too many, and how many fit; `loss(n)` tries a forward pass over n."""
+    release(device)
+    sizes = smaller_micro_batches(recipe, least=2 if batch_norm else 1)
+    most = next((size for size in sizes if fits(network, partial(loss, size), device)), None)
+    key = "batch_size" if recipe.micro_batch is None else "micro_batch"
+    return OutOfMemory(
+        f"recipe.{key}={recipe.images_at_once}: {device.type} memory is not enough for this many images at once in {where}; "
+        + (f"{most} fit: recipe.micro_batch={most} keeps the update of {recipe.batch_size}" if most else "not even one fits")
+        + (", and changes what BatchNorm sees" if batch_norm else "")
+        + ". Nothing was changed"
+    )
+
+
+def smaller_micro_batches(recipe: RecipeConfig, least: int) -> list[int]:
+    """The sizes of at least `least` images that a smaller micro-batch could have, the largest first."""
+    even = recipe.mixup > 0 or recipe.cutmix > 0
+    sizes = range(recipe.images_at_once - 1, least - 1, -1)
+    return [size for size in sizes if recipe.batch_size % size == 0 and not (even and size % 2)]
+
+
+def fits(network: nn.Module, loss: Callable[[], Tensor], device: torch.device) -> bool:
+    """Whether a forward and a backward pass find room, by trying it."""
     try:
         network.zero_grad(set_to_none=True)
-        shown = torch.zeros(images, 3, size, size, device=device)
-        loss(shown, torch.zeros(images, dtype=torch.long, device=device), network).backward()
+        loss().backward()
         return True
     except (RuntimeError, MemoryError):  # whatever a library says when it finds no room
         return False

@@ -1,4 +1,4 @@
-"""What a run shows while it trains: one line with loss, accuracy, images per second and time left."""
+"""What a run shows while it trains: one line with loss, score, images per second and time left."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Bar:
     """A progress bar over all updates of a run; silent where nobody looks at a terminal."""
 
     def __init__(self, total: int, done: int, title: str, show: bool) -> None:
-        self.top1: float | None = None
+        self.score = ""  # of the last evaluation, with its name and unit
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -35,7 +35,6 @@ class Bar:
 
     def step(self, epoch: int, loss: float, images_per_second: float | None) -> None:
         """One update is done."""
-        accuracy = "" if self.top1 is None else f"  top-1 {self.top1:.2f} %"
-        speed = "" if images_per_second is None else f"  {images_per_second:.0f} img/s"
-        numbers = f"epoch {epoch + 1}  loss {loss:.3f}{accuracy}{speed}"
+        speed = "" if images_per_second is None else f"{images_per_second:.0f} img/s"
+        numbers = "  ".join(filter(None, [f"epoch {epoch + 1}", f"loss {loss:.3f}", self.score, speed]))
         self.progress.update(self.task, advance=1, numbers=numbers)

@@ -19,6 +19,7 @@ from roadmap.base import processes
 from roadmap.base.console import say
 from roadmap.base.errors import Refused, RoadmapError, Stopped
 from roadmap.config.schema import Device
+from roadmap.data.batches import seed_all
 
 SLOWEST = timedelta(hours=1)  # that processes may be apart, when one reads a data set for the first time
 
@@ -51,22 +52,28 @@ class Ranks:
                 tensor.copy_(part.view_as(tensor))
 
     def gather(self, value: Any) -> list[Any]:
-        """What each process says, in their order."""
-        said: list[Any] = [value] * self.world
+        """The value of each process, in their order."""
+        values: list[Any] = [value] * self.world
         if self.world > 1:
-            dist.all_gather_object(said, value)
-        return said
+            dist.all_gather_object(values, value)
+        return values
+
+    def seed(self, *key: int) -> None:
+        """Set every generator that this process draws from, its GPU's among them, from `key`."""
+        seed_all(*key)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(torch.initial_seed())
 
 
 @contextmanager
-def process_group(wanted: Device) -> Iterator[Ranks]:
+def process_group(choice: Device) -> Iterator[Ranks]:
     """Join the processes that torchrun started, if it did; leave them at the end.
 
     Raises:
         Refused: for a GPU that is not there.
 
     """
-    device, world = pick_device(wanted), processes.world_size()
+    device, world = pick_device(choice), processes.world_size()
     if world == 1:
         yield Ranks(device)
         return
@@ -93,16 +100,16 @@ def _leave_alone(error: BaseException) -> NoReturn:
     os._exit(code)
 
 
-def pick_device(wanted: Device) -> torch.device:
+def pick_device(choice: Device) -> torch.device:
     """The device that `auto` means here, for several processes on a node the one of this process's number."""
-    found = torch.cuda.device_count()
-    if wanted == Device.cuda and not found:
+    gpus = torch.cuda.device_count()
+    if choice == Device.cuda and not gpus:
         raise Refused("runtime.device=cuda: torch finds no GPU here; allowed: auto, cpu")
-    if wanted == Device.cpu or not found:
+    if choice == Device.cpu or not gpus:
         return torch.device("cpu")
-    if processes.local_rank() >= found:
+    if processes.local_rank() >= gpus:
         raise Refused(
-            f"process {processes.local_rank()} of this node finds {found} GPUs: start as many processes as there are GPUs"
+            f"process {processes.local_rank()} of this node finds {gpus} GPUs: start as many processes as there are GPUs"
         )
     device = torch.device("cuda", processes.local_rank())
     torch.cuda.set_device(device)

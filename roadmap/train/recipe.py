@@ -1,4 +1,4 @@
-"""Table 5 of the paper from timm's parts: optimizer, schedule, averaged weights, mixup, loss."""
+"""Table 5 of the paper from timm's parts: optimizer, schedule, averaged weights."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from roadmap.config.schema import Experiment, RecipeConfig
+from roadmap.config.schema import RecipeConfig
 
 
-def optimizer(experiment: Experiment, network: nn.Module) -> torch.optim.Optimizer:
+def optimizer(recipe: RecipeConfig, network: nn.Module) -> torch.optim.Optimizer:
     """AdamW; no weight decay on biases and other 1-D parameters (norms, layer scale)."""
-    recipe = experiment.recipe
     return create_optimizer_v2(
         network,
         opt="adamw",
-        lr=experiment.recipe.peak_lr,
+        lr=recipe.peak_lr,
         weight_decay=recipe.weight_decay,
         betas=tuple(recipe.betas),
         eps=recipe.eps,
@@ -25,9 +24,8 @@ def optimizer(experiment: Experiment, network: nn.Module) -> torch.optim.Optimiz
     )
 
 
-def schedule(experiment: Experiment, adamw: torch.optim.Optimizer, updates_per_epoch: int) -> CosineLRScheduler:
+def schedule(recipe: RecipeConfig, adamw: torch.optim.Optimizer, updates_per_epoch: int) -> CosineLRScheduler:
     """Linear from 0 over the warm-up, then a cosine that reaches `min_lr` as training ends; `step_update(n)` before update n."""
-    recipe = experiment.recipe
     updates = recipe.epochs * updates_per_epoch
     warmup = min(round(recipe.warmup_epochs * updates_per_epoch), updates - 1)
     return CosineLRScheduler(

@@ -13,32 +13,14 @@ from dataclasses import dataclass, field
 from typing import cast
 
 import torch
-from timm.data import Mixup
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from roadmap.config.schema import Precision
 from roadmap.data.batches import Batch
+from roadmap.tasks.task import Task
+from roadmap.train.precision import autocast
 from roadmap.train.ranks import Ranks
-
-REDUCED = {Precision.bfloat16: torch.bfloat16, Precision.float16: torch.float16}
-
-
-def pick_precision(wanted: Precision, device: torch.device) -> Precision:
-    """bfloat16 on a GPU and float32 on a CPU, unless the recipe says."""
-    if wanted != Precision.auto:
-        return wanted
-    return Precision.bfloat16 if device.type == "cuda" else Precision.float32
-
-
-def autocast(precision: Precision, device: torch.device) -> torch.autocast:
-    """Matrix products and convolutions in the precision of the recipe, sums and norms as torch has them."""
-    return torch.autocast(device.type, dtype=REDUCED.get(precision, torch.bfloat16), enabled=precision in REDUCED)
-
-
-def tf32(allowed: bool) -> None:
-    """Let a GPU round the factors of float32 products and convolutions to 10 bits, or not: torch's own default is a mixture."""
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
 
 
 @dataclass
@@ -51,12 +33,10 @@ class Update:
 
     network: nn.Module
     optimizer: torch.optim.Optimizer
-    criterion: Callable[[Tensor, Tensor], Tensor]
-    mixing: Mixup | None
+    task: Task
     precision: Precision
     ranks: Ranks
     micro_batches: int = 1
-    memory_format: torch.memory_format = torch.channels_last
     replica: nn.Module = field(init=False)
 
     def __post_init__(self) -> None:
@@ -72,10 +52,10 @@ class Update:
         loss = torch.zeros((), device=self.ranks.device)
         self.optimizer.zero_grad(set_to_none=True)
         self.statistics.begin()
-        for k, (images, targets) in enumerate(batches):
+        for k, batch in enumerate(batches):
             seed(self.ranks.rank + k * self.ranks.world)
             with self._unshared(last=k == self.micro_batches - 1):
-                part = self.loss(images, targets, self.replica) / self.micro_batches
+                part = self.loss(self.replica, batch) / self.micro_batches
                 self.scaler.scale(part).backward()
             loss += part.detach()
             self.statistics.collect()
@@ -84,13 +64,10 @@ class Update:
         statistics = self.statistics.norm()
         return torch.stack([loss, self._step(loss, statistics), statistics])
 
-    def loss(self, images: Tensor, targets: Tensor, network: nn.Module) -> Tensor:
-        """The loss of one micro-batch that lies on the device, mixed where the recipe mixes."""
-        images = images.contiguous(memory_format=self.memory_format)
-        if self.mixing is not None:
-            images, targets = self.mixing(images, targets)
+    def loss(self, network: nn.Module, batch: Batch) -> Tensor:
+        """The task's loss of one micro-batch, in the precision of the run."""
         with autocast(self.precision, self.ranks.device):
-            return self.criterion(network(images), targets)
+            return self.task.loss(network, batch)
 
     def _unshared(self, last: bool) -> AbstractContextManager[None]:
         """Gradients travel between processes with the last micro-batch only."""
@@ -120,8 +97,8 @@ class Update:
         overflow = norm.isfinite().logical_not() & (scale > 1)
         norm = torch.where(overflow, torch.zeros_like(norm), norm)
         self._hold_back(loss, norm, statistics)
-        for found in self.scaler._found_inf_per_device(self.optimizer).values():
-            found.copy_(torch.maximum(found, self.held_back))
+        for overflowed in self.scaler._found_inf_per_device(self.optimizer).values():
+            overflowed.copy_(torch.maximum(overflowed, self.held_back))
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return norm

@@ -12,16 +12,17 @@ from roadmap.config.compose import compose
 from roadmap.data.images import sources
 from roadmap.record.folder import RunFolder
 from roadmap.run.execute import execute
+from roadmap.run.prepare import prepare
 from roadmap.train import checkpoint
-from roadmap.train.loop import Session
+from roadmap.train.loop import Trainer
 from roadmap.train.progress import Bar
 from roadmap.train.ranks import Ranks
 
 
 def made(folder, step, *overrides):
     experiment = compose([f"+step={step}", *QUICK, "recipe.batch_size=64", *overrides, f"output={folder}"])
-    found = sources.check(experiment)
-    return Session(experiment, found, RunFolder.of(experiment, "0" * 16), Ranks(torch.device("cpu")))
+    inventory = sources.check(experiment)
+    return prepare(experiment, inventory, RunFolder.of(experiment, "0" * 16), Ranks(torch.device("cpu")))
 
 
 def trained(run):
@@ -42,7 +43,7 @@ def test_a_running_statistic_that_is_not_finite_is_divergence_though_loss_and_gr
     norm.register_forward_hook(hook)
     with pytest.raises(Diverged, match=r"BatchNorm's running statistics is .* in step gelu, epoch 1, update 3"):
         trained(run)
-    state, said = checkpoint.load_newest(run.folder.checkpoints)
+    state, said = checkpoint.load_newest(run.state.folder.checkpoints)
     assert said == []
     assert state["update"] == 2
     assert all(tensor.isfinite().all() for tensor in state["network"].values())
@@ -52,14 +53,14 @@ def test_a_diverged_run_is_a_result_and_its_last_state_is_finite(tmp_path, monke
     experiment = compose(
         ["+step=gelu", *QUICK, "recipe.batch_size=64", "runtime.checkpoint_seconds=0", f"output={tmp_path}", "recipe.epochs=3"]
     )
-    whole, calls = Session._take_step, []
+    whole, calls = Trainer._step, []
 
-    def spoilt(self, batches, update):
-        calls.append(update)
-        numbers = whole(self, batches, update)
+    def spoilt(self, batches):
+        calls.append(self.state.update)
+        numbers = whole(self, batches)
         return numbers * float("nan") if len(calls) == 20 else numbers
 
-    monkeypatch.setattr(Session, "_take_step", spoilt)
+    monkeypatch.setattr(Trainer, "_step", spoilt)
     result = execute(experiment, sources.check(experiment), "0" * 16)
     folder = RunFolder.of(experiment, "0" * 16)
     assert (result["status"], result["top1"]) == ("diverged", None)
@@ -76,18 +77,18 @@ def test_memory_that_is_not_enough_is_said_with_what_would_fit(tmp_path, monkeyp
     run = made(tmp_path, "resnet", "recipe.epochs=1")
     loss, tried = run.step.loss, []
 
-    def small(images, targets, network):
-        tried.append(len(images))
-        if len(images) > 20:
+    def small(network, batch):
+        tried.append(len(batch.images))
+        if len(batch.images) > 20:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
-        return loss(images, targets, network)
+        return loss(network, batch)
 
     monkeypatch.setattr(run.step, "loss", small)
     with pytest.raises(OutOfMemory, match=r"recipe.batch_size=64: .* 16 fit: recipe.micro_batch=16 .*BatchNorm") as fault:
         trained(run)
     assert fault.value.exit_code == 1
     assert tried == [64, 32, 16]
-    assert run.experiment.recipe.batch_size == 64
+    assert run.recipe.batch_size == 64
 
 
 @pytest.mark.gpu

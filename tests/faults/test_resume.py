@@ -72,7 +72,7 @@ def undisturbed(lines):
 def disturbed(lines, kills, draw):
     """Start and kill `kills` times, then let it end; each time with other loader processes.
 
-    A kill comes some moments after a checkpoint that is newer than those of the sitting before: were it by the clock, a busy
+    A kill comes some moments after a checkpoint that is newer than those of the attempt before: were it by the clock, a busy
     machine might never come further.
     """
     folder, seen, done = folder_of(lines), "", 0
@@ -124,7 +124,7 @@ def test_kills_change_no_bit_on_a_gpu(tmp_path, step):
 
 def test_a_deterministic_run_asks_torch_for_it(tmp_path):
     """On a CPU it must change nothing; another run in the same process is free of it again."""
-    from roadmap.train.determinism import repeat_bits
+    from roadmap.train.precision import repeat_bits
 
     try:
         repeat_bits(True)

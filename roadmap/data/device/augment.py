@@ -1,8 +1,8 @@
 """Random resized crop, flip, normalisation and random erasing of whole batches, each image with parameters of its own.
 
 What timm does to one picture after another is done here to a batch where its pixels are, on the GPU or the CPU. All
-chance is drawn on the host, as a table with a row for every image of the data set, so an image depends on (seed, epoch,
-index) and not on its batch; the device is told what to do and never asked, so nothing waits for it.
+random numbers are drawn on the host, as a table with a row for every image of the data set, so an image depends on (seed,
+epoch, index) and not on its batch; nothing is read back from the device, so nothing waits for it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ERASED_ASPECT = (0.3, 1 / 0.3)  # height / width
 BOX = [("area", "f8", ATTEMPTS), ("aspect", "f8", ATTEMPTS), ("top", "f8"), ("left", "f8")]
 CROP = np.dtype([*BOX, ("flip", "f8")])
 ERASING = np.dtype([("erased", "f8"), *BOX, ("noise", "f8")])
-FINISHING = 3  # distinguishes the chance of erasing from that of other things
+ERASES = 3  # the key of erasing's random table, beside those of `device.dataset`
 
 TAPS = 2  # Pillow's bicubic reaches two pixels (of the coarser grid) to either side
 FIXED = 2**22  # Pillow's weights are whole multiples of 1 / FIXED
@@ -75,11 +75,12 @@ def crop_boxes(drawn: Array, heights: Array, widths: Array, scale: Sequence[floa
     fits = (wide <= widths[:, None]) & (tall <= heights[:, None])
     central_tall = np.minimum(heights, np.rint(widths / CROP_ASPECT[0]))
     central_wide = np.minimum(widths, np.rint(heights * CROP_ASPECT[1]))
-    found = fits.any(1)
-    tall, wide = np.where(found, _first(tall, fits), central_tall), np.where(found, _first(wide, fits), central_wide)
+    any_fits = fits.any(1)
+    tall = np.where(any_fits, _first(tall, fits), central_tall)
+    wide = np.where(any_fits, _first(wide, fits), central_wide)
     tall, wide = np.maximum(tall, 1), np.maximum(wide, 1)  # of images of a few pixels, where timm's box can be empty
-    top = np.where(found, np.floor(drawn["top"] * (heights - tall + 1)), (heights - tall) // 2)
-    left = np.where(found, np.floor(drawn["left"] * (widths - wide + 1)), (widths - wide) // 2)
+    top = np.where(any_fits, np.floor(drawn["top"] * (heights - tall + 1)), (heights - tall) // 2)
+    left = np.where(any_fits, np.floor(drawn["left"] * (widths - wide + 1)), (widths - wide) // 2)
     return np.stack([top, left, tall, wide], 1).astype(np.int64)
 
 
@@ -196,8 +197,8 @@ def bicubic_weights(lengths: Tensor, flip: Tensor, most: int, size: int) -> Tens
     length = lengths.view(-1, 1, 1)
     scale = length / length.new_full((), size, dtype=torch.float64)  # a GPU divides by a Python number inexactly
     stretch = scale.clamp(min=1)
-    place = torch.arange(size, dtype=torch.float64, device=lengths.device).view(1, -1, 1)
-    centre = (torch.where(flip.view(-1, 1, 1) != 0, size - 1 - place, place) + 0.5) * scale
+    pixel = torch.arange(size, dtype=torch.float64, device=lengths.device).view(1, -1, 1)
+    centre = (torch.where(flip.view(-1, 1, 1) != 0, size - 1 - pixel, pixel) + 0.5) * scale
     first = (centre - TAPS * stretch + 0.5).trunc().clamp(min=0)
     end = torch.minimum((centre + TAPS * stretch + 0.5).trunc(), length)
     reach = 2 * math.ceil(TAPS * max(1, most / size)) + 1  # no result looks at more pixels
@@ -225,27 +226,35 @@ def _fixed_to_levels(sums: Tensor) -> Tensor:
 # --- normalisation and erasing ---------------------------------------------------------------------------------------
 
 
-class Finish:
-    """The end of both pipelines, on the device: bytes become what the network takes, and some are erased."""
+class NormalizeAndErase:
+    """The last part of both pipelines, on the device: bytes are normalised, and boxes of some images erased (Table 5)."""
 
-    def __init__(self, data: DataConfig, recipe: RecipeConfig, seed: int, device: torch.device) -> None:
-        self.size, self.erasing, self.seed, self.device = data.image_size, recipe.random_erasing, seed, device
+    def __init__(
+        self,
+        data: DataConfig,
+        recipe: RecipeConfig,
+        seed: int,
+        device: torch.device,
+        memory_format: torch.memory_format = torch.channels_last,
+    ) -> None:
+        self.size, self.erasing, self.seed = data.image_size, recipe.random_erasing, seed
+        self.device, self.memory_format = device, memory_format
         self.mean, self.std = (torch.tensor(triple, device=device).view(3, 1, 1) for triple in (data.mean, data.std))
 
     def draw(self, epoch: int, size: int) -> Array | None:
-        """The chance of erasing in an epoch, for a data set of `size` images; None where nothing is erased."""
-        return draws(ERASING, (size,), self.seed, epoch, FINISHING) if self.erasing else None
+        """The random numbers of erasing in an epoch, for a data set of `size` images; None where nothing is erased."""
+        return draws(ERASING, (size,), self.seed, epoch, ERASES) if self.erasing else None
 
     def __call__(self, images: Tensor, drawn: Array | None = None) -> Tensor:
-        """Levels of 0..255 (B, 3, S, S) normalised, and erased as their rows of `draw` say; on the device, channels last."""
+        """Levels of 0..255 (B, 3, S, S) -> float32 on the device, normalised, and erased as their rows (B,) of `draw` say."""
         images = images.to(self.device, non_blocking=True)
-        images = normalise(images, self.mean, self.std)
+        images = normalise(images, self.mean, self.std, self.memory_format)
         return images if drawn is None else erase(images, erasing_boxes(drawn, self.size, self.erasing), drawn["noise"])
 
 
-def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Levels of 0..255 (B, 3, H, W) -> (level / 255 - mean) / std, float32 and channels last; mean and std are (3, 1, 1)."""
-    return images.to(torch.float32, memory_format=torch.channels_last).div_(255).sub_(mean).div_(std)
+def normalise(images: Tensor, mean: Tensor, std: Tensor, memory_format: torch.memory_format = torch.channels_last) -> Tensor:
+    """Levels of 0..255 (B, 3, H, W) -> (level / 255 - mean) / std, float32; mean and std are (3, 1, 1)."""
+    return images.to(torch.float32, memory_format=memory_format).div_(255).sub_(mean).div_(std)
 
 
 def erase(images: Tensor, boxes: Array, keys: Array) -> Tensor:
@@ -275,13 +284,13 @@ def erase(images: Tensor, boxes: Array, keys: Array) -> Tensor:
 
 
 def normal_noise(keys: Tensor, count: int) -> Tensor:
-    """Standard normal numbers, float32 (B, count), each a function of its key (B,) and its place in the row.
+    """Standard normal numbers, float32 (B, count), each a function of its key (B,) and its position in the row.
 
-    SplitMix64 (Steele, Lea, Flood 2014) at any place at once, and Box-Muller. The whole numbers are the same on every
+    SplitMix64 (Steele, Lea, Flood 2014) at all positions at once, and Box-Muller. The whole numbers are the same on every
     device, their logarithm and cosine to a few units in the last place.
     """
-    places = torch.arange(1, count + 1, device=keys.device) * GOLDEN
-    bits = splitmix(keys.view(-1, 1) + places)
+    steps = torch.arange(1, count + 1, device=keys.device) * GOLDEN
+    bits = splitmix(keys.view(-1, 1) + steps)
     high, low = _shifted(bits, 32), bits & 0xFFFFFFFF
     radius = ((high + 1).float() * 2**-32).log_().mul_(-2).sqrt_()
     return low.float().mul_(2 * math.pi * 2**-32).cos_().mul_(radius)

@@ -1,6 +1,6 @@
 """timm's RandAugment on batches of uint8 images, each image with operations and magnitudes of its own.
 
-An operation is a kernel and what timm's magnitude means to it. Which images get which is decided on the host; a kernel
+An operation is a kernel and the arguments that timm's magnitude gives it. Which images get which is decided on the host; a kernel
 then runs once for all its images, so that a layer of fifteen operations costs seven kernels. The arithmetic is Pillow's
 own, with its order of operations and its truncations, so pixels are equal to timm's.
 """
@@ -33,7 +33,7 @@ class Canvas(NamedTuple):
 
 
 Kernel = Callable[[Tensor, Tensor], Tensor]  # images (B, 3, H, W) uint8, arguments (B, K) -> images
-Meaning = Callable[[Array, Array, Canvas], Array]  # magnitudes (B,) in parts of 10, signs (B,) -> arguments (B, K)
+Arguments = Callable[[Array, Array, Canvas], Array]  # magnitudes (B,) in parts of 10, signs (B,) -> arguments (B, K)
 
 
 class RandAugment:
@@ -86,12 +86,14 @@ class RandAugment:
         for number, name in enumerate(self.names):
             members = np.flatnonzero(chosen == number)
             if len(members):
-                kernel, meaning = OPERATIONS[name]
-                work[kernel].append((members, meaning(parts[members], signs[members], self.canvas)))
-        return [
-            (kernel, np.concatenate([members for members, _ in found]), np.concatenate([arguments for _, arguments in found]))
-            for kernel, found in work.items()
-        ]
+                kernel, arguments = OPERATIONS[name]
+                work[kernel].append((members, arguments(parts[members], signs[members], self.canvas)))
+        return [(kernel, *_concatenated(groups)) for kernel, groups in work.items()]
+
+
+def _concatenated(groups: list[tuple[Array, Array]]) -> tuple[Array, Array]:
+    members, arguments = zip(*groups, strict=True)
+    return np.concatenate(members), np.concatenate(arguments)
 
 
 # --- kernels ---------------------------------------------------------------------------------------------------------
@@ -118,8 +120,8 @@ def _bicubic(images: Tensor, x: Tensor, y: Tensor) -> Tensor:
     rows = [(row + tap).clamp_(0, height - 1).long() * width for tap in range(-1, 3)]
     flat = images.flatten(2)
 
-    def value(place: Tensor) -> Tensor:
-        return flat.gather(2, place.flatten(1).unsqueeze(1).expand(-1, 3, -1)).view_as(images).double()
+    def value(index: Tensor) -> Tensor:
+        return flat.gather(2, index.flatten(1).unsqueeze(1).expand(-1, 3, -1)).view_as(images).double()
 
     return _cubic(dy, *(_cubic(dx, *(value(r + c) for c in columns)) for r in rows))
 
@@ -190,7 +192,7 @@ def _blend(degenerate: Tensor, images: Tensor, factors: Tensor) -> Tensor:
     return (degenerate + factor * (images.int() - degenerate)).clamp_(0, 255).to(torch.uint8)
 
 
-# --- what a magnitude means ------------------------------------------------------------------------------------------
+# --- a kernel's arguments from a magnitude ---------------------------------------------------------------------------
 
 
 def _nothing(part: Array, sign: Array, canvas: Canvas) -> Array:
@@ -267,7 +269,7 @@ def _solar_addition(part: Array, sign: Array, canvas: Canvas) -> Array:
     return np.where(VALUES < 128, np.minimum(255, VALUES + added), VALUES)
 
 
-OPERATIONS: dict[str, tuple[Kernel, Meaning]] = {
+OPERATIONS: dict[str, tuple[Kernel, Arguments]] = {
     "AutoContrast": (autocontrast, _nothing),
     "Equalize": (equalize, _nothing),
     "Invert": (lookup, _inversion),

@@ -1,0 +1,197 @@
+"""A data set that fits on the device: decoded once, kept there, and augmented there in batches.
+
+For where a run would wait for decoding. It draws from other generators than the loaders do, so the two give different
+pictures of one distribution; either gives the same pictures whatever the batch, the number of processes or the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from roadmap.base.errors import Refused
+from roadmap.config.schema import DataConfig, Pipeline, RecipeConfig, Source
+from roadmap.data.batches import Batches, LabelledImages, ahead, indices_of
+from roadmap.data.device import augment
+from roadmap.data.device.augment import Array, NormalizeAndErase, send
+from roadmap.data.device.randaugment import CHOICE, RandAugment
+from roadmap.data.images.readers import reader
+from roadmap.data.images.sources import Inventory, Split
+from roadmap.data.loader import val_transform
+
+SIDES = {Source.digits: 8, Source.cifar10: 32, Source.cifar100: 32}  # pixels; of data sets that are not files
+CROPPING, CHOOSING = 1, 2  # keys of random tables, with `augment.ERASES`: to switch one off changes nothing in the others
+
+
+class DeviceDataset:
+    """The two splits of a run, on the device.
+
+    Args:
+        data: The images' size and how they are augmented.
+        recipe: Likewise.
+        seed: Of the run.
+        inventory: The images.
+        samplers: This process's micro-batches of training and of evaluation.
+        normalize_and_erase: The last part, which knows the device where the images are kept and the batches are made.
+
+    Raises:
+        Refused: for a picture that cannot be decoded, with its path.
+
+    """
+
+    def __init__(
+        self,
+        data: DataConfig,
+        recipe: RecipeConfig,
+        seed: int,
+        inventory: Inventory,
+        samplers: tuple[Batches, Batches],
+        normalize_and_erase: NormalizeAndErase,
+    ) -> None:
+        self.train_batches, self.val_batches = samplers
+        self.name, self.updates, self.device = Pipeline.device, self.train_batches.updates, normalize_and_erase.device
+        self.augmentation = Augmentation(data, recipe, seed, normalize_and_erase)
+        self.train = decode(data, inventory, self.device)
+        self.val, self.val_targets = _evaluation_split(data, inventory, self.device)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[LabelledImages]:
+        """Micro-batches of this process in an epoch, from those of update `start` on; on the device."""
+        self.train_batches.epoch, self.train_batches.start = epoch, start
+        return ahead(self._training(epoch), self.device)
+
+    def evaluation(self) -> Iterator[LabelledImages]:
+        """The share of this process in the evaluation split, every image once, in order; on the device."""
+        for keys in self.val_batches:
+            index = send(indices_of(keys), self.device)
+            images = self.augmentation.normalize_and_erase(self.val.index_select(0, index))
+            yield LabelledImages(images, self.val_targets.index_select(0, index))
+
+    def _training(self, epoch: int) -> Iterator[LabelledImages]:
+        draws = self.augmentation.draw(epoch, len(self.train.starts))
+        for keys in self.train_batches:
+            indices = indices_of(keys)
+            images = self.augmentation(self.train, indices, draws)
+            yield LabelledImages(images, self.train.targets.index_select(0, send(indices, self.device)))
+
+
+class Draws(NamedTuple):
+    """The random numbers of an epoch: tables with a row for each image; None for what the recipe leaves out."""
+
+    crop: Array
+    choice: Array | None
+    erasing: Array | None
+
+
+class Augmentation:
+    """A recipe's augmentation: random resized crop, flip, RandAugment, normalisation, random erasing, as in Table 5."""
+
+    def __init__(self, data: DataConfig, recipe: RecipeConfig, seed: int, normalize_and_erase: NormalizeAndErase) -> None:
+        self.size, self.hflip, self.seed, self.crop_scale = data.image_size, data.hflip, seed, recipe.crop_scale
+        self.randaugment = RandAugment(recipe.randaugment, data.image_size, data.mean) if recipe.randaugment else None
+        self.normalize_and_erase = normalize_and_erase
+
+    def draw(self, epoch: int, size: int) -> Draws:
+        """The random numbers of an epoch for a data set of `size` images, a function of (seed, epoch, index)."""
+        key = self.seed, epoch
+        crop = augment.draws(augment.CROP, (size,), *key, CROPPING)
+        choice = augment.draws(CHOICE, (size, self.randaugment.layers), *key, CHOOSING) if self.randaugment else None
+        return Draws(crop, choice, self.normalize_and_erase.draw(epoch, size))
+
+    def __call__(self, pictures: Pictures, indices: Array, draws: Draws) -> Tensor:
+        """The pictures of these indices as training images (B, 3, S, S): float32, normalised."""
+        crop, heights, widths = draws.crop[indices], pictures.heights[indices], pictures.widths[indices]
+        boxes = augment.crop_boxes(crop, heights, widths, self.crop_scale)
+        flips = crop["flip"] < self.hflip
+        images = augment.resized_crops(pictures.pixels, pictures.starts[indices], widths, boxes, flips, self.size)
+        if self.randaugment and draws.choice is not None:
+            images = self.randaugment(images, draws.choice[indices])
+        return self.normalize_and_erase(images, None if draws.erasing is None else draws.erasing[indices])
+
+
+# --- decoding --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Decoded pictures of any sizes: their pixels on the device, one picture after another and row by row; sizes on the host."""
+
+    pixels: Tensor  # (P, 3) uint8
+    targets: Tensor  # (N,) int64, on the device
+    starts: Array  # number of each picture's first pixel (N,)
+    heights: Array  # (N,)
+    widths: Array  # (N,)
+
+
+def decode(data: DataConfig, inventory: Inventory, device: torch.device) -> Pictures:
+    """Decode the training split, each picture straight to where it stays on the device, in as many threads as there are CPUs.
+
+    Raises:
+        Refused: for a picture that cannot be decoded, with its path.
+
+    """
+    sizes = _sizes(inventory.train, SIDES.get(data.source))
+    ends = np.cumsum(sizes.prod(1))
+    starts = ends - sizes.prod(1)
+    pixels = torch.empty((int(ends[-1]), 3), dtype=torch.uint8, device=device)
+    read = reader(data, inventory, "train")
+
+    def copy(index: int) -> int:
+        image, target = read(index)
+        pixels[starts[index] : ends[index]] = torch.from_numpy(np.array(image)).view(-1, 3)
+        return target
+
+    targets = _threaded(copy, range(inventory.train.size))
+    return Pictures(pixels, torch.tensor(targets, device=device), starts, *sizes.T)
+
+
+def _evaluation_split(data: DataConfig, inventory: Inventory, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The evaluation split as the loaders' own transform leaves it: (N, 3, S, S) uint8, and classes (N,)."""
+    read, transform, size = reader(data, inventory, "val"), val_transform(data), data.image_size
+    images = torch.empty((inventory.val.size, 3, size, size), dtype=torch.uint8, device=device)
+
+    def copy(index: int) -> int:
+        image, target = read(index)
+        images[index] = torch.as_tensor(transform(image))
+        return target
+
+    targets = _threaded(copy, range(inventory.val.size))
+    return images, torch.tensor(targets, device=device)
+
+
+def bytes_needed(data: DataConfig, inventory: Inventory) -> int:
+    """Bytes that `DeviceDataset` keeps, from headers of files alone: the training split decoded, the other at its final size.
+
+    Raises:
+        Refused: for a picture whose header cannot be read, with its path.
+
+    """
+    pixels = int(_sizes(inventory.train, SIDES.get(data.source)).prod(1).sum())
+    return 3 * (pixels + inventory.val.size * data.image_size**2)
+
+
+def _sizes(split: Split, picture_size: int | None) -> Array:
+    """Heights and widths (N, 2); `picture_size` is that of all pictures, None where they are files of any size."""
+    if picture_size is not None:
+        return np.full((split.size, 2), picture_size)
+    return np.array(_threaded(_size, [path for path, _ in split.files]))
+
+
+def _size(path: Path) -> tuple[int, int]:
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise Refused(f"{path}: cannot be decoded: {error}") from error
+
+
+def _threaded(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(function, items))

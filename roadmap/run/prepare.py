@@ -1,0 +1,71 @@
+"""From an experiment to a run in memory: every part of training is made here, one after the other."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import nn
+
+from roadmap.base.errors import Refused
+from roadmap.config.identity import plain
+from roadmap.config.schema import Experiment, RecipeConfig
+from roadmap.data.images.sources import Inventory
+from roadmap.record.folder import RunFolder
+from roadmap.record.updates import UpdateLog
+from roadmap.tasks.choose import choose_task
+from roadmap.train import memory
+from roadmap.train import recipe as parts
+from roadmap.train.compiling import compile_network, pick_compile
+from roadmap.train.loop import Trainer
+from roadmap.train.precision import pick_precision, repeat_bits, tf32
+from roadmap.train.ranks import Ranks
+from roadmap.train.state import State
+from roadmap.train.update import Update
+
+BUILDING = 2**31  # seeds the initial weights, where an epoch's number seeds its updates
+
+
+def prepare(experiment: Experiment, inventory: Inventory, folder: RunFolder, ranks: Ranks) -> Trainer:
+    """A run at its start; `trainer.state.resume()` takes it to where an earlier attempt stopped.
+
+    Raises:
+        Refused: for what this device or timm cannot do, and for images that cannot be read or do not fit on the device.
+
+    """
+    data, recipe, runtime, seed = experiment.data, experiment.recipe, experiment.runtime, experiment.seed
+    if runtime.threads is not None:
+        torch.set_num_threads(runtime.threads)
+    repeat_bits(runtime.deterministic)
+    tf32(False)
+    memory.keep_freed(ranks.device)
+    memory_format = torch.channels_last if runtime.channels_last else torch.contiguous_format
+    precision = pick_precision(recipe.precision, ranks.device)
+
+    task = choose_task(experiment.task, recipe, len(inventory.classes), memory_format)
+    kind = experiment.model, experiment.reference, data.image_size
+    ranks.seed(seed, BUILDING)
+    network = _on_device(task.network(*kind), recipe, ranks, memory_format)
+    average = parts.average(recipe, network)
+    compiled = pick_compile(runtime.compile, recipe, inventory.train.size, partial(task.cost, *kind), ranks.device)
+    compiled = compile_network(network, compiled)
+    batches = task.batches(data, seed, inventory, ranks.device, ranks.rank, ranks.world)
+    optimizer = parts.optimizer(recipe, network)
+    schedule = parts.schedule(recipe, optimizer, batches.updates)
+    micro_batches = recipe.batch_size // recipe.images_at_once // ranks.world
+    step = Update(network, optimizer, task, precision, ranks, micro_batches)
+
+    about = {"run": folder.path.name, "experiment": plain(experiment)}
+    about |= {"precision": precision.value, "pipeline": batches.name.value, "processes": ranks.world}
+    fixed = ("precision", "pipeline", "processes") if recipe.sync_batchnorm else ("precision", "pipeline")
+    updates = UpdateLog(folder.path / "updates.csv")
+    state = State(folder, step, average, updates, about, fixed, runtime.checkpoint_seconds)
+    return Trainer(experiment.step.name, seed, recipe, data.image_size, task, batches, schedule, step, state, compiled)
+
+
+def _on_device(network: nn.Module, recipe: RecipeConfig, ranks: Ranks, memory_format: torch.memory_format) -> nn.Module:
+    if recipe.sync_batchnorm and ranks.world > 1:
+        if ranks.device.type == "cpu":
+            raise Refused("recipe.sync_batchnorm=true: torch has it for GPUs only; on CPUs it must be false")
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    return network.to(ranks.device, memory_format=memory_format)  # type: ignore[call-overload]

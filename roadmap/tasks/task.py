@@ -1,0 +1,66 @@
+"""What training needs of a task, whatever it is: batches, network, loss, score and cost."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from roadmap.config.schema import DataConfig, ModelConfig
+from roadmap.data.batches import Batch, InputPipeline
+from roadmap.data.images.sources import Inventory
+from roadmap.model.cost import Cost
+from roadmap.record.result import Metric
+
+
+class Processes(Protocol):
+    """The processes that share an evaluation; `train.ranks.Ranks` is them."""
+
+    def total_(self, values: Tensor) -> Tensor:
+        """Replace values, on this run's device, by their sum over the processes."""
+
+    def gather(self, value: Any) -> list[Any]:
+        """The value of each process, in their order."""
+
+
+class Scorer(Protocol):
+    """The scores of one evaluation, from the share of it that this process sees."""
+
+    def update(self, outputs: Any, targets: Any) -> None:
+        """Take in what the network put out for a batch's images, and the batch's targets."""
+
+    def compute(self, processes: Processes) -> dict[str, float]:
+        """The scores over what all processes saw, in the order in which people read them; the metric's is among them."""
+
+
+class Task(Protocol):
+    """A task: what is learnt from which targets, and how it is scored. It is made by `tasks.choose.choose_task`.
+
+    `loss` and `Scorer.update` are given the batches of the task's own pipeline, so their `images` and `targets` may be
+    anything: tensors, or lists of them. Training calls both under the autocast of its precision and knows no more of them.
+    """
+
+    @property
+    def metric(self) -> Metric:
+        """The score by which runs are compared."""
+
+    def batches(
+        self, data: DataConfig, seed: int, inventory: Inventory, device: torch.device, rank: int = 0, world: int = 1
+    ) -> InputPipeline:
+        """The batches of process `rank` among `world`, made for `device`."""
+
+    def network(self, model: ModelConfig, reference: str | None, image_size: int) -> nn.Module:
+        """The network at these coordinates, or timm's `reference`, freshly initialised."""
+
+    def loss(self, network: nn.Module, batch: Batch) -> Tensor:
+        """The mean loss of a micro-batch, a scalar."""
+
+    def scorer(self, device: torch.device) -> Scorer:
+        """An empty scorer for one evaluation."""
+
+    def cost(self, model: ModelConfig, reference: str | None, image_size: int) -> Cost:
+        """What the same network costs for one image of `image_size` pixels."""
+
+    def dummy_batch(self, images: int, image_size: int, device: torch.device) -> Batch:
+        """A batch of so many blank images, to find out by trial how many fit in memory."""

@@ -1,0 +1,38 @@
+"""The score of a network over a whole evaluation split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import nn
+
+from roadmap.config.schema import Precision
+from roadmap.data.batches import Batch
+from roadmap.tasks.task import Task
+from roadmap.train.precision import autocast
+from roadmap.train.ranks import Ranks
+
+
+@torch.inference_mode()
+def evaluate(
+    network: nn.Module,
+    task: Task,
+    batches: Iterable[Batch],
+    precision: Precision,
+    ranks: Ranks,
+    between: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
+    """Score a network on the batches of all processes together, each on its device; `between` is called before each batch.
+
+    Each process brings its own batches, not the same number of them. Nothing is compiled for it: a forward pass over a
+    small split does not earn that back.
+    """
+    network.eval()
+    scorer = task.scorer(ranks.device)
+    for batch in batches:
+        between()
+        with autocast(precision, ranks.device), torch.compiler.set_stance("force_eager"):
+            outputs = network(batch.images)
+        scorer.update(outputs, batch.targets)
+    return scorer.compute(ranks)
