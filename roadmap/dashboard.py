@@ -13,8 +13,8 @@ import yaml
 
 from roadmap.base.console import Parser, exits
 from roadmap.base.errors import Refused, StorageFault
-from roadmap.base.files import write_whole
-from roadmap.base.redaction import redact
+from roadmap.base.files import write_atomic
+from roadmap.base.redaction import redact_text
 from roadmap.report.records import Study, load
 from roadmap.report.statistics import analyse
 from roadmap.tracking.wandb.dashboard import Dashboard, packages, save, specify
@@ -52,12 +52,12 @@ def _project(study: Study) -> dict[str, Any]:
 
 
 def _write_json(specification: dict[str, Any], file: str) -> int:
-    text = redact(json.dumps(specification, indent=2, sort_keys=True, ensure_ascii=False)) + "\n"
+    text = redact_text(json.dumps(specification, indent=2, sort_keys=True, ensure_ascii=False)) + "\n"
     if file == "-":
         print(text, end="")
         return 0
     try:
-        write_whole(Path(file), text)
+        write_atomic(Path(file), text)
     except OSError as error:
         raise StorageFault(f"{file}: could not be written: {error}") from error
     return 0

@@ -1,4 +1,4 @@
-"""Locks released when their process ends: who may write in a folder."""
+"""Locks that are released when their process ends: who may write in a folder. No torch here."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _QUESTION = "qqihh" if sys.platform == "darwin" else "hhqqi4x"  # struct flock
 
 @dataclass(frozen=True)
 class Claim:
-    """The right to write in a folder, held by this process."""
+    """A lock held by this process: the right to write in a folder."""
 
     path: Path
     descriptor: int
     token: str
 
     def check(self) -> None:
-        """Make sure that the claim still holds: a process that was stopped for long may have lost it.
+        """Make sure that the lock is still ours: a process that stood still for long may have lost it.
 
         Raises:
             Held: where it was lost.
@@ -60,16 +60,16 @@ def claim(path: Path, wait: float = 0.0) -> Iterator[Claim]:
         Refused: on a file system without locks.
 
     """
-    taken = _take_within(path.absolute(), wait)
-    _held[taken.path] = taken
+    lock = _take_within(path.absolute(), wait)
+    _held[lock.path] = lock
     try:
-        yield taken
+        yield lock
     finally:
         with suppress(OSError):
-            if _is_file(taken.descriptor, taken.path):
-                taken.path.unlink()  # still under the lock; who waits for it looks whether its file is this one
-        del _held[taken.path]
-        os.close(taken.descriptor)
+            if _is_file(lock.descriptor, lock.path):
+                lock.path.unlink()  # while it is locked: whoever waits for it checks that the file is still this one
+        del _held[lock.path]
+        os.close(lock.descriptor)
 
 
 def holder(path: Path) -> str | None:
@@ -134,8 +134,8 @@ def _is_file(descriptor: int, path: Path) -> bool:
 
 def _is_locked(descriptor: int) -> bool:
     """Whether another process holds a lock, asked without taking it."""
-    wanted, darwin = (fcntl.F_WRLCK, os.SEEK_SET), sys.platform == "darwin"
-    question = struct.pack(_QUESTION, *((0, 0, 0, *wanted) if darwin else (*wanted, 0, 0, 0)))
+    exclusive, darwin = (fcntl.F_WRLCK, os.SEEK_SET), sys.platform == "darwin"
+    question = struct.pack(_QUESTION, *((0, 0, 0, *exclusive) if darwin else (*exclusive, 0, 0, 0)))
     answer = struct.unpack(_QUESTION, fcntl.fcntl(descriptor, fcntl.F_GETLK, question))
     return bool(answer[3 if darwin else 0] != fcntl.F_UNLCK)
 

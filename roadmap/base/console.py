@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from roadmap.base.errors import EXIT_CLOSED_PIPE, EXIT_STOPPED, Refused, RoadmapError
-from roadmap.base.redaction import redact
+from roadmap.base.redaction import redact_text
 from roadmap.base.signals import leave_on_signals
 
 
@@ -37,7 +37,7 @@ def exits(main: Callable[[], int | None]) -> Callable[[], NoReturn]:
 def say(error: RoadmapError) -> int:
     """Put a fault on stderr as one message; returns its exit code."""
     with suppress(OSError):  # a full disk, where stderr is a file
-        print(f"roadmap: {printable(redact(str(error)))}", file=sys.stderr, flush=True)
+        print(f"roadmap: {printable(redact_text(str(error)))}", file=sys.stderr, flush=True)
     return error.exit_code
 
 

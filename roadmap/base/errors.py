@@ -1,6 +1,6 @@
 """What can go wrong, and the exit code of each.
 
-0 all done; 1 some runs failed; 2 bad configuration or data, said before any training; 3 storage fault;
+0 all done; 1 some runs failed; 2 bad configuration or data, refused before any training; 3 storage fault;
 75 another process is at this run; 143 stopped by a signal, resumable.
 """
 

@@ -17,10 +17,12 @@ PARTIAL = ".partial-"
 
 
 @contextmanager
-def replacing(path: Path, once: bool = False) -> Iterator[BinaryIO]:
-    """A file to write, which takes the place of `path` when the block ends well and leaves nothing when it does not.
+def atomic_file(path: Path, once: bool = False) -> Iterator[BinaryIO]:
+    """A file to write, which becomes `path` when the block ends without an error, and is removed otherwise.
 
-    With `once` it takes no place that is taken.
+    Args:
+        path: where the content is to stand; what was there before stays until then.
+        once: refuse to replace a file.
 
     Raises:
         FileExistsError: with `once`, where `path` is there already.
@@ -43,13 +45,13 @@ def replacing(path: Path, once: bool = False) -> Iterator[BinaryIO]:
             partial.unlink(missing_ok=True)
 
 
-def write_whole(path: Path, content: str | bytes, once: bool = False) -> None:
-    """Write a file whole or not at all; see `replacing`."""
-    with replacing(path, once) as file:
+def write_atomic(path: Path, content: str | bytes, once: bool = False) -> None:
+    """Write a file atomically; see `atomic_file`."""
+    with atomic_file(path, once) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_json_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file that may be torn, foreign or absent; empty where there is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -22,7 +22,7 @@ REDACTED = "[redacted]"
 PUBLIC: set[str] = set()
 """The project's own names (steps, recipes, toggles), which `roadmap.config` adds: a bad password that equals one must not spoil
 the records."""
-SHORTEST = 8  # characters of a value that is taken for a secret
+SHORTEST = 8  # characters: a shorter value is taken for no secret
 
 _WORDS = r"api_?keys?|keys?|tokens?|secrets?|pass(?:word|wd|phrase)s?|pwd|credentials?|creds|auth|authorization"
 _NAME = re.compile(rf"(?:^|[_.\-])(?:{_WORDS})(?:$|[_.\-])|(?:key|token|secret|password|passwd|credentials?)$", re.I)
@@ -48,18 +48,18 @@ _SHAPES = re.compile(
 )
 
 
-def redact(text: str) -> str:
+def redact_text(text: str) -> str:
     """The text with every secret replaced by `[redacted]`."""
     known = _pattern(tuple(os.environ.items()), tuple(sys.argv))
     return _SHAPES.sub(_hidden, known.sub(REDACTED, text) if known else text)
 
 
-def hide(node: Any) -> Any:
+def redact_record(node: Any) -> Any:
     """A nested record with every secret in its texts replaced; what stands under a name that says secret is one."""
     if isinstance(node, dict):
-        return {_text(key): REDACTED if _is_secret(key, value) else hide(value) for key, value in node.items()}
+        return {_text(key): REDACTED if _is_secret(key, value) else redact_record(value) for key, value in node.items()}
     if isinstance(node, list | tuple):
-        return [hide(item) for item in node]
+        return [redact_record(item) for item in node]
     return _text(node)
 
 
@@ -69,7 +69,7 @@ def redact_file(path: Path) -> None:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return
-    if (clean := redact(text)) != text:
+    if (clean := redact_text(text)) != text:
         path.write_text(clean, encoding="utf-8")
 
 
@@ -78,7 +78,7 @@ class Redacting(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Format, then clean the whole of it."""
-        return redact(super().format(record))
+        return redact_text(super().format(record))
 
 
 class _Clean(io.TextIOBase):
@@ -89,7 +89,7 @@ class _Clean(io.TextIOBase):
 
     def write(self, text: str) -> int:
         """Write what is left of the text without its secrets."""
-        self._stream.write(redact(text))
+        self._stream.write(redact_text(text))
         return len(text)
 
     def __getattribute__(self, name: str) -> Any:
@@ -112,7 +112,7 @@ def is_secret_name(name: str) -> bool:
 
 
 def _text(node: Any) -> Any:
-    return redact(node) if isinstance(node, str) else node
+    return redact_text(node) if isinstance(node, str) else node
 
 
 def _is_secret(key: Any, value: Any) -> bool:
@@ -153,7 +153,7 @@ def _may_be_secret(value: str) -> bool:
 
 
 def _is_path(value: str) -> bool:
-    """A variable such as `SSH_AUTH_SOCK` names a file: its place is no secret, and paths must stay readable."""
+    """A variable such as `SSH_AUTH_SOCK` names a file: a path is no secret, and must stay readable."""
     try:
         return "/" in value and Path(value).exists()
     except (OSError, ValueError):

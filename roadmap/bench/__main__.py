@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from roadmap.base.console import Parser, exits
 from roadmap.base.errors import Refused, StorageFault, nearest
-from roadmap.base.files import write_whole
+from roadmap.base.files import write_atomic
 from roadmap.base.processes import check_alone
 from roadmap.base.tables import Column, as_csv, as_markdown, as_table
 from roadmap.config.overrides import config_folders
@@ -205,8 +205,8 @@ def _write(folder: Path, rows: Sequence[dict[str, Any]], remarks: Sequence[str])
     keys = dict.fromkeys(key for row in rows for key in row if key != "spread")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / "bench.csv", as_csv(rows, [Column(key, key) for key in keys], ""))
-        write_whole(folder / "bench.md", as_markdown(rows, COLUMNS, "") + "\n" + "\n".join(f"{remark}\n" for remark in remarks))
+        write_atomic(folder / "bench.csv", as_csv(rows, [Column(key, key) for key in keys], ""))
+        write_atomic(folder / "bench.md", as_markdown(rows, COLUMNS, "") + "\n" + "\n".join(f"{remark}\n" for remark in remarks))
     except OSError as error:
         raise StorageFault(f"--output {folder}: cannot be written: {error}") from error
 

@@ -15,7 +15,7 @@ import torch
 from timm.layers import set_fast_norm
 from torch import nn
 
-from roadmap.base.files import write_whole
+from roadmap.base.files import write_atomic
 from roadmap.bench.measure import Action, Spread, in_turn, peak_memory, profiled, settle, timed
 from roadmap.bench.timm_loop import TimmLoop, timm_network
 from roadmap.config.schema import Compile, ModelConfig, Precision, RecipeConfig
@@ -89,7 +89,7 @@ def measure(step: str, model: ModelConfig, setting: Setting, pipeline: InputPipe
         compiling = max(0.0, each.first_seconds - 2 * statistics.median(times[name]))
         row |= {f"{name}_compile_seconds": compiling, f"{name}_memory_gib": each.memory}
     if setting.profiles is not None:
-        write_whole(setting.profiles / f"profile-{step}.txt", profiled(contenders[OURS].update, setting.device))
+        write_atomic(setting.profiles / f"profile-{step}.txt", profiled(contenders[OURS].update, setting.device))
     if pipeline is not None:
         row[f"{OURS}_end_to_end"] = _end_to_end(contenders[OURS], pipeline, setting)
     return row | _inference(contenders, setting, batch)

@@ -1,6 +1,6 @@
 """From a command line to one checked `Experiment`, or to a message that says what to change; and a run's identity.
 
-Hydra composes `conf/` under the schema; what it refuses is said again here with the value, the allowed values and the
+Hydra composes `conf/` under the schema; its errors are rewritten (`messages`) with the value, the allowed values and the
 nearest name. No torch here: a bad setting is refused in about a second.
 """
 

@@ -253,7 +253,7 @@ class WandbMode(StrEnum):
 
 @dataclass
 class WandbConfig:
-    """The W&B mirror of a run."""
+    """Where a run is shown on W&B."""
 
     mode: WandbMode = WandbMode.offline
     project: str = "roadmap"

@@ -35,7 +35,7 @@ def build_model(
         config_dirs: folders with steps of your own, laid out like `conf/`.
         in_chans: colours of the images.
         drop_rate: dropout before the classifier (the paper has none).
-        toggles: coordinates of the model, e.g. `kernel_size=9, norm="batch"`; `roadmap.schema.ModelConfig` lists them.
+        toggles: coordinates of the model, e.g. `kernel_size=9, norm="batch"`; `roadmap.config.schema.ModelConfig` lists them.
 
     Returns:
         A classifier from (N, in_chans, H, W) to (N, num_classes), freshly initialised; H and W at least 32.

@@ -1,6 +1,6 @@
 """A run's folder: what it was asked (`config.yaml`), how it went (`history.jsonl`, `log.txt`), what came out.
 
-`result.json` is written last and whole; without it the run is not done. Tables are built from these files only.
+`result.json` is written last and atomically; without it the run is not done. Tables are built from these files only.
 No torch here.
 """
 
@@ -18,8 +18,8 @@ from omegaconf import OmegaConf
 
 from roadmap.base.claims import Claim, claim, holder
 from roadmap.base.errors import Held, Refused, StorageFault
-from roadmap.base.files import PARTIAL, remove_partial, write_whole
-from roadmap.base.redaction import hide
+from roadmap.base.files import PARTIAL, remove_partial, write_atomic
+from roadmap.base.redaction import redact_record
 from roadmap.config.identity import described, identity
 from roadmap.config.schema import Experiment
 from roadmap.record.result import RunResult, dump_result, load_result
@@ -45,7 +45,7 @@ class RunFolder:
 
     @property
     def log(self) -> Path:
-        """What the run said."""
+        """The run's messages."""
         return self.path / "log.txt"
 
     @property
@@ -60,7 +60,7 @@ class RunFolder:
 
     @contextmanager
     def claimed(self) -> Iterator[RunFolder]:
-        """Hold this folder, for one process at a time to write in; what a killed one left half written is removed.
+        """Lock this folder, for one process at a time to write in; what a killed one left half written is removed.
 
         Raises:
             Held: where another process is at this run.
@@ -69,16 +69,16 @@ class RunFolder:
         """
         if self.path.is_symlink() or self.checkpoints.is_symlink():
             raise Refused(f"{self.path}: a link; a run writes in a folder of its own")
-        with ExitStack() as held:
+        with ExitStack() as stack:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
-                mine = held.enter_context(claim(self.path / "claim"))
+                lock = stack.enter_context(claim(self.path / "claim"))
                 for folder in (self.path, self.checkpoints):
                     remove_partial(folder)
                 self._set_aside_torn()
             except OSError as error:
                 raise Refused(f"{self.path} cannot be written: {error}") from error
-            yield replace(self, claim=mine)
+            yield replace(self, claim=lock)
 
     def tidy(self) -> None:
         """Remove what a run that was killed just after it had written its result left behind."""
@@ -94,7 +94,7 @@ class RunFolder:
         return holder(self.path / "claim")
 
     def check_claim(self) -> None:
-        """Raise `Held` where another process has taken this run over; before everything that is written."""
+        """Raise `Held` where another process has taken this run over; called before anything is written."""
         if self.claim is not None:
             self.claim.check()
 
@@ -106,7 +106,7 @@ class RunFolder:
 
         """
         try:
-            write_whole(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(hide(described(experiment)))))
+            write_atomic(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(redact_record(described(experiment)))))
         except OSError as error:
             raise Refused(f"output={experiment.output}: {self.path} cannot be written: {error}") from error
 
@@ -132,9 +132,9 @@ class RunFolder:
 
         """
         self.check_claim()
-        content = json.dumps(hide(dump_result(result)), indent=2, ensure_ascii=False) + "\n"
+        content = json.dumps(redact_record(dump_result(result)), indent=2, ensure_ascii=False) + "\n"
         try:
-            write_whole(self.result_file, content, once=True)
+            write_atomic(self.result_file, content, once=True)
         except FileExistsError as error:
             raise Held(f"{self.path}: its result was written by another process; it stays as it is") from error
         except OSError as error:
@@ -149,13 +149,13 @@ class RunFolder:
                 self.result_file.replace(self.result_file.with_suffix(".json.corrupt"))
 
     def copy_record(self, other: RunFolder) -> None:
-        """Take over what another study's folder says of the same run; its weights stay there."""
+        """Copy the record of the same run from another study's folder; its weights stay there."""
         result = other.result()
         assert result is not None
         try:
             for file in ("config.yaml", "history.jsonl", "updates.csv"):
                 if (other.path / file).is_file():
-                    write_whole(self.path / file, (other.path / file).read_bytes())
+                    write_atomic(self.path / file, (other.path / file).read_bytes())
         except OSError as error:
             raise StorageFault(f"{self.path}: could not be written: {error}") from error
         study = self.path.parent.parent.name
@@ -176,7 +176,7 @@ class RunFolder:
         return [[line[key] for key in ("train_loss", "val_loss", score)] for line in self.history()]
 
     def add_epoch(self, line: dict[str, Any]) -> None:
-        """Write down one epoch, in place of an earlier attempt at it and all that came after."""
+        """Write down one epoch; an earlier attempt at it, and all epochs after it, are dropped."""
         self._write_history([*self._epochs_before(line["epoch"]), line])
 
     def forget_epochs(self, first: int) -> None:
@@ -190,7 +190,7 @@ class RunFolder:
     def _write_history(self, lines: list[dict[str, Any]]) -> None:
         self.check_claim()
         try:
-            write_whole(self.history_file, "".join(json.dumps(line) + "\n" for line in lines))
+            write_atomic(self.history_file, "".join(json.dumps(line) + "\n" for line in lines))
         except OSError as error:
             raise StorageFault(f"{self.history_file}: could not be written: {error}") from error
 

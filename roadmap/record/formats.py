@@ -1,6 +1,6 @@
 """Versions of the record's two forms, `result.json` and `study.json`: which are read here, and how an older one is.
 
-Format 1 (until November 2026) knew classification only and said so nowhere: its scores stood beside everything else.
+Format 1 (until November 2026) knew classification only: its scores stood beside everything else, and nothing named the metric.
 """
 
 from __future__ import annotations

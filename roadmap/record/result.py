@@ -86,7 +86,7 @@ class RunResult:
 
     @property
     def fingerprint(self) -> str:
-        """Sixteen hex digits, to tell whether another place has this result."""
+        """Sixteen hex digits of the result, to compare it with what was uploaded."""
         return hashlib.sha256(json.dumps(dump_result(self), sort_keys=True).encode()).hexdigest()[:16]
 
     def comparable(self, other: RunResult) -> bool:

@@ -12,8 +12,8 @@ from typing import Any
 
 from roadmap.base.console import printable
 from roadmap.base.errors import Refused
-from roadmap.base.files import write_whole
-from roadmap.base.redaction import hide
+from roadmap.base.files import write_atomic
+from roadmap.base.redaction import redact_record
 from roadmap.config.schema import ScaleConfig
 from roadmap.record.formats import FORMAT, Content, current, upgraded_plan
 from roadmap.record.result import Metric
@@ -132,7 +132,7 @@ def write_plan(folder: Path, plan: StudyPlan) -> None:
 
     """
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / FILE, json.dumps(hide(dump_plan(plan)), indent=2, ensure_ascii=False) + "\n")
+    write_atomic(folder / FILE, json.dumps(redact_record(dump_plan(plan)), indent=2, ensure_ascii=False) + "\n")
 
 
 def read_plan(folder: Path) -> StudyPlan:

@@ -13,7 +13,7 @@ from roadmap.base.errors import StorageFault
 class UpdateLog:
     """`updates.csv`: loss and norm of the gradient of every update, each once, however often the run was interrupted.
 
-    Lines are appended when a checkpoint is written; what a killed sitting wrote beyond its last checkpoint is cut off.
+    Lines are appended when a checkpoint is written; what a killed attempt wrote beyond its last checkpoint is cut off.
     """
 
     path: Path

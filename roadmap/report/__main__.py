@@ -6,7 +6,7 @@ from pathlib import Path
 
 from roadmap.base.console import Parser, exits
 from roadmap.base.errors import Refused
-from roadmap.base.files import write_whole
+from roadmap.base.files import write_atomic
 from roadmap.report.records import load
 from roadmap.report.statistics import analyse, seeds_needed
 from roadmap.report.table import table_columns
@@ -42,7 +42,7 @@ def main() -> int:
     if arguments.paper:
         from roadmap.report.figure import draw, paper_picture
 
-        write_whole(arguments.paper, draw(paper_picture())[arguments.paper.suffix[1:]])
+        write_atomic(arguments.paper, draw(paper_picture())[arguments.paper.suffix[1:]])
         print(f"{arguments.paper}: the paper's numbers")
     if file:
         from roadmap.report.page import write_page

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from roadmap.base.errors import Refused
-from roadmap.base.files import write_whole
+from roadmap.base.files import write_atomic
 from roadmap.record.folder import RunFolder
 from roadmap.record.result import SHARED, RunResult, dump_result, load_result
 from roadmap.record.study import StudyPlan, read_plan
@@ -68,7 +68,7 @@ def write_records(study: Study) -> None:
         aside = file.with_name(f"records.{hashlib.sha256(file.read_bytes()).hexdigest()[:8]}.jsonl")
         file.replace(aside)
     lines = [dump_result(result) | {"history": study.histories[name]} for name, result in study.results.items()]
-    write_whole(file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    write_atomic(file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
 
 def _from_runs(folder: Path, plan: StudyPlan) -> tuple[dict[str, RunResult], dict[str, History]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from roadmap.base.claims import claim
 from roadmap.base.console import printable
 from roadmap.base.errors import StorageFault
-from roadmap.base.files import remove_partial, write_whole
+from roadmap.base.files import remove_partial, write_atomic
 from roadmap.base.tables import as_table
 from roadmap.report.records import Study, load, write_records
 from roadmap.report.statistics import Analysis, analyse
@@ -47,7 +47,7 @@ def write_report(folder: Path, columns: Sequence[str] = (), behind: Path | None 
             write_records(study)
             files = _files(study, analysis, columns, other)
             for name, content in files.items():
-                write_whole(folder / name, content)
+                write_atomic(folder / name, content)
     except OSError as error:
         raise StorageFault(f"{folder}: the report could not be written: {error}") from error
     return "\n".join([_for_terminal(study, analysis, columns), f"{folder}: {', '.join([*files, 'records.jsonl'])}"])

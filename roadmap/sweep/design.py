@@ -60,7 +60,7 @@ def design(study: StudyConfig, steps: Mapping[str, Step], model_of: ModelOf) -> 
         StudyKind.add_one_in: _add_one_in,
         StudyKind.orderings: _orderings,
         StudyKind.interactions: _interactions,
-        StudyKind.equal_flops: _roadmap,  # its widths are found in roadmap.equal_cost, which needs the networks
+        StudyKind.equal_flops: _roadmap,  # its widths are found in roadmap.sweep.equal_cost, which needs the networks
     }
     return _with_references(rules[study.kind](study, steps, model_of), study.references)
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from roadmap.base.redaction import hide, redact
+from roadmap.base.redaction import redact_record, redact_text
 from roadmap.record.folder import RunFolder
 from roadmap.tracking.summary import summary_of
 from roadmap.tracking.wandb.run import sorting_keys
@@ -70,7 +70,7 @@ class TensorboardTracker:
         about = {key: config[key]["name"] for key in ("step", "study", "scale", "recipe")}
         about |= {"parent": step["parent"] or "", "seed": config["seed"], "data": config["data"]["source"]}
         about |= sorting_keys(self.folder.path, step["name"], step["parent"])
-        for summary in hparams(hide(about), {})[:2]:
+        for summary in hparams(redact_record(about), {})[:2]:
             self.writer.file_writer.add_summary(summary)
 
     def _write_status(self, success: bool) -> None:
@@ -91,5 +91,5 @@ class TensorboardTracker:
             yield
         except Exception as error:
             self.writer = None
-            fault = NOT_INSTALLED if isinstance(error, ImportError) else redact(str(error))
+            fault = NOT_INSTALLED if isinstance(error, ImportError) else redact_text(str(error))
             log.warning("logger=tensorboard: %s; the run goes on without it", fault)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from roadmap.base.redaction import redact
+from roadmap.base.redaction import redact_text
 from roadmap.config.identity import described
 from roadmap.config.schema import Experiment, Logger, WandbMode
 from roadmap.record.folder import RunFolder
@@ -58,7 +58,7 @@ def open_tracker(experiment: Experiment, folder: RunFolder) -> Tracker:
         from roadmap.tracking.tensorboard import TensorboardTracker  # torch, which the run has anyway
 
         return TensorboardTracker(folder, described(experiment))
-    if redact(str(folder.path.absolute())) != str(folder.path.absolute()):
+    if redact_text(str(folder.path.absolute())) != str(folder.path.absolute()):
         log.warning(
             "logger=wandb: the path of output= holds a secret, and wandb writes its path down; the run goes on without it"
         )

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from roadmap.base.errors import StorageFault
-from roadmap.base.files import replacing, write_whole
+from roadmap.base.files import atomic_file, write_atomic
 
 KEPT = 2
 State = dict[str, Any]
@@ -27,10 +27,10 @@ def save(folder: Path, epoch: int, update: int, state: State) -> None:
     """
     path = folder / f"epoch-{epoch:06d}-update-{update:08d}.pt"
     if not _is_whole(path):  # a whole checkpoint of this update is this state
-        with _on_disk(path), replacing(path) as file:
+        with _on_disk(path), atomic_file(path) as file:
             torch.save(state, file)
             file.flush()
-            write_whole(_digest_path(path), _digest(Path(file.name)) + "\n")
+            write_atomic(_digest_path(path), _digest(Path(file.name)) + "\n")
     with suppress(OSError):
         for old in _newest_first(folder)[KEPT:]:
             old.unlink(missing_ok=True)
@@ -44,12 +44,12 @@ def write(path: Path, content: Any) -> None:
         StorageFault: where the disk is full or cannot be written; what was there before stays.
 
     """
-    with _on_disk(path), replacing(path) as file:
+    with _on_disk(path), atomic_file(path) as file:
         torch.save(content, file)
 
 
 def load_newest(folder: Path, foreign: Callable[[State], str | None] = lambda state: None) -> tuple[State | None, list[str]]:
-    """The newest state that is whole and this run's, and a sentence about each newer that is not; None where none was saved.
+    """The newest undamaged state of this run, and a sentence about each newer one that is not; None where none was saved.
 
     `foreign` says what makes a state another run's, None where it is this run's.
 

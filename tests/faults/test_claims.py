@@ -121,9 +121,9 @@ def test_a_file_system_without_hard_links_has_results_too(tmp_path, monkeypatch)
         raise OSError(95, "Operation not supported")
 
     monkeypatch.setattr(Path, "hardlink_to", refuse)
-    storage.write_whole(tmp_path / "result.json", "1", once=True)
+    storage.write_atomic(tmp_path / "result.json", "1", once=True)
     with pytest.raises(FileExistsError):
-        storage.write_whole(tmp_path / "result.json", "2", once=True)
+        storage.write_atomic(tmp_path / "result.json", "2", once=True)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"result.json": "1"}
 
 

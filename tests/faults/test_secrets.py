@@ -17,7 +17,7 @@ from conftest import QUICK
 
 import roadmap
 from roadmap.base import redaction
-from roadmap.base.redaction import REDACTED, Redacting, hide, redact
+from roadmap.base.redaction import REDACTED, Redacting, redact_record, redact_text
 from roadmap.config.compose import compose
 from roadmap.record.folder import RunFolder
 from roadmap.sweep.plan import plan
@@ -159,8 +159,8 @@ def test_wandb_is_told_no_other_secret(monkeypatch):
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_known_shapes(name):
-    assert redact(f"before {SHAPES[name]}") == f"before {REDACTED}"
-    assert hide({"a": [{"b": f"{SHAPES[name]}"}]}) == {"a": [{"b": REDACTED}]}
+    assert redact_text(f"before {SHAPES[name]}") == f"before {REDACTED}"
+    assert redact_record({"a": [{"b": f"{SHAPES[name]}"}]}) == {"a": [{"b": REDACTED}]}
 
 
 @pytest.mark.parametrize(
@@ -181,13 +181,13 @@ def test_known_shapes(name):
 )
 def test_values_under_a_name_that_says_so(name, monkeypatch):
     monkeypatch.setenv(name, PLAIN)
-    assert redact(f"got {PLAIN}, again {PLAIN}") == f"got {REDACTED}, again {REDACTED}"
+    assert redact_text(f"got {PLAIN}, again {PLAIN}") == f"got {REDACTED}, again {REDACTED}"
     monkeypatch.delenv(name)
-    assert redact(PLAIN) == PLAIN
-    assert hide({name: PLAIN, "other": 3}) == {name: REDACTED, "other": 3}
+    assert redact_text(PLAIN) == PLAIN
+    assert redact_record({name: PLAIN, "other": 3}) == {name: REDACTED, "other": 3}
     for words in ([f"{name}={PLAIN}"], [f"+{name}={PLAIN}"], [f"--{name}={PLAIN}"], [f"--{name}", PLAIN]):
         monkeypatch.setattr(sys, "argv", ["program", *words])
-        assert redact(PLAIN) == REDACTED
+        assert redact_text(PLAIN) == REDACTED
 
 
 @pytest.mark.parametrize(
@@ -195,27 +195,27 @@ def test_values_under_a_name_that_says_so(name, monkeypatch):
 )
 def test_names_that_do_not(name, monkeypatch):
     monkeypatch.setenv(name, PLAIN)
-    assert redact(PLAIN) == PLAIN
+    assert redact_text(PLAIN) == PLAIN
 
 
 def test_a_value_is_found_however_it_is_written(monkeypatch):
     secret = "a\"b/ü\\c d'" + PLAIN
     monkeypatch.setenv("DEPLOY_TOKEN", secret)
     for text in (secret, json.dumps({"x": secret}), repr(secret), f"https://h/?x={redaction.quote(secret, safe='')}"):
-        assert PLAIN not in redact(text)
+        assert PLAIN not in redact_text(text)
 
 
 def test_longest_value_first(monkeypatch):
     monkeypatch.setenv("A_TOKEN", PLAIN)
     monkeypatch.setenv("B_TOKEN", PLAIN + "-longer")
-    assert redact(PLAIN + "-longer") == REDACTED
+    assert redact_text(PLAIN + "-longer") == REDACTED
 
 
 def test_urls_and_wandb_keys():
-    assert redact(f"https://bob:{PASSWORD}@host/x") == f"https://{REDACTED}@host/x"
-    assert redact(f"WANDB_API_KEY={WANDB}") == f"WANDB_API_KEY={REDACTED}"
-    assert redact(f'{{"api_key": "{WANDB}"}}') == f'{{"api_key": "{REDACTED}"}}'
-    assert redact(f"token {WANDB}") == f"token {REDACTED}"
+    assert redact_text(f"https://bob:{PASSWORD}@host/x") == f"https://{REDACTED}@host/x"
+    assert redact_text(f"WANDB_API_KEY={WANDB}") == f"WANDB_API_KEY={REDACTED}"
+    assert redact_text(f'{{"api_key": "{WANDB}"}}') == f'{{"api_key": "{REDACTED}"}}'
+    assert redact_text(f"token {WANDB}") == f"token {REDACTED}"
 
 
 def test_ordinary_values_stay(monkeypatch):
@@ -247,9 +247,9 @@ def test_ordinary_values_stay(monkeypatch):
         "task-1",
         "hf_hub_download_of_files",
     ]
-    assert [text for text in kept if redact(text) != text] == []
+    assert [text for text in kept if redact_text(text) != text] == []
     nodes = [yaml.safe_load(path.read_text()) for path in (ROOT / "conf").rglob("*.yaml")]
-    assert [node for node in nodes if hide(node) != node] == []
+    assert [node for node in nodes if redact_record(node) != node] == []
     record = {
         "run": "gelu-s0-0a1b2c3d",
         "top1": 91.5,
@@ -258,7 +258,7 @@ def test_ordinary_values_stay(monkeypatch):
         "git": {"commit": COMMIT, "dirty": False},
         "n": [1, "x"],
     }
-    assert hide(record) == record
+    assert redact_record(record) == record
 
 
 # --- where it is used ------------------------------------------------------------------------------------------------

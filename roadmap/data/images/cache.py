@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from roadmap.base.files import read_object, write_whole
+from roadmap.base.files import read_json_object, write_atomic
 
 Content = dict[str, Any]  # what JSON can write
 
@@ -25,11 +25,11 @@ def cached(name: str, key: Any, compute: Callable[[], Content], is_valid: Callab
     """What `compute` gives, kept in folder `name` under a key that JSON can write; what is not valid is neither kept nor used."""
     file = folder(name) / hashlib.sha256(json.dumps(key).encode()).hexdigest()
     with lock(file.with_suffix(".lock")):
-        if is_valid(content := read_object(file)):
+        if is_valid(content := read_json_object(file)):
             return content
         if is_valid(content := compute()):
             with suppress(OSError):  # a cache that cannot be written costs time, nothing else
-                write_whole(file, json.dumps(content))
+                write_atomic(file, json.dumps(content))
         return content
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from roadmap.base.errors import Refused, StorageFault
-from roadmap.base.files import write_whole
+from roadmap.base.files import write_atomic
 from roadmap.record.study import PlannedRun, read_plan
 from roadmap.report.page.chart import NOT_COMPARABLE, has_paper, roadmap, scatter
 from roadmap.report.page.markup import Markup, block, join, tag
@@ -43,7 +43,7 @@ def write_page(folder: Path, file: Path | None = None) -> Path:
         raise Refused(f"--html {file}: not a file in a folder that is there")
     content = render(study_of(folder), beside=file.parent)
     try:
-        write_whole(file, content)
+        write_atomic(file, content)
     except OSError as error:
         raise StorageFault(f"{file}: the page could not be written: {error}") from error
     return file

@@ -23,7 +23,7 @@ from types import ModuleType
 from typing import Any, ClassVar, NoReturn
 
 from roadmap.base.errors import EXIT_STOPPED, Refused
-from roadmap.base.files import read_object, write_whole
+from roadmap.base.files import read_json_object, write_atomic
 from roadmap.config.checks import check_processes
 from roadmap.config.schema import Device, EngineConfig, RuntimeConfig
 from roadmap.sweep.engines.base import Cancel, Ending, Engine
@@ -75,7 +75,7 @@ class Slurm(Engine[str]):
         states = queued(self.name)
         if states is None:
             raise Refused("engine=slurm: squeue gives no answer; is the cluster's controller running?")
-        self.states, known = states, read_object(self.folder / "jobs.json")
+        self.states, known = states, read_json_object(self.folder / "jobs.json")
         jobs = {str(known.get(point.folder.path.name)): point for point in points}
         left = {job: point for job, point in jobs.items() if not self._seems_over(job)}
         self.accepted |= bool(left)
@@ -103,7 +103,7 @@ class Slurm(Engine[str]):
         self.accepted, self.refusals = True, 0
         jobs = {point.folder.path.name: job.job_id for point, job in zip(points, submitted, strict=True)}
         file = self.folder / "jobs.json"
-        write_whole(file, json.dumps(read_object(file) | jobs, indent=1) + "\n")
+        write_atomic(file, json.dumps(read_json_object(file) | jobs, indent=1) + "\n")
         return list(jobs.values())
 
     def _job(self, point: Point) -> Job:
@@ -166,7 +166,7 @@ class Slurm(Engine[str]):
         state = self.states.get(job) or accounted(job)
         if state[0] == "CANCELLED":
             return Ending(cancelled=True)
-        written = read_object(self._ending_file(point))
+        written = read_json_object(self._ending_file(point))
         code = written.get("code") if written.get("job") == job else None
         if code is not None and code >= 0:
             return Ending(code, lost=state[0] in LOST)
@@ -211,7 +211,7 @@ class Job:
         code, asked = carry_out(command(self.arguments, self.processes, self._rendezvous(here)), log)
         if not here.node:
             with suppress(OSError):  # a full disk: the run's own exit code says so
-                write_whole(self.ending, json.dumps({"job": here.job_id, "code": code}) + "\n")
+                write_atomic(self.ending, json.dumps({"job": here.job_id, "code": code}) + "\n")
             if code == EXIT_STOPPED and asked == AT_LIMIT and callable(at_limit):
                 self._next_time(here, at_limit)
             elif code == EXIT_STOPPED and asked not in (None, BY_HAND):

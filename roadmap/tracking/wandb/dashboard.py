@@ -18,8 +18,8 @@ from types import ModuleType
 from typing import Any
 
 from roadmap.base.errors import EXIT_FAILED, Refused, StorageFault
-from roadmap.base.files import read_object, write_whole
-from roadmap.base.redaction import redact
+from roadmap.base.files import read_json_object, write_atomic
+from roadmap.base.redaction import redact_text
 from roadmap.record.result import Metric
 from roadmap.report.records import Study
 from roadmap.report.statistics import Analysis
@@ -61,7 +61,7 @@ class Dashboard:
     @property
     def name(self) -> str:
         """The study's name, which titles and names of views come from."""
-        return redact(self.study.plan.study)
+        return redact_text(self.study.plan.study)
 
     @property
     def by_step(self) -> bool:
@@ -160,12 +160,12 @@ def _report(board: Dashboard) -> Any:
     mine = expr.And(expr.Metric("ID").isin(board.runs))
     trained = wr.Runset(name="runs", filters=mine, groupby=[f"config.{group}"], order=order)
     summary = wr.Runset(name="table", filters=expr.And(expr.Metric("ID").isin([board.summary])))
-    said = [wr.P(redact(note)) for note in notes(board.study, board.analysis)]
+    said = [wr.P(redact_text(note)) for note in notes(board.study, board.analysis)]
     table, *others = _sections(board).items()
     blocks = [wr.H2("The roadmap's table"), wr.PanelGrid(runsets=[summary], panels=_tiled(wr, table[1], 24, 12)), *said]
     for name, panels in others:
         blocks += [wr.H2(name), wr.PanelGrid(runsets=[trained], panels=_tiled(wr, panels, 12, 10))]
-    question = redact(board.study.plan.question)
+    question = redact_text(board.study.plan.question)
     return wr.Report(
         entity=board.entity, project=board.project, title=_title(board), description=question, blocks=blocks, width="fluid"
     )
@@ -278,7 +278,7 @@ def _upsert(server: Server, board: Dashboard, kind: str, content: dict[str, Any]
     project = ask(server.url, server.key, _FIND, where).get("project") or {}
     try:
         there = [edge["node"]["id"] for edge in (project.get("allViews") or {}).get("edges", [])][:1]
-        spec = redact(json.dumps(content["spec"]))
+        spec = redact_text(json.dumps(content["spec"]))
         sent = {**where, **{key: content[key] for key in ("title", "description")}, "spec": spec}
         answer = ask(server.url, server.key, _SAVE, sent | ({"id": there[0]} if there else {}))
         view_id = str(answer["upsertView"]["view"]["id"])
@@ -293,7 +293,7 @@ def _upsert(server: Server, board: Dashboard, kind: str, content: dict[str, Any]
 def _note(study: Study, urls: dict[str, str]) -> None:
     """Keep in `<study>/wandb/dashboard.json` where things are."""
     try:
-        write_whole(study.folder / "wandb" / "dashboard.json", json.dumps(urls, indent=2) + "\n")
+        write_atomic(study.folder / "wandb" / "dashboard.json", json.dumps(urls, indent=2) + "\n")
     except OSError as error:
         raise StorageFault(f"{study.folder / 'wandb'}: could not be written: {error}") from error
 
@@ -310,4 +310,4 @@ def _say_missing(board: Dashboard) -> None:
 
 
 def _marker(run: Path) -> dict[str, Any]:
-    return read_object(run / MARKER)
+    return read_json_object(run / MARKER)

@@ -13,7 +13,7 @@ import time
 from contextlib import suppress
 
 from roadmap.base.paths import PACKAGE
-from roadmap.base.redaction import is_secret_name, redact
+from roadmap.base.redaction import is_secret_name, redact_text
 from roadmap.tracking.wandb.run import WandbRun
 
 log = logging.getLogger("roadmap")
@@ -85,7 +85,7 @@ class Uploader:
     def _warn(self, fault: str) -> None:
         """Log the first fault, and what to do when it is mended."""
         if self.fault is None:
-            self.fault = redact(fault)
+            self.fault = redact_text(fault)
             later = f"python -m roadmap.replay {shlex.quote(self.shown.folder)}"
             log.warning("logger=wandb: %s; the run goes on without it, and this brings it to W&B later: %s", self.fault, later)
 

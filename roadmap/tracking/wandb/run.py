@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from roadmap.base.redaction import hide
+from roadmap.base.redaction import redact_record
 from roadmap.config.steps import known_steps
 from roadmap.record.study import find_plan
 
@@ -34,7 +34,7 @@ class WandbRun:
     @classmethod
     def of(cls, config: dict[str, Any], folder: Path, online: bool) -> WandbRun:
         """From a run's configuration as `config.yaml` holds it."""
-        config = hide({key: value for key, value in config.items() if key != "output"})
+        config = redact_record({key: value for key, value in config.items() if key != "output"})
         step, seed = config["step"]["name"], config["seed"]
         tags = [config["scale"]["name"], config["data"]["source"], config["recipe"]["name"], f"seed-{seed}"]
         return cls(

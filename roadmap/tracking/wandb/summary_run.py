@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from roadmap.base.errors import StorageFault
-from roadmap.base.files import read_object, write_whole
-from roadmap.base.redaction import hide, redact
+from roadmap.base.files import read_json_object, write_atomic
+from roadmap.base.redaction import redact_record, redact_text
 from roadmap.record.folder import RunFolder
 from roadmap.report.records import Study
 from roadmap.report.statistics import Analysis
@@ -32,7 +32,7 @@ LINES = {
 
 def summary_id(study: Study) -> str:
     r"""W&B's id of the summarising run, from the study's name; W&B takes none of /\\#?%: in it."""
-    return redact("study-" + re.sub(r"[^\w.\-]", "-", study.plan.study))
+    return redact_text("study-" + re.sub(r"[^\w.\-]", "-", study.plan.study))
 
 
 def summarise(study: Study, analysis: Analysis, entity: str | None, project: str) -> Record:
@@ -48,8 +48,8 @@ def summarise(study: Study, analysis: Analysis, entity: str | None, project: str
     fingerprint = hashlib.sha256(json.dumps([table, lines]).encode()).hexdigest()
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
-        write_whole(folder.path / TABLE, json.dumps({**table, "record": fingerprint}, ensure_ascii=False))
-        write_whole(folder.history_file, "".join(json.dumps(line) + "\n" for line in lines))
+        write_atomic(folder.path / TABLE, json.dumps({**table, "record": fingerprint}, ensure_ascii=False))
+        write_atomic(folder.history_file, "".join(json.dumps(line) + "\n" for line in lines))
     except OSError as error:
         raise StorageFault(f"{folder.path}: could not be written: {error}") from error
     return Record(folder, _shown(study, analysis, folder.path, entity, project), fingerprint)
@@ -58,7 +58,7 @@ def summarise(study: Study, analysis: Analysis, entity: str | None, project: str
 def _shown(study: Study, analysis: Analysis, folder: Path, entity: str | None, project: str) -> WandbRun:
     plan = study.plan
     about = {key: getattr(plan, key) for key in ("study", "question", "kind", "data", "image_size", "epochs", "recipe", "seeds")}
-    about = hide({**about, "scale": plan.scale.name, "notes": notes(study, analysis)})
+    about = redact_record({**about, "scale": plan.scale.name, "notes": notes(study, analysis)})
     return WandbRun(
         folder=str(folder),
         id=summary_id(study),
@@ -80,9 +80,9 @@ def table_of(study: Study, analysis: Analysis) -> dict[str, Any]:
     keys = [key for key in exact[0] if any(row[key] is not None for row in exact)]
     headings = [column.heading + " in words" * (column.heading in keys) for column in columns]  # each column once
     return {
-        "columns": hide([*headings, *keys]),
+        "columns": redact_record([*headings, *keys]),
         "rows": [
-            hide([*(column.text(row) for column in columns), *(values[key] for key in keys)])
+            redact_record([*(column.text(row) for column in columns), *(values[key] for key in keys)])
             for row, values in zip(read, exact, strict=True)
         ],
     }
@@ -98,10 +98,10 @@ def lines_of(study: Study, analysis: Analysis) -> list[dict[str, Any]]:
 def write_offline(summary: Record) -> int:
     """Write the summarising run as a W&B offline run, once: what is there already with the same content stays."""
     directory, mark = summary.folder.path / "wandb", summary.folder.path / "wandb" / "offline.json"
-    if read_object(mark).get("result") == summary.fingerprint and any(directory.glob("offline-run-*")):
+    if read_json_object(mark).get("result") == summary.fingerprint and any(directory.glob("offline-run-*")):
         print(f"{summary.shown.id}: written already to {directory}")
         return 0
     code = replay_offline([summary])
     if code == 0:
-        write_whole(mark, json.dumps({"result": summary.fingerprint}) + "\n")
+        write_atomic(mark, json.dumps({"result": summary.fingerprint}) + "\n")
     return code

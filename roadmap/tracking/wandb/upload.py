@@ -16,7 +16,7 @@ import yaml
 
 from roadmap.base.claims import claim
 from roadmap.base.errors import EXIT_FAILED, Refused, RoadmapError
-from roadmap.base.files import read_object
+from roadmap.base.files import read_json_object
 from roadmap.record.folder import RunFolder
 from roadmap.tracking.wandb.process import Uploader
 from roadmap.tracking.wandb.run import MARKER, WandbRun
@@ -45,7 +45,7 @@ class Record:
     @property
     def marker(self) -> dict[str, Any]:
         """Where it was uploaded to, and with which result; empty where it was not."""
-        return read_object(self.folder.path / MARKER)
+        return read_json_object(self.folder.path / MARKER)
 
     @property
     def uploaded(self) -> bool:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
-from roadmap.base.files import read_object, write_whole
+from roadmap.base.files import read_json_object, write_atomic
 from roadmap.record.folder import RunFolder
 from roadmap.tracking.summary import summary_of
 from roadmap.tracking.wandb.run import MARKER, WandbRun
@@ -42,7 +42,7 @@ class Final:
 
 def final_of(folder: RunFolder) -> Final | None:
     """The end of a record; None while the run goes on."""
-    if table := read_object(folder.path / TABLE):
+    if table := read_json_object(folder.path / TABLE):
         return Final({"status": "done"}, table["record"])
     result = folder.result()
     return None if result is None else Final(summary_of(folder, result), result.fingerprint)
@@ -91,7 +91,7 @@ class Upload:
 
     def _log_table(self) -> None:
         """Log the table of a study's summarising run; a run that was trained has none."""
-        if content := read_object(self.folder.path / TABLE):
+        if content := read_json_object(self.folder.path / TABLE):
             import wandb
 
             table = wandb.Table(columns=content["columns"], data=content["rows"], allow_mixed_types=True)
@@ -144,7 +144,7 @@ class Upload:
             time.sleep(POLL_SECONDS)
         about = {"url": server.page(entity, shown.project, shown.id), "entity": entity, "project": shown.project, "id": shown.id}
         content = {**about, "server": server.url, "result": record}
-        write_whole(self.folder.path / MARKER, json.dumps(content, indent=2) + "\n")
+        write_atomic(self.folder.path / MARKER, json.dumps(content, indent=2) + "\n")
 
 
 def _is_complete(held: dict[str, Any], count: int, record: str) -> bool:
