@@ -15,8 +15,7 @@ from roadmap.base.console import Parser, exits
 from roadmap.base.errors import Refused, StorageFault
 from roadmap.base.files import write_atomic
 from roadmap.base.redaction import redact_text
-from roadmap.report.records import Study, load
-from roadmap.report.statistics import analyse
+from roadmap.report.report import Report
 from roadmap.tracking.wandb.dashboard import Dashboard, packages, save, specify
 from roadmap.tracking.wandb.summary_run import summarise, summary_id, write_offline
 
@@ -24,12 +23,11 @@ from roadmap.tracking.wandb.summary_run import summarise, summary_id, write_offl
 def main() -> int:
     """Write or save what was asked for; 1 when the server took only a part."""
     arguments = _arguments()
-    study = load(arguments.folder)
-    analysis = analyse(study)
-    theirs = _project(study)
+    report = Report.read(arguments.folder)
+    theirs = _project(report.study.folder)
     entity, project = arguments.entity or theirs.get("entity"), arguments.project or theirs.get("project") or "roadmap"
     if arguments.json is not None:
-        specification = specify(Dashboard(study, analysis, entity or "", project, summary_id(study)))
+        specification = specify(Dashboard(report, entity or "", project, summary_id(report.study.plan)))
         return _write_json(specification, arguments.json)
     if not arguments.offline:
         packages()
@@ -37,13 +35,13 @@ def main() -> int:
         raise Refused("wandb is not installed (pip install wandb)")
     logging.getLogger("roadmap").addHandler(logging.NullHandler())  # faults are told below
     if arguments.offline:
-        return write_offline(summarise(study, analysis, entity, project))
-    return save(study, analysis, entity, project)
+        return write_offline(summarise(report, entity, project))
+    return save(report, entity, project)
 
 
-def _project(study: Study) -> dict[str, Any]:
+def _project(folder: Path) -> dict[str, Any]:
     """Entity and project as the first run's configuration has them."""
-    for file in sorted((study.folder / "runs").glob("*/config.yaml"))[:1]:
+    for file in sorted((folder / "runs").glob("*/config.yaml"))[:1]:
         try:
             return dict(yaml.safe_load(file.read_text(encoding="utf-8"))["wandb"])
         except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:

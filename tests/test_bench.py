@@ -20,9 +20,9 @@ from roadmap.config.steps import known_steps
 from roadmap.model.cost import cost
 from roadmap.model.layout import layout
 from roadmap.model.network import build_network
+from roadmap.report.columns import markdown
 from roadmap.report.records import load
-from roadmap.report.statistics import analyse
-from roadmap.report.table import csv_rows, markdown, table_rows
+from roadmap.report.report import Report
 
 ARGUMENTS = [
     "--scale", "atto", "--image-size", "32", "--batch-size", "4", "--classes", "10", "--rounds", "2", "--seconds", "0.01",
@@ -66,14 +66,14 @@ def check_arithmetic(row):
 def check_report(folder, measured):
     (folder / "bench.csv").unlink()
     study(folder, VALUES)
-    plain = markdown(load(folder), analyse(load(folder)))
+    plain = markdown(Report.of(load(folder)))
     (folder / "bench.csv").write_text(measured.replace("\nresnet,", "\na,").replace("\nlayer_norm,", "\nd,"))
     found = load(folder)
-    rows = {row["label"]: row for row in table_rows(found, analyse(found))}
+    rows = {row["label"]: row for row in Report.of(found).rows}
     assert rows["a"]["ours_train"] > 0
     assert rows["b"]["ours_train"] is None
-    assert csv_rows(found, analyse(found))[0]["ours_latency_ms"] == rows["a"]["ours_latency_ms"]
-    table = markdown(found, analyse(found))
+    assert Report.of(found).rows[0]["ours_latency_ms"] == rows["a"]["ours_latency_ms"]
+    table = markdown(Report.of(found))
     assert "training, img/s" in table
     assert "training, img/s" not in plain
     assert "Speeds are those of bench.csv: CPU" in table

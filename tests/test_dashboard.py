@@ -22,9 +22,9 @@ from roadmap.config.identity import plain
 from roadmap.config.schema import StepConfig
 from roadmap.config.steps import known_steps
 from roadmap.record.folder import RunFolder
+from roadmap.report.columns import table_columns, table_csv
 from roadmap.report.records import load
-from roadmap.report.statistics import analyse
-from roadmap.report.table import csv_rows, csv_text, table_rows
+from roadmap.report.report import Report
 from roadmap.tracking.tracker import open_tracker
 from roadmap.tracking.wandb import dashboard, summary_run
 from roadmap.tracking.wandb.process import Uploader
@@ -76,12 +76,11 @@ def test_the_roadmap_s_table_is_read_back_from_w_and_b(folder, monkeypatch):
     (offline,) = folder.rglob("offline-run-*")
     (table,) = offline.rglob("*.table.json")
     content = json.loads(table.read_text())
-    study = load(folder)
-    analysis = analyse(study)
-    read, exact = table_rows(study, analysis), csv_rows(study, analysis)
-    assert [row[0] for row in content["data"]] == [row["label"] for row in read]
+    report = Report.read(folder)
+    label = table_columns(report.study.plan, ["label"])[0]
+    assert [row[0] for row in content["data"]] == [label.text(row) for row in report.rows]
     column = content["columns"].index("top1_mean")
-    assert [row[column] for row in content["data"]] == [row["top1_mean"] for row in exact]
+    assert [row[column] for row in content["data"]] == [row["top1_mean"] for row in report.rows]
     reader = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", str(offline)]
     said = subprocess.run(reader, capture_output=True, text=True, check=True, timeout=60).stdout
     assert said.count('"row_number"') >= 16
@@ -202,7 +201,7 @@ def test_saving_twice_is_one_table_one_view_and_one_report(folder, monkeypatch, 
     (table,) = (json.loads(text) for name, text in server.files.items() if name.startswith("media/table"))
     assert len(set(table["columns"])) == len(table["columns"])
     study = load(folder)
-    wanted = list(csv.DictReader(csv_text(study, analyse(study)).splitlines()))
+    wanted = list(csv.DictReader(table_csv(Report.of(study)).splitlines()))
     for key in wanted[0].keys() & set(table["columns"]):
         column = table["columns"].index(key)
         assert ["" if row[column] is None else str(row[column]) for row in table["data"]] == [row[key] for row in wanted]
@@ -222,8 +221,8 @@ def test_a_view_takes_up_runs_under_the_ids_that_they_have_on_w_and_b(folder, mo
     assert call(monkeypatch, DIGITS, "--json") == 0
     assert run.name in capsys.readouterr().out
     study = load(DIGITS)
-    board = dashboard.Dashboard(study, analyse(study), "", "roadmap", "study-digits")
-    object.__setattr__(board.study, "folder", folder)
+    board = dashboard.Dashboard(Report.of(study), "", "roadmap", "study-digits")
+    object.__setattr__(board.report.study, "folder", folder)
     assert "given-by-an-agent" in board.runs
     assert run.name not in board.runs
 
@@ -235,7 +234,7 @@ def test_w_and_b_s_own_models_read_the_specification(folder):
     from wandb_workspaces.workspaces import internal as of_views
 
     study = load(folder)
-    board = dashboard.Dashboard(study, analyse(study), "me", "roadmap", "study-digits")
+    board = dashboard.Dashboard(Report.of(study), "me", "roadmap", "study-digits")
     specification = json.loads(json.dumps(dashboard.specify(board)))
     spec = of_views.WorkspaceViewspec.model_validate(specification["view"]["spec"])
     about = {"entity": "me", "project": "roadmap", "display_name": "", "name": "", "id": ""}
@@ -261,9 +260,8 @@ def test_every_metric_of_a_panel_is_logged(folder):
     found = json.loads(inspect(mirror, "--summary"))
     logged = found["summary"]
     study = load(DIGITS)
-    analysis = analyse(study)
-    board = dashboard.Dashboard(study, analysis, "", "roadmap", "study-digits")
-    logged_rows = {key for line in summary_run.lines_of(study, analysis) for key in line}
+    board = dashboard.Dashboard(Report.of(study), "", "roadmap", "study-digits")
+    logged_rows = {key for line in summary_run.lines_of(Report.of(study)) for key in line}
     named = {name for panels in dashboard._sections(board).values() for panel in panels for name in names(panel, wr)}
     assert {"top1", "delta_top1", "gmacs", "train_loss", "val_loss", "images_per_second", "row_delta", "epoch"} <= named
     assert named <= logged.keys() | logged_rows

@@ -21,13 +21,15 @@ from test_report import VALUES, study
 
 from roadmap.base.errors import Refused
 from roadmap.report.__main__ import main
-from roadmap.report.page import render, study_of, write_page
+from roadmap.report.columns import table_columns
+from roadmap.report.page import render, report_of, write_page
 from roadmap.report.page.axis import axis
-from roadmap.report.page.markup import block, tag
+from roadmap.report.page.environment import environment
+from roadmap.report.page.payload import block
 from roadmap.report.page.server import open_server
 from roadmap.report.records import load
+from roadmap.report.report import Report
 from roadmap.report.statistics import analyse
-from roadmap.report.table import table_columns, table_rows
 
 ROOT = Path(__file__).parent.parent
 DIGITS = ROOT / "experiments" / "digits"
@@ -62,13 +64,13 @@ def hostile(folder):
 
 
 def test_the_same_records_give_the_same_page(tmp_path):
-    pages = [write_page(study(tmp_path / name, VALUES)).read_bytes() for name in ("one", "two")]
+    pages = [write_page(report_of(study(tmp_path / name, VALUES))).read_bytes() for name in ("one", "two")]
     assert pages[0] == pages[1]
     assert str(tmp_path).encode() not in pages[0]
 
 
 def test_the_page_is_small_and_needs_nothing(tmp_path):
-    text = write_page(DIGITS, tmp_path / "page.html").read_text()
+    text = write_page(report_of(DIGITS), tmp_path / "page.html").read_text()
     assert len(text.encode()) < 400_000
     assert not re.search(
         r"\b(src|srcset|action|style|on\w+)=|@import|url\((?!#)", re.sub(r"<script>.*?</script>", "", text, flags=re.S)
@@ -80,8 +82,8 @@ def test_the_page_is_small_and_needs_nothing(tmp_path):
 
 def test_the_cells_are_those_of_the_table():
     found = load(DIGITS)
-    rows, columns = table_rows(found, analyse(found)), table_columns(found)
-    page = render(found)
+    rows, columns = Report.of(found).rows, table_columns(found.plan)
+    page = render(Report.of(found))
     body = re.search(r'<table id="rows".*?<tbody>(.*?)</tbody>', page, re.S)[1]
     cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", line) for line in re.findall(r"<tr[^>]*>(.*?)</tr>", body)]
     plain = [[re.sub(r"<span.*?</span>", "", cell).replace("&lt;", "<") for cell in line] for line in cells]
@@ -90,8 +92,9 @@ def test_the_cells_are_those_of_the_table():
 
 
 def test_text_is_escaped_by_construction():
-    assert tag("p", "<b>", title='"&') == '<p title="&quot;&amp;">&lt;b&gt;</p>'
-    assert tag("p", "\x1b\u202e") == "<p>\\x1b\\u202e</p>"
+    written = environment.from_string('<p title="{{ one }}">{{ other }}</p>').render
+    assert written(one='"&', other="<b>") == '<p title="&#34;&amp;">&lt;b&gt;</p>'
+    assert written(one="", other="\x1b\u202e") == '<p title="">\\x1b\\u202e</p>'
     written = block({"a": HOSTILE, "n": float("nan")})
     assert not set("<>&\u2028\u2029\x1b") & set(written)
     assert json.loads(written)["n"] is None
@@ -101,7 +104,7 @@ def test_a_hostile_study_adds_no_element(tmp_path):
     def tags(page):
         return re.findall(r"<[a-z!][a-z0-9]*", page)
 
-    page = write_page(hostile(tmp_path / "bad")).read_text()
+    page = write_page(report_of(hostile(tmp_path / "bad"))).read_text()
     assert "<img" not in page
     assert page.count("<script") == 2
     assert tags(page).count("<h1") == 1
@@ -116,7 +119,7 @@ def test_axes_hold_their_values(values):
 
 
 def test_missing_and_diverged_runs_are_named(tmp_path):
-    page = write_page(study(tmp_path, {**VALUES, "b": [60.0, None], "c": [None] * 3, "side": []})).read_text()
+    page = write_page(report_of(study(tmp_path, {**VALUES, "b": [60.0, None], "c": [None] * 3, "side": []}))).read_text()
     assert "7 of 15 runs done" in page
     assert "Diverged: b (seed 1); c (seeds 0, 1, 2)." in page
     assert "Missing: b (seed 2); side (seeds 0, 1, 2)." in page
@@ -125,7 +128,7 @@ def test_missing_and_diverged_runs_are_named(tmp_path):
 def test_a_study_without_a_result_shows_its_plan(tmp_path):
     folder = study(tmp_path, {})
     (folder / "records.jsonl").unlink()
-    page = render(study_of(folder))
+    page = render(report_of(folder))
     assert "0 of 15 runs done" in page
     assert page.count("no result") == 5
 
@@ -136,7 +139,7 @@ def test_links_lead_to_the_records(tmp_path):
     run.mkdir(parents=True)
     for name in ("log.txt", "config.yaml"):
         (run / name).write_text("x")
-    links = dict.fromkeys(re.findall(r'href="([^#"]+)"', write_page(folder, tmp_path / "elsewhere.html").read_text()))
+    links = dict.fromkeys(re.findall(r'href="([^#"]+)"', write_page(report_of(folder), tmp_path / "elsewhere.html").read_text()))
     assert list(links) == ["study/runs/a-s0-0/log.txt", "study/runs/a-s0-0/config.yaml", "study/records.jsonl"]
     assert all((tmp_path / link).is_file() for link in links)
 
@@ -305,7 +308,7 @@ def chromium():
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
-    return write_page(DIGITS, tmp_path_factory.mktemp("page") / "page.html").as_uri()
+    return write_page(report_of(DIGITS), tmp_path_factory.mktemp("page") / "page.html").as_uri()
 
 
 @pytest.fixture
@@ -555,7 +558,7 @@ def test_it_can_be_read_without_scripts(chromium, digits):
 
 
 def test_a_hostile_study_is_inert(chromium, tmp_path):
-    file = write_page(hostile(tmp_path))
+    file = write_page(report_of(hostile(tmp_path)))
     chromium.width(1000)
     chromium.open(file.as_uri())
     assert chromium.js("document.querySelector('h1').textContent") == HOSTILE[0]
@@ -637,7 +640,7 @@ def test_a_long_study_stays_usable(chromium, tmp_path):
     ]
     (folder / "study.json").write_text(json.dumps(about))
     (folder / "records.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
-    file = write_page(folder)
+    file = write_page(report_of(folder))
     assert file.stat().st_size < 12e6
     chromium.open(file.as_uri())
     chromium.js("document.querySelectorAll('#pills input').forEach(box => box.checked || box.click())")

@@ -17,9 +17,10 @@ from roadmap.base.console import printable
 from roadmap.base.errors import Refused
 from roadmap.base.tables import Column, as_csv, as_latex, as_markdown, as_table
 from roadmap.report import frame
+from roadmap.report.columns import latex, markdown
 from roadmap.report.records import load
+from roadmap.report.report import Report
 from roadmap.report.statistics import analyse
-from roadmap.report.table import csv_rows, latex, markdown
 from roadmap.report.write import write_report
 
 STEPS = [("a", None, ""), ("b", "a", "First"), ("c", "b", "First"), ("side", "c", "Second"), ("d", "c", "Second")]
@@ -91,13 +92,13 @@ def test_planted_effects(tmp_path):
 def test_missing_and_diverged_rows_are_shown(tmp_path):
     folder = study(tmp_path, {**VALUES, "b": [60.0, None], "c": [None, None, None], "side": []})
     found = load(folder)
-    text = markdown(found, analyse(found))
+    text = markdown(Report.of(found))
     row = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("|")}
     assert "1, 1 diverged, 1 missing" in row["b"]
     assert "| diverged" in row["c"]
     assert "0, 3 diverged" in row["c"]
     assert "| missing" in row["side (side branch)"]
-    rows = {r["step"]: r for r in csv_rows(found, analyse(found))}
+    rows = {r["step"]: r for r in Report.of(found).rows}
     assert rows["c"]["top1_mean"] is None
     assert rows["d"]["delta_top1"] is None  # its parent has no number
     assert rows["b"]["n"] == 1
@@ -105,7 +106,7 @@ def test_missing_and_diverged_rows_are_shown(tmp_path):
 
 def test_one_seed_resolves_nothing(tmp_path):
     found = load(study(tmp_path, {k: v[:1] for k, v in VALUES.items()}, seeds=1))
-    text = markdown(found, analyse(found))
+    text = markdown(Report.of(found))
     assert "no difference can be resolved" in text
     assert "resolved |" not in text
     (row,) = [line.split("|") for line in text.splitlines() if line.startswith("| b ")]
@@ -173,14 +174,14 @@ def test_runs_of_several_devices_and_commits_are_noted(tmp_path):
         lines[3].update(device="some GPU", git={"commit": "abc"})
 
     found = load(study(tmp_path, VALUES, change=change))
-    text = markdown(found, analyse(found))
+    text = markdown(Report.of(found))
     assert "differ in device: None, some GPU" in text
     assert "commit: None, abc" in text
 
 
 def test_a_study_without_neighbours_says_nothing_false(tmp_path):
     found = load(study(tmp_path, {"a": VALUES["a"], "d": VALUES["d"]}))
-    assert "one seed" not in markdown(found, analyse(found))
+    assert "one seed" not in markdown(Report.of(found))
 
 
 def test_no_records_no_table(tmp_path):
@@ -227,7 +228,7 @@ def test_latex_compiles(tmp_path):
     columns = (Column("name", "[name]"), Column("value", "v_%", "{:.1f}"))
     tables = as_latex([{"name": text, "value": 1.25} for text in HOSTILE], columns, "two\nlines \\input{x}")
     page = "\\documentclass{article}\n\\usepackage{booktabs,graphicx}\n\\begin{document}\n%s\n\\end{document}\n"
-    (tmp_path / "page.tex").write_text(page % (latex(found, analyse(found)) + "\n\n" + tables))
+    (tmp_path / "page.tex").write_text(page % (latex(Report.of(found)) + "\n\n" + tables))
     done = subprocess.run(
         ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "page.tex"], cwd=tmp_path, capture_output=True, text=True
     )
@@ -250,7 +251,7 @@ def test_a_hostile_study_is_harmless_in_every_file(tmp_path, capsys):
     about.update(question=bad, recipe=bad, data=bad, scale={"name": bad, "start": bad, "end": bad})
     about["rows"][1]["group"] = bad
     (folder / "study.json").write_text(json.dumps(about))
-    said = write_report(folder)
+    _, said = write_report(folder)
     texts = {path.name: path.read_text() for path in folder.iterdir() if path.suffix in (".md", ".csv", ".tex", ".svg")}
     assert {"table.md", "table.csv", "table.tex", "effects.csv", "figure.svg", "effects.svg", "cost.svg"} <= texts.keys()
     assert not [name for name, text in {**texts, "terminal": said}.items() if "\x1b" in text or "\x07" in text]

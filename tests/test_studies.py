@@ -21,9 +21,10 @@ from roadmap.model.cost import cost_of
 from roadmap.model.layout import layout
 from roadmap.record.folder import RunFolder
 from roadmap.record.siblings import difference_to_parent, parent_score
+from roadmap.report.columns import markdown
 from roadmap.report.records import load
+from roadmap.report.report import Report
 from roadmap.report.statistics import analyse
-from roadmap.report.table import effect_rows, markdown
 from roadmap.sweep.design import orders
 from roadmap.sweep.plan import plan
 from roadmap.sweep.preview import preview
@@ -145,8 +146,8 @@ def test_interactions_of_a_known_game(tmp_path):
     assert found_effects["gelu"] == (2.0, True)
     assert found_effects["gelu*layer_norm"] == (4.0, True)
     assert found_effects["patchify_stem*gelu"][0] == pytest.approx(0, abs=0.05)
-    assert [row["label"] for row in effect_rows(study, analysis)][-1] == "ReLU → GELU x BN → LN"
-    assert markdown(study, analysis).count("resolved") > 4
+    assert [row["label"] for row in Report.of(study).effect_rows][-1] == "ReLU → GELU x BN → LN"
+    assert markdown(Report.of(study)).count("resolved") > 4
 
 
 def test_equal_cost_within_one_percent():
@@ -164,7 +165,7 @@ def test_equal_cost_within_one_percent():
     assert any("increase_width has the network of its parent" in warning for warning in found.warnings)
 
 
-def test_a_study_of_ones_own(tmp_path):
+def test_a_report_of_ones_own(tmp_path):
     (tmp_path / "own/study").mkdir(parents=True)
     text = """# @package _global_
 study:
@@ -216,7 +217,7 @@ def test_references_stand_beside_the_steps(tmp_path):
     without = recorded(alone, values)
     assert [e.effect.name for e in analyse(study).estimates] == [e.effect.name for e in analyse(without).estimates]
     assert (analyse(study).estimates, analyse(study).noise) == (analyse(without).estimates, analyse(without).noise)
-    (line,) = [line for line in markdown(study, analyse(study)).splitlines() if "swin" in line]
+    (line,) = [line for line in markdown(Report.of(study)).splitlines() if "swin" in line]
     assert "(reference)" in line
     assert "81.30" in line
 

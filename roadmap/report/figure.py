@@ -23,8 +23,8 @@ from roadmap.base.console import printable
 from roadmap.base.tables import cost_unit
 from roadmap.config.steps import known_steps
 from roadmap.paper.rows import HEADING, PaperRow, paper_rows
-from roadmap.report.records import Study
-from roadmap.report.statistics import Analysis, Row
+from roadmap.report.report import Report
+from roadmap.report.statistics import Row
 
 FIRST, LAST = "#93a5cf", "#46327e"  # of a bar: from the roadmap's start to its end
 MOST_BARS = 40  # that still make a picture
@@ -72,16 +72,16 @@ class Picture:
     behind_about: str = ""
 
 
-def picture(study: Study, analysis: Analysis, behind: tuple[Study, Analysis] | None = None) -> Picture:
+def picture(report: Report, behind: Report | None = None) -> Picture:
     """The picture of a study, with another one behind it."""
-    plan = study.plan
+    plan = report.study.plan
     title = printable(f"{plan.ends}, step by step" if plan.kind == "roadmap" else plan.question)
-    bars = tuple(_bar(row) for row in analysis.rows)
+    bars = tuple(map(_bar, report.analysis.rows))
     if behind is None:
         return Picture(title, plan.metric.heading, plan.measured_on, bars)
-    other, theirs = behind
-    about = printable(f"{other.plan.ends}, {other.plan.measured_on}")
-    return Picture(title, plan.metric.heading, plan.measured_on, bars, tuple(_bar(row) for row in theirs.rows), about)
+    larger = behind.study.plan
+    about = printable(f"{larger.ends}, {larger.measured_on}")
+    return Picture(title, plan.metric.heading, plan.measured_on, bars, tuple(map(_bar, behind.analysis.rows)), about)
 
 
 def paper_picture() -> Picture:

@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from roadmap.base.tables import cost_unit
 from roadmap.report.figure import GREY, LAST, REFERENCE, STYLE, saved
 from roadmap.report.records import Study
+from roadmap.report.report import Report
 from roadmap.report.statistics import Analysis, Estimate, Row
 
 # Okabe and Ito's colours, which colour-blind readers tell apart; with the line styles 24 curves differ in grey too.
@@ -22,8 +23,9 @@ DASHES = ("-", "--", ":")
 MOST_ROWS = 24  # whose names or curves can be told apart
 
 
-def plots(study: Study, analysis: Analysis) -> dict[str, bytes]:
+def plots(report: Report) -> dict[str, bytes]:
     """Every picture that this study's records allow, by file name; the same bytes from the same records."""
+    study, analysis = report.study, report.analysis
     drawn = {
         "cost": _against(study, analysis.rows, "gmacs", "multiply-adds of one image"),
         "throughput": _against(study, analysis.rows, "images_per_second", "training, images per second", compare=False),

@@ -63,7 +63,8 @@ def report(folder: Path) -> int:
     from roadmap.report.write import write_report
 
     try:
-        print(write_report(folder))
+        _, text = write_report(folder)
+        print(text)
     except RoadmapError as error:
         return say(error)
     return 0

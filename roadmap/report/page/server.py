@@ -19,9 +19,8 @@ from urllib.parse import unquote, urlsplit
 
 from roadmap.base.errors import Refused, RoadmapError
 from roadmap.record.study import StudyPlan, find_plan
-from roadmap.report.page import document, render, study_of
-from roadmap.report.page.markup import Markup, block, tag
-from roadmap.report.page.progress import Progress, progress
+from roadmap.report.page import render, render_fault, report_of
+from roadmap.report.page.progress import Progress, progress_of
 from roadmap.report.page.tables import FILES
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
@@ -53,7 +52,7 @@ class Site:
         """A fingerprint of everything the page shows, and how far the runs are that go on."""
         plan = self.plan()
         runs = list(plan.runs) if plan else []
-        live = progress(self.folder, runs, plan.metric.key) if plan else {}
+        live = progress_of(self.folder, runs, plan.metric.key) if plan else {}
         results = [self.folder / "runs" / run / "result.json" for run in runs]
         stamps = [_stamp(file) for file in (*(self.folder / name for name in STUDY_FILES), *results)]
         content = json.dumps([stamps, {run: asdict(one) for run, one in live.items()}])
@@ -69,10 +68,9 @@ class Site:
 
     def _render(self, state: str, live: Mapping[str, Progress]) -> str:
         try:
-            return render(study_of(self.folder), live=live, state=state)
+            return render(report_of(self.folder), live=live, state=state)
         except RoadmapError as error:
-            said = tag("h1", "This study cannot be shown yet") + tag("p", str(error))
-            return document("no study", Markup(said), tag("script", block({}), type="application/json", id="data"), state)
+            return render_fault(error, state)
 
     def file(self, path: str) -> Path | None:
         """The record file that an address names; None for every other address."""

@@ -21,9 +21,8 @@ from roadmap.base.errors import EXIT_FAILED, Refused, StorageFault
 from roadmap.base.files import read_json_object, write_atomic
 from roadmap.base.redaction import redact_text
 from roadmap.record.result import Metric
-from roadmap.report.records import Study
-from roadmap.report.statistics import Analysis
-from roadmap.report.table import notes
+from roadmap.record.study import StudyPlan
+from roadmap.report.report import Report
 from roadmap.tracking.wandb.run import MARKER
 from roadmap.tracking.wandb.server import Server, Unavailable, address, ask, connect
 from roadmap.tracking.wandb.summary_run import summarise
@@ -52,21 +51,25 @@ _SAVE = """mutation UpsertView($id: ID, $entity: String, $project: String, $type
 class Dashboard:
     """What is shown of a study, and where."""
 
-    study: Study
-    analysis: Analysis
+    report: Report
     entity: str
     project: str
     summary: str  # the id of the summarising run on W&B
 
     @property
+    def plan(self) -> StudyPlan:
+        """What the study trains and asks."""
+        return self.report.study.plan
+
+    @property
     def name(self) -> str:
         """The study's name, which titles and names of views come from."""
-        return redact_text(self.study.plan.study)
+        return redact_text(self.plan.study)
 
     @property
     def by_step(self) -> bool:
         """Whether the rows are steps; in a leave-one-out and the like, they are sets of toggles."""
-        return all(variant.reference or variant.name == variant.step for variant in self.study.plan.variants)
+        return all(variant.reference or variant.name == variant.step for variant in self.plan.variants)
 
     @property
     def grouping(self) -> tuple[str, str]:
@@ -76,7 +79,7 @@ class Dashboard:
     @property
     def runs(self) -> list[str]:
         """W&B's ids of the study's runs, in the order of the rows: what they were uploaded as, or will be."""
-        return [str(_marker(self.study.folder / "runs" / name).get("id") or name) for name in self.study.plan.runs]
+        return [str(_marker(self.report.study.folder / "runs" / name).get("id") or name) for name in self.plan.runs]
 
     def view_name(self, kind: str) -> str:
         """W&B's name of a view, the same for every attempt: how the one that is there is found again."""
@@ -128,7 +131,7 @@ def workspace(board: Dashboard) -> Any:
     """The saved view: the study's runs by step in the roadmap's order, compared with the first step's."""
     ws, _, expr = packages()
     group, index = board.grouping
-    runs, score = board.runs, board.study.plan.metric.key
+    runs, score = board.runs, board.plan.metric.key
     settings = ws.RunsetSettings(
         filters=expr.And(expr.Metric("ID").isin([*runs, board.summary])),
         groupby=[expr.Config(group)],
@@ -160,12 +163,12 @@ def _report(board: Dashboard) -> Any:
     mine = expr.And(expr.Metric("ID").isin(board.runs))
     trained = wr.Runset(name="runs", filters=mine, groupby=[f"config.{group}"], order=order)
     summary = wr.Runset(name="table", filters=expr.And(expr.Metric("ID").isin([board.summary])))
-    said = [wr.P(redact_text(note)) for note in notes(board.study, board.analysis)]
+    said = [wr.P(redact_text(note)) for note in board.report.notes]
     table, *others = _sections(board).items()
     blocks = [wr.H2("The roadmap's table"), wr.PanelGrid(runsets=[summary], panels=_tiled(wr, table[1], 24, 12)), *said]
     for name, panels in others:
         blocks += [wr.H2(name), wr.PanelGrid(runsets=[trained], panels=_tiled(wr, panels, 12, 10))]
-    question = redact_text(board.study.plan.question)
+    question = redact_text(board.plan.question)
     return wr.Report(
         entity=board.entity, project=board.project, title=_title(board), description=question, blocks=blocks, width="fluid"
     )
@@ -184,7 +187,7 @@ def _sections(board: Dashboard) -> dict[str, list[Any]]:
     def curves(title: str, metric: str, unit: str) -> Any:
         return wr.LinePlot(title=title, x="epoch", y=[metric], title_x="epoch", title_y=unit, **grouped)
 
-    metric = board.study.plan.metric
+    metric = board.plan.metric
     difference = f"difference to the parent by {word}, run by run of equal seed"
     against = {"x": wr.SummaryMetric("gmacs"), "y": wr.SummaryMetric(metric.key)}
     return {
@@ -240,7 +243,7 @@ def _settled(spec: Any, path: str = "") -> Any:
     return {key: named if key in drawn else _settled(value, f"{path}/{key}") for key, value in spec.items()}
 
 
-def save(study: Study, analysis: Analysis, entity: str | None, project: str) -> int:
+def save(report: Report, entity: str | None, project: str) -> int:
     """Bring the summarising run, the view and the report to the server, or up to date there.
 
     Raises:
@@ -253,21 +256,21 @@ def save(study: Study, analysis: Analysis, entity: str | None, project: str) -> 
     except Unavailable as error:
         raise Refused(f"{error}; nothing was saved (--json and --offline need no server)") from error
     entity = entity or server.entity
-    summary = summarise(study, analysis, entity, project)
+    summary = summarise(report, entity, project)
     if not summary.uploaded:
         outcome, arrived = upload(summary, server)
         if not arrived:
             print(f"{summary.shown.id}: {outcome}")
             return EXIT_FAILED
     print(f"table: {summary.marker['url']}")
-    board = Dashboard(study, analysis, entity, project, summary.marker["id"])
+    board = Dashboard(report, entity, project, summary.marker["id"])
     try:
         urls = {kind: _upsert(server, board, kind, content) for kind, content in specify(board).items()}
     except Unavailable as error:
         raise UploadFailed(f"{error}; the same command goes on from here") from error
     for kind, url in urls.items():
         print(f"{kind}: {url}")
-    _note(study, {"table": summary.marker["url"], **urls})
+    _note(report.study.folder, {"table": summary.marker["url"], **urls})
     _say_missing(board)
     return 0
 
@@ -290,22 +293,22 @@ def _upsert(server: Server, board: Dashboard, kind: str, content: dict[str, Any]
     return f"{page}/reports/{re.sub(r'[^A-Za-z0-9]+', '-', content['title'])}--{view_id.rstrip('=')}"
 
 
-def _note(study: Study, urls: dict[str, str]) -> None:
+def _note(folder: Path, urls: dict[str, str]) -> None:
     """Keep in `<study>/wandb/dashboard.json` where things are."""
     try:
-        write_atomic(study.folder / "wandb" / "dashboard.json", json.dumps(urls, indent=2) + "\n")
+        write_atomic(folder / "wandb" / "dashboard.json", json.dumps(urls, indent=2) + "\n")
     except OSError as error:
-        raise StorageFault(f"{study.folder / 'wandb'}: could not be written: {error}") from error
+        raise StorageFault(f"{folder / 'wandb'}: could not be written: {error}") from error
 
 
 def _say_missing(board: Dashboard) -> None:
     """A view of runs that are not there is empty: say how they come."""
-    names = board.study.plan.runs
-    missing = sum(_marker(board.study.folder / "runs" / name).get("server") != address() for name in names)
+    names = board.plan.runs
+    missing = sum(_marker(board.report.study.folder / "runs" / name).get("server") != address() for name in names)
     if missing:
         print(
             f"{missing} of {len(names)} runs are not on {address()} as far as their folders say: "
-            f"python -m roadmap.replay {board.study.folder}"
+            f"python -m roadmap.replay {board.report.study.folder}"
         )
 
 

@@ -11,10 +11,11 @@ from typing import Any
 from roadmap.base.errors import StorageFault
 from roadmap.base.files import read_json_object, write_atomic
 from roadmap.base.redaction import redact_record, redact_text
+from roadmap.base.tables import filled
 from roadmap.record.folder import RunFolder
-from roadmap.report.records import Study
-from roadmap.report.statistics import Analysis
-from roadmap.report.table import csv_rows, notes, table_columns, table_rows
+from roadmap.record.study import StudyPlan
+from roadmap.report.columns import csv_columns, table_columns
+from roadmap.report.report import Report
 from roadmap.tracking.wandb.run import WandbRun
 from roadmap.tracking.wandb.upload import Record, replay_offline
 from roadmap.tracking.wandb.uploader import TABLE
@@ -30,21 +31,21 @@ LINES = {
 }
 
 
-def summary_id(study: Study) -> str:
+def summary_id(plan: StudyPlan) -> str:
     r"""W&B's id of the summarising run, from the study's name; W&B takes none of /\\#?%: in it."""
-    return redact_text("study-" + re.sub(r"[^\w.\-]", "-", study.plan.study))
+    return redact_text("study-" + re.sub(r"[^\w.\-]", "-", plan.study))
 
 
-def summarise(study: Study, analysis: Analysis, entity: str | None, project: str) -> Record:
+def summarise(report: Report, entity: str | None, project: str) -> Record:
     """Write the summarising run's folder, `<study>/wandb/summary/`, in the form of a run's record.
 
     Raises:
         StorageFault: where it cannot be written.
 
     """
-    folder = RunFolder(study.folder.absolute() / "wandb" / "summary")
-    table = table_of(study, analysis)
-    lines = [{"epoch": index, **line} for index, line in enumerate(lines_of(study, analysis))]  # W&B's step is the row
+    folder = RunFolder(report.study.folder.absolute() / "wandb" / "summary")
+    table = table_of(report)
+    lines = [{"epoch": index, **line} for index, line in enumerate(lines_of(report))]  # W&B's step is the row
     fingerprint = hashlib.sha256(json.dumps([table, lines]).encode()).hexdigest()
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
@@ -52,16 +53,16 @@ def summarise(study: Study, analysis: Analysis, entity: str | None, project: str
         write_atomic(folder.history_file, "".join(json.dumps(line) + "\n" for line in lines))
     except OSError as error:
         raise StorageFault(f"{folder.path}: could not be written: {error}") from error
-    return Record(folder, _shown(study, analysis, folder.path, entity, project), fingerprint)
+    return Record(folder, _shown(report, folder.path, entity, project), fingerprint)
 
 
-def _shown(study: Study, analysis: Analysis, folder: Path, entity: str | None, project: str) -> WandbRun:
-    plan = study.plan
+def _shown(report: Report, folder: Path, entity: str | None, project: str) -> WandbRun:
+    plan = report.study.plan
     about = {key: getattr(plan, key) for key in ("study", "question", "kind", "data", "image_size", "epochs", "recipe", "seeds")}
-    about = redact_record({**about, "scale": plan.scale.name, "notes": notes(study, analysis)})
+    about = redact_record({**about, "scale": plan.scale.name, "notes": report.notes})
     return WandbRun(
         folder=str(folder),
-        id=summary_id(study),
+        id=summary_id(plan),
         online=False,
         project=project,
         entity=entity,
@@ -73,26 +74,20 @@ def _shown(study: Study, analysis: Analysis, folder: Path, entity: str | None, p
     )
 
 
-def table_of(study: Study, analysis: Analysis) -> dict[str, Any]:
+def table_of(report: Report) -> dict[str, Any]:
     """The roadmap's table as people read it, then its numbers in full precision under the names of `table.csv`."""
-    read, exact = table_rows(study, analysis), csv_rows(study, analysis)
-    columns = [column for column in table_columns(study) if any(column.text(row) for row in read)]
-    keys = [key for key in exact[0] if any(row[key] is not None for row in exact)]
-    headings = [column.heading + " in words" * (column.heading in keys) for column in columns]  # each column once
-    return {
-        "columns": redact_record([*headings, *keys]),
-        "rows": [
-            redact_record([*(column.text(row) for column in columns), *(values[key] for key in keys)])
-            for row, values in zip(read, exact, strict=True)
-        ],
-    }
+    columns = filled(report.rows, table_columns(report.study.plan))
+    exact = [column.key for column in csv_columns(report) if any(row[column.key] is not None for row in report.rows)]
+    headings = [column.heading + " in words" * (column.heading in exact) for column in columns]  # each column once
+    rows = [[*(column.text(row) for column in columns), *(row[key] for key in exact)] for row in report.rows]
+    return {"columns": redact_record([*headings, *exact]), "rows": redact_record(rows)}
 
 
-def lines_of(study: Study, analysis: Analysis) -> list[dict[str, Any]]:
+def lines_of(report: Report) -> list[dict[str, Any]]:
     """One line a row, for curves with the report's own intervals over the rows."""
-    metric, rows = study.plan.metric.key, csv_rows(study, analysis)
+    metric = report.study.plan.metric.key
     columns = {key.format(key=metric): column.format(key=metric) for key, column in LINES.items()}
-    return [{"row_number": i, **{key: row[column] for key, column in columns.items()}} for i, row in enumerate(rows)]
+    return [{"row_number": i, **{key: row[column] for key, column in columns.items()}} for i, row in enumerate(report.rows)]
 
 
 def write_offline(summary: Record) -> int:
