@@ -7,7 +7,7 @@ from pathlib import Path
 
 from roadmap.base.console import Parser, exits
 from roadmap.base.errors import Refused, nearest
-from roadmap.base.tables import FORMATS, render
+from roadmap.base.tables import FORMATS
 from roadmap.config.compose import compose
 from roadmap.config.overrides import config_folders
 from roadmap.model.cost_table import COLUMNS, cost_rows
@@ -29,7 +29,7 @@ def main() -> int:
         raise Refused(f"there is no format {arguments.format!r}; {nearest(arguments.format, FORMATS)}")
     rows = cost_rows(arguments.scale, arguments.image_size, folders)
     title = f"scale {arguments.scale}, {arguments.image_size} px, 1000 classes; multiply-adds of one image"
-    sys.stdout.write(render(arguments.format, rows, COLUMNS, title))
+    sys.stdout.write(FORMATS[arguments.format](rows, COLUMNS, title))
     return 0
 
 

@@ -20,22 +20,33 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Column:
-    """One column: the key of its values, its headings for people, and how a number is written."""
+    """One column: its key, its headings for people, where its value stands in a row, and how its cells are written."""
 
     key: str
     heading: str
-    form: str = "{}"
+    form: str | Callable[[Row], str] = "{}"  # of the value; a function writes a cell that says more than one value of its row
     short: str = ""  # heading where room is dear: in print
+    source: str = ""  # key of the value in a row, where it is not `key`
+
+    def value(self, row: Row) -> Any:
+        """The value behind the cell; None where there is none."""
+        return row.get(self.source or self.key)
 
     def text(self, row: Row) -> str:
-        """The cell as people read it; nothing where there is no value."""
-        value = row.get(self.key)
+        """The cell as people read it; nothing where there is nothing to say."""
+        if not isinstance(self.form, str):
+            return self.form(row)
+        value = self.value(row)
         return "" if value is None else self.form.format(value)
 
     def numeric(self, rows: Sequence[Row]) -> bool:
-        """Whether every value there is is a number, so that the column is set to the right."""
-        values = [row[self.key] for row in rows if row.get(self.key) is not None]
-        return bool(values) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+        """Whether no value of the column is anything but a number."""
+        values = [value for row in rows if (value := self.value(row)) is not None]
+        return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+
+    def right(self, rows: Sequence[Row]) -> bool:
+        """Whether a text sets it to the right: numbers alone, each in the same form."""
+        return isinstance(self.form, str) and self.numeric(rows)
 
 
 def cost_unit(gmacs: Iterable[float]) -> tuple[float, str]:
@@ -43,21 +54,24 @@ def cost_unit(gmacs: Iterable[float]) -> tuple[float, str]:
     return (1.0, "G") if max(gmacs, default=0.0) >= 1 else (1e3, "M")
 
 
-def as_table(rows: Sequence[Row], columns: Sequence[Column], title: str) -> str:
+def filled(rows: Sequence[Row], columns: Iterable[Column]) -> list[Column]:
+    """The columns that have anything in them."""
+    return [column for column in columns if any(column.text(row) for row in rows)]
+
+
+def as_table(rows: Sequence[Row], columns: Sequence[Column], title: str = "") -> str:
     """For a terminal: lines wrap where it is narrow, words and numbers never; as wide as it needs where there is none."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(title=Text(printable(title)), title_justify="left", header_style="bold")
-    shown = [column for column in columns if any(column.text(row) for row in rows)]
-    needed = 1
+    shown, needed = filled(rows, columns), 1
     for column in shown:
-        right = column.numeric(rows)
+        right, heading = column.right(rows), printable(column.heading)
         cells = [printable(column.text(row)) for row in rows]
-        words = [*printable(column.heading).split(), *(cells if right else " ".join(cells).split())]
-        least = max(map(len, words), default=1)
-        table.add_column(Text(printable(column.heading)), justify="right" if right else "left", min_width=least)
+        least = max(map(len, [*heading.split(), *(cells if right else " ".join(cells).split())]), default=1)
+        table.add_column(Text(heading), justify="right" if right else "left", min_width=least)
         needed += least + 3
     for row in rows:
         table.add_row(*(Text(printable(column.text(row))) for column in shown))
@@ -67,13 +81,12 @@ def as_table(rows: Sequence[Row], columns: Sequence[Column], title: str) -> str:
     return "\n".join(line.rstrip() for line in console.export_text().splitlines()) + "\n"
 
 
-def as_csv(rows: Sequence[Row], columns: Sequence[Column], title: str) -> str:
+def as_csv(rows: Sequence[Row], columns: Sequence[Column], title: str = "") -> str:
     """Full precision; a cell that a spreadsheet would take for a formula gets an apostrophe."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([column.key for column in columns])
-    for row in rows:
-        writer.writerow([_csv_cell(row.get(column.key)) for column in columns])
+    writer.writerows([_csv_cell(column.value(row)) for column in columns] for row in rows)
     return out.getvalue()
 
 
@@ -83,17 +96,17 @@ def _csv_cell(value: Any) -> Any:
     return "'" * value.lstrip().startswith(("=", "+", "-", "@")) + printable(value)
 
 
-def as_json(rows: Sequence[Row], columns: Sequence[Column], title: str) -> str:
+def as_json(rows: Sequence[Row], columns: Sequence[Column], title: str = "") -> str:
     """A list of objects; a missing value is null."""
-    return json.dumps([{c.key: row.get(c.key) for c in columns} for row in rows], indent=2, ensure_ascii=False) + "\n"
+    return json.dumps([{c.key: c.value(row) for c in columns} for row in rows], indent=2, ensure_ascii=False) + "\n"
 
 
-def as_markdown(rows: Sequence[Row], columns: Sequence[Column], title: str) -> str:
+def as_markdown(rows: Sequence[Row], columns: Sequence[Column], title: str = "") -> str:
     """A table in GitHub's Markdown, aligned so that its source can be read too."""
-    shown = [column for column in columns if any(column.text(row) for row in rows)]
+    shown = filled(rows, columns)
     cells = [[markdown_text(c.heading) for c in shown], *([markdown_text(c.text(row)) for c in shown] for row in rows)]
     widths = [max(3, *(len(line[i]) for line in cells)) for i in range(len(shown))]
-    right = [column.numeric(rows) for column in shown]
+    right = [column.right(rows) for column in shown]
     lines = [[cell.rjust(w) if r else cell.ljust(w) for cell, w, r in zip(c, widths, right, strict=True)] for c in cells]
     rule = ["-" * (w - 1) + ":" if r else "-" * w for w, r in zip(widths, right, strict=True)]
     return "".join(f"| {' | '.join(line)} |\n" for line in [lines[0], rule, *lines[1:]])
@@ -105,10 +118,10 @@ def markdown_text(text: str) -> str:
     return "".join("\\" + c if c in "\\`*_[]|" else c for c in text)
 
 
-def as_latex(rows: Sequence[Row], columns: Sequence[Column], title: str) -> str:
+def as_latex(rows: Sequence[Row], columns: Sequence[Column], title: str = "") -> str:
     """A booktabs tabular, made smaller where it is wider than the line (graphicx)."""
-    shown = [column for column in columns if any(column.text(row) for row in rows)]
-    aligned = "".join("r" if column.numeric(rows) else "l" for column in shown)
+    shown = filled(rows, columns)
+    aligned = "".join("r" if column.right(rows) else "l" for column in shown)
     lines = [[latex_text(c.short or c.heading) for c in shown], *([latex_text(c.text(row)) for c in shown] for row in rows)]
     body = [" & ".join(line) + r" \\" for line in lines]
     out = [
@@ -158,8 +171,3 @@ FORMATS: dict[str, Callable[[Sequence[Row], Sequence[Column], str], str]] = {
     "md": as_markdown,
     "latex": as_latex,
 }
-
-
-def render(name: str, rows: Sequence[Row], columns: Sequence[Column], title: str) -> str:
-    """The rows in the format of that name (a key of `FORMATS`)."""
-    return FORMATS[name](rows, columns, title)

@@ -2,19 +2,43 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 from roadmap.base.console import Parser, exits
 from roadmap.base.errors import Refused
 from roadmap.base.files import write_whole
-from roadmap.report.records import load
-from roadmap.report.statistics import analyse, seeds_needed
-from roadmap.report.table import table_columns
+from roadmap.report.report import Report
+from roadmap.report.statistics import seeds_needed
 from roadmap.report.write import write_report
 
 
 def main() -> int:
     """Write the report and print the table."""
+    arguments = _arguments()
+    folder, keys = arguments.folder, [key for key in arguments.columns.split(",") if key]
+    page = folder / "page.html" if arguments.html == Path() else arguments.html
+    if len(set(keys)) < len(keys):
+        raise Refused(f"--columns {arguments.columns}: a column is named twice")
+    if page:
+        from roadmap.report.page import check_file, write_page
+
+        check_file(page)
+    report, text = write_report(folder, keys, arguments.behind)
+    print(text)
+    if arguments.power is not None:
+        print(_power(report, arguments.power))
+    if arguments.paper:
+        from roadmap.report.figure import draw, paper_picture
+
+        write_whole(arguments.paper, draw(paper_picture())[arguments.paper.suffix[1:]])
+        print(f"{arguments.paper}: the paper's numbers")
+    if page:
+        print(f"{write_page(report, page)}: the page")
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
     parser = Parser(prog="python -m roadmap.report", description="Table, figure and page of a study, from its records.")
     parser.add_argument("folder", type=Path, help="the study's folder, e.g. experiments/digits")
     parser.add_argument(
@@ -33,44 +57,18 @@ def main() -> int:
         raise Refused(f"--power {arguments.power}: must be above 0 and at most 100 points")
     if arguments.paper and (arguments.paper.suffix not in (".svg", ".png", ".pdf") or not arguments.paper.parent.is_dir()):
         raise Refused(f"--paper {arguments.paper}: must be a file in a folder that is there, of type .svg, .png or .pdf")
-    folder, columns = arguments.folder, [key for key in arguments.columns.split(",") if key]
-    file = folder / "page.html" if arguments.html == Path() else arguments.html
-    check(folder, columns, file)
-    print(write_report(folder, columns, arguments.behind))
-    if arguments.power is not None:
-        print(_power(folder, arguments.power))
-    if arguments.paper:
-        from roadmap.report.figure import draw, paper_picture
-
-        write_whole(arguments.paper, draw(paper_picture())[arguments.paper.suffix[1:]])
-        print(f"{arguments.paper}: the paper's numbers")
-    if file:
-        from roadmap.report.page import write_page
-
-        print(f"{write_page(folder, file)}: the page")
-    return 0
+    return arguments
 
 
-def _power(folder: Path, points: float) -> str:
+def _power(report: Report, points: float) -> str:
     """How many seeds a row an effect of this size needs, with the noise of this study."""
-    analysis = analyse(load(folder))
-    if analysis.noise is None:
+    if report.analysis.noise is None:
         return f"--power {points}: this study's noise between seeds is not known: it needs two seeds a row"
-    if any(estimate.effect.parts for estimate in analysis.estimates):
+    if any(estimate.effect.parts for estimate in report.analysis.estimates):
         return f"--power {points}: not known for sampled orders, where more orders help as well as more seeds"
-    needed = seeds_needed(points, analysis)
-    said = "more than a thousand seeds" if needed is None else f"{needed} seeds"
-    return f"An effect of {points} points is resolved in four of five studies like this one with {said} a row."
-
-
-def check(folder: Path, columns: list[str], file: Path | None) -> None:
-    """Refuse columns and a place for the page that cannot be, before anything is written."""
-    if columns:
-        table_columns(load(folder), columns)
-    if len(set(columns)) < len(columns):
-        raise Refused(f"--columns {','.join(columns)}: a column is named twice")
-    if file and (not file.parent.is_dir() or file.is_dir()):
-        raise Refused(f"--html {file}: not a file in a folder that is there")
+    seeds = seeds_needed(points, report.analysis)
+    count = "more than a thousand" if seeds is None else seeds
+    return f"An effect of {points} points is resolved in four of five studies like this one with {count} seeds a row."
 
 
 if __name__ == "__main__":

@@ -1,22 +1,32 @@
-"""Records as pandas tables, from Python: `roadmap.report.frame(FOLDER)`, `roadmap.report.effects(FOLDER)`. No torch here."""
+"""Records as pandas tables, from Python: `roadmap.report.frame(FOLDER)`, `table(FOLDER)`, `effects(FOLDER)`. No torch here."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from roadmap.base.errors import Refused
+from roadmap.paper.rows import METRIC, paper_row, paper_scale
 from roadmap.record.folder import RunFolder
 from roadmap.record.result import RunResult
 from roadmap.record.study import FILE
-from roadmap.report.records import History, load
-from roadmap.report.statistics import analyse
+from roadmap.report.records import History, Study, load
+from roadmap.report.statistics import Analysis, Estimate, Row, analyse
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 GROUPS = ("model", "data", "recipe", "versions", "git")  # whose settings are columns of their own, recipe.lr
+PAPER = tuple(f"paper_{key}" for key in (METRIC, "delta", "gmacs"))
+SPEEDS = (  # of bench.csv, where there is one
+    ("ours_train", "training, img/s", "{:.4g}"),
+    ("ours_inference", "inference, img/s", "{:.4g}"),
+    ("ours_latency_ms", "latency at batch 1, ms", "{:.3g}"),
+    ("ours_memory_gib", "peak memory in training, GiB", "{:.2f}"),
+    ("share_of_peak", "share of peak", "{:.1%}"),
+)
 
 
 def frame(folder: Path | str) -> pd.DataFrame:
@@ -36,10 +46,24 @@ def frame(folder: Path | str) -> pd.DataFrame:
 
     """
     runs = _planned(Path(folder)) if (Path(folder) / FILE).is_file() else _single(Path(folder))
-    rows = [_row(row, result, history) for row, result, history in runs]
+    rows = [_run(row, result, history) for row, result, history in runs]
     if not rows:
         raise Refused(f"{folder}: no run that is done; needed: a study's folder, or one with runs/")
-    return pd.DataFrame(rows)
+    return _frame(rows)
+
+
+def table(folder: Path | str) -> pd.DataFrame:
+    """The table of a study in full precision, one row a network, in the order of the plan: what `table.csv` holds.
+
+    Scores and differences are in the unit of the metric, costs in 1e9 multiply-adds and 1e6 parameters. Two columns more than
+    in `table.csv`: the paper's difference to the row's parent and its multiply-adds, `paper_delta` and `paper_gmacs`.
+
+    Raises:
+        Refused: where there is no study, or its rows differ in more than the model.
+
+    """
+    study = load(Path(folder))
+    return table_frame(study, analyse(study))
 
 
 def effects(folder: Path | str) -> pd.DataFrame:
@@ -51,18 +75,37 @@ def effects(folder: Path | str) -> pd.DataFrame:
         Refused: where there is no study, or its rows differ in more than the model.
 
     """
-    rows = []
-    for estimate in analyse(load(Path(folder))).estimates:
-        low, high = estimate.interval or (None, None)
-        about = {
-            "effect": estimate.effect.name,
-            "label": estimate.effect.label,
-            "value": estimate.value,
-            "low": low,
-            "high": high,
-        }
-        rows.append({**about, "p": estimate.p, "p_holm": estimate.p_holm, "resolved": estimate.resolved})
-    return pd.DataFrame(rows, columns=["effect", "label", "value", "low", "high", "p", "p_holm", "resolved"])
+    study = load(Path(folder))
+    names = {f"delta_{study.plan.metric.key}": "value", "delta_low": "low", "delta_high": "high"}
+    return effects_frame(study, analyse(study)).rename(columns=names)
+
+
+def table_frame(study: Study, analysis: Analysis) -> pd.DataFrame:
+    """The table of a study."""
+    return _frame([_row(study, row, analysis.estimate(row.variant.name)) for row in analysis.rows])
+
+
+def effects_frame(study: Study, analysis: Analysis) -> pd.DataFrame:
+    """The effects of a study, under the names of `effects.csv`."""
+    score = study.plan.metric.key
+    rows = [{"effect": e.effect.name, "label": e.effect.label, **_effect(e, score)} for e in analysis.estimates]
+    return _frame(rows, ("effect", "label", *_effect(None, score)))
+
+
+def dictionaries(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a table with Python's own values; None where there is none."""
+    known = table.astype(object)
+    return known.where(known.notna(), None).to_dict("records")
+
+
+def _frame(rows: Sequence[dict[str, Any]], columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """A table; pandas is imported here, so that what is refused before does not wait for it."""
+    import pandas as pd
+
+    return pd.DataFrame(rows, columns=columns)
+
+
+# --- rows ------------------------------------------------------------------------------------------------------------
 
 
 def _planned(folder: Path) -> Iterator[tuple[str, RunResult, History]]:
@@ -79,10 +122,42 @@ def _single(folder: Path) -> Iterator[tuple[str, RunResult, History]]:
             yield result.step.name, result, run.curves(result.metric.key)
 
 
-def _row(row: str, result: RunResult, history: History) -> dict[str, Any]:
+def _run(row: str, result: RunResult, history: History) -> dict[str, Any]:
     beside = ("run", "study", "step", "scale", "seed", "status", "metric", "scores", *GROUPS)
     rest = {entry.name: getattr(result, entry.name) for entry in fields(result) if entry.name not in beside}
-    settings = {f"{group}.{key}": value for group in GROUPS for key, value in getattr(result, group).items()}
     about = {"row": row, "step": result.step.name, "seed": result.seed, "status": result.status}
     where = {"run": result.run, "study": result.study, "scale": result.scale}
-    return {**about, **result.scores, **rest, **where, **settings, "history": history}
+    return {**about, **result.scores, **rest, **where, **settings(result), "history": history}
+
+
+def settings(result: RunResult) -> dict[str, Any]:
+    """What a run was made with, a dotted name each: recipe.lr, versions.torch."""
+    return {f"{group}.{key}": value for group in GROUPS for key, value in getattr(result, group).items()}
+
+
+def _row(study: Study, row: Row, estimate: Estimate | None) -> dict[str, Any]:
+    plan, variant, measured = study.plan, row.variant, study.speeds.get(row.variant.name, {})
+    scale = paper_scale(plan.scale.name)
+    paper, before = (paper_row(scale, name) if name else None for name in (variant.name, variant.parent))
+    score, delta, gmacs = PAPER
+    return {
+        "step": variant.name, "parent": variant.parent, "label": variant.label, "group": variant.group,
+        "adopted": variant.adopted, "reference": variant.reference,
+        "data": plan.data, "epochs": plan.epochs, "scale": plan.scale.name,
+        "n": len(row.values), "diverged": row.diverged, "missing": row.missing,
+        f"{plan.metric.key}_mean": row.mean, f"{plan.metric.key}_std": row.std,
+        **_effect(estimate, plan.metric.key),
+        "gmacs_conv_linear": row.gmacs, "params_m": row.params_m, "images_per_second": row.images_per_second,
+        **{key: measured.get(key) for key, _, _ in SPEEDS},
+        score: paper and paper.score, f"{score}_std": paper and paper.score_std,
+        "paper_gflops_printed": paper and paper.gflops_printed,
+        delta: paper and before and paper.score - before.score, gmacs: paper and paper.gmacs,
+    }  # fmt: skip
+
+
+def _effect(estimate: Estimate | None, score: str) -> dict[str, Any]:
+    low, high = (estimate and estimate.interval) or (None, None)
+    return {
+        f"delta_{score}": estimate and estimate.value, "delta_low": low, "delta_high": high, "p": estimate and estimate.p,
+        "p_holm": estimate and estimate.p_holm, "resolved": estimate and estimate.resolved,
+    }  # fmt: skip

@@ -188,15 +188,19 @@ def standard_error(weights: Mapping[str, float], counts: Mapping[str, int], nois
 def _estimates(
     effects: Sequence[Effect], values: Sequence[float], errors: Sequence[float | None], noise: Noise | None
 ) -> list[Estimate]:
-    if noise is None:
+    return _tested(effects, values, [(error or math.inf, noise.freedom) for error in errors] if noise else None)
+
+
+def _tested(
+    effects: Sequence[Effect], values: Sequence[float], spreads: Sequence[tuple[float, float]] | None
+) -> list[Estimate]:
+    """Effects of these values, tested with these standard errors and degrees of freedom; untested where there are none."""
+    if spreads is None:
         return [Estimate(effect, value) for effect, value in zip(effects, values, strict=True)]
-    known = [error or math.inf for error in errors]
-    ps = [_p(value, error, noise.freedom) for value, error in zip(values, known, strict=True)]
-    corrected = holm(ps)
-    quantile = float(stats.t.ppf((1 + LEVEL) / 2, noise.freedom))
+    ps = [_p(value, error, freedom) for value, (error, freedom) in zip(values, spreads, strict=True)]
     return [
-        Estimate(effect, value, quantile * error, p, p_holm)
-        for effect, value, error, p, p_holm in zip(effects, values, known, ps, corrected, strict=True)
+        Estimate(effect, value, float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * error, p, p_holm)
+        for effect, value, (error, freedom), p, p_holm in zip(effects, values, spreads, ps, holm(ps), strict=True)
     ]
 
 
@@ -215,14 +219,7 @@ def estimate_orders(
     degrees of freedom.
     """
     values = [weighted(effect.weights, means) for effect in effects]
-    if noise is None:
-        return [Estimate(effect, value) for effect, value in zip(effects, values, strict=True)]
-    spreads = [_spread(effect, means, counts, noise) for effect in effects]
-    ps = [_p(value, error, freedom) for value, (error, freedom) in zip(values, spreads, strict=True)]
-    return [
-        Estimate(effect, value, float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * error, p, p_holm)
-        for effect, value, (error, freedom), p, p_holm in zip(effects, values, spreads, ps, holm(ps), strict=True)
-    ]
+    return _tested(effects, values, [_spread(effect, means, counts, noise) for effect in effects] if noise else None)
 
 
 def _spread(effect: Effect, means: Mapping[str, float], counts: Mapping[str, int], noise: Noise) -> tuple[float, float]:
@@ -252,6 +249,11 @@ def holm(ps: Sequence[float]) -> list[float]:
         worst = max(worst, min(1.0, (len(ps) - rank) * ps[i]))
         corrected[i] = worst
     return corrected
+
+
+def written_p(p: float | None) -> str:
+    """A probability as people read it."""
+    return "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 # --- power -----------------------------------------------------------------------------------------------------------

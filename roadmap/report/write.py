@@ -1,4 +1,4 @@
-"""From a study's records to its table and figure; nothing is trained and no torch is imported."""
+"""From a study's records to its tables and pictures; nothing is trained and no torch is imported."""
 
 from __future__ import annotations
 
@@ -6,74 +6,58 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from roadmap.base.claims import claim
-from roadmap.base.console import printable
 from roadmap.base.errors import StorageFault
 from roadmap.base.files import remove_partial, write_whole
-from roadmap.base.tables import as_table
-from roadmap.report.records import Study, load, write_records
-from roadmap.report.statistics import Analysis, analyse
-from roadmap.report.table import (
-    PAPER,
-    csv_text,
-    effect_columns,
-    effect_rows,
-    effects_csv,
-    latex,
-    markdown,
-    notes,
-    table_columns,
-    table_rows,
-)
+from roadmap.record.study import read_plan
+from roadmap.report.columns import effects_csv, latex, markdown, table_columns, table_csv, terminal
+from roadmap.report.records import write_records
+from roadmap.report.report import Report
 
 WAIT_SECONDS = 120.0
 
 
-def write_report(folder: Path, columns: Sequence[str] = (), behind: Path | None = None) -> str:
-    """Write tables, figures, effects and records; returns the table for a terminal.
+def write_report(folder: Path, keys: Sequence[str] = (), behind: Path | None = None) -> tuple[Report, str]:
+    """Write tables, figures, effects and records.
 
     Args:
         folder: of the study.
-        columns: keys of the table's columns, in their order; none: all.
+        keys: of the table's columns, in their order; none: all.
         behind: the folder of another study, of a larger scale, that stands behind the first in the figure.
 
+    Returns:
+        The report, and its tables with the names of its files for a terminal.
+
+    Raises:
+        Refused: where the study cannot be reported, or has no such columns.
+        StorageFault: where the folder cannot be written.
+
     """
-    load(folder)  # what cannot be reported is refused before anything is made
-    other = None if behind is None else load(behind)
+    table_columns(read_plan(folder), keys)  # without a study, or with a wrong key, nothing is made, not even the lock
+    other = None if behind is None else Report.read(behind)
     try:
         with claim(folder / "claim", wait=WAIT_SECONDS):  # several sweeps may end at the same moment
-            study = load(folder)
-            analysis = analyse(study)
+            report = Report.read(folder)
             remove_partial(folder)
-            write_records(study)
-            files = _files(study, analysis, columns, other)
+            write_records(report.study)
+            files = _files(report, keys, other)
             for name, content in files.items():
                 write_whole(folder / name, content)
     except OSError as error:
         raise StorageFault(f"{folder}: the report could not be written: {error}") from error
-    return "\n".join([_for_terminal(study, analysis, columns), f"{folder}: {', '.join([*files, 'records.jsonl'])}"])
+    return report, "\n".join([terminal(report, keys), f"{folder}: {', '.join([*files, 'records.jsonl'])}"])
 
 
-def _files(study: Study, analysis: Analysis, columns: Sequence[str], other: Study | None) -> dict[str, str | bytes]:
+def _files(report: Report, keys: Sequence[str], behind: Report | None) -> dict[str, str | bytes]:
     """What a report consists of, by file name."""
     from roadmap.report.figure import MOST_BARS, draw, picture
     from roadmap.report.plots import plots
 
-    behind = None if other is None else (other, analyse(other))
-    drawn = draw(picture(study, analysis, behind)) if len(analysis.rows) <= MOST_BARS else {}  # of sampled orders: the effects
+    drawn = draw(picture(report, behind)) if len(report.analysis.rows) <= MOST_BARS else {}  # of sampled orders: the effects
     return {
-        "table.md": markdown(study, analysis, columns),
-        "table.csv": csv_text(study, analysis),
-        "table.tex": latex(study, analysis, columns),
-        "effects.csv": effects_csv(study, analysis),
+        "table.md": markdown(report, keys),
+        "table.csv": table_csv(report),
+        "table.tex": latex(report, keys),
+        "effects.csv": effects_csv(report),
         **{f"figure.{kind}": content for kind, content in drawn.items()},
-        **plots(study, analysis),
+        **plots(report),
     }
-
-
-def _for_terminal(study: Study, analysis: Analysis, columns: Sequence[str]) -> str:
-    """The tables and their notes; the paper's columns only where they are asked for."""
-    question, effects = study.plan.question, effect_rows(study, analysis)
-    shown = [column for column in table_columns(study, columns) if columns or not column.key not in PAPER]
-    tables = [as_table(effects, effect_columns(study), question)] if effects else []
-    tables.append(as_table(table_rows(study, analysis), shown, "" if effects else question))
-    return "\n".join([*tables, *map(printable, notes(study, analysis))])

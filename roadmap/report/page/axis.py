@@ -23,8 +23,8 @@ class Axis:
         """Where a value lies, 0 at the low end and 1 at the high one."""
         return (value - self.low) / (self.high - self.low)
 
-    def names(self) -> list[tuple[float, str]]:
-        """The place of every tick, and the tick as it is written."""
+    def marks(self) -> list[tuple[float, str]]:
+        """Where every tick is, and what is written at it."""
         step = self.ticks[1] - self.ticks[0] if len(self.ticks) > 1 else 1.0
         digits = max(0, -math.floor(math.log10(step) + 1e-9))
         return [(self.at(tick), f"{tick:.{digits}f}") for tick in self.ticks]
@@ -50,7 +50,7 @@ def _round_step(step: float) -> float:
     return next(power * times for times in (1, 2, 5, 10) if power * times >= step * 0.999)
 
 
-def accuracy_axis(rows: Sequence[Row]) -> Axis:
+def score_axis(rows: Sequence[Row]) -> Axis:
     """Of the scores, which starts a little below the least value, as the paper's does at 78."""
     ends = [mean + sign * (row.std or 0.0) for row in rows if (mean := row.mean) is not None for sign in (-1, 1)]
     return axis([*ends, *(value for row in rows for value in row.values)], below=0.3, most=100.0)

@@ -2,25 +2,48 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from markupsafe import Markup
+
+from roadmap.base.console import printable
 from roadmap.record.result import RunResult
 from roadmap.record.study import PlannedRun
-from roadmap.report.page.markup import rounded
-from roadmap.report.page.progress import Epoch, Progress
+from roadmap.report.frames import settings
+from roadmap.report.page.progress import Epoch, Progress, rounded
 from roadmap.report.records import Study
 
 SETTINGS = ("scale", "seed", "precision", "pipeline", "device", "processes", "compiled", "threads", "recipe_name")
-GROUPS = ("model", "data", "recipe", "versions", "git")
+
+
+def block(data: object) -> Markup:
+    """Data as JSON inside a script element: nothing in it can end the element or start a comment."""
+    content = json.dumps(_plain(data), ensure_ascii=True, allow_nan=False, separators=(",", ":"), sort_keys=True)
+    for sign in "<>&":
+        content = content.replace(sign, f"\\u{ord(sign):04x}")
+    return Markup(content)
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can say: a number that is none (of a diverged run) becomes null, and strings are made printable."""
+    if isinstance(value, dict):
+        return {printable(str(key)): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return printable(value) if isinstance(value, str) else value
 
 
 def payload(study: Study, live: Mapping[str, Progress]) -> dict[str, Any]:
     """Runs with their curves and settings; a setting that all runs share is said once."""
-    settings = {name: _settings(result) for name, result in study.results.items()}
-    shared = _shared(list(settings.values()))
+    of_runs = {name: _settings(result) for name, result in study.results.items()}
+    shared = _shared(list(of_runs.values()))
     runs = [
-        _run(study, run, live.get(run.name), _beside(settings.get(run.name), shared))
+        _run(study, run, live.get(run.name), _beside(of_runs.get(run.name), shared))
         for run in study.plan.planned()
         if run.name in study.results or run.name in live
     ]
@@ -28,27 +51,26 @@ def payload(study: Study, live: Mapping[str, Progress]) -> dict[str, Any]:
     return {"rows": rows, "runs": runs, "shared": shared, "epochs": study.plan.epochs}
 
 
-def _run(study: Study, run: PlannedRun, progress: Progress | None, settings: dict[str, Any] | None) -> dict[str, Any]:
+def _run(study: Study, run: PlannedRun, progress: Progress | None, beside: dict[str, Any] | None) -> dict[str, Any]:
     result = study.results.get(run.name)
     history: Sequence[Epoch] = (
         progress.history if progress else [[rounded(x) for x in line] for line in study.histories.get(run.name, [])]
     )
     status = result.status if result else "running"
-    return {"run": run.name, "seed": run.seed, "row": run.index, "status": status, "history": history, "settings": settings}
+    return {"run": run.name, "seed": run.seed, "row": run.index, "status": status, "history": history, "settings": beside}
 
 
 def _settings(result: RunResult) -> dict[str, Any]:
     """Everything a run was made with, a dotted name each."""
     flat = {key: getattr(result, key) for key in SETTINGS if getattr(result, key) is not None}
-    groups = {f"{group}.{key}": value for group in GROUPS for key, value in getattr(result, group).items()}
-    return {**flat, "step": result.step.name, **groups}
+    return {**flat, "step": result.step.name, **settings(result)}
 
 
-def _beside(settings: dict[str, Any] | None, shared: Mapping[str, Any]) -> dict[str, Any] | None:
-    return settings and {key: value for key, value in settings.items() if key not in shared}
+def _beside(of_run: dict[str, Any] | None, shared: Mapping[str, Any]) -> dict[str, Any] | None:
+    return of_run and {key: value for key, value in of_run.items() if key not in shared}
 
 
-def _shared(settings: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    first = settings[0] if settings else {}
+def _shared(of_runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    first = of_runs[0] if of_runs else {}
     missing = object()
-    return {key: value for key, value in first.items() if all(other.get(key, missing) == value for other in settings[1:])}
+    return {key: value for key, value in first.items() if all(other.get(key, missing) == value for other in of_runs[1:])}

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from roadmap.record.folder import RunFolder
-from roadmap.report.page.markup import rounded
+
+FIGURES = 6  # significant ones of a number that is only drawn
 
 Epoch = list[float | None]  # training loss, validation loss, score
 
@@ -29,10 +31,10 @@ class Progress:
         return ", ".join(parts + ([self.holder] if self.holder else []))
 
 
-def progress(folder: Path, runs: Iterable[str], score: str) -> dict[str, Progress]:
+def progress_of(folder: Path, runs: Iterable[str], score: str) -> dict[str, Progress]:
     """Of the runs without a result that a process holds or that have finished an epoch."""
-    found = {run: _of(RunFolder(folder / "runs" / run), score) for run in runs if "/" not in run and run not in ("", ".", "..")}
-    return {run: one for run, one in found.items() if one}
+    single = [run for run in runs if "/" not in run and run not in ("", ".", "..")]
+    return {run: progress for run in single if (progress := _of(RunFolder(folder / "runs" / run), score))}
 
 
 def _of(run: RunFolder, score: str) -> Progress | None:
@@ -58,3 +60,10 @@ def _history(file: Path, score: str) -> Iterable[Epoch]:
             yield [rounded(epoch.get(key)) for key in ("train_loss", "val_loss", score)]
         except (ValueError, AttributeError):
             return
+
+
+def rounded(value: object) -> float | None:
+    """A number that is only drawn, in six significant figures; None for what is no number."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(f"{value:.{FIGURES}g}")

@@ -8,131 +8,93 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from roadmap.base.tables import Column
+from roadmap.base.tables import Column, Row, filled
 from roadmap.record.study import PlannedRun
-from roadmap.report.page.markup import Markup, join, tag
+from roadmap.report.columns import effect_columns, table_columns
+from roadmap.report.frames import PAPER
 from roadmap.report.page.progress import Progress
 from roadmap.report.records import Study
-from roadmap.report.statistics import Analysis, Estimate
-from roadmap.report.table import PAPER, csv_rows, effect_columns, effect_rows, table_columns, table_rows
+from roadmap.report.report import Report
 
 FILES = ("result.json", "history.jsonl", "log.txt", "config.yaml")  # of a run, that are worth a link
 
 
-def main_table(study: Study, analysis: Analysis) -> Markup:
-    """One row a step."""
-    cells, numbers, score = table_rows(study, analysis), csv_rows(study, analysis), study.plan.metric.key
-    numbers_of = {score: f"{score}_mean", "seeds": "n", "delta": f"delta_{score}", "p": "p_holm"}  # cell: key of table.csv
-    rows = [
-        {
-            **row,
-            "number": {key: exact.get(numbers_of.get(key, key), row.get(key)) for key in row},
-            "single": _single(found.by_seed),
-        }
-        for row, exact, found in zip(cells, numbers, analysis.rows, strict=True)
-    ]
-    groups = [row.variant.group for row in analysis.rows]
-    return _table(study, "rows", "Rows of the study", table_columns(study), rows, groups)
-
-
-def effects_table(study: Study, analysis: Analysis) -> Markup:
-    """One row an effect, for studies whose answer is not one difference a row; else nothing."""
-    rows = [
-        {**row, "number": _numbers(analysis.estimate(effect.name)), "single": ""}
-        for row, effect in zip(effect_rows(study, analysis), study.plan.effects, strict=False)
-    ]
-    return _table(study, "effects", "Effects", effect_columns(study), rows, [""] * len(rows)) if rows else Markup("")
-
-
-def _numbers(estimate: Estimate | None) -> dict[str, Any]:
-    return {"delta": estimate.value, "p": estimate.p_holm} if estimate else {}
-
-
-def _single(by_seed: Mapping[int, float]) -> str:
-    return ", ".join(f"seed {seed}: {value:.2f}" for seed, value in by_seed.items())
+def sortable(report: Report) -> list[dict[str, Any]]:
+    """The table of the effects, where these are not single rows', and the table of the rows."""
+    plan, rows = report.study.plan, report.analysis.rows
+    single = [", ".join(f"seed {seed}: {value:.2f}" for seed, value in row.by_seed.items()) for row in rows]
+    wide = (plan.metric.key, "delta", PAPER[0])
+    beside = [{"group": row.variant.group, "single": {plan.metric.key: text}} for row, text in zip(rows, single, strict=True)]
+    tables = [_table("rows", "Rows of the study", table_columns(plan), report.rows, beside, wide)]
+    if report.effect_rows:
+        none = [{"group": "", "single": {}}] * len(report.effect_rows)
+        tables.insert(0, _table("effects", "Effects", effect_columns(plan), report.effect_rows, none, wide))
+    return tables
 
 
 def _table(
-    study: Study, name: str, caption: str, columns: Sequence[Column], rows: Sequence[dict[str, Any]], groups: Sequence[str]
-) -> Markup:
-    score = study.plan.metric.key
-    shown = [column for column in columns if any(column.text(row) for row in rows)]
-    wide = (score, "delta", PAPER[0])
-    heads = [_head(name, column, _right(column, rows, score), column.key in wide) for column in shown]
-    body = [
-        tag(
-            "tr",
-            *(_cell(column, row, _right(column, rows, score), score) for column in shown),
-            data_group=group,
-            data_verdict=row.get("verdict"),
-        )
-        for row, group in zip(rows, groups, strict=True)
+    name: str,
+    caption: str,
+    columns: Sequence[Column],
+    rows: Sequence[Row],
+    beside: Sequence[dict[str, Any]],
+    wide: Sequence[str],
+) -> dict[str, Any]:
+    shown = filled(rows, columns)
+    verdict = next(column for column in columns if column.key == "verdict")
+    right = {column.key: column.key != "label" and column.numeric(rows) for column in shown}
+    heads = [
+        {"key": c.key, "heading": c.heading, "kinds": " ".join(["number"] * right[c.key] + ["wide"] * (c.key in wide))}
+        for c in shown
     ]
-    table = tag(
-        "table",
-        tag("caption", caption, class_="unseen"),
-        tag("thead", tag("tr", *heads)),
-        tag("tbody", *body),
-        id=name,
-        class_="sortable",
-    )
-    return tag("div", table, class_="scroll", id=f"{name}-box", tabindex="0", role="region", aria_label=f"{caption}, table")
+    body = [
+        {
+            "group": about["group"],
+            "verdict": verdict.text(row),
+            "cells": [_cell(column, row, right[column.key], about["single"].get(column.key)) for column in shown],
+        }
+        for row, about in zip(rows, beside, strict=True)
+    ]
+    return {"id": name, "caption": caption, "heads": heads, "rows": body}
 
 
-def _right(column: Column, rows: Sequence[dict[str, Any]], score: str) -> bool:
-    """Numbers stand to the right, those with a deviation or an interval beside them too."""
-    return column.key in (score, "seeds", "delta", "p", PAPER[0]) or column.numeric(rows)
-
-
-def _head(name: str, column: Column, right: bool, wide: bool) -> Markup:
-    kinds = " ".join(["number"] * right + ["wide"] * wide) or None
-    button = tag("button", column.heading, type="button", id=f"sort-{name}-{column.key}")
-    return tag("th", button, scope="col", aria_sort="none", data_key=column.key, class_=kinds)
-
-
-def _cell(column: Column, row: dict[str, Any], right: bool, score: str) -> Markup:
-    written, number = column.text(row), row["number"].get(column.key)
-    value = repr(float(number)) if isinstance(number, int | float) and not isinstance(number, bool) else None
-    if column.key == "label":
-        return tag("th", written, scope="row")
-    single = row["single"] if column.key == score else ""
-    inside = [written, tag("span", single, class_="single")] if single else [written]
-    name = "verdict" if column.key == "verdict" else "number" if right else None
-    return tag("td", *inside, class_=name, data_value=value, data_text=written if single else None)
+def _cell(column: Column, row: Row, right: bool, single: str | None) -> dict[str, Any]:
+    """What is written, and the number to sort by: in full precision, None where there is none."""
+    value = column.value(row)
+    number = repr(float(value)) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    kind = "verdict" if column.key == "verdict" else "number" if right else ""
+    return {"key": column.key, "text": column.text(row), "kind": kind, "number": number, "single": single}
 
 
 # --- records ---------------------------------------------------------------------------------------------------------
 
 
-def records_table(study: Study, live: Mapping[str, Progress], beside: Path) -> Markup:
+def runs(study: Study, live: Mapping[str, Progress], beside: Path) -> list[dict[str, Any]]:
     """One row a run, with links to what lies beside the page."""
-    rows = [_run(study, run, live.get(run.name), beside) for run in study.plan.planned()]
-    names = ("row", "seed", "run", "status", study.plan.metric.heading, "files")
-    heads = [tag("th", name, scope="col") for name in names]
-    table = tag("table", tag("caption", "Runs", class_="unseen"), tag("thead", tag("tr", *heads)), tag("tbody", *rows))
-    return tag("div", table, class_="scroll", id="runs-box", tabindex="0", role="region", aria_label="Runs, table")
+    return [_run(study, run, live.get(run.name), beside) for run in study.plan.planned()]
 
 
-def _run(study: Study, run: PlannedRun, progress: Progress | None, beside: Path) -> Markup:
+def _run(study: Study, run: PlannedRun, progress: Progress | None, beside: Path) -> dict[str, Any]:
     result = study.results.get(run.name)
-    status = result.status if result else progress.words(study.plan.epochs) if progress else "missing"
-    score = "" if result is None or result.score is None else f"{result.score:.2f}"
-    cells = [run.seed, tag("code", run.name), status, score, join(_links(study, run.name, beside), " ")]
-    classes = ["number", None, None, "number", "links"]
-    shown = [tag("td", cell, class_=kind) for cell, kind in zip(cells, classes, strict=True)]
-    return tag("tr", tag("th", run.row.variant.label, scope="row"), *shown)
+    return {
+        "label": run.row.variant.label,
+        "seed": run.seed,
+        "name": run.name,
+        "status": result.status if result else progress.words(study.plan.epochs) if progress else "missing",
+        "score": "" if result is None or result.score is None else f"{result.score:.2f}",
+        "links": _links(study, run.name, beside),
+    }
 
 
-def _links(study: Study, run: str, beside: Path) -> list[Markup]:
+def _links(study: Study, run: str, beside: Path) -> list[dict[str, str]]:
     """To the run's own files where they are, else to the file with all records; never out of the study's folder."""
     single = run not in ("", ".", "..") and "/" not in run and "\\" not in run and run.isprintable()
-    there = [name for name in FILES if single and (study.folder / "runs" / run / name).is_file()]
-    if there:
-        return [_link(study.folder / "runs" / run / name, name, f"{name} of {run}", beside) for name in there]
+    files = {name: study.folder / "runs" / run / name for name in FILES if single}
+    links = [_link(path, f"{name} of {run}", beside) for name, path in files.items() if path.is_file()]
     records = study.folder / "records.jsonl"
-    return [_link(records, "records.jsonl", f"records.jsonl, for {run}", beside)] if records.is_file() else []
+    return links or ([_link(records, f"records.jsonl, for {run}", beside)] if records.is_file() else [])
 
 
-def _link(path: Path, name: str, full: str, beside: Path) -> Markup:
+def _link(path: Path, about: str, beside: Path) -> dict[str, str]:
     relative = os.path.relpath(path.absolute(), beside.absolute())
-    return tag("a", name, href=quote(relative.replace(os.sep, "/")), aria_label=full)
+    return {"name": path.name, "about": about, "href": quote(relative.replace(os.sep, "/"))}

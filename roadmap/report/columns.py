@@ -1,0 +1,147 @@
+"""The columns of a study's tables, and the tables as text: ours with their noise, the paper's in columns of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from roadmap.base.console import printable
+from roadmap.base.errors import Refused, nearest
+from roadmap.base.tables import Column, Row, as_csv, as_latex, as_markdown, as_table, latex_text, markdown_text
+from roadmap.paper.rows import HEADING, paper_scale
+from roadmap.record.study import StudyPlan
+from roadmap.report.frames import PAPER, SPEEDS, dictionaries
+from roadmap.report.report import Report
+from roadmap.report.statistics import written_p
+
+PAPER_EPOCHS = 300
+ASKED_FOR = {"images_per_second"}  # shown where it is named: it depends on what else the machine did, so tables would differ
+
+
+def table_columns(plan: StudyPlan, keys: Sequence[str] = ()) -> tuple[Column, ...]:
+    """The columns, each labelled with what its numbers were measured on; only those of `keys`, in that order, if any.
+
+    Raises:
+        Refused: for a key that no column has.
+
+    """
+    every = {column.key: column for column in _every_column(plan)}
+    for key in keys:
+        if key not in every:
+            raise Refused(f"there is no column {key!r}; {nearest(key, every)}")
+    return tuple(every[key] for key in keys or every if keys or key not in ASKED_FOR)
+
+
+def effect_columns(plan: StudyPlan) -> tuple[Column, ...]:
+    """The columns of the effects, where they are not those of single rows."""
+    return (Column("label", "effect"), *_effect(plan, f"points of {plan.metric.label} [95 % interval]", missing="missing"))
+
+
+def csv_columns(report: Report) -> list[Column]:
+    """The columns of `table.csv`: full precision, percent and points."""
+    return [Column(key, key) for key in report.table if key not in PAPER[1:]]
+
+
+def _every_column(plan: StudyPlan) -> tuple[Column, ...]:
+    ends = {"tiny": "ResNet-50 to ConvNeXt-T", "base": "ResNet-200 to ConvNeXt-B"}[paper_scale(plan.scale.name)]
+    metric, (score, delta, gmacs) = plan.metric, PAPER
+    paper = f"paper, {ends}, ImageNet-1K, {PAPER_EPOCHS} epochs: {HEADING}"
+    return (
+        Column("label", "step" if plan.kind == "roadmap" else "row", _label),
+        Column(metric.key, f"{plan.measured_on}: {metric.heading}", partial(_score, metric.key), metric.heading, f"{metric.key}_mean"),
+        Column("seeds", "n", _seeds, source="n"),
+        *_effect(plan, f"difference to {_compared_with(plan)} [95 % interval]", "Δ [95 % interval]"),
+        Column("gmacs", "multiply-adds, G", "{:.4f}", "MACs, G", "gmacs_conv_linear"),
+        Column("params_m", "parameters, M", "{:.2f}", "params, M"),
+        Column("images_per_second", "training of these runs, img/s", "{:.4g}", "img/s"),
+        *(Column(key, heading, form) for key, heading, form in SPEEDS),
+        Column(score, paper, partial(_deviating, score, f"{score}_std"), "paper, %"),
+        Column(delta, "its difference", "{:+.2f}", "its Δ"),
+        Column(gmacs, "its multiply-adds, G", "{:.2f}", "its MACs, G"),
+    )
+
+
+def _effect(plan: StudyPlan, heading: str, short: str = "", missing: str = "") -> tuple[Column, ...]:
+    """An effect as people read it: its size with the interval, p, and whether it is resolved."""
+    source = f"delta_{plan.metric.key}"
+    return (
+        Column("delta", heading, partial(_interval, source, missing), short, source),
+        Column("p", "p (Holm)", lambda row: written_p(row.get("p_holm")), source="p_holm"),
+        Column("verdict", "verdict", _verdict, source="resolved"),
+    )
+
+
+def _compared_with(plan: StudyPlan) -> str:
+    parents = {variant.parent for variant in plan.variants if variant.parent}
+    return plan.row(*parents).variant.label if len(parents) == 1 else "its parent"
+
+
+# --- cells -----------------------------------------------------------------------------------------------------------
+
+
+def _label(row: Row) -> str:
+    return str(row["label"]) + " (side branch)" * (not row["adopted"] and not row["reference"])
+
+
+def _score(metric: str, row: Row) -> str:
+    """A missing or diverged row is said, never left out."""
+    return _deviating(f"{metric}_mean", f"{metric}_std", row) or ("diverged" if row["diverged"] else "missing")
+
+
+def _deviating(mean: str, std: str, row: Row) -> str:
+    deviation = f" ± {row[std]:.2f}" if row[std] is not None else ""
+    return "" if row[mean] is None else f"{row[mean]:.2f}{deviation}"
+
+
+def _seeds(row: Row) -> str:
+    return ", ".join([str(row["n"]), *(f"{row[word]} {word}" for word in ("diverged", "missing") if row[word])])
+
+
+def _interval(source: str, missing: str, row: Row) -> str:
+    if row.get(source) is None:
+        return missing
+    interval = "" if row["delta_low"] is None else f" [{row['delta_low']:+.2f}, {row['delta_high']:+.2f}]"
+    return f"{row[source]:+.2f}{interval}"
+
+
+def _verdict(row: Row) -> str:
+    return {True: "resolved", False: "not resolved", None: ""}[row.get("resolved")]
+
+
+# --- texts -----------------------------------------------------------------------------------------------------------
+
+
+def terminal(report: Report, keys: Sequence[str] = ()) -> str:
+    """The tables and their notes; the paper's columns only where they are asked for."""
+    plan, effects = report.study.plan, report.effect_rows
+    columns = [column for column in table_columns(plan, keys) if keys or column.key not in PAPER]
+    tables = [as_table(effects, effect_columns(plan), plan.question)] if effects else []
+    return "\n".join([*tables, as_table(report.rows, columns, "" if effects else plan.question), *map(printable, report.notes)])
+
+
+def markdown(report: Report, keys: Sequence[str] = ()) -> str:
+    """`table.md`: the table and its notes."""
+    plan, effects = report.study.plan, report.effect_rows
+    tables = [as_markdown(effects, effect_columns(plan))] if effects else []
+    tables.append(as_markdown(report.rows, table_columns(plan, keys)))
+    return "\n".join([*tables, *(f"{markdown_text(note)}\n" for note in report.notes)])
+
+
+def latex(report: Report, keys: Sequence[str] = ()) -> str:
+    """`table.tex`: booktabs tables for a paper, with what a reader must know below them."""
+    plan, effects = report.study.plan, report.effect_rows
+    keys = keys or ("label", plan.metric.key, "delta", "verdict", "gmacs", "params_m", *PAPER[:2])
+    tables = [as_latex(effects, effect_columns(plan), "effects"), r"\medskip"] if effects else []
+    tables.append(as_latex(report.rows, table_columns(plan, keys), plan.question))
+    said = "\n".join(f"{latex_text(note)}\n" for note in report.notes)
+    return "\n".join([*tables, r"\par\smallskip{\footnotesize", said.rstrip("\n"), r"\par}", ""])
+
+
+def table_csv(report: Report) -> str:
+    """`table.csv`."""
+    return as_csv(report.rows, csv_columns(report))
+
+
+def effects_csv(report: Report) -> str:
+    """`effects.csv`: every effect in full precision."""
+    return as_csv(dictionaries(report.effects), [Column(key, key) for key in report.effects])
