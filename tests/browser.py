@@ -43,6 +43,7 @@ class Browser:
         self.session = self.ask("Target.attachToTarget", targetId=target["targetId"], flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.ask(f"{domain}.enable")
+        self.ask("Emulation.setFocusEmulationEnabled", enabled=True)  # a window that nobody clicked has no focus
 
     def close(self):
         self.process.terminate()
