@@ -64,7 +64,7 @@ notebooks: .venv/dev  ## execute the notebooks
 	.venv/bin/python -m pytest tests/test_notebooks.py
 
 wheels:  ## wheels/ for a GPU machine without a network (experiments/imagenette/attempt.sh)
-	$(PYTHON) -m pip wheel --quiet --no-deps -c constraints.txt -w wheels hydra-core omegaconf antlr4-python3-runtime fvcore iopath yacs termcolor
+	$(PYTHON) -m pip wheel --quiet --no-deps -c constraints.txt -w wheels hydra-core omegaconf antlr4-python3-runtime fvcore iopath yacs termcolor timm
 
 clean:  ## remove .venv and caches; runs under experiments/ stay
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import tempfile
+import warnings
 import zipfile
+from contextlib import contextmanager
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes on two cores
@@ -44,6 +46,24 @@ def figure(request, capsys):
             print(f"\n{request.node.name}: {text}", end="")
 
     return say if request.config.getoption("--storm") else lambda text: None
+
+
+@pytest.fixture
+def never_waiting():
+    """A context in which an operation that waits for the GPU raises; afterwards all is as before."""
+    import torch
+
+    @contextmanager
+    def context():
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype")
+            try:
+                torch.cuda.set_sync_debug_mode("error")
+                yield
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+
+    return context
 
 
 @pytest.fixture(scope="session")

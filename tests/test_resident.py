@@ -269,14 +269,11 @@ def test_a_batch_is_made_on_the_device_and_asks_it_for_nothing(folder, monkeypat
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_makes_the_same_pictures_and_is_never_waited_for(folder):
+def test_a_gpu_makes_the_same_pictures_and_is_never_waited_for(folder, never_waiting):
     on_cpu, on_gpu = resident(folder, *PAPER), resident(folder, *PAPER, device=torch.device("cuda"))
     list(on_gpu.epoch(0))  # what is set up once may wait
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with never_waiting():
         made = list(on_gpu.epoch(1))
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     for (images, targets), (expected, classes) in zip(made, on_cpu.epoch(1), strict=True):
         assert torch.allclose(images.cpu(), expected, atol=1e-5)
         assert torch.equal(targets.cpu(), classes)

@@ -3,16 +3,17 @@
 # is stopped after that many minutes; its finished runs are packed into records.tar, from which the next attempt continues.
 #
 #   make wheels                                             # before, where there is a network: the packages that the machine lacks
-#   OUT=back experiments/imagenette/attempt.sh 9 python -m roadmap.sweep study=imagenette data.path=imagenette160.zip
+#   experiments/imagenette/attempt.sh 9 python3 -m roadmap.sweep study=imagenette data.path=imagenette160.zip
 #   cp back/records.tar .                                   # afterwards: the next attempt reads it
 #
-# Copy there: the checkout, wheels/, the images, records.tar. Copy back: records.tar and log.txt, which are in $OUT.
+# Copy there: the checkout, wheels/, the images, records.tar. Copy back: records.tar and log.txt, which are in $OUT, or in back/
+# where the machine sets no OUT.
 # Exit code 0: everything is done. 143: the time was up, run it again. Otherwise: the command's own exit code.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 minutes=$1
 shift
-out=${OUT:?set OUT to the folder for records.tar and log.txt}
+out=${OUT:-back}
 mkdir -p "$out"
 
 site=$(mktemp -d)

@@ -15,6 +15,8 @@ from pathlib import Path
 from statistics import geometric_mean
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from roadmap.base.console import Parser, exits
 from roadmap.base.errors import Refused, StorageFault, nearest
 from roadmap.base.files import write_atomic
@@ -76,8 +78,10 @@ def main() -> int:
     if data.path is not None:
         inventory = sources.checked_images(data, setting.recipe.batch_size)
         pipeline = input_pipeline(data, setting.recipe, experiments[0].seed, inventory, setting.device)
-    rows: list[dict[str, Any]] = []
+    rows = _measured_before(folder, setting) if arguments.resume else []
     for experiment in experiments:
+        if any(row["step"] == experiment.step.name for row in rows):
+            continue
         rows.append(_measured(experiment.step.name, experiment.model, setting, pipeline))
         remarks = notes(rows, arguments, peak)
         _write(folder, rows, remarks)  # after each row: what is measured is not lost
@@ -108,6 +112,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--data", metavar="FOLDER", help="also end to end, on the images of FOLDER/train")
     parser.add_argument("--profile", action="store_true", help="also write what the time of our updates goes into")
     parser.add_argument("--output", type=Path, help="folder of bench.csv and bench.md")
+    parser.add_argument("--resume", action="store_true", help="keep the rows of bench.csv and measure only the other steps")
     parser.add_argument("--config-dir", type=Path, action="append", default=[], help="a folder with steps of your own")
     arguments = parser.parse_args()
     for name, least in (("rounds", 1), ("seconds", 0.01), ("classes", 2), ("threads", 1), ("batch_size", 2)):
@@ -173,11 +178,37 @@ def _setting(arguments: argparse.Namespace, recipe: RecipeConfig, workers: int, 
 def _measured(step: str, model: ModelConfig, setting: Setting, pipeline: InputPipeline | None) -> dict[str, Any]:
     from roadmap.bench.step import measure
 
-    row = measure(step, model, setting, pipeline)
+    return _with_spread({"step": step, **_about(setting), **measure(step, model, setting, pipeline)})
+
+
+def _about(setting: Setting) -> dict[str, Any]:
     where = {"scale": setting.scale, "image_size": setting.image_size, "batch_size": setting.recipe.batch_size}
-    about = {**where, "precision": setting.precision.value, "compiled": setting.compiled.value, "device": setting.name}
-    row = {"step": step, **about, **row}
+    return {**where, "precision": setting.precision.value, "compiled": setting.compiled.value, "device": setting.name}
+
+
+def _with_spread(row: dict[str, Any]) -> dict[str, Any]:
     return {**row, "spread": "{ours_train_least:.4g} to {ours_train_most:.4g}".format(**row)}
+
+
+def _measured_before(folder: Path, setting: Setting) -> list[dict[str, Any]]:
+    """The rows of the folder's bench.csv.
+
+    Raises:
+        Refused: where one was measured otherwise than the setting says, or the file is not of a bench.
+
+    """
+    path, about = folder / "bench.csv", _about(setting)
+    if not path.exists():
+        return []
+    rows = pd.read_csv(path).astype(object)
+    try:
+        for key, value in about.items():
+            others = sorted({str(other) for other in rows[key] if other != value})
+            if others:
+                raise Refused(f"--resume: {path} was measured with {key} {', '.join(others)}, not {value}; name another --output")
+        return [_with_spread(row) for row in rows.where(rows.notna(), None).to_dict("records")]
+    except KeyError as error:
+        raise Refused(f"--resume: {path} has no column {error}: it is not the file of a bench") from error
 
 
 def notes(rows: Sequence[dict[str, Any]], arguments: argparse.Namespace, peak: str) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_map_only
 
 from roadmap.base.errors import StorageFault
 from roadmap.base.files import atomic_file, write_atomic
@@ -28,7 +29,7 @@ def save(folder: Path, epoch: int, update: int, state: State) -> None:
     path = folder / f"epoch-{epoch:06d}-update-{update:08d}.pt"
     if not _is_whole(path):  # a whole checkpoint of this update is this state
         with _on_disk(path), atomic_file(path) as file:
-            torch.save(state, file)
+            torch.save(_on_host(state), file)
             file.flush()
             write_atomic(_digest_path(path), _digest(Path(file.name)) + "\n")
     with suppress(OSError):
@@ -45,7 +46,7 @@ def write(path: Path, content: Any) -> None:
 
     """
     with _on_disk(path), atomic_file(path) as file:
-        torch.save(content, file)
+        torch.save(_on_host(content), file)
 
 
 def load_newest(folder: Path, foreign: Callable[[State], str | None] = lambda state: None) -> tuple[State | None, list[str]]:
@@ -72,6 +73,11 @@ def load_newest(folder: Path, foreign: Callable[[State], str | None] = lambda st
     if paths:
         raise StorageFault(f"no usable checkpoint: {'; '.join(faults)}. Delete {folder} to train from the start")
     return None, faults
+
+
+def _on_host(content: Any) -> Any:
+    """The same with all tensors in the host's memory, so that a machine without a GPU can read the file."""
+    return tree_map_only(torch.Tensor, torch.Tensor.cpu, content)
 
 
 def _load(path: Path) -> State:

@@ -16,7 +16,14 @@ from roadmap.config.schema import RecipeConfig
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4  # mallopt's numbers, from glibc's malloc.h
 MIB = 2**20
-NO_ROOM = ("DefaultCPUAllocator: ", "could not create a primitive", "bad_alloc")
+NO_ROOM = (  # in the words of torch's CPU allocator, oneDNN, C++, CUDA, cuBLAS and cuDNN
+    "DefaultCPUAllocator: ",
+    "could not create a primitive",
+    "bad_alloc",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
 
 
 def keep_freed(device: torch.device) -> None:
@@ -46,7 +53,7 @@ def _glibc() -> ctypes.CDLL | None:
 
 
 def ran_out(error: RuntimeError) -> bool:
-    """Whether the device had no room: a type of torch's on GPUs, sentences of its libraries on CPUs."""
+    """Whether the device had no room: torch's own type on GPUs, or a sentence of one of its libraries."""
     return isinstance(error, torch.OutOfMemoryError) or any(sentence in str(error) for sentence in NO_ROOM)
 
 
@@ -89,7 +96,8 @@ def fits(network: nn.Module, loss: Callable[[], Tensor], device: torch.device) -
     """Whether a forward and a backward pass find room, by trying it."""
     try:
         network.zero_grad(set_to_none=True)
-        loss().backward()
+        with torch.compiler.set_stance("force_eager"):  # each size would be compiled anew
+            loss().backward()
         return True
     except (RuntimeError, MemoryError):  # whatever a library says when it finds no room
         return False

@@ -39,7 +39,7 @@ def record(folder):
     """Everything that must come out equal."""
     timeless = [{k: v for k, v in line.items() if k not in ("seconds", "images_per_second")} for line in folder.history()]
     result = {k: v for k, v in vars(folder.result()).items() if k not in ("seconds", "images_per_second", "git")}
-    state = torch.load(folder.path / "state.pt", weights_only=True)
+    state = torch.load(folder.path / "state.pt", weights_only=True)  # no map_location: a machine without a GPU reads it too
     tensors = {key: state[key] for key in ("network", "average", "optimizer", "epoch", "update")}
     weights = torch.load(folder.path / "weights.pt", weights_only=True)
     return timeless, result, (folder.path / "updates.csv").read_text(), flat(tensors) | flat({"weights": weights})

@@ -1,0 +1,99 @@
+#!/usr/bin/env bash
+# What a machine with a GPU is asked, stage by stage, where it is free for some minutes only and has torch but no network:
+#
+#   make wheels                                               # before, where there is a network
+#   experiments/performance/sitting.sh versions tests ends    # there, with wheels/ and imagenette160.zip copied beside the checkout
+#
+# Each stage has a limit of its own, so that one that hangs costs no other; what it printed is in $OUT/logs.tar, and what it
+# wrote under experiments/ in $OUT/results.tar, both packed anew after each stage. BENCH and DEVICE are for a rehearsal on a CPU:
+#
+#   DEVICE=cpu BENCH='--scale atto --image-size 32 --batch-size 4 --classes 10 --seconds 0.01 --rounds 1' \
+#       OUT=back experiments/performance/sitting.sh versions ends
+set -uo pipefail
+cd "$(dirname "$0")/../.."
+out=${OUT:-back}
+mkdir -p "$out"
+site=$(mktemp -d)
+trap 'rm -rf "$site"' EXIT
+python3 -m pip install --quiet --no-index --no-deps --no-compile --no-cache-dir --target "$site/packages" wheels/*.whl
+export PYTHONPATH="$site/packages:$PWD" PYTHONUNBUFFERED=1
+mkdir "$site/logs"
+touch "$site/began"
+device=${DEVICE:-cuda}
+here=experiments/performance
+
+run() { # SECONDS STAGE COMMAND...
+  local limit=$1 stage=$2 began=$SECONDS status=0
+  shift 2
+  timeout --signal=TERM --kill-after=10 "$limit" "$@" > "$site/logs/$stage.txt" 2>&1 || status=$?
+  echo "== $stage: exit code $status, $((SECONDS - began)) s"
+  tail -n 30 "$site/logs/$stage.txt" | cut -c -180
+}
+
+bench() { # SECONDS STAGE ARGUMENTS...
+  local limit=$1 stage=$2
+  shift 2
+  # shellcheck disable=SC2086 # several words
+  run "$limit" "$stage" python3 -m roadmap.bench --device "$device" "$@" ${BENCH:-}
+}
+
+versions() { # and the two ceilings: bytes a second of a large copy, operations a second of a large product
+  run 60 versions python3 - << 'END'
+import sys, time, numpy, pandas, timm, torch, torchvision
+print(sys.version.split()[0], *(f"{m.__name__} {m.__version__}" for m in (torch, torchvision, timm, numpy, pandas)))
+if torch.cuda.is_available():
+    print(torch.cuda.get_device_name(0), "cuDNN", torch.backends.cudnn.version(), "NCCL", torch.cuda.nccl.version())
+    x = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
+    y = torch.empty(2**30, device="cuda", dtype=torch.float32)
+    z = torch.empty_like(y)
+    for what, action, amount in (("product, TFLOP/s", lambda: x @ x, 2 * 8192**3 / 1e12), ("copy, TB/s", lambda: z.copy_(y), 8 * 2**30 / 1e12)):
+        seconds = []
+        for _ in range(8):
+            torch.cuda.synchronize()
+            began = time.perf_counter()
+            action()
+            torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - began)
+        print(what, round(amount / sorted(seconds)[4], 2))
+END
+}
+
+tests() { run 150 tests python3 -W default -m pytest -m gpu tests -n 8 --dist worksteal -rA -W default --durations=12 -p no:cacheprovider; }
+
+nccl() { # whether two processes may share a GPU
+  run 60 nccl python3 -m torch.distributed.run --nproc-per-node 2 $here/nccl_on_one_gpu.py
+}
+
+warm() { # the compiler's cache for `ends`, beside the tests: nothing here is timed but the compiling, cold
+  for step in resnet separate_downsampling; do
+    bench 170 "warm-$step" --steps $step --rounds 1 --seconds 0.01 --against timm_best --output "$site/warm-$step" > "$site/$step.log" &
+  done
+}
+
+tests_and_warm() {
+  warm
+  tests
+  wait
+  cat "$site"/*.log
+}
+
+ends() { bench 200 ends --steps resnet,separate_downsampling --rounds 3 --profile; }
+
+eager() {
+  bench 100 eager --steps resnet,separate_downsampling --rounds 3 --compile none --output $here/${CARD:-h100}-eager
+}
+
+photographs() { # end to end, before and after what is kept on the device is augmented
+  [ -d "$site/imagenette" ] || python3 -m zipfile -e imagenette160.zip "$site/imagenette"
+  bench 100 photographs --steps resnet,separate_downsampling --rounds 3 --seconds 0.5 --image-size 128 --batch-size 128 \
+    --compile none --against none --data "$(dirname "$(find "$site/imagenette" -name train -type d)")" --output $here/${CARD:-h100}-photographs
+}
+
+all() { bench 500 all --rounds 3 --against timm_best --resume; }
+
+[ "$device" = cpu ] || nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader
+for stage in "$@"; do
+  "$stage"
+  tar -C "$site" -cf "$out/logs.tar" logs
+  find experiments -type f -newer "$site/began" -size -4096k -print0 | tar --null -T - -cf "$out/results.tar"
+done
