@@ -177,10 +177,10 @@ def test_activations_and_norms_of_a_block():
         block = build_model(step, "atto").stages[1].blocks[1]
         return [type(module).__name__ for module in [*block.branch.modules(), block.act] if not list(module.children())]
 
-    full = ["Conv2d", "BatchNorm2d", "ReLU", "Pointwise", "BatchNorm2d", "ReLU", "Pointwise", "BatchNorm2d", "ReLU"]
+    full = ["Depthwise", "BatchNorm2d", "ReLU", "Pointwise", "BatchNorm2d", "ReLU", "Pointwise", "BatchNorm2d", "ReLU"]
     assert order("kernel_7") == full
     assert order("fewer_activations") == [
-        "Conv2d",
+        "Depthwise",
         "BatchNorm2d",
         "Pointwise",
         "BatchNorm2d",
@@ -189,8 +189,8 @@ def test_activations_and_norms_of_a_block():
         "BatchNorm2d",
         "Identity",
     ]
-    assert order("fewer_norms") == ["Conv2d", "BatchNorm2d", "Pointwise", "GELU", "Pointwise", "Identity"]
-    assert order("layer_norm") == ["Conv2d", "LayerNorm2d", "Pointwise", "GELU", "Pointwise", "Identity"]
+    assert order("fewer_norms") == ["Depthwise", "BatchNorm2d", "Pointwise", "GELU", "Pointwise", "Identity"]
+    assert order("layer_norm") == ["Depthwise", "LayerNorm2d", "Pointwise", "GELU", "Pointwise", "Identity"]
 
 
 def test_where_the_stride_is():

@@ -264,7 +264,7 @@ def test_what_auto_compiles(tmp_path):
         return pick_compile(experiment.runtime.compile, experiment.recipe, images, cost, torch.device(device))
 
     digits = composed(tmp_path)
-    photographs = compose(["+step=gelu", "data=folder", "data.path=/x", "scale=tiny", "data.image_size=224"])
+    photographs = compose(["+step=gelu", "data=folder", "data.path=/x", "scale=tiny", "recipe=paper"])
     assert picked(digits, 1083, "cuda") == Compile.none
     assert picked(photographs, 9469, "cuda") == Compile.blocks
     assert picked(photographs, 9469, "cpu") == Compile.none

@@ -18,6 +18,7 @@ from torch import nn
 
 from roadmap.config.schema import ModelConfig, Precision
 from roadmap.data.batches import Batch
+from roadmap.model.depthwise import Depthwise
 from roadmap.model.layers import DropPath, LayerNorm2d, LayerScale, Pointwise
 from roadmap.model.network import build_network
 from roadmap.model.weights import timm_twin
@@ -92,13 +93,14 @@ def timm_network(step: str, scale: str, model: ModelConfig, classes: int) -> nn.
     return network
 
 
-def _conv(layer: Pointwise) -> nn.Conv2d:
-    bias = layer.bias is not None
-    return nn.Conv2d(layer.in_channels, layer.out_channels, 1, layer.stride, bias=bias)  # type: ignore[arg-type]
+def _conv(layer: nn.Conv2d) -> nn.Conv2d:
+    sizes: Any = {"kernel_size": layer.kernel_size, "stride": layer.stride, "padding": layer.padding}
+    return nn.Conv2d(layer.in_channels, layer.out_channels, groups=layer.groups, bias=layer.bias is not None, **sizes)
 
 
 REPLACED: dict[type, Callable[[Any], nn.Module]] = {
     Pointwise: _conv,
+    Depthwise: _conv,
     LayerNorm2d: lambda norm: TimmLayerNorm2d(norm.normalized_shape[0], eps=norm.eps),
     LayerScale: lambda scale: LayerScale2d(len(scale.gamma), init_values=1e-6),
     DropPath: lambda drop: TimmDropPath(drop.probability),

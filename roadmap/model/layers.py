@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from roadmap.config.schema import Activation, Norm
+from roadmap.model.depthwise import Depthwise
 from roadmap.model.layout import BlockLayout, Conv
 
 
@@ -74,8 +75,7 @@ class Pointwise(nn.Conv2d):
 def conv_layer(conv: Conv) -> nn.Sequential:
     """Convolution, norm, activation: children `conv`, `norm` and `act`, those that the layout has."""
     parts: OrderedDict[str, nn.Module] = OrderedDict()
-    pointwise = conv.kernel_size == 1 and conv.groups == 1
-    parts["conv"] = (Pointwise if pointwise else nn.Conv2d)(
+    parts["conv"] = _convolution(conv)(
         conv.in_channels,
         conv.out_channels,
         conv.kernel_size,
@@ -89,6 +89,14 @@ def conv_layer(conv: Conv) -> nn.Sequential:
     if conv.activation is not None:
         parts["act"] = ACTIVATIONS[conv.activation]()
     return nn.Sequential(parts)
+
+
+def _convolution(conv: Conv) -> type[nn.Conv2d]:
+    """The fastest layer that computes it."""
+    if conv.kernel_size == 1 and conv.groups == 1:
+        return Pointwise
+    depthwise = conv.groups == conv.in_channels == conv.out_channels
+    return Depthwise if depthwise and conv.stride == 1 and conv.padding == conv.kernel_size // 2 else nn.Conv2d
 
 
 class DropPath(nn.Module):
