@@ -204,7 +204,7 @@ def test_from_the_same_numbers_come_timms_erasures(monkeypatch):
 
 def test_erasing_touches_its_box_and_nothing_else():
     before = torch.rand(4, 3, 20, 24)
-    boxes, keys = np.array([[2, 3, 5, 7], [0, 0, 0, 0], [0, 0, 19, 23], [0, 0, 0, 0]]), np.array([1, 2, 3, 4])
+    boxes, keys = np.array([[2, 3, 5, 7], [0, 0, 0, 0], [0, 0, 19, 23], [0, 0, 0, 0]]), np.array([0.1, 0.2, 0.3, 0.4])
     after = augment.erase(before.clone(memory_format=torch.channels_last), boxes, keys)
     changed = (after != before).all(1)
     for image, (top, left, height, width) in zip(changed, boxes, strict=True):

@@ -6,6 +6,7 @@ Without a GPU the tests run in a process of their own, because Triton must be to
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 
@@ -16,6 +17,7 @@ from sklearn.datasets import load_sample_image
 
 from roadmap.config.schema import DataConfig, RecipeConfig
 from roadmap.data.device import augment, fused
+from roadmap.data.device.dataset import Augmentation, Pictures
 from roadmap.data.device.randaugment import CHOICE, OPERATIONS, RandAugment
 
 pytest.importorskip("triton")
@@ -50,7 +52,7 @@ def forced(monkeypatch):
 
 @pytest.fixture(scope="module")
 def photograph():
-    return np.ascontiguousarray(load_sample_image("china.jpg"))
+    return load_sample_image("china.jpg").copy()
 
 
 def pieces(photograph, size, number):
@@ -132,3 +134,54 @@ def test_normalisation_and_erasing(probability, memory_format, photograph, force
     assert torch.equal(fast.permute(0, 2, 3, 1)[~erased], plain.permute(0, 2, 3, 1)[~erased])
     assert torch.allclose(fast, plain, rtol=1e-5, atol=1e-6)
     assert bool(probability) == bool(erased.any())
+
+
+@pytest.mark.gpu
+@on_kernels
+def test_all_parts_in_their_order(photograph, forced):
+    """The paper's augmentation of pieces of photographs, as a run makes it."""
+    data = DataConfig(image_size=32, hflip=0.5, mean=list(MEAN), std=[0.229, 0.224, 0.225])
+    recipe = RecipeConfig(randaugment="rand-m9-mstd0.5-inc1", random_erasing=0.25, crop_scale=[0.08, 1.0])
+    sizes = np.random.default_rng(0).integers(24, 64, (2, 24))
+    starts = np.concatenate([[0], np.cumsum(sizes.prod(0))[:-1]])
+    pixels = torch.from_numpy(photograph.reshape(-1, 3)[: sizes.prod(0).sum()])
+
+    def made(device):
+        augmentation = Augmentation(data, recipe, 0, augment.NormalizeAndErase(data, recipe, 0, device))
+        pictures = Pictures(pixels.to(device), torch.zeros(24), starts, *sizes)
+        return augmentation(pictures, np.arange(24), augmentation.draw(1, 24))
+
+    fast, plain = forced(made)
+    assert torch.allclose(fast, plain, rtol=1e-5, atol=1e-6)
+    assert (fast == plain).float().mean() > 0.9
+
+
+@pytest.mark.skipif(INTERPRETED, reason="compiles")
+def test_compiled_kernels_round_every_product(monkeypatch, tmp_path):
+    """For a Hopper GPU, none needed: the instructions of all that is launched, but for libdevice's logarithm and cosine."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    launched = {}
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(fused, "usable", lambda tensor: True)
+    monkeypatch.setattr(fused, "launch", lambda name, _, *arguments, **named: launched.setdefault(name, (arguments, named)))
+    data = DataConfig(image_size=32, hflip=0.5, mean=list(MEAN), std=[0.229, 0.224, 0.225])
+    recipe = RecipeConfig(randaugment="rand-m9-mstd0.5-inc1", random_erasing=0, crop_scale=[0.08, 1.0])
+    augmentation = Augmentation(data, recipe, 0, augment.NormalizeAndErase(data, recipe, 0, torch.device("cpu")))
+    sides = np.full(64, 40)
+    pictures = Pictures(torch.zeros(1600, 3, dtype=torch.uint8), torch.zeros(64), 0 * sides, sides, sides)
+    augmentation(pictures, np.arange(64), augmentation.draw(0, 64))
+    assert len(launched) == 8
+    types = {torch.uint8: "*u8", torch.int32: "*i32", torch.int64: "*i64", torch.float32: "*fp32", torch.float64: "*fp64"}
+    for name, (arguments, named) in launched.items():
+        function = getattr(fused.kernels(), name)
+        kinds = [types[value.dtype] if isinstance(value, torch.Tensor) else "i32" for value in arguments]
+        signature = dict(zip(function.arg_names, [*kinds, *["constexpr"] * len(named)], strict=True))
+        constants = {(function.arg_names.index(key),): value for key, value in named.items()}
+        source = ASTSource(function, signature, constants)
+        made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=fused.OPTIONS).asm["ptx"]
+        floats = set(re.findall(r"\b(\w+)\.(\S*)f(?:32|64)\s", made))
+        assert not {operation for operation, _ in floats} & {"fma", "mad"}, name
+        assert all("rn" in rounding for operation, rounding in floats if operation in ("add", "sub", "mul", "div")), name

@@ -264,13 +264,19 @@ class NormalizeAndErase:
     def __call__(self, images: Tensor, drawn: Array | None = None) -> Tensor:
         """Levels of 0..255 (B, 3, S, S) -> float32 on the device, normalised, and erased as their rows (B,) of `draw` say."""
         images = images.to(self.device, non_blocking=True)
-        boxes = None if drawn is None else erasing_boxes(drawn, self.size, self.erasing)
-        keys = None if drawn is None else whole_keys(drawn["noise"])
         if fused.usable(images) and images.dtype == torch.uint8:
-            table = None if boxes is None else send(np.column_stack([boxes, keys]), self.device)
-            return fused.normalise_and_erase(images, self.mean, self.std, self.memory_format, table)
+            return self._fused(images, drawn)
         images = normalise(images, self.mean, self.std, self.memory_format)
-        return images if boxes is None else erase(images, boxes, keys)
+        return images if drawn is None else erase(images, self._boxes(drawn), drawn["noise"])
+
+    def _fused(self, images: Tensor, drawn: Array | None) -> Tensor:
+        boxes = None
+        if drawn is not None:
+            boxes = send(np.column_stack([self._boxes(drawn), _whole_keys(drawn["noise"])]), self.device)
+        return fused.normalise_and_erase(images, self.mean, self.std, self.memory_format, boxes)
+
+    def _boxes(self, drawn: Array) -> Array:
+        return erasing_boxes(drawn, self.size, self.erasing)
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor, memory_format: torch.memory_format = torch.channels_last) -> Tensor:
@@ -284,7 +290,7 @@ def erase(images: Tensor, boxes: Array, keys: Array) -> Tensor:
     Args:
         images: (B, C, H, W), float.
         boxes: Top, left, height, width (B, 4); height 0: the image stays whole.
-        keys: What an image's noise depends on: whole numbers (B,).
+        keys: What an image's noise depends on: numbers in [0, 1) (B,).
 
     Returns:
         The images.
@@ -298,14 +304,15 @@ def erase(images: Tensor, boxes: Array, keys: Array) -> Tensor:
     top, left, tall, wide = send(boxes[members].T, images.device).view(4, -1, 1, 1, 1)
     row, column = torch.arange(height, device=images.device).view(-1, 1), torch.arange(width, device=images.device)
     inside = (row >= top) & (row < top + tall) & (column >= left) & (column < left + wide)
-    noise = normal_noise(send(keys[members], images.device), channels * height * width).view(-1, channels, height, width)
+    noise = normal_noise(send(_whole_keys(keys[members]), images.device), channels * height * width).view(
+        -1, channels, height, width
+    )
     erased = torch.where(inside, noise, images.index_select(0, index))
     return images.index_copy_(0, index, erased)
 
 
-def whole_keys(drawn: Array) -> Array:
-    """Numbers in [0, 1) as int64, each to its last bit."""
-    return (drawn * 2**53).astype(np.int64)
+def _whole_keys(keys: Array) -> Array:
+    return (keys * 2**53).astype(np.int64)
 
 
 def normal_noise(keys: Tensor, count: int) -> Tensor:

@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 if TYPE_CHECKING:
     from types import ModuleType
 
+OPTIONS = {"enable_fp_fusion": False}  # a product and a sum are rounded each, as in torch and in Pillow
 PIXELS = 512  # of an image, to a program
 COUNTED = 4096  # of an image, to a program that only counts: fewer additions to shared counters
 TILE = (8, 128)  # rows and columns of an image, to a program
@@ -41,8 +42,8 @@ def kernels() -> ModuleType:
 
 
 def launch(name: str, grid: tuple[int, ...], *arguments: Any, **constants: int | bool) -> None:
-    """Start a kernel. No product is fused with a sum: torch rounds both, and so does Pillow."""
-    getattr(kernels(), name)[grid](*arguments, **constants, enable_fp_fusion=False)
+    """Start a kernel on tensors and numbers; what it is compiled for is named."""
+    getattr(kernels(), name)[grid](*arguments, **constants, **OPTIONS)
 
 
 def _blocks(length: int, block: int) -> int:
