@@ -60,6 +60,8 @@ class Traffic(TorchDispatchMode):
             return 2 * size_of(written) + size_of(read[1:])
         if name in ("index_copy_", "scatter_", "scatter_add_"):
             return 2 * size_of(read[-1:]) + size_of(read[1:2])
+        if name == "convolution_backward" and written[0].shape == read[1].shape:
+            return size_of([*read, read[0]]) + size_of(written)  # two products of the result's gradient, each reads it
         if name in ("copy_", "zero_", "fill_") or name.startswith(("new_", "zeros", "ones", "full")):
             return size_of(read[1:]) + size_of(written)
         return size_of(read) + size_of(written)
@@ -88,14 +90,18 @@ def augmentation(data: DataConfig, recipe: RecipeConfig, images: int, with_kerne
     traffic, (height, width) = Traffic(), PHOTOGRAPH
     with ExitStack() as stack:
         for module in (augment, randaugment):
-            stack.enter_context(patch.object(module, "send", lambda values, device: torch.from_numpy(np.array(values)).to(device)))
+            stack.enter_context(
+                patch.object(module, "send", lambda values, device: torch.from_numpy(np.array(values)).to(device))
+            )
         stack.enter_context(patch.object(fused, "usable", lambda tensor: with_kernels))
         stack.enter_context(patch.object(fused, "launch", traffic.launch))
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         made = Augmentation(data, recipe, 0, NormalizeAndErase(data, recipe, 0, CUDA))
         pixels = torch.empty(images * height * width, 3, dtype=torch.uint8, device=CUDA)
         ones = np.ones(images, dtype=np.int64)
-        pictures = Pictures(pixels, torch.empty(images, device=CUDA), np.arange(images) * height * width, height * ones, width * ones)
+        pictures = Pictures(
+            pixels, torch.empty(images, device=CUDA), np.arange(images) * height * width, height * ones, width * ones
+        )
         draws = made.draw(0, images)
         with traffic:
             made(pictures, np.arange(images), draws)

@@ -1,4 +1,4 @@
-"""The device's augmentation in a dozen kernels, on an NVIDIA GPU: the bits of the plain code, a seventieth of its traffic.
+"""The device's augmentation in a dozen kernels, on an NVIDIA GPU: the plain code's pixels, a fiftieth of its traffic.
 
 The plain code in `augment` and `randaugment` says what is made, and makes it on CPUs; here is how it is made with Triton,
 which comes with torch where it can be used.
