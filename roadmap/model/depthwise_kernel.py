@@ -12,20 +12,20 @@ ROWS, CHANNELS, WARPS = 16, 32, 4  # of a program's tile: four channels a thread
 
 @triton.jit
 def _convolve(
-    x: Tensor,
-    taps: Tensor,
-    bias: Tensor,
-    y: Tensor,
-    rows: int,
-    height: int,
-    width: int,
-    channels: int,
+    x,
+    taps,
+    bias,
+    y,
+    rows,
+    height,
+    width,
+    channels,
     K: tl.constexpr,
     STRIP: tl.constexpr,
     ROWS: tl.constexpr,
     CHANNELS: tl.constexpr,
     BIAS: tl.constexpr,
-) -> None:
+):
     """A strip of STRIP columns in ROWS rows, of one image or several, for CHANNELS channels."""
     strips = tl.cdiv(width, STRIP)
     row = (tl.program_id(1) * ROWS + tl.arange(0, ROWS))[:, None]

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from roadmap.config.schema import DataConfig, RecipeConfig
+from roadmap.data.device import fused
 
 Array = np.ndarray[Any, Any]
 
@@ -136,11 +137,21 @@ def resized_crops(pixels: Tensor, starts: Array, strides: Array, boxes: Array, f
     """
     top, left, tall, wide = boxes.T
     crops = np.stack([starts + top * strides + left, strides, tall, wide, flips])
+    if fused.usable(pixels):
+        return _fused_crops(pixels, crops, size)
     resized = torch.empty((len(boxes), 3, size, size), dtype=torch.uint8, device=pixels.device)
     for members in _alike(tall, wide, PADDED[pixels.device.type]):
         chunk = _resize(pixels, crops[:, members], size)
         resized.index_copy_(0, send(members, pixels.device), chunk)
     return resized
+
+
+def _fused_crops(pixels: Tensor, crops: Array, size: int) -> Tensor:
+    _, _, tall, wide, _ = crops
+    ends = np.cumsum(tall)
+    rows = np.concatenate([crops, (ends - tall)[None]]).T
+    reach = _reach(int(max(tall.max(), wide.max())), size)
+    return fused.resized_crops(pixels, send(rows, pixels.device), reach, int(ends[-1]), int(tall.max()), size)
 
 
 def _alike(tall: Array, wide: Array, most: int) -> Iterator[Array]:
@@ -201,7 +212,7 @@ def bicubic_weights(lengths: Tensor, flip: Tensor, most: int, size: int) -> Tens
     centre = (torch.where(flip.view(-1, 1, 1) != 0, size - 1 - pixel, pixel) + 0.5) * scale
     first = (centre - TAPS * stretch + 0.5).trunc().clamp(min=0)
     end = torch.minimum((centre + TAPS * stretch + 0.5).trunc(), length)
-    reach = 2 * math.ceil(TAPS * max(1, most / size)) + 1  # no result looks at more pixels
+    reach = _reach(most, size)
     taps = first + torch.arange(reach, device=lengths.device)
     weights = _keys((taps - centre + 0.5) / stretch) * (taps < end)
     total = reduce(torch.add, weights.unbind(2))  # one after another, so that the zeros of a longer row change no bit
@@ -209,6 +220,11 @@ def bicubic_weights(lengths: Tensor, flip: Tensor, most: int, size: int) -> Tens
     weights = (weights + torch.where(weights < 0, -0.5, 0.5)).trunc()
     matrix = weights.new_zeros((len(lengths), size, most + reach))
     return matrix.scatter_(2, taps.long(), weights)[..., :most]
+
+
+def _reach(length: int, size: int) -> int:
+    """No result looks at more pixels."""
+    return 2 * max(TAPS, -(-TAPS * length // size)) + 1
 
 
 def _keys(x: Tensor) -> Tensor:
@@ -248,8 +264,19 @@ class NormalizeAndErase:
     def __call__(self, images: Tensor, drawn: Array | None = None) -> Tensor:
         """Levels of 0..255 (B, 3, S, S) -> float32 on the device, normalised, and erased as their rows (B,) of `draw` say."""
         images = images.to(self.device, non_blocking=True)
+        if fused.usable(images) and images.dtype == torch.uint8:
+            return self._fused(images, drawn)
         images = normalise(images, self.mean, self.std, self.memory_format)
-        return images if drawn is None else erase(images, erasing_boxes(drawn, self.size, self.erasing), drawn["noise"])
+        return images if drawn is None else erase(images, self._boxes(drawn), drawn["noise"])
+
+    def _fused(self, images: Tensor, drawn: Array | None) -> Tensor:
+        boxes = None
+        if drawn is not None:
+            boxes = send(np.column_stack([self._boxes(drawn), _whole_keys(drawn["noise"])]), self.device)
+        return fused.normalise_and_erase(images, self.mean, self.std, self.memory_format, boxes)
+
+    def _boxes(self, drawn: Array) -> Array:
+        return erasing_boxes(drawn, self.size, self.erasing)
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor, memory_format: torch.memory_format = torch.channels_last) -> Tensor:
@@ -277,10 +304,15 @@ def erase(images: Tensor, boxes: Array, keys: Array) -> Tensor:
     top, left, tall, wide = send(boxes[members].T, images.device).view(4, -1, 1, 1, 1)
     row, column = torch.arange(height, device=images.device).view(-1, 1), torch.arange(width, device=images.device)
     inside = (row >= top) & (row < top + tall) & (column >= left) & (column < left + wide)
-    whole_keys = send((keys[members] * 2**53).astype(np.int64), images.device)
-    noise = normal_noise(whole_keys, channels * height * width).view(-1, channels, height, width)
+    noise = normal_noise(send(_whole_keys(keys[members]), images.device), channels * height * width).view(
+        -1, channels, height, width
+    )
     erased = torch.where(inside, noise, images.index_select(0, index))
     return images.index_copy_(0, index, erased)
+
+
+def _whole_keys(keys: Array) -> Array:
+    return (keys * 2**53).astype(np.int64)
 
 
 def normal_noise(keys: Tensor, count: int) -> Tensor:

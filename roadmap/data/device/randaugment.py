@@ -18,11 +18,13 @@ from timm.data.auto_augment import rand_augment_transform
 from torch import Tensor
 from torchvision.transforms.v2.functional import equalize_image
 
+from roadmap.data.device import fused
 from roadmap.data.device.augment import Array, send
 
 CHOICE = np.dtype([("operation", "f8"), ("applied", "f8"), ("magnitude", "f8"), ("sign", "f8")])
 LEVELS = 10  # timm's magnitudes run from 0 to 10 where the description sets no other limit
 VALUES = np.arange(256)
+RECORD = np.dtype([("operation", "f8"), ("arguments", "f8", 9), ("table", "u1", 256)])  # of an image, for fused kernels
 
 
 class Canvas(NamedTuple):
@@ -56,12 +58,36 @@ class RandAugment:
         self.canvas = Canvas(size, np.array([min(255, round(255 * value)) for value in mean], dtype=np.float64))
 
     def __call__(self, images: Tensor, drawn: Array) -> Tensor:
-        """Augment (B, 3, size, size) uint8 in place, by a table (B, layers) of `CHOICE`; returns the images."""
+        """Augment (B, 3, size, size) uint8 by a table (B, layers) of `CHOICE`; what is given is overwritten."""
+        if fused.usable(images):
+            return self._fused(images, drawn)
         for layer in range(self.layers):
             for kernel, members, arguments in self._groups(drawn[:, layer]):
                 index = send(members, images.device)
                 images.index_copy_(0, index, kernel(images.index_select(0, index), send(arguments, images.device)))
         return images
+
+    def _fused(self, images: Tensor, drawn: Array) -> Tensor:
+        records = np.zeros((self.layers, len(drawn)), RECORD)
+        needs = [self._record(records[layer], drawn[:, layer]) for layer in range(self.layers)]
+        target = torch.empty_like(images)
+        sent = send(records.view(np.uint8).reshape(*records.shape, RECORD.itemsize), images.device)
+        for layer_records, layer_needs in zip(sent, needs, strict=True):
+            fused.randaugment_layer(images, target, layer_records, layer_needs)
+            images, target = target, images
+        return images
+
+    def _record(self, records: Array, drawn: Array) -> tuple[bool, bool]:
+        """One layer, written into its records (B,); whether an image is moved, and whether an image's levels are counted."""
+        groups = self._groups(drawn)
+        for kernel, members, arguments in groups:
+            records["operation"][members] = 1 + FUSED.index(kernel)
+            if kernel is lookup:
+                records["table"][members] = arguments
+            else:
+                records["arguments"][members, : arguments.shape[1]] = arguments
+        kernels = {kernel for kernel, _, _ in groups}
+        return affine in kernels, not kernels.isdisjoint((equalize, autocontrast, contrast))
 
     def choose(self, drawn: Array) -> Array:
         """Operations as numbers in `names`, -1 where none is applied, of the same shape as the table."""
@@ -178,6 +204,9 @@ def sharpness(images: Tensor, factors: Tensor) -> Tensor:
     smooth = levels.clone()
     smooth[..., 1:-1, 1:-1] = (total + 6) // 13  # weights 1, and 5 in the middle, of 13; rounded
     return _blend(smooth, images, factors)
+
+
+FUSED = (affine, lookup, equalize, autocontrast, color, contrast, brightness, sharpness)  # in the order of `kernels`
 
 
 def _grey(images: Tensor) -> Tensor:
