@@ -1,8 +1,8 @@
 """A GPU that is not there: tensors with the device `cuda`, shapes and dtypes but no values, on a machine without one.
 
-torch's fake tensors raise where devices are mixed and where a value is asked for. What they let pass and a GPU would be
-waited for, copies between host and device that are not of pinned memory, is refused here. The backward pass is walked in
-Python: torch's own engine asks the driver.
+torch's fake tensors raise where devices are mixed and where a value is asked for. What they let pass is refused here:
+copies between host and device that a GPU is waited for, not being of pinned memory, and single numbers on the host. The
+backward pass is walked in Python: torch's own engine asks the driver.
 """
 
 from __future__ import annotations
@@ -15,16 +15,26 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from roadmap.data.device import dataset
 
 aten = torch.ops.aten
 CUDA = torch.device("cuda", 0)
 EMPTY = torch.empty
+COPIES = {aten._to_copy.default, aten.copy_.default}
 
 
 class Waited(AssertionError):
     """A GPU would be waited for here."""
+
+
+class Mixed(AssertionError):
+    """Tensors of two devices meet; what holds one number is let pass by torch's fake tensors, and not by every kernel."""
+
+
+def devices(*arguments):
+    return {value.device for value in tree_leaves(arguments) if isinstance(value, torch.Tensor)}
 
 
 class Watch(TorchDispatchMode):
@@ -45,9 +55,11 @@ class Watch(TorchDispatchMode):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         if self.close:
-            if func in (aten._to_copy.default, aten.copy_.default):
+            if func in COPIES:
                 source = args[1] if func == aten.copy_.default else args[0]
                 self._refuse_waiting(source, result, kwargs.get("non_blocking", args[2:3] == (True,)))
+            elif len(devices(args, kwargs)) > 1:
+                raise Mixed(f"{func} of tensors on {devices(args, kwargs)}")
             self.calls.append((func, args, result))
         return result
 

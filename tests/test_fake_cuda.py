@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import QUICK
-from fake_cuda import CUDA, Waited, aten, backward, pretended_gpu
+from fake_cuda import CUDA, Mixed, Waited, aten, backward, pretended_gpu
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 from torch.utils._pytree import tree_leaves
@@ -41,6 +41,17 @@ PRODUCTS = {aten.convolution, aten.convolution_backward, aten.mm, aten.addmm}
 REDUCED = {aten.gelu, aten.gelu_backward, aten.relu_, aten.threshold_backward, aten.native_layer_norm}
 NORMALISED = {aten.native_batch_norm, aten.cudnn_batch_norm, aten._native_batch_norm_legit_no_training}
 WHOLE = {aten._log_softmax, aten._log_softmax_backward_data, aten._fused_adamw_, aten.linalg_vector_norm}
+# Of torch.use_deterministic_algorithms' documentation, those that raise on a GPU (torch 2.11 and 2.15 list the same).
+UNORDERED = {
+    aten._adaptive_avg_pool2d_backward, aten._adaptive_avg_pool3d_backward, aten.avg_pool3d_backward,
+    aten.adaptive_max_pool2d_backward, aten.fractional_max_pool2d_backward, aten.fractional_max_pool3d_backward,
+    aten.max_pool3d_with_indices_backward, aten.max_unpool2d, aten.max_unpool3d, aten.reflection_pad1d_backward,
+    aten.reflection_pad2d_backward, aten.reflection_pad3d_backward, aten.upsample_linear1d_backward,
+    aten.upsample_bilinear2d_backward, aten.upsample_bicubic2d_backward, aten.upsample_trilinear3d_backward,
+    aten._upsample_bilinear2d_aa_backward, aten._upsample_bicubic2d_aa_backward, aten.nll_loss2d_forward,
+    aten.nll_loss2d_backward, aten._ctc_loss_backward, aten._embedding_bag_backward, aten.put_, aten.histc, aten.bincount,
+    aten.median, aten.nanmedian, aten.grid_sampler_2d_backward, aten.grid_sampler_3d_backward, aten.scatter_reduce_,
+}  # fmt: skip
 
 
 def dtypes(arguments):
@@ -58,6 +69,13 @@ def check_dtypes(calls):
             assert set(given[1:]) == {torch.float32}, operator
         elif operator in WHOLE:
             assert set(given) == {torch.float32}, operator
+
+
+def check_repeatable(calls):
+    """Nothing that `runtime.deterministic=true` would be refused for on a GPU."""
+    for func, arguments, _ in calls:
+        assert func.overloadpacket not in UNORDERED, func
+        assert func.overloadpacket is not aten.cumsum or not dtypes(arguments), "a cumulative sum of floats"
 
 
 def on_the_device(*settings, micro_batches=2):
@@ -79,6 +97,7 @@ def test_every_step_trains_and_is_scored_without_waiting(step, monkeypatch):
             numbers = update([batch, batch], lambda k: None)
             sums = evaluate(update.network, update.task, [batch], Precision.bfloat16, GPU)["sums"]
         check_dtypes(watch.calls)
+        check_repeatable(watch.calls)
         for values, dtype, size in ((numbers, torch.float32, 3), (sums, torch.float64, 4)):
             assert (values.device, values.dtype, values.shape) == (CUDA, dtype, (size,))
         for name, weight in update.network.named_parameters():
@@ -97,6 +116,7 @@ def test_fused_adamw_is_told_on_the_device_what_to_hold_back():
         with watch.closely():
             update([update.task.dummy_batch(8, 32, CUDA)] * 2, lambda k: None)
         steps = [arguments for func, arguments, _ in watch.calls if func.overloadpacket is aten._fused_adamw_]
+        check_repeatable(watch.calls)  # with another loss, nothing being mixed
         assert len(steps) == 2  # with weight decay, and without
         assert all(value.device == CUDA for value in tree_leaves(steps) if isinstance(value, Tensor))
         assert (update.held_back.shape, update.held_back.dtype) == ((), torch.float32)
@@ -166,15 +186,25 @@ WAITING = {
     "values go to the host later": lambda tensor: torch.empty(4).copy_(tensor, non_blocking=True),
     "numbers come from the host": lambda tensor: torch.tensor([1.0, 2.0], device=tensor.device),
     "devices are mixed": lambda tensor: tensor + torch.ones(4),
+    "a number on the host is among those of the device": lambda tensor: torch.stack([tensor[0], torch.zeros(())]),
     "indices are on the host": lambda tensor: tensor.index_select(0, torch.tensor([0])),
 }
 
 
 @pytest.mark.parametrize("fault", WAITING)
 def test_these_tests_see_it_when(fault):
-    seen = (DataDependentOutputException, DynamicOutputShapeException, Waited, RuntimeError)
+    seen = (DataDependentOutputException, DynamicOutputShapeException, Mixed, Waited, RuntimeError)
     with pretended_gpu() as watch, watch.closely(), pytest.raises(seen):
         WAITING[fault](torch.ones(4, device=CUDA))
+
+
+def test_these_tests_see_it_when_a_gradient_has_no_fixed_order():
+    with pretended_gpu() as watch:
+        images = torch.ones(1, 3, 8, 8, device=CUDA, requires_grad=True)
+        with watch.closely():
+            torch.nn.functional.interpolate(images, scale_factor=2, mode="bilinear").sum().backward()
+    with pytest.raises(AssertionError, match="upsample_bilinear2d_backward"):
+        check_repeatable(watch.calls)
 
 
 def test_gradients_walked_in_python_are_those_of_torch():
