@@ -76,12 +76,21 @@ def backward(loss):
     with torch.no_grad():
         for node in _from_the_loss_back(loss.grad_fn):
             given = pending.pop(node, {})
-            results = node(*[_fitted(given.get(i), forward) for i, forward in enumerate(node._input_metadata)])
+            gradients = [_fitted(given.get(i), forward) for i, forward in enumerate(node._input_metadata)]
+            if hasattr(node, "variable"):
+                _accumulate(node.variable, *gradients)
+                continue
+            results = node(*gradients)
             results = results if isinstance(results, tuple) else (results,)
             for (following, i), gradient in zip(node.next_functions, results, strict=True):
                 if following is not None and gradient is not None:
                     sums = pending.setdefault(following, {})
                     sums[i] = sums[i] + gradient if i in sums else gradient
+
+
+def _accumulate(leaf, gradient):
+    """As it comes: torch's own would copy a gradient to the strides of its leaf."""
+    leaf.grad = gradient if leaf.grad is None else leaf.grad + gradient
 
 
 def _from_the_loss_back(root):
