@@ -10,14 +10,12 @@ from scipy.stats import ks_2samp
 from sklearn.datasets import load_sample_image
 from timm.data import create_transform
 from timm.data.auto_augment import RandAugment
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from roadmap.base.errors import Refused
 from roadmap.config.compose import compose
 from roadmap.data.batches import batches, seed_all
-from roadmap.data.device import augment, randaugment
 from roadmap.data.device.augment import NormalizeAndErase
-from roadmap.data.device.dataset import Augmentation, DeviceDataset, Pictures, bytes_needed
+from roadmap.data.device.dataset import DeviceDataset, Pictures, bytes_needed
 from roadmap.data.images import sources
 from roadmap.data.images.sources import reader
 from roadmap.data.loader import train_transform
@@ -249,22 +247,6 @@ def test_a_picture_that_cannot_be_decoded_is_named_and_not_replaced(tiny_images,
     if keep < 200 and split == "train":
         with pytest.raises(Refused, match=r"^\S*cat/0\.png: cannot be decoded"):
             bytes_needed(experiment.data, found)
-
-
-def test_a_batch_is_made_on_the_device_and_asks_it_for_nothing(folder, monkeypatch):
-    """With tensors that have a device and no values: what mixes devices, or waits for a value, fails."""
-    experiment, _ = composed(folder, *PAPER, "recipe.random_erasing=0.9")
-    cuda, sizes = torch.device("cuda"), np.full(200, 50)
-    for module in (augment, randaugment):
-        monkeypatch.setattr(module, "send", lambda values, device: torch.from_numpy(np.array(values)).to(device))
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        last = NormalizeAndErase(experiment.data, experiment.recipe, 0, cuda)
-        augmentation = Augmentation(experiment.data, experiment.recipe, 0, last)
-        pixels, targets = torch.empty(200 * 50 * 50, 3, dtype=torch.uint8, device=cuda), torch.empty(200, device=cuda)
-        many = Pictures(pixels, targets, np.arange(200) * 50 * 50, sizes, sizes)
-        images = augmentation(many, np.arange(200), augmentation.draw(0, 200))
-        assert (images.device.type, images.dtype, images.shape) == ("cuda", torch.float32, (200, 3, 40, 40))
-        assert images.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.gpu

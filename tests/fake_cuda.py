@@ -1,0 +1,169 @@
+"""A GPU that is not there: tensors with the device `cuda`, shapes and dtypes but no values, on a machine without one.
+
+torch's fake tensors raise where devices are mixed and where a value is asked for. What they let pass is refused here:
+copies between host and device that a GPU is waited for, not being of pinned memory, and single numbers on the host. The
+backward pass is walked in Python: torch's own engine asks the driver.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager, nullcontext
+from types import SimpleNamespace
+from unittest.mock import patch
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from roadmap.data.device import dataset
+
+aten = torch.ops.aten
+CUDA = torch.device("cuda", 0)
+EMPTY = torch.empty
+COPIES = {aten._to_copy.default, aten.copy_.default}
+
+
+class Waited(AssertionError):
+    """A GPU would be waited for here."""
+
+
+class Mixed(AssertionError):
+    """Tensors of two devices meet; what holds one number is let pass by torch's fake tensors, and not by every kernel."""
+
+
+def devices(*arguments):
+    return {value.device for value in tree_leaves(arguments) if isinstance(value, torch.Tensor)}
+
+
+class Watch(TorchDispatchMode):
+    """Inside `with watch.closely()`, notes every operator with what it is given and gives, and refuses what waits."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []  # (operator, arguments, result)
+        self.close = False
+
+    @contextmanager
+    def closely(self):
+        self.close = True
+        yield
+        self.close = False
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if self.close:
+            if func in COPIES:
+                source = args[1] if func == aten.copy_.default else args[0]
+                self._refuse_waiting(source, result, kwargs.get("non_blocking", args[2:3] == (True,)))
+            elif len(devices(args, kwargs)) > 1:
+                raise Mixed(f"{func} of tensors on {devices(args, kwargs)}")
+            self.calls.append((func, args, result))
+        return result
+
+    @staticmethod
+    def _refuse_waiting(source, result, non_blocking):
+        host = source if source.device.type == "cpu" else result
+        if source.device.type != result.device.type and not (non_blocking and getattr(host, "pinned", False)):
+            raise Waited(f"a copy from {source.device} to {result.device} that is not of pinned memory, or not non_blocking")
+
+
+def backward(loss):
+    """What `Tensor.backward` does: gradients into the leaves, each on the device and of the dtype of what it belongs to."""
+    pending = {loss.grad_fn: {0: torch.ones_like(loss)}}
+    with torch.no_grad():
+        for node in _from_the_loss_back(loss.grad_fn):
+            given = pending.pop(node, {})
+            gradients = [_fitted(given.get(i), forward) for i, forward in enumerate(node._input_metadata)]
+            if hasattr(node, "variable"):
+                _accumulate(node.variable, *gradients)
+                continue
+            results = node(*gradients)
+            results = results if isinstance(results, tuple) else (results,)
+            for (following, i), gradient in zip(node.next_functions, results, strict=True):
+                if following is not None and gradient is not None:
+                    sums = pending.setdefault(following, {})
+                    sums[i] = sums[i] + gradient if i in sums else gradient
+
+
+def _accumulate(leaf, gradient):
+    """As it comes: torch's own would copy a gradient to the strides of its leaf."""
+    leaf.grad = gradient if leaf.grad is None else leaf.grad + gradient
+
+
+def _from_the_loss_back(root):
+    """The nodes of the graph, each after all that its gradient comes from."""
+    order, seen, stack = [], {root}, [(root, iter(root.next_functions))]
+    while stack:
+        _, following = stack[-1]
+        child = next((child for child, _ in following if child is not None and child not in seen), None)
+        if child is None:
+            order.append(stack.pop()[0])
+        else:
+            seen.add(child)
+            stack.append((child, iter(child.next_functions)))
+    return reversed(order)
+
+
+def _fitted(gradient, forward):
+    """The engine lets no gradient change its device; it adds up what was broadcast, and changes the dtype."""
+    if gradient is None:
+        return None
+    assert gradient.device == forward.device
+    return gradient.sum_to_size(tuple(forward.shape)).to(forward.dtype)
+
+
+def _copied(tensor, _):
+    """torch's own `__deepcopy__` follows a pointer that a fake tensor does not have, and the process crashes later."""
+    copied = tensor.detach().clone()
+    return nn.Parameter(copied, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else copied
+
+
+def _pinned(tensor):
+    tensor.pinned = True
+    return tensor
+
+
+def _empty(*shape, pin_memory=False, **options):
+    return _pinned(EMPTY(*shape, **options)) if pin_memory else EMPTY(*shape, **options)
+
+
+class _Idle:
+    """A stream, an event or a generator of a device that does nothing."""
+
+    def __init__(self, *_, **__):
+        pass
+
+    def __getattr__(self, name):
+        return lambda *_: None
+
+
+@contextmanager
+def pretended_gpu():
+    """Inside, torch has a GPU of 80 GiB that computes nothing; yields the `Watch`."""
+    watch = Watch()
+    with ExitStack() as stack:
+        for target, name, value in (
+            (torch.cuda, "Stream", _Idle),
+            (torch.cuda, "Event", _Idle),
+            (torch.cuda, "current_stream", _Idle),
+            (torch.cuda, "stream", nullcontext),
+            (torch.cuda, "manual_seed", lambda _: None),
+            (torch.cuda, "is_bf16_supported", lambda *_, **__: True),
+            (torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=80 * 2**30)),
+            (torch.cuda.amp.common, "amp_definitely_not_available", lambda: False),
+            (torch.Tensor, "record_stream", lambda *_: None),
+            (torch.Tensor, "pin_memory", _pinned),
+            (torch.Tensor, "backward", backward),
+            (torch, "empty", _empty),
+            (torch, "Generator", _Idle),
+            (torch.utils, "weakref", SimpleNamespace(getweakrefs=lambda _: [])),  # fake tensors' own forbid to move a module
+            (nn.init, "trunc_normal_", lambda tensor, **_: tensor),  # looks at values, on the host
+            (dataset, "_threaded", lambda function, items: [function(item) for item in items]),  # fake tensors know one thread
+        ):
+            stack.enter_context(patch.object(target, name, value))
+        stack.enter_context(patch.object(FakeTensor, "__deepcopy__", _copied, create=True))
+        stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        yield stack.enter_context(watch)

@@ -1,0 +1,219 @@
+"""What can be known of a GPU without one: nothing mixes devices, nothing waits for the device, everything has its dtype."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import QUICK
+from fake_cuda import CUDA, Mixed, Waited, aten, backward, pretended_gpu
+from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+from torch.utils._pytree import tree_leaves
+
+from roadmap.base.signals import Stop
+from roadmap.config.compose import compose
+from roadmap.config.schema import Pipeline, Precision
+from roadmap.config.steps import known_steps
+from roadmap.data import loader
+from roadmap.data.device.augment import NormalizeAndErase
+from roadmap.data.device.dataset import Augmentation, Pictures
+from roadmap.data.images import sources
+from roadmap.model.layers import Pointwise
+from roadmap.record.folder import RunFolder
+from roadmap.run.prepare import prepare
+from roadmap.tasks.choose import choose_task
+from roadmap.tasks.classification import Accuracy
+from roadmap.train import recipe as parts
+from roadmap.train.evaluate import evaluate
+from roadmap.train.progress import Bar
+from roadmap.train.ranks import Ranks
+from roadmap.train.readings import Readings
+from roadmap.train.update import Update
+
+GPU = Ranks(CUDA)
+PAPER = [
+    "recipe.mixup=0.8", "recipe.cutmix=1.0", "recipe.randaugment=rand-m9-mstd0.5-inc1", "recipe.random_erasing=0.9",
+    "model.drop_path=0.3",
+]  # fmt: skip
+PRODUCTS = {aten.convolution, aten.convolution_backward, aten.mm, aten.addmm}
+REDUCED = {aten.gelu, aten.gelu_backward, aten.relu_, aten.threshold_backward, aten.native_layer_norm}
+NORMALISED = {aten.native_batch_norm, aten.cudnn_batch_norm, aten._native_batch_norm_legit_no_training}
+WHOLE = {aten._log_softmax, aten._log_softmax_backward_data, aten._fused_adamw_, aten.linalg_vector_norm}
+# Of torch.use_deterministic_algorithms' documentation, those that raise on a GPU (torch 2.11 and 2.15 list the same).
+UNORDERED = {
+    aten._adaptive_avg_pool2d_backward, aten._adaptive_avg_pool3d_backward, aten.avg_pool3d_backward,
+    aten.adaptive_max_pool2d_backward, aten.fractional_max_pool2d_backward, aten.fractional_max_pool3d_backward,
+    aten.max_pool3d_with_indices_backward, aten.max_unpool2d, aten.max_unpool3d, aten.reflection_pad1d_backward,
+    aten.reflection_pad2d_backward, aten.reflection_pad3d_backward, aten.upsample_linear1d_backward,
+    aten.upsample_bilinear2d_backward, aten.upsample_bicubic2d_backward, aten.upsample_trilinear3d_backward,
+    aten._upsample_bilinear2d_aa_backward, aten._upsample_bicubic2d_aa_backward, aten.nll_loss2d_forward,
+    aten.nll_loss2d_backward, aten._ctc_loss_backward, aten._embedding_bag_backward, aten.put_, aten.histc, aten.bincount,
+    aten.median, aten.nanmedian, aten.grid_sampler_2d_backward, aten.grid_sampler_3d_backward, aten.scatter_reduce_,
+}  # fmt: skip
+
+
+def dtypes(arguments):
+    return [value.dtype for value in tree_leaves(arguments) if isinstance(value, Tensor) and value.is_floating_point()]
+
+
+def check_dtypes(calls):
+    """Products and activations read bfloat16, whatever is summed or kept is float32."""
+    for func, arguments, _ in calls:
+        operator, given = func.overloadpacket, dtypes(arguments)
+        if operator in PRODUCTS | REDUCED:
+            assert set(given) == {torch.bfloat16}, operator
+        elif operator in NORMALISED:
+            assert given[0] == torch.bfloat16, operator
+            assert set(given[1:]) == {torch.float32}, operator
+        elif operator in WHOLE:
+            assert set(given) == {torch.float32}, operator
+
+
+def check_repeatable(calls):
+    """Nothing that `runtime.deterministic=true` would be refused for on a GPU."""
+    for func, arguments, _ in calls:
+        assert func.overloadpacket not in UNORDERED, func
+        assert func.overloadpacket is not aten.cumsum or not dtypes(arguments), "a cumulative sum of floats"
+
+
+def on_the_device(*settings, micro_batches=2):
+    """The update of a network, in bfloat16."""
+    experiment = compose([*QUICK, *settings])
+    task = choose_task(experiment.task, experiment.recipe, 10)
+    network = task.network(experiment.model, experiment.reference, 32).to(CUDA, memory_format=torch.channels_last)
+    optimizer = parts.optimizer(experiment.recipe, network)
+    return Update(network, optimizer, task, Precision.bfloat16, GPU, micro_batches)
+
+
+@pytest.mark.parametrize("step", known_steps())
+def test_every_step_trains_and_is_scored_without_waiting(step, monkeypatch):
+    monkeypatch.setattr(Accuracy, "compute", lambda self, _: {"sums": self.sums})
+    with pretended_gpu() as watch:
+        update = on_the_device(f"+step={step}", *PAPER, micro_batches=1)
+        batch = update.task.dummy_batch(8, 32, CUDA)
+        with watch.closely():
+            numbers = update([batch], lambda k: None)
+            sums = evaluate(update.network, update.task, [batch], Precision.bfloat16, GPU)["sums"]
+        check_dtypes(watch.calls)
+        check_repeatable(watch.calls)
+        for values, dtype, size in ((numbers, torch.float32, 3), (sums, torch.float64, 4)):
+            assert (values.device, values.dtype, values.shape) == (CUDA, dtype, (size,))
+        for name, weight in update.network.named_parameters():
+            assert (weight.grad.device, weight.grad.dtype) == (CUDA, torch.float32), name
+        for product in (module for module in update.network.modules() if isinstance(module, Pointwise)):
+            assert product.weight.grad.stride() == product.weight.stride()  # or each update copies it
+        assert all(buffer.device == CUDA for buffer in update.network.buffers())
+
+
+def test_fused_adamw_is_told_on_the_device_what_to_hold_back():
+    with pretended_gpu() as watch:
+        update = on_the_device("+step=gelu")
+        with watch.closely():
+            update([update.task.dummy_batch(8, 32, CUDA)] * 2, lambda k: None)
+        steps = [arguments for func, arguments, _ in watch.calls if func.overloadpacket is aten._fused_adamw_]
+        check_repeatable(watch.calls)  # with another loss, nothing being mixed
+        assert len(steps) == 2  # with weight decay, and without
+        assert all(value.device == CUDA for value in tree_leaves(steps) if isinstance(value, Tensor))
+        assert (update.held_back.shape, update.held_back.dtype) == ((), torch.float32)
+
+
+def read_nothing(self):
+    """The numbers of an update, had they arrived: they may be waited for, being some updates late."""
+    values, _, known = self.waiting.popleft()
+    assert values.pinned
+    return [0.0] * len(values) + known
+
+
+def pinned_batches(data_loader):
+    for keys in data_loader.batch_sampler:
+        yield (
+            torch.empty(len(keys), 3, 32, 32, dtype=torch.uint8, pin_memory=True),
+            torch.empty(len(keys), dtype=torch.int64, pin_memory=True),
+        )
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("pipeline", [Pipeline.loader, Pipeline.device])
+def test_an_epoch_never_waits(tmp_path, tiny_images, monkeypatch, pipeline, precision):
+    """From the first batch to the score of the averaged weights; what is prepared once may wait."""
+    settings = [f"recipe.precision={precision}", f"data.pipeline={pipeline}", "recipe.ema=0.9", "runtime.compile=none"]
+    images = ["data=folder", f"data.path={tiny_images}", "data.image_size=32", "recipe.batch_size=4", "recipe.micro_batch=2"]
+    experiment = compose(["+step=resnet", *QUICK, *PAPER, *images, *settings, "recipe.epochs=1", f"output={tmp_path}"])
+    found = sources.checked_images(experiment.data, 4)
+    monkeypatch.setattr(Readings, "_read", read_nothing)
+    monkeypatch.setattr(loader, "_read", pinned_batches)
+    monkeypatch.setattr(Accuracy, "compute", lambda self, _: {"top1": 0.0})
+    with pretended_gpu() as watch:
+        run = prepare(experiment, found, RunFolder.of(experiment, "0" * 16), GPU)
+        assert run.data.name == pipeline
+        with watch.closely(), Bar(1, 0, "", show=False) as bar:
+            assert len(list(run.train(bar, Stop()))) == 1
+        averaged = run.state.average.module.state_dict().values()
+        assert all(value.device == CUDA and value.dtype in (torch.float32, torch.int64) for value in averaged)
+    assert run.state.totals.images == 0
+    assert run.state.epoch == 1
+
+
+def test_all_of_the_papers_augmentation_stays_on_the_device():
+    experiment = compose(["+step=gelu", *PAPER, "data.image_size=40"])
+    data, recipe, sizes = experiment.data, experiment.recipe, np.full(200, 50)
+    with pretended_gpu() as watch:
+        augmentation = Augmentation(data, recipe, 0, NormalizeAndErase(data, recipe, 0, CUDA))
+        pixels, targets = torch.empty(200 * 50 * 50, 3, dtype=torch.uint8, device=CUDA), torch.empty(200, device=CUDA)
+        pictures = Pictures(pixels, targets, np.arange(200) * 50 * 50, sizes, sizes)
+        with watch.closely():
+            images = augmentation(pictures, np.arange(200), augmentation.draw(0, 200))
+        assert (images.device, images.dtype, images.shape) == (CUDA, torch.float32, (200, 3, 40, 40))
+        assert images.is_contiguous(memory_format=torch.channels_last)
+    wide = [
+        func for func, arguments, _ in watch.calls if func.overloadpacket is aten.bmm and dtypes(arguments)[0] != torch.float64
+    ]
+    assert not wide  # its sums are exact in float64 alone
+
+
+WAITING = {
+    "a value is read": lambda tensor: tensor.sum().item(),
+    "a value is asked": lambda tensor: bool(tensor.isfinite().all()),
+    "a list is read": lambda tensor: tensor.tolist(),
+    "places are counted": lambda tensor: tensor.nonzero(),
+    "a mask selects": lambda tensor: tensor[tensor > 0],
+    "values go to the host": lambda tensor: tensor.cpu(),
+    "values go to the host later": lambda tensor: torch.empty(4).copy_(tensor, non_blocking=True),
+    "numbers come from the host": lambda tensor: torch.tensor([1.0, 2.0], device=tensor.device),
+    "devices are mixed": lambda tensor: tensor + torch.ones(4),
+    "a number on the host is among those of the device": lambda tensor: torch.stack([tensor[0], torch.zeros(())]),
+    "indices are on the host": lambda tensor: tensor.index_select(0, torch.tensor([0])),
+}
+
+
+@pytest.mark.parametrize("fault", WAITING)
+def test_these_tests_see_it_when(fault):
+    seen = (DataDependentOutputException, DynamicOutputShapeException, Mixed, Waited, RuntimeError)
+    with pretended_gpu() as watch, watch.closely(), pytest.raises(seen):
+        WAITING[fault](torch.ones(4, device=CUDA))
+
+
+def test_these_tests_see_it_when_a_gradient_has_no_fixed_order():
+    with pretended_gpu() as watch:
+        images = torch.ones(1, 3, 8, 8, device=CUDA, requires_grad=True)
+        with watch.closely():
+            torch.nn.functional.interpolate(images, scale_factor=2, mode="bilinear").sum().backward()
+    with pytest.raises(AssertionError, match="upsample_bilinear2d_backward"):
+        check_repeatable(watch.calls)
+
+
+def test_gradients_walked_in_python_are_those_of_torch():
+    experiment = compose(["+step=separate_downsampling", *QUICK])
+    task = choose_task(experiment.task, experiment.recipe, 10)
+    network, batch = task.network(experiment.model, None, 32), task.dummy_batch(2, 32, torch.device("cpu"))
+    gradients = []
+    for walk in (Tensor.backward, backward):
+        network.zero_grad(set_to_none=True)
+        torch.manual_seed(0)
+        walk(task.loss(network, batch._replace(images=batch.images + 1)))
+        gradients.append([weight.grad for weight in network.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
+    assert all(math.isfinite(gradient.sum()) for gradient in gradients[0])
