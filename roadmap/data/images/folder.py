@@ -54,7 +54,7 @@ class ImageFolder:
         """Each picture is decoded when it is asked for."""
         from roadmap.data.images.readers import Files
 
-        return Files(inventory.split(split))
+        return Files(inventory.split(split), inventory.store)
 
 
 class Imagenette(ImageFolder):
