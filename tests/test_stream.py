@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +17,6 @@ from roadmap.base.errors import Refused
 from roadmap.config.compose import compose
 from roadmap.config.schema import Pipeline
 from roadmap.data import loader, pipeline
-from roadmap.data.batches import batches
 from roadmap.data.images import jpeg, sources
 from roadmap.data.pipeline import input_pipeline
 
@@ -158,13 +158,14 @@ def test_a_picture_that_cannot_be_decoded_is_named_and_not_replaced(folder, tmp_
     root = copied(folder, tmp_path)
     path = root / "train" / "cat" / "02.jpg"
     path.write_bytes(path.read_bytes()[:keep])
+    stream = made(root, "stream", f"data.workers={workers}", "recipe.batch_size=52", "recipe.micro_batch=26")
     with pytest.raises(Refused, match=r"^\S*train/cat/02\.jpg: cannot be decoded"):
-        list(made(root, "stream", f"data.workers={workers}", "recipe.batch_size=52", "recipe.micro_batch=26").epoch(0))
+        list(stream.epoch(0))
+    if workers:
+        stream.train._iterator._shutdown_workers()  # left to the garbage collector, it would wait for them in vain
 
 
 def copied(folder, place):
-    import shutil
-
     return shutil.copytree(folder, place / "copy")
 
 
