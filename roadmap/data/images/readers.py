@@ -62,26 +62,29 @@ class Files:
     def __call__(self, index: int) -> tuple[Image.Image, int]:
         """Decode one, as RGB."""
         path, target = self.files[index]
-        return _decode(path, self._content(path)), target
+        return decode(path, read_bytes(self.store, path)), target
 
     def open(self, index: int) -> tuple[Picture, int]:
         """Read one, and decode what has no header of a JPEG."""
         path, target = self.files[index]
-        content = self._content(path)
+        content = read_bytes(self.store, path)
         header = jpeg.frame(content)
         if header is None:
-            return Decoded(_decode(path, content)), target
-        return Jpeg(content, header, lambda: _decode(path, content)), target
-
-    def _content(self, path: Path) -> bytes:
-        try:
-            with self.store.open(path) as file:
-                return file.read()
-        except OSError as error:
-            raise Refused(f"{path}: cannot be decoded: {error}") from error
+            return Decoded(decode(path, content)), target
+        return Jpeg(content, header, lambda: decode(path, content)), target
 
 
-def _decode(path: Path, content: bytes) -> Image.Image:
+def read_bytes(store: Store, path: Path) -> bytes:
+    """A file; Refused where it cannot be read."""
+    try:
+        with store.open(path) as file:
+            return file.read()
+    except OSError as error:
+        raise Refused(f"{path}: cannot be decoded: {error}") from error
+
+
+def decode(path: Path, content: bytes) -> Image.Image:
+    """A picture as RGB; Refused, with its path, where it cannot be decoded."""
     try:
         with Image.open(BytesIO(content)) as image:
             return image.convert("RGB")
