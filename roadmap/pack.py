@@ -25,7 +25,7 @@ def main() -> int:
     parser.add_argument("--side", type=int, help="pixels of the shorter side that larger pictures are made to, e.g. 256")
     parser.add_argument("--quality", type=int, default=90, help="of the JPEGs, with --side")
     parser.add_argument("--shard", type=int, default=4096, help="pictures in one file")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     check_alone("roadmap.pack")
     for name, (least, most) in LIMITS.items():
         value = getattr(arguments, name)

@@ -78,7 +78,9 @@ def _begin(output: Path, header: pack.Header) -> None:
     there = read_json_object(output / pack.INDEX)
     strange = sorted(path.name for path in output.iterdir() if path.name != "lock")
     if not there and strange:
-        raise Refused(f"--output {output}: holds {', '.join(strange[:5])}; must be an empty folder, or one that this command began")
+        raise Refused(
+            f"--output {output}: holds {', '.join(strange[:5])}; must be an empty folder, or one that this command began"
+        )
     if there and there != header:
         unequal = ", ".join(key for key in header if there.get(key) != header[key])
         raise Refused(f"--output {output}: holds images packed otherwise (unequal: {unequal}); choose another folder")
@@ -116,11 +118,11 @@ def _content(store: Store, path: Path, form: Form) -> tuple[bytes, bool]:
     content = read_bytes(store, path)
     if form.side is None:
         return content, False
-    with Image.open(BytesIO(content)) as image:
-        shrink = form.side / min(image.size)
-        if shrink >= 1 and image.mode != "CMYK":
-            return content, False
-    image, file = decode(path, content), BytesIO()
-    size = [max(1, round(min(1, shrink) * side)) for side in image.size]
-    image.resize((size[0], size[1]), Image.Resampling.BICUBIC).save(file, "JPEG", quality=form.quality)
+    with Image.open(BytesIO(content)) as header:
+        (width, height), is_cmyk = header.size, header.mode == "CMYK"
+    shrink = min(1, form.side / min(width, height))
+    if shrink == 1 and not is_cmyk:
+        return content, False
+    size, file = (round(shrink * width), round(shrink * height)), BytesIO()
+    decode(path, content).resize(size, Image.Resampling.BICUBIC).save(file, "JPEG", quality=form.quality)
     return file.getvalue(), True
