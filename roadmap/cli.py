@@ -1,4 +1,4 @@
-"""`roadmap run|sweep|report|serve|cost|bench|replay|dashboard`: one console command for `python -m roadmap.run` and the rest."""
+"""`roadmap run|sweep|report|serve|cost|bench|pack|replay|dashboard`: one console command for `python -m roadmap.run` and the rest."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ COMMANDS = {
     "serve": ("roadmap.serve", "show a study in the browser while it runs: roadmap serve experiments/digits"),
     "cost": ("roadmap.cost", "parameters and multiply-adds of every step; nothing is trained"),
     "bench": ("roadmap.bench.__main__", "speed and memory of every step, beside timm's own loop"),
+    "pack": ("roadmap.pack", "store a data set of images as a few large files, smaller pictures on request"),
     "replay": ("roadmap.replay", "upload finished runs to W&B: roadmap replay experiments/digits"),
     "dashboard": ("roadmap.dashboard", "build a study's W&B view and report: roadmap dashboard experiments/digits"),
 }

@@ -1,4 +1,4 @@
-"""Which of a run's processes this is: alone, or one of those that torchrun started. No torch here."""
+"""Which of a run's processes this is, alone or one of those that torchrun started, and its cores. No torch here."""
 
 from __future__ import annotations
 
@@ -25,6 +25,16 @@ def world_size() -> int:
 def local_rank() -> int:
     """Number of this process on its node: the GPU that it uses."""
     return int(os.environ.get("LOCAL_RANK", 0))
+
+
+def local_world_size() -> int:
+    """How many of the run's processes are on this node."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
+def cores() -> tuple[int, ...]:
+    """CPU cores that this process may use, by their numbers."""
+    return tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else tuple(range(os.cpu_count() or 1))
 
 
 def end_with_parent() -> None:

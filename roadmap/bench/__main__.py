@@ -63,12 +63,13 @@ def main() -> int:
     arguments = _arguments()
     check_alone("roadmap.bench")
     experiments = _experiments(arguments)
-    from roadmap.data.pipeline import input_pipeline  # torch, from here on
+    from roadmap.data.loader import worker_count  # torch, from here on
+    from roadmap.data.pipeline import input_pipeline
     from roadmap.train.ranks import pick_device
 
     device = pick_device(Device(arguments.device))
     data = experiments[0].data
-    setting, peak = _setting(arguments, experiments[0].recipe, data.workers, device)
+    setting, peak = _setting(arguments, experiments[0].recipe, worker_count(data), device)
     where = f"{setting.name} {arguments.scale} {arguments.image_size}px".lower()
     folder = arguments.output or Path("experiments/performance") / re.sub("[^a-z0-9]+", "-", where)
     if arguments.profile:

@@ -158,9 +158,10 @@ class Source(StrEnum):
 class Pipeline(StrEnum):
     """How images reach the network."""
 
-    auto = "auto"  # device on a GPU with room for the decoded images, else loader
+    auto = "auto"  # on a GPU device, where the decoded images fit on it, else stream; on a CPU loader
     loader = "loader"  # decoded and augmented by timm's transforms, in processes of their own
     device = "device"  # decoded once, kept on the device as bytes and augmented there in batches
+    stream = "stream"  # decoded in processes of their own and augmented on the device: the pictures of device, bit for bit
 
 
 class Fault(StrEnum):
@@ -187,7 +188,7 @@ class DataConfig:
     mean: list[float] = MISSING
     std: list[float] = MISSING
     pipeline: Pipeline = Pipeline.auto
-    workers: int = number(0, least=0, most=256)  # loader processes; the result does not depend on them
+    workers: int | None = number(None, least=0, most=256)  # loader processes; null: one a core; the result is the same
 
 
 class Precision(StrEnum):

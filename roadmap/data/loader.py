@@ -18,12 +18,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from roadmap.base.errors import Refused
+from roadmap.base.processes import cores, local_world_size
 from roadmap.base.signals import RUN_SIGNALS
 from roadmap.config.schema import DataConfig, Pipeline, RecipeConfig
 from roadmap.data.batches import Batches, LabelledImages, ahead, indices_of, seed_all
 from roadmap.data.device.augment import Array, NormalizeAndErase
 from roadmap.data.images.inventory import Inventory
 from roadmap.data.images.sources import reader
+
+MOST_WORKERS = 16  # unasked: more decode than a GPU takes
 
 
 class Images(Dataset[tuple[Tensor, int] | Refused]):
@@ -70,12 +73,12 @@ class Loaders:
 
     def evaluation(self) -> Iterator[LabelledImages]:
         """The share of this process in the evaluation split: every image once, in order."""
-        for images, targets in _read(self.val):
+        for images, targets in read(self.val):
             yield self._on_device(images, targets)
 
     def _training(self, epoch: int) -> Iterator[LabelledImages]:
         drawn = self.normalize_and_erase.draw(epoch, self.train_batches.size)
-        for keys, (images, targets) in zip(self.train_batches, _read(self.train), strict=True):
+        for keys, (images, targets) in zip(self.train_batches, read(self.train), strict=True):
             yield self._on_device(images, targets, None if drawn is None else drawn[indices_of(keys)])
 
     def _on_device(self, images: Tensor, targets: Tensor, drawn: Array | None = None) -> LabelledImages:
@@ -83,8 +86,8 @@ class Loaders:
         return LabelledImages(images, targets.to(images.device, non_blocking=True))
 
 
-def _read(loader: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of images as bytes and of classes.
+def read(loader: DataLoader[Any]) -> Iterator[Any]:
+    """What the loader makes, batch after batch: images as bytes and classes, or `roadmap.data.stream.Crops`.
 
     Raises:
         Refused: at the first batch with a picture that cannot be read.
@@ -112,31 +115,42 @@ def loaders(
     normalize_and_erase: NormalizeAndErase,
 ) -> Loaders:
     """Loaders with timm's transforms, over the batches of this process: `samplers` of training and of evaluation."""
-    train = Images(reader(data, inventory, "train"), inventory.train.size, train_transform(data, recipe), seed)
-    val = Images(reader(data, inventory, "val"), inventory.val.size, val_transform(data), seed)
-    pin = normalize_and_erase.device.type == "cuda"
-    load_train, load_val = (
-        _loader(images, sampler, data.workers, seed, pin) for images, sampler in zip((train, val), samplers, strict=True)
-    )
-    return Loaders(load_train, load_val, samplers[0], normalize_and_erase)
+    images = Images(reader(data, inventory, "train"), inventory.train.size, train_transform(data, recipe), seed)
+    device = normalize_and_erase.device
+    train = make_loader(images, data, seed, device, batch_sampler=samplers[0], collate_fn=_collate)
+    return Loaders(train, evaluation_loader(data, seed, inventory, samplers[1], device), samplers[0], normalize_and_erase)
 
 
-def _loader(images: Images, batches: Batches, workers: int, seed: int, pin: bool) -> DataLoader[Any]:
+def evaluation_loader(
+    data: DataConfig, seed: int, inventory: Inventory, sampler: Batches, device: torch.device
+) -> DataLoader[Any]:
+    """The evaluation split through timm's transform."""
+    images = Images(reader(data, inventory, "val"), inventory.val.size, val_transform(data), seed)
+    return make_loader(images, data, seed, device, batch_sampler=sampler, collate_fn=_collate)
+
+
+def make_loader(images: Dataset[Any], data: DataConfig, seed: int, device: torch.device, **batching: Any) -> DataLoader[Any]:
+    """A loader with `data.workers` processes that live and die with the run, and pinned memory for a GPU."""
+    workers = worker_count(data)
     if workers:
         Finalize(None, _end_workers, exitpriority=1)
     generator = torch.Generator().manual_seed(seed)  # or the loader draws from, and moves, the global generator
     return DataLoader(
         images,
-        batch_sampler=batches,  # type: ignore[arg-type]
-        collate_fn=_collate,
+        **batching,
         num_workers=workers,
         persistent_workers=workers > 0,
-        pin_memory=pin,
+        pin_memory=device.type == "cuda",
         generator=generator,
         worker_init_fn=_begin_worker if workers else None,
         # A run of a sweep is forked itself from a server; there the default would start another server for the loader.
         multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
     )
+
+
+def worker_count(data: DataConfig) -> int:
+    """`data.workers`, or one for each core that this process may use and does not share with others of its run."""
+    return min(MOST_WORKERS, max(1, len(cores()) // local_world_size())) if data.workers is None else data.workers
 
 
 def _end_workers() -> None:

@@ -1,4 +1,4 @@
-"""The pipeline that a run takes: loaders beside it, or images kept on its device."""
+"""The pipeline that a run takes: loaders beside it, images kept on its device, or decoded beside it and augmented there."""
 
 from __future__ import annotations
 
@@ -27,42 +27,49 @@ def input_pipeline(
     world: int = 1,
     memory_format: torch.memory_format = torch.channels_last,
 ) -> InputPipeline:
-    """The pipeline that `data.pipeline` asks for; `auto` keeps images on a GPU that has room for them.
+    """The pipeline that `data.pipeline` asks for; `auto` keeps images on a GPU that has room for them, or sends them there.
 
     Raises:
         Refused: where the decoded images do not fit on the device that should hold them.
 
     """
-    samplers = batches(recipe, seed, inventory, rank, world)
+    settings = data, recipe, seed, inventory, batches(recipe, seed, inventory, rank, world)
     normalize_and_erase = NormalizeAndErase(data, recipe, seed, device, memory_format)
-    if _pick(data, inventory, device) == Pipeline.loader:
-        return loaders(data, recipe, seed, inventory, samplers, normalize_and_erase)
+    picked = _pick(data, inventory, device)
+    if picked == Pipeline.loader:
+        return loaders(*settings, normalize_and_erase)
+    if picked == Pipeline.stream:
+        from roadmap.data.stream import Stream
+
+        return Stream(*settings, normalize_and_erase)
     from roadmap.data.device.dataset import DeviceDataset
 
-    return DeviceDataset(data, recipe, seed, inventory, samplers, normalize_and_erase)
+    return DeviceDataset(*settings, normalize_and_erase)
 
 
 def _pick(data: DataConfig, inventory: Inventory, device: torch.device) -> Pipeline:
-    if data.pipeline == Pipeline.loader or (data.pipeline == Pipeline.auto and device.type == "cpu"):
+    if data.pipeline in (Pipeline.loader, Pipeline.stream):
+        return data.pipeline
+    if data.pipeline == Pipeline.auto and device.type == "cpu":
         return Pipeline.loader
     from roadmap.data.device.dataset import bytes_needed
 
     room = _memory(device)
     if data.pipeline == Pipeline.auto and _bytes_on_disk(inventory) > AUTO_SHARE * room:
-        return Pipeline.loader  # decoded they are larger still, and ImageNet has too many headers to read for an answer
+        return Pipeline.stream  # decoded they are larger still, and ImageNet has too many headers to read for an answer
     needed = bytes_needed(data, inventory)
     if data.pipeline == Pipeline.auto:
-        return Pipeline.device if needed < AUTO_SHARE * room else Pipeline.loader
+        return Pipeline.device if needed < AUTO_SHARE * room else Pipeline.stream
     if needed > MOST_SHARE * room:
         raise Refused(
             f"data.pipeline=device: the decoded images need {needed / 2**30:.1f} GiB and this device has {room / 2**30:.1f} GiB "
-            f"in all, of which they may take {MOST_SHARE:.0%}; data.pipeline=loader reads them from disk"
+            f"in all, of which they may take {MOST_SHARE:.0%}; data.pipeline=stream reads them from disk, to the same pictures"
         )
     return Pipeline.device
 
 
 def _bytes_on_disk(inventory: Inventory) -> int:
-    return sum(path.stat().st_size for path, _ in inventory.train.files)
+    return sum(inventory.store.bytes_of(path) for path, _ in inventory.train.files)
 
 
 def _memory(device: torch.device) -> int:

@@ -9,21 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from roadmap.base.errors import Refused
 from roadmap.config.schema import DataConfig, Pipeline, RecipeConfig
 from roadmap.data.batches import Batches, LabelledImages, ahead, indices_of
 from roadmap.data.device import augment
 from roadmap.data.device.augment import Array, NormalizeAndErase, send
 from roadmap.data.device.randaugment import CHOICE, RandAugment
 from roadmap.data.images.inventory import Inventory
+from roadmap.data.images.readers import size
 from roadmap.data.images.sources import reader
 from roadmap.data.loader import val_transform
 
@@ -89,6 +88,15 @@ class Draws(NamedTuple):
     erasing: Array | None
 
 
+class Boxes(NamedTuple):
+    """Boxes in pictures, as `augment.resized_crops` takes them."""
+
+    pixels: Tensor  # of all pictures, row after row (P, 3)
+    starts: Array  # number of the first pixel of each picture (B,)
+    strides: Array  # width of each picture (B,)
+    boxes: Array  # top, left, height and width (B, 4)
+
+
 class Augmentation:
     """A recipe's augmentation: random resized crop, flip, RandAugment, normalisation, random erasing, as in Table 5."""
 
@@ -106,10 +114,13 @@ class Augmentation:
 
     def __call__(self, pictures: Pictures, indices: Array, draws: Draws) -> Tensor:
         """The pictures of these indices as training images (B, 3, S, S): float32, normalised."""
-        crop, heights, widths = draws.crop[indices], pictures.heights[indices], pictures.widths[indices]
-        boxes = augment.crop_boxes(crop, heights, widths, self.crop_scale)
-        flips = crop["flip"] < self.hflip
-        images = augment.resized_crops(pictures.pixels, pictures.starts[indices], widths, boxes, flips, self.size)
+        heights, widths = pictures.heights[indices], pictures.widths[indices]
+        boxes = augment.crop_boxes(draws.crop[indices], heights, widths, self.crop_scale)
+        return self.of_boxes(Boxes(pictures.pixels, pictures.starts[indices], widths, boxes), indices, draws)
+
+    def of_boxes(self, boxes: Boxes, indices: Array, draws: Draws) -> Tensor:
+        """The same from boxes that are cut out already, those of the pictures of these indices."""
+        images = augment.resized_crops(*boxes, draws.crop["flip"][indices] < self.hflip, self.size)
         if self.randaugment and draws.choice is not None:
             images = self.randaugment(images, draws.choice[indices])
         return self.normalize_and_erase(images, None if draws.erasing is None else draws.erasing[indices])
@@ -180,15 +191,7 @@ def _sizes(inventory: Inventory) -> Array:
     """Heights and widths of the training pictures (N, 2)."""
     if inventory.picture_size is not None:
         return np.full((inventory.train.size, 2), inventory.picture_size)
-    return np.array(_threaded(_size, [path for path, _ in inventory.train.files]))
-
-
-def _size(path: Path) -> tuple[int, int]:
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise Refused(f"{path}: cannot be decoded: {error}") from error
+    return np.array(_threaded(partial(size, inventory.store), [path for path, _ in inventory.train.files]))
 
 
 def _threaded(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:

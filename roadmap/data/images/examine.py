@@ -164,11 +164,15 @@ def _examine(root: Path, files: Sequence[Path], examine: Callable[[Path], FileRe
     with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
         warnings.simplefilter("ignore")  # Pillow's, about metadata that nobody reads here
         reports = list(chain.from_iterable(pool.map(lambda chunk: [examine(path) for path in chunk], chunks)))
-    digests = [[name, report.digest] for name, report in zip(_names(root, files), reports, strict=True)]
+    digests = [(name, report.digest) for name, report in zip(_names(root, files), reports, strict=True)]
     pairs = zip(files, reports, strict=True)
     findings = [Finding(kind, str(path), reason) for path, report in pairs for kind, reason in report.faults]
-    fingerprint = hashlib.sha256(json.dumps(digests).encode()).hexdigest()[:16]
-    return {"fingerprint": fingerprint, "findings": [*findings, *_duplicates(root, digests, trained)]}
+    return {"fingerprint": fingerprint_of(digests), "findings": [*findings, *duplicates(root, digests, trained)]}
+
+
+def fingerprint_of(digests: Sequence[tuple[str, str]]) -> str:
+    """Sixteen hex digits of the names of files and the SHA-256 of each."""
+    return hashlib.sha256(json.dumps(digests).encode()).hexdigest()[:16]
 
 
 def _names(root: Path, files: Sequence[Path]) -> list[str]:
@@ -176,7 +180,8 @@ def _names(root: Path, files: Sequence[Path]) -> list[str]:
     return [str(path)[start:] for path in files]
 
 
-def _duplicates(root: Path, digests: Sequence[Sequence[str]], trained: int | None) -> Iterator[Finding]:
+def duplicates(root: Path, digests: Sequence[tuple[str, str]], trained: int | None) -> Iterator[Finding]:
+    """The files after the first `trained` that have the bytes of one of these, by names and SHA-256."""
     names = {digest: name for name, digest in digests[:trained] if digest}
     for name, digest in [] if trained is None else digests[trained:]:
         if digest in names:

@@ -1,4 +1,4 @@
-"""Data sets that are files, train/<class>/ and val/<class>/ in a folder or an archive. No torch here."""
+"""Data sets that are files, train/<class>/ and val/<class>/ in a folder, an archive or a pack. No torch here."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 from roadmap.base import processes
 from roadmap.base.errors import Refused
 from roadmap.config.schema import DataConfig, Fault
-from roadmap.data.images import archives
+from roadmap.data.images import archives, pack
 from roadmap.data.images.arrays import from_torchvision
-from roadmap.data.images.examine import examine_files, examine_image, refuse_findings
+from roadmap.data.images.examine import Finding, examine_files, examine_image, refuse_findings
 from roadmap.data.images.inventory import Inventory, Reader, Split
 
 log = logging.getLogger("roadmap")
@@ -27,8 +27,13 @@ class ImageFolder:
     """One's own photographs, or ImageNet; every image is examined before training."""
 
     def list_images(self, data: DataConfig) -> Inventory:
-        """Every file in the order of names, walked over once by a process as long as no folder changes."""
-        key = self.root(data), Fault.numeric_order in data.accept
+        """Every file in the order of names, walked over once by a process as long as no folder changes; or those of a pack."""
+        root, any_order = self.root(data), Fault.numeric_order in data.accept
+        if pack.is_pack(root):
+            inventory = pack.load(root).inventory
+            _check_order(root, inventory.classes, any_order)
+            return inventory
+        key = root, any_order
         if key not in _listings or not _listings[key].holds():
             _listings[key] = Listing(*key)
         return _listings[key].inventory
@@ -41,9 +46,10 @@ class ImageFolder:
     def fingerprint(self, data: DataConfig, inventory: Inventory) -> str:
         """Of every file's name and bytes."""
         assert inventory.root is not None
-        train, val = ([path for path, _ in split.files] for split in (inventory.train, inventory.val))
-        fingerprint, findings = examine_files(inventory.root, train + val, examine_image, len(train))
+        fingerprint, findings = examined(inventory)
         warnings = refuse_findings(inventory.root, findings, data.accept)
+        if isinstance(inventory.store, pack.Pack) and inventory.store.changes:
+            warnings.append(f"data.path={inventory.root} is {inventory.store.changes}: another data set than those pictures")
         if _out_of_order(inventory.classes):
             warnings.append(f"data.accept={Fault.numeric_order} lets through classes in the order {_first(inventory.classes)}")
         for warning in warnings if processes.rank() == 0 else []:
@@ -54,7 +60,7 @@ class ImageFolder:
         """Each picture is decoded when it is asked for."""
         from roadmap.data.images.readers import Files
 
-        return Files(inventory.split(split))
+        return Files(inventory.split(split), inventory.store)
 
 
 class Imagenette(ImageFolder):
@@ -63,6 +69,8 @@ class Imagenette(ImageFolder):
     def root(self, data: DataConfig) -> Path:
         """The folder with train/ and val/, fetched where it may be."""
         path = super().root(data)
+        if pack.is_pack(path):
+            return path
         if data.download and not _torchvision_root(path):
             from_torchvision(data.source, "Imagenette", path, size="160px", download=True)
         root = _torchvision_root(path)
@@ -71,6 +79,15 @@ class Imagenette(ImageFolder):
                 f"data.path={path}: no train/ and val/ there, nor in its imagenette2-160/; data.download=true fetches them"
             )
         return root
+
+
+def examined(inventory: Inventory) -> tuple[str, list[Finding]]:
+    """The fingerprint of all names and bytes, and what is wrong with which image; see `examine.examine_files`."""
+    assert inventory.root is not None
+    train, val = ([path for path, _ in split.files] for split in (inventory.train, inventory.val))
+    if isinstance(inventory.store, pack.Pack):
+        return inventory.store.examine(train + val, len(train))
+    return examine_files(inventory.root, train + val, examine_image, len(train))
 
 
 def _torchvision_root(path: Path) -> Path | None:
@@ -97,8 +114,7 @@ class Listing:
             raise Refused(f"data.path={root}: train and val are the same folder: images that are trained on cannot be held out")
         classes, val_classes = (self._classes(root / split) for split in SPLITS)
         _check_classes(root, classes, val_classes)
-        if _out_of_order(classes) and not any_order:
-            raise Refused(_numeric_order(root, classes))
+        _check_order(root, classes, any_order)
         train, val = (self._split(root / split, classes) for split in SPLITS)
         self.inventory = Inventory(root, tuple(classes), train, val)
 
@@ -174,6 +190,11 @@ def _check_classes(root: Path, train: Sequence[str], val: Sequence[str]) -> None
         raise Refused(f"data.path={root}: the classes of train and val differ: only in train {only[0]}; only in val {only[1]}")
     if len(train) < 2:
         raise Refused(f"data.path={root}: found {len(train)} classes in train; at least 2 are needed")
+
+
+def _check_order(root: Path, classes: Sequence[str], any_order: bool) -> None:
+    if _out_of_order(classes) and not any_order:
+        raise Refused(_numeric_order(root, classes))
 
 
 def _out_of_order(classes: Sequence[str]) -> bool:

@@ -4,17 +4,48 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from roadmap.base.errors import Refused
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Reader = Callable[[int], tuple["Image", int]]  # from an index to a picture and its class, always the same
+    from roadmap.data.images.readers import Picture
+
+
+class Reader(Protocol):
+    """From an index to a picture and its class, always the same."""
+
+    def __call__(self, index: int) -> tuple[Image, int]:
+        """Decoded, as RGB."""
+
+    def open(self, index: int) -> tuple[Picture, int]:
+        """The same picture, decoded later and as far as it is asked for."""
+
+
+class Store(Protocol):
+    """Where the bytes of files are."""
+
+    def open(self, path: Path) -> BinaryIO:
+        """One file, to read."""
+
+    def bytes_of(self, path: Path) -> int:
+        """How large it is."""
+
+
+class Disk:
+    """Each in a file of its own."""
+
+    def open(self, path: Path) -> BinaryIO:
+        """The file."""
+        return path.open("rb")
+
+    def bytes_of(self, path: Path) -> int:
+        """As the disk says."""
+        return path.stat().st_size
 
 
 @dataclass(frozen=True)
@@ -41,6 +72,7 @@ class Inventory:
     train: Split
     val: Split
     picture_size: int | None = None  # pixels, height = width, where the pictures are arrays; None: files of any size
+    store: Store = Disk()  # noqa: RUF009
 
     def split(self, name: str) -> Split:
         """The split called `train` or `val`."""

@@ -3,28 +3,102 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Protocol
 
+import numpy as np
 from PIL import Image
 
 from roadmap.base.errors import Refused
-from roadmap.data.images.inventory import Inventory, Split
+from roadmap.data.images import jpeg
+from roadmap.data.images.inventory import Inventory, Split, Store
+from roadmap.data.images.jpeg import Array
+
+UNDECODABLE = OSError, SyntaxError, ValueError, Image.DecompressionBombError
+
+
+class Picture(Protocol):
+    """A picture whose size is known and whose pixels are decoded when they are asked for."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+
+    def first_rows(self, end: int) -> Array:
+        """At least the first `end` rows, (end or more, width, 3) uint8: those of the whole picture, bit for bit."""
+
+
+class Decoded:
+    """A picture that there is no way to decode in part."""
+
+    def __init__(self, image: Image.Image) -> None:
+        self.size, self.pixels = (image.height, image.width), np.asarray(image)
+
+    def first_rows(self, end: int) -> Array:
+        """All there are."""
+        return self.pixels
+
+
+class Jpeg:
+    """A JPEG that `roadmap.data.images.jpeg` can read; `whole` is what Pillow makes of it."""
+
+    def __init__(self, content: bytes, header: jpeg.Frame, whole: Callable[[], Image.Image]) -> None:
+        self.content, self.header, self.whole = content, header, whole
+        self.size = header.height, header.width
+
+    def first_rows(self, end: int) -> Array:
+        """Decoded to a little beyond `end`; where that fails, Pillow finds the reason or gives its own pixels."""
+        rows = jpeg.first_rows(self.content, self.header, end)
+        return np.asarray(self.whole()) if rows is None else rows
 
 
 class Files:
     """Pictures in files; one that cannot be decoded ends the run with its path."""
 
-    def __init__(self, split: Split) -> None:
-        self.files = split.files
+    def __init__(self, split: Split, store: Store) -> None:
+        self.files, self.store = split.files, store
 
     def __call__(self, index: int) -> tuple[Image.Image, int]:
         """Decode one, as RGB."""
         path, target = self.files[index]
-        try:
-            with Image.open(path) as image:
-                return image.convert("RGB"), target
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise Refused(f"{path}: cannot be decoded: {error}") from error
+        return decode(path, read_bytes(self.store, path)), target
+
+    def open(self, index: int) -> tuple[Picture, int]:
+        """Read one, and decode what has no header of a JPEG."""
+        path, target = self.files[index]
+        content = read_bytes(self.store, path)
+        header = jpeg.frame(content)
+        if header is None:
+            return Decoded(decode(path, content)), target
+        return Jpeg(content, header, lambda: decode(path, content)), target
+
+
+def read_bytes(store: Store, path: Path) -> bytes:
+    """A file; Refused where it cannot be read."""
+    try:
+        with store.open(path) as file:
+            return file.read()
+    except OSError as error:
+        raise Refused(f"{path}: cannot be decoded: {error}") from error
+
+
+def decode(path: Path, content: bytes) -> Image.Image:
+    """A picture as RGB; Refused, with its path, where it cannot be decoded."""
+    try:
+        with Image.open(BytesIO(content)) as image:
+            return image.convert("RGB")
+    except UNDECODABLE as error:
+        raise Refused(f"{path}: cannot be decoded: {error}") from error
+
+
+def size(store: Store, path: Path) -> tuple[int, int]:
+    """Height and width of a picture in a file, from its header; Refused where that cannot be read."""
+    try:
+        with store.open(path) as file, Image.open(file) as image:
+            return image.height, image.width
+    except UNDECODABLE as error:
+        raise Refused(f"{path}: cannot be decoded: {error}") from error
 
 
 class Arrays:
@@ -47,3 +121,8 @@ class Arrays:
     def __call__(self, index: int) -> tuple[Image.Image, int]:
         """One of them, as RGB."""
         return Image.fromarray(self.images[index]).convert("RGB"), self.targets[index]
+
+    def open(self, index: int) -> tuple[Picture, int]:
+        """One of them."""
+        image, target = self(index)
+        return Decoded(image), target

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from roadmap.base.errors import Refused
+from roadmap.base.processes import cores
 from roadmap.config.schema import Device, EngineConfig, RuntimeConfig
 
 
@@ -40,11 +41,6 @@ def _share(slot: int, count: int, size: int | None) -> tuple[int, ...]:
     every = cores()
     size = min(size or max(1, len(every) // count), len(every))
     return tuple(sorted({every[(slot * size + i) % len(every)] for i in range(size)}))
-
-
-def cores() -> tuple[int, ...]:
-    """CPU cores that this process may use, by their numbers."""
-    return tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else tuple(range(os.cpu_count() or 1))
 
 
 @lru_cache

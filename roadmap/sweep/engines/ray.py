@@ -24,12 +24,13 @@ from types import ModuleType
 from typing import Any, ClassVar
 
 from roadmap.base.errors import EXIT_STOPPED, Refused
+from roadmap.base.processes import cores
 from roadmap.base.signals import take_back
 from roadmap.config.checks import check_processes
 from roadmap.config.schema import Device, EngineConfig, RuntimeConfig
 from roadmap.sweep.engines.base import Cancel, Ending, Engine, holder
 from roadmap.sweep.engines.command import carry_out, command
-from roadmap.sweep.engines.machine import cores, gpus
+from roadmap.sweep.engines.machine import gpus
 from roadmap.sweep.plan import Point
 
 AHEAD = 200  # tasks that Ray is given at a time: enough for a cluster to grow by, few enough to take back

@@ -33,6 +33,7 @@ from roadmap.sweep.plan import Point
 NEEDED = ("sbatch", "srun", "squeue", "scancel", "scontrol")
 TO_SAVE = 60  # seconds before the time limit at which a run is asked to save
 ARRAY = 1000  # jobs in one array: Slurm's MaxArraySize is 1001 unless its administrator says otherwise
+WORKERS = 4  # cores for the loaders of a process, where data.workers leaves their number to the cores
 PATIENCE = 60  # times in a row that sbatch may fail in the middle of a sweep
 LOST = {"BOOT_FAIL", "NODE_FAIL", "PREEMPTED", "REVOKED", "TIMEOUT"}  # states of a job that ended by no fault of its own
 OVER = LOST | {"CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "OUT_OF_MEMORY"}
@@ -113,7 +114,8 @@ class Slurm(Engine[str]):
     def _executor(self, point: Point) -> Any:
         config, experiment = self.config, point.experiment
         each = processes(config, experiment.runtime)
-        cpus = config.cpus or each * ((experiment.runtime.threads or 1) + experiment.data.workers)
+        workers = WORKERS if experiment.data.workers is None else experiment.data.workers
+        cpus = config.cpus or each * ((experiment.runtime.threads or 1) + workers)
         executor = _submitit().SlurmExecutor(self.folder, max_num_timeout=config.retries)
         optional = {
             "gpus_per_node": gpus(config, experiment.runtime) or None,
