@@ -58,35 +58,66 @@ if torch.cuda.is_available():
 END
 }
 
-tests() { run 150 tests python3 -W default -m pytest -m gpu tests -n 8 --dist worksteal -rA -W default --durations=12 -p no:cacheprovider; }
+tests() { run 170 tests python3 -m pytest -m gpu tests -n 8 --dist worksteal -rA -W default --durations=12 -p no:cacheprovider; }
 
 nccl() { # whether two processes may share a GPU
   run 60 nccl python3 -m torch.distributed.run --nproc-per-node 2 $here/nccl_on_one_gpu.py
 }
 
-warm() { # the compiler's cache for `ends`, beside the tests: nothing here is timed but the compiling, cold
+warm() { # the compiler's cache for what follows: nothing here is timed but the compiling, cold, on a busy machine
+  local step
   for step in resnet separate_downsampling; do
     bench 170 "warm-$step" --steps $step --rounds 1 --seconds 0.01 --against timm_best --output "$site/warm-$step" > "$site/$step.log" &
   done
+  bench 170 warm-graphs --steps separate_downsampling --rounds 1 --seconds 0.01 --against none --image-size 128 --batch-size 128 \
+    --compile graphs --output "$site/warm-graphs" > "$site/graphs.log" &
 }
 
-tests_and_warm() {
+choice() { # the learning rate of the Imagenette study at both ends, on held-out training images
+  local step rate
+  for step in resnet separate_downsampling; do
+    for rate in 5e-4 1e-3 2e-3; do
+      OMP_NUM_THREADS=2 run "${CHOICE_SECONDS:-230}" "choice-$step-$rate" python3 -m roadmap.run +study=imagenette \
+        study.name=imagenette_choice "+step=$step" data.path=imagenette160.zip data.held_out=0.1 "recipe.lr=$rate" \
+        runtime.keep_weights=false runtime.progress=false runtime.threads=2 ${RUN:-} > "$site/choice-$step-$rate.log" &
+    done
+  done
+}
+
+side_by_side() { # what nobody times
+  choice
   warm
   tests
   wait
-  cat "$site"/*.log
+  cat "$site"/*.log | grep -A 4 ==
 }
+
+augmentation() { run 60 augmentation python3 $here/augmentation.py; }
 
 ends() { bench 200 ends --steps resnet,separate_downsampling --rounds 3 --profile; }
 
-eager() {
-  bench 100 eager --steps resnet,separate_downsampling --rounds 3 --compile none --output $here/${CARD:-h100}-eager
+last() { # with what the first sitting's profile asked for
+  bench 90 last --steps separate_downsampling --rounds 3 --against timm_best --profile --output $here/h100-depthwise
+  bench 60 last-eager --steps separate_downsampling --rounds 3 --against timm_best --compile none --output $here/h100-depthwise-eager
 }
 
-photographs() { # end to end, before and after what is kept on the device is augmented
+eager() {
+  bench 100 eager --steps resnet,separate_downsampling --rounds 3 --compile none --output $here/h100-eager
+}
+
+photographs() { # end to end: pictures kept on the device, or read and decoded beside it
+  local pipeline
   [ -d "$site/imagenette" ] || python3 -m zipfile -e imagenette160.zip "$site/imagenette"
-  bench 100 photographs --steps resnet,separate_downsampling --rounds 3 --seconds 0.5 --image-size 128 --batch-size 128 \
-    --compile none --against none --data "$(dirname "$(find "$site/imagenette" -name train -type d)")" --output $here/${CARD:-h100}-photographs
+  for pipeline in ${PIPELINES:-device stream}; do
+    bench 60 "photographs-$pipeline" --steps separate_downsampling --rounds 3 --seconds 0.5 --image-size 128 --batch-size 128 \
+      --compile none --against none --data "$(dirname "$(find "$site/imagenette" -name train -type d)")" --pipeline "$pipeline" \
+      --output "$here/h100-photographs-$pipeline"
+  done
+}
+
+graphs() { # small pictures: an update waits for the host
+  bench 80 graphs --steps separate_downsampling --rounds 3 --seconds 0.5 --against none --image-size 128 --batch-size 128 \
+    --compile graphs --output $here/h100-graphs
 }
 
 all() { bench 500 all --rounds 3 --against timm_best --resume; }

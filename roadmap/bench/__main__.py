@@ -23,7 +23,7 @@ from roadmap.base.files import write_atomic
 from roadmap.base.processes import check_alone
 from roadmap.base.tables import Column, as_csv, as_markdown, as_table
 from roadmap.config.overrides import config_folders
-from roadmap.config.schema import Compile, Device, Experiment, ModelConfig, Precision, RecipeConfig
+from roadmap.config.schema import Compile, Device, Experiment, ModelConfig, Pipeline, Precision, RecipeConfig
 from roadmap.config.steps import known_steps
 from roadmap.data.images import sources
 from roadmap.model.check import compose_run
@@ -111,6 +111,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=1.0, help="length of a turn, at least")
     parser.add_argument("--against", default=",".join(AGAINST), help=f"{', '.join(AGAINST)}, both (default), or none")
     parser.add_argument("--data", metavar="FOLDER", help="also end to end, on the images of FOLDER/train")
+    parser.add_argument("--pipeline", choices=[*Pipeline], default=Pipeline.auto, help="which reads them: data.pipeline")
     parser.add_argument("--profile", action="store_true", help="also write what the time of our updates goes into")
     parser.add_argument("--output", type=Path, help="folder of bench.csv and bench.md")
     parser.add_argument("--resume", action="store_true", help="keep the rows of bench.csv and measure only the other steps")
@@ -132,7 +133,7 @@ def _experiments(arguments: argparse.Namespace) -> list[Experiment]:
     folders = config_folders(arguments.config_dir)
     known = known_steps(*folders)
     names = list(known) if arguments.steps == "all" else arguments.steps.split(",")
-    data = ["data=folder", f"data.path={arguments.data}"] if arguments.data else []
+    data = ["data=folder", f"data.path={arguments.data}", f"data.pipeline={arguments.pipeline}"] if arguments.data else []
     common = [f"scale={arguments.scale}", "recipe=paper", "recipe.mixup=0", "recipe.cutmix=0", *data]
     common.append(f"data.image_size={arguments.image_size}")
     return [compose_run([*common, f"+step={name}"], folders) for name in names]
