@@ -1,4 +1,4 @@
-"""`roadmap run|sweep|report|serve|cost|bench|pack|replay|dashboard`: one console command for `python -m roadmap.run` and the rest."""
+"""`roadmap run|sweep|report|serve|cost|bench|pack|replay|dashboard`: one command for `python -m roadmap.run` and the rest."""
 
 from __future__ import annotations
 

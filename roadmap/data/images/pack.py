@@ -83,14 +83,14 @@ class Pack:
 
     def __init__(self, root: Path) -> None:
         self.root, self.header = root, read_json_object(root / INDEX)
-        if self.header.get("format") != FORMAT or not KEYS <= self.header.keys():
+        if self.header.get("format") != FORMAT or not self.header.keys() >= KEYS:
             raise Refused(f"{root / INDEX}: not the index of a packed data set of format {FORMAT}; pack it again")
         paths = [shard_path(root, number) for number in range(self.header["shards"])]
         self.shards = [shard for path in paths if (shard := read_shard(path))]
         if len(self.shards) < len(paths):
             raise Refused(
-                f"data.path={root}: packed only in part, {len(self.shards)} of {len(paths)} shards; run the command that packs it "
-                "again, which goes on"
+                f"data.path={root}: packed only in part, {len(self.shards)} of {len(paths)} shards; the command that packs it "
+                "goes on when it is run again"
             )
         self.places = {str(root / entry.name): (shard, entry) for shard in self.shards for entry in shard.entries}
 
