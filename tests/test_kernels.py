@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -158,6 +160,15 @@ def test_all_parts_in_their_order(photograph, forced):
     assert (fast == plain).float().mean() > 0.9
 
 
+def test_where_triton_does_not_work_the_plain_code_does(monkeypatch, caplog):
+    def fails(*_, **named):
+        raise RuntimeError("no C compiler")
+
+    monkeypatch.setattr(fused, "launch", fails)
+    assert not fused._works.__wrapped__(torch.device("cpu"))
+    assert "no C compiler" in caplog.text
+
+
 @pytest.mark.skipif(INTERPRETED, reason="compiles")
 def test_compiled_kernels_round_every_product(monkeypatch, tmp_path):
     """For a Hopper GPU, none needed: the instructions of all that is launched, but for libdevice's logarithm and cosine."""
@@ -187,3 +198,12 @@ def test_compiled_kernels_round_every_product(monkeypatch, tmp_path):
         floats = set(re.findall(r"\b(\w+)\.(\S*)f(?:32|64)\s", made))
         assert not {operation for operation, _ in floats} & {"fma", "mad"}, name
         assert all("rn" in rounding for operation, rounding in floats if operation in ("add", "sub", "mul", "div")), name
+
+
+def test_the_kernels_move_a_thirtieth_of_the_plain_codes_bytes_at_most():
+    script = runpy.run_path(str(Path(__file__).parent.parent / "experiments" / "performance" / "bytes.py"))
+    data = DataConfig(image_size=128, hflip=0.5, mean=list(MEAN), std=[0.229, 0.224, 0.225])
+    recipe = RecipeConfig(randaugment="rand-m9-mstd0.5-inc1", random_erasing=0.25, crop_scale=[0.08, 1.0])
+    plain, kernels = (script["augmentation"](data, recipe, 128, which) for which in (False, True))
+    assert kernels.operators < 20 < 800 < plain.operators
+    assert kernels.bytes < plain.bytes / 30
