@@ -9,7 +9,7 @@ the roadmap, ours and timm's with its best flags, in bfloat16 and channels_last.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from typing import Any
 from unittest.mock import patch
@@ -148,11 +148,22 @@ def without_values(network: nn.Module, mode: FakeTensorMode) -> None:
 
 
 def timms(step: str, model: ModelConfig) -> nn.Module:
-    """timm's network with its fast norms."""
+    """The network as a user of timm has it, with fast norms."""
     set_fast_norm(True)
     network = timm_network(step, "tiny", model, 1000)
     set_fast_norm(False)
     return network
+
+
+def counted(images: int, size: int) -> Iterator[tuple[str, Traffic]]:
+    """Everything in the table."""
+    paper = compose(["+step=gelu", "recipe=paper", "data=imagenet", "data.path=nowhere", f"data.image_size={size}"])
+    yield "augmentation, plain", augmentation(paper.data, paper.recipe, images, with_kernels=False)
+    yield "augmentation, kernels", augmentation(paper.data, paper.recipe, images, with_kernels=True)
+    for step, name in STEPS.items():
+        model = compose([f"+step={step}"]).model
+        yield f"update, {name}, ours", update(build_network(model, 1000), images, size)
+        yield f"update, {name}, timm", update(timms(step, model), images, size)
 
 
 def main() -> None:
@@ -161,20 +172,8 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--image-size", type=int, default=224)
     arguments = parser.parse_args()
-    images, size = arguments.batch_size, arguments.image_size
-    rows = []
-
-    def tell(what: str, count: Callable[[], Traffic]) -> None:
-        traffic = count()
-        rows.append({"what": what, "operators": traffic.operators, "gigabytes": traffic.bytes / 1e9})
-
-    paper = compose(["+step=gelu", "recipe=paper", "data=imagenet", "data.path=nowhere", f"data.image_size={size}"])
-    for how, with_kernels in (("plain", False), ("kernels", True)):
-        tell(f"augmentation, {how}", lambda: augmentation(paper.data, paper.recipe, images, with_kernels))
-    for step, name in STEPS.items():
-        model = compose([f"+step={step}"]).model
-        tell(f"update, {name}, ours", lambda: update(build_network(model, 1000), images, size))
-        tell(f"update, {name}, timm", lambda: update(timms(step, model), images, size))
+    found = counted(arguments.batch_size, arguments.image_size)
+    rows = [{"what": what, "operators": each.operators, "gigabytes": each.bytes / 1e9} for what, each in found]
     print(as_markdown(rows, COLUMNS))
 
 

@@ -7,6 +7,7 @@ which comes with torch where it can be used.
 from __future__ import annotations
 
 import importlib.util
+import logging
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 if TYPE_CHECKING:
     from types import ModuleType
 
+log = logging.getLogger("roadmap")
 OPTIONS = {"enable_fp_fusion": False}  # a product and a sum are rounded each, as in torch and in Pillow
 PIXELS = 512  # of an image, to a program
 COUNTED = 4096  # of an image, to a program that only counts: fewer additions to shared counters
@@ -24,13 +26,21 @@ TILE = (8, 128)  # rows and columns of an image, to a program
 
 
 def usable(tensor: Tensor) -> bool:
-    """Whether kernels can work on this tensor: on a GPU, with Triton, and not with a tensor that has no values."""
-    return tensor.is_cuda and not isinstance(tensor, FakeTensor) and _installed()
+    """Whether kernels can work on this tensor: on a GPU where Triton does, and not with a tensor that has no values."""
+    return tensor.is_cuda and not isinstance(tensor, FakeTensor) and _works(tensor.device)
 
 
 @cache
-def _installed() -> bool:
-    return importlib.util.find_spec("triton") is not None
+def _works(device: torch.device) -> bool:
+    if importlib.util.find_spec("triton") is None:
+        return False
+    try:
+        one = torch.ones(3, device=device)
+        normalise_and_erase(torch.zeros(1, 3, 1, 1, dtype=torch.uint8, device=device), one, one, torch.channels_last, None)
+    except Exception as error:  # no compiler on this machine, a GPU too old: Triton has many ways to say so
+        log.warning("augmentation goes without fused kernels: Triton does not work here: %s", error)
+        return False
+    return True
 
 
 @cache
