@@ -105,7 +105,11 @@ def test_pictures_in_memory_are_streamed_too():
 # --- decoding in part --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [options for mode, suffix, options in FORMS if (mode, suffix) == ("RGB", "jpg")], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [options for mode, suffix, options in FORMS if (mode, suffix) == ("RGB", "jpg")],
+    ids=lambda options: ", ".join(options) or "plain",
+)
 def test_the_first_rows_are_those_of_the_whole(options):
     random = np.random.default_rng(0)
     for pixels in [photograph(random, 1, 90) for _ in range(12)]:

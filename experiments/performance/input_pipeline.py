@@ -13,6 +13,7 @@ import os
 import statistics
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -58,9 +59,8 @@ def main() -> None:
         ways = {"timm's transforms": timms(plain), "stream": streamed(plain), f"stream, packed at {SIDE}": streamed(small)}
         print(f"{len(files)} photographs, {statistics.mean(path.stat().st_size for path in files) / 1000:.0f} kB each\n")
         print(as_markdown(list(rows(in_turn(ways, arguments.rounds))), COLUMNS, ""))
-        for name, streamed_ones in (("stream", plain), ("packed", small)):
-            rates = [f"{rate(streamed_ones, workers):.0f} ({workers})" for workers in range(1, len(cores()) + 1)]
-            print(f"{name}, pictures a second (loader processes): {', '.join(rates)}")
+        for name, one in (("stream", plain), (f"stream, packed at {SIDE}", small)):
+            print(f"{name}, pictures a second: {rates(one, len(cores()), arguments.rounds)}")
 
 
 def prepare(folder: Path, root: Path, as_they_are: bool) -> list[Path]:
@@ -178,15 +178,16 @@ def spread(values: Sequence[float], digits: int) -> str:
     return "{:.{d}f} ({:.{d}f} to {:.{d}f})".format(statistics.median(values), min(values), max(values), d=digits)
 
 
-def rate(plain: Experiment, workers: int) -> float:
-    """Pictures a second out of the loader: the best of five epochs after one that does not count."""
-    stream, counts = pipeline(plain, workers), []
-    for number in range(6):
-        before = time.perf_counter()
-        requests(stream, number)
-        pictures = sum(len(crops.targets) for crops in read(stream.train))
-        counts.append(pictures / (time.perf_counter() - before))
-    return max(counts[1:])
+def rates(one: Experiment, most: int, rounds: int) -> str:
+    """What comes out of the loader with 1, 2, ... processes, in turn."""
+    streams, found = {workers: pipeline(one, workers) for workers in range(1, most + 1)}, defaultdict(list)
+    for number in range(rounds + 1):
+        for workers, stream in streams.items():
+            requests(stream, number)
+            before = time.perf_counter()
+            pictures = sum(len(crops.targets) for crops in read(stream.train))
+            found[workers].append(pictures / (time.perf_counter() - before))
+    return "; ".join(f"{workers} processes {spread(counts[1:], 0)}" for workers, counts in found.items())
 
 
 if __name__ == "__main__":

@@ -89,8 +89,8 @@ class Pack:
         self.shards = [shard for path in paths if (shard := read_shard(path))]
         if len(self.shards) < len(paths):
             raise Refused(
-                f"data.path={root}: packed only in part, {len(self.shards)} of {len(paths)} shards; run the command that "
-                "packs it again, which goes on"
+                f"data.path={root}: packed only in part, {len(self.shards)} of {len(paths)} shards; the command that packs it "
+                "goes on when it is run again"
             )
         self.places = {str(root / entry.name): (shard, entry) for shard in self.shards for entry in shard.entries}
 
