@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import QUICK
-from fake_cuda import CUDA, Mixed, Waited, aten, backward, pretended_gpu
+from fake_cuda import CUDA, Mixed, Waited, aten, backward, devices, pretended_gpu
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+from torch.utils._python_dispatch import _pop_mode_temporarily
 from torch.utils._pytree import tree_leaves
 
 from roadmap.base.signals import Stop
@@ -184,6 +185,24 @@ def test_all_of_the_papers_augmentation_stays_on_the_device(kernels):
         func for func, arguments, _ in watch.calls if func.overloadpacket is aten.bmm and dtypes(arguments)[0] != torch.float64
     ]
     assert not wide  # its sums are exact in float64 alone
+
+
+@pytest.mark.parametrize("step", ["resnet", "separate_downsampling"])
+def test_the_compiler_takes_a_network_whole(step):
+    """With autocast and our own operator: what breaks the graph raises, and a number of the host would keep out CUDA graphs."""
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(devices(inputs))
+        return graph.forward
+
+    with pretended_gpu(), _pop_mode_temporarily(), torch.autocast("cuda", dtype=torch.bfloat16):  # it knows no watching mode
+        update = on_the_device(f"+step={step}", *PAPER)
+        update.network.compile(dynamic=False, fullgraph=True, backend=backend)
+        outputs = update.network(update.task.dummy_batch(8, 32, CUDA).images)
+        assert (outputs.device, outputs.dtype) == (CUDA, torch.bfloat16)
+    torch._dynamo.reset()
+    assert graphs == [{CUDA}]
 
 
 WAITING = {
