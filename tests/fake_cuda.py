@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from roadmap.data.device import dataset
+from roadmap.data.device import dataset, fused
 
 aten = torch.ops.aten
 CUDA = torch.device("cuda", 0)
@@ -80,9 +80,10 @@ def backward(loss):
             if hasattr(node, "variable"):
                 _accumulate(node.variable, *gradients)
                 continue
-            results = node(*gradients)
+            results = getattr(node, "apply", node)(*gradients)  # of an operator of our own, or of torch's
             results = results if isinstance(results, tuple) else (results,)
-            for (following, i), gradient in zip(node.next_functions, results, strict=True):
+            assert not any(gradient is not None for gradient in results[len(node.next_functions) :])  # of what is no tensor
+            for (following, i), gradient in zip(node.next_functions, results, strict=False):
                 if following is not None and gradient is not None:
                     sums = pending.setdefault(following, {})
                     sums[i] = sums[i] + gradient if i in sums else gradient
@@ -130,6 +131,12 @@ def _empty(*shape, pin_memory=False, **options):
     return _pinned(EMPTY(*shape, **options)) if pin_memory else EMPTY(*shape, **options)
 
 
+def _launched(name, grid, *tensors, **constants):
+    """In place of a kernel: it has tensors of the device alone."""
+    if devices(tensors) != {CUDA}:
+        raise Mixed(f"the kernel {name} with tensors on {devices(tensors)}")
+
+
 class _Idle:
     """A stream, an event or a generator of a device that does nothing."""
 
@@ -141,8 +148,8 @@ class _Idle:
 
 
 @contextmanager
-def pretended_gpu():
-    """Inside, torch has a GPU of 80 GiB that computes nothing; yields the `Watch`."""
+def pretended_gpu(kernels=True):
+    """Inside, torch has a GPU of 80 GiB that computes nothing; yields the `Watch`. Augmentation is by kernels, or plain."""
     watch = Watch()
     with ExitStack() as stack:
         for target, name, value in (
@@ -161,6 +168,8 @@ def pretended_gpu():
             (torch, "Generator", _Idle),
             (torch.utils, "weakref", SimpleNamespace(getweakrefs=lambda _: [])),  # fake tensors' own forbid to move a module
             (nn.init, "trunc_normal_", lambda tensor, **_: tensor),  # looks at values, on the host
+            (fused, "usable", lambda tensor: kernels and tensor.is_cuda),
+            (fused, "launch", _launched),
             (dataset, "_threaded", lambda function, items: [function(item) for item in items]),  # fake tensors know one thread
         ):
             stack.enter_context(patch.object(target, name, value))

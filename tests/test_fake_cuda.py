@@ -8,19 +8,21 @@ import numpy as np
 import pytest
 import torch
 from conftest import QUICK
-from fake_cuda import CUDA, Mixed, Waited, aten, backward, pretended_gpu
+from fake_cuda import CUDA, Mixed, Waited, aten, backward, devices, pretended_gpu
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+from torch.utils._python_dispatch import _pop_mode_temporarily
 from torch.utils._pytree import tree_leaves
 
 from roadmap.base.signals import Stop
 from roadmap.config.compose import compose
 from roadmap.config.schema import Pipeline, Precision
 from roadmap.config.steps import known_steps
-from roadmap.data import loader
+from roadmap.data import loader, stream
 from roadmap.data.device.augment import NormalizeAndErase
 from roadmap.data.device.dataset import Augmentation, Pictures
 from roadmap.data.images import sources
+from roadmap.data.stream import Crops
 from roadmap.model.layers import Pointwise
 from roadmap.record.folder import RunFolder
 from roadmap.run.prepare import prepare
@@ -38,7 +40,7 @@ PAPER = [
     "recipe.mixup=0.8", "recipe.cutmix=1.0", "recipe.randaugment=rand-m9-mstd0.5-inc1", "recipe.random_erasing=0.9",
     "model.drop_path=0.3",
 ]  # fmt: skip
-PRODUCTS = {aten.convolution, aten.convolution_backward, aten.mm, aten.addmm}
+PRODUCTS = {aten.convolution, aten.convolution_backward, aten.mm, aten.addmm, torch.ops.roadmap.depthwise}
 REDUCED = {aten.gelu, aten.gelu_backward, aten.relu_, aten.threshold_backward, aten.native_layer_norm}
 NORMALISED = {aten.native_batch_norm, aten.cudnn_batch_norm, aten._native_batch_norm_legit_no_training}
 WHOLE = {aten._log_softmax, aten._log_softmax_backward_data, aten._fused_adamw_, aten.linalg_vector_norm}
@@ -127,16 +129,25 @@ def read_nothing(self):
     return [0.0] * len(values) + known
 
 
-def pinned_batches(data_loader):
+def pinned(*shape, dtype=torch.uint8):
+    return torch.empty(*shape, dtype=dtype, pin_memory=True)
+
+
+def images_read(data_loader):
+    """What a loader's processes send."""
     for keys in data_loader.batch_sampler:
-        yield (
-            torch.empty(len(keys), 3, 32, 32, dtype=torch.uint8, pin_memory=True),
-            torch.empty(len(keys), dtype=torch.int64, pin_memory=True),
-        )
+        yield pinned(len(keys), 3, 32, 32), pinned(len(keys), dtype=torch.int64)
+
+
+def crops_read(data_loader):
+    """Likewise, where augmentation is left to the device."""
+    for request in data_loader.sampler:
+        count = len(request.indices)
+        yield Crops(pinned(count * 20 * 30, 3), np.full((count, 2), (20, 30)), pinned(count, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-@pytest.mark.parametrize("pipeline", [Pipeline.loader, Pipeline.device])
+@pytest.mark.parametrize("pipeline", [Pipeline.loader, Pipeline.stream, Pipeline.device])
 def test_an_epoch_never_waits(tmp_path, tiny_images, monkeypatch, pipeline, precision):
     """From the first batch to the score of the averaged weights; what is prepared once may wait."""
     settings = [f"recipe.precision={precision}", f"data.pipeline={pipeline}", "recipe.ema=0.9", "runtime.compile=none"]
@@ -144,7 +155,8 @@ def test_an_epoch_never_waits(tmp_path, tiny_images, monkeypatch, pipeline, prec
     experiment = compose(["+step=resnet", *QUICK, *PAPER, *images, *settings, "recipe.epochs=1", f"output={tmp_path}"])
     found = sources.checked_images(experiment.data, 4)
     monkeypatch.setattr(Readings, "_read", read_nothing)
-    monkeypatch.setattr(loader, "_read", pinned_batches)
+    monkeypatch.setattr(loader, "read", images_read)
+    monkeypatch.setattr(stream, "read", crops_read)
     monkeypatch.setattr(Accuracy, "compute", lambda self, _: {"top1": 0.0})
     with pretended_gpu() as watch:
         run = prepare(experiment, found, RunFolder.of(experiment, "0" * 16), GPU)
@@ -157,10 +169,11 @@ def test_an_epoch_never_waits(tmp_path, tiny_images, monkeypatch, pipeline, prec
     assert run.state.epoch == 1
 
 
-def test_all_of_the_papers_augmentation_stays_on_the_device():
+@pytest.mark.parametrize("kernels", [False, True])
+def test_all_of_the_papers_augmentation_stays_on_the_device(kernels):
     experiment = compose(["+step=gelu", *PAPER, "data.image_size=40"])
     data, recipe, sizes = experiment.data, experiment.recipe, np.full(200, 50)
-    with pretended_gpu() as watch:
+    with pretended_gpu(kernels) as watch:
         augmentation = Augmentation(data, recipe, 0, NormalizeAndErase(data, recipe, 0, CUDA))
         pixels, targets = torch.empty(200 * 50 * 50, 3, dtype=torch.uint8, device=CUDA), torch.empty(200, device=CUDA)
         pictures = Pictures(pixels, targets, np.arange(200) * 50 * 50, sizes, sizes)
@@ -172,6 +185,24 @@ def test_all_of_the_papers_augmentation_stays_on_the_device():
         func for func, arguments, _ in watch.calls if func.overloadpacket is aten.bmm and dtypes(arguments)[0] != torch.float64
     ]
     assert not wide  # its sums are exact in float64 alone
+
+
+@pytest.mark.parametrize("step", ["resnet", "separate_downsampling"])
+def test_the_compiler_takes_a_network_whole(step):
+    """With autocast and our own operator: what breaks the graph raises, and a number of the host would keep out CUDA graphs."""
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(devices(inputs))
+        return graph.forward
+
+    with pretended_gpu(), _pop_mode_temporarily(), torch.autocast("cuda", dtype=torch.bfloat16):  # it knows no watching mode
+        update = on_the_device(f"+step={step}", *PAPER)
+        update.network.compile(dynamic=False, fullgraph=True, backend=backend)
+        outputs = update.network(update.task.dummy_batch(8, 32, CUDA).images)
+        assert (outputs.device, outputs.dtype) == (CUDA, torch.bfloat16)
+    torch._dynamo.reset()
+    assert graphs == [{CUDA}]
 
 
 WAITING = {
