@@ -77,7 +77,7 @@ choice() { # the learning rate of the Imagenette study at both ends, on held-out
   local step rate
   for step in resnet separate_downsampling; do
     for rate in 5e-4 1e-3 2e-3; do
-      OMP_NUM_THREADS=2 run "${CHOICE_SECONDS:-230}" "choice-$step-$rate" python3 -m roadmap.run +study=imagenette \
+      OMP_NUM_THREADS=2 run "${CHOICE_SECONDS:-200}" "choice-$step-$rate" python3 -m roadmap.run +study=imagenette \
         study.name=imagenette_choice "+step=$step" data.path=imagenette160.zip data.held_out=0.1 "recipe.lr=$rate" \
         runtime.keep_weights=false runtime.progress=false runtime.threads=2 ${RUN:-} > "$site/choice-$step-$rate.log" &
     done
@@ -92,13 +92,14 @@ side_by_side() { # what nobody times
   cat "$site"/*.log | grep -A 4 ==
 }
 
+depthwise() { run 50 depthwise python3 $here/depthwise.py; }
+
 augmentation() { run 60 augmentation python3 $here/augmentation.py; }
 
 ends() { bench 200 ends --steps resnet,separate_downsampling --rounds 3 --profile; }
 
 last() { # with what the first sitting's profile asked for
   bench 90 last --steps separate_downsampling --rounds 3 --against timm_best --profile --output $here/h100-depthwise
-  bench 60 last-eager --steps separate_downsampling --rounds 3 --against timm_best --compile none --output $here/h100-depthwise-eager
 }
 
 eager() {
