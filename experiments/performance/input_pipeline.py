@@ -16,6 +16,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image, ImageOps
@@ -41,6 +42,11 @@ COLUMNS = (
     Column("cost", "CPU, ms a picture: median (least to most)"),
     Column("share", "timm's / it, round by round: median (least to most)"),
 )
+RATES = (
+    Column("workers", "loader processes"),
+    Column("rate", "pictures a second: median (least to most)"),
+    Column("cost", "CPU of all processes, ms a picture"),
+)
 
 
 def main() -> None:
@@ -60,7 +66,7 @@ def main() -> None:
         print(f"{len(files)} photographs, {statistics.mean(path.stat().st_size for path in files) / 1000:.0f} kB each\n")
         print(as_markdown(list(rows(in_turn(ways, arguments.rounds))), COLUMNS, ""))
         for name, one in (("stream", plain), (f"stream, packed at {SIDE}", small)):
-            print(f"{name}, pictures a second: {rates(one, len(cores()), arguments.rounds)}")
+            print("\n" + as_markdown(list(rates(one, len(cores()), arguments.rounds)), RATES, name))
 
 
 def prepare(folder: Path, root: Path, as_they_are: bool) -> list[Path]:
@@ -178,16 +184,27 @@ def spread(values: Sequence[float], digits: int) -> str:
     return "{:.{d}f} ({:.{d}f} to {:.{d}f})".format(statistics.median(values), min(values), max(values), d=digits)
 
 
-def rates(one: Experiment, most: int, rounds: int) -> str:
-    """What comes out of the loader with 1, 2, ... processes, in turn."""
-    streams, found = {workers: pipeline(one, workers) for workers in range(1, most + 1)}, defaultdict(list)
+def rates(one: Experiment, most: int, rounds: int) -> Iterator[dict[str, str]]:
+    """What comes out of the loader with 1, 2, ... processes, in turn, and the CPU time of all processes."""
+    streams = {workers: pipeline(one, workers) for workers in range(1, most + 1)}
+    rates, costs = defaultdict(list), defaultdict(list)
     for number in range(rounds + 1):
         for workers, stream in streams.items():
             requests(stream, number)
-            before = time.perf_counter()
+            began, before = time.perf_counter(), used(stream)
             pictures = sum(len(crops.targets) for crops in read(stream.train))
-            found[workers].append(pictures / (time.perf_counter() - before))
-    return "; ".join(f"{workers} processes {spread(counts[1:], 0)}" for workers, counts in found.items())
+            rates[workers].append(pictures / (time.perf_counter() - began))
+            costs[workers].append(1000 * (used(stream) - before) / pictures)
+    for workers in streams:  # the first round starts the processes
+        yield {"workers": str(workers), "rate": spread(rates[workers][1:], 0), "cost": spread(costs[workers][1:], 2)}
+
+
+def used(stream: Stream) -> float:
+    """CPU seconds of this process and of the loader's, in hundredths (Linux)."""
+    loader: Any = stream.train._iterator
+    processes = [os.getpid(), *(worker.pid for worker in ([] if loader is None else loader._workers))]
+    times = [Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11:13] for process in processes]
+    return sum(int(ticks) for pair in times for ticks in pair) / os.sysconf("SC_CLK_TCK")
 
 
 if __name__ == "__main__":
