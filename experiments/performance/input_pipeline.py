@@ -9,6 +9,7 @@ sent); and that from a packed store. Then the rates of the whole loader with 1, 
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import statistics
 import tempfile
@@ -18,9 +19,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import simplejpeg
 import torch
 from PIL import Image, ImageOps
 from timm.data import create_transform
+from torchvision.io import decode_jpeg
 
 from roadmap.base.processes import cores
 from roadmap.base.tables import Column, as_markdown
@@ -63,10 +67,11 @@ def main() -> None:
         list(pack_images(plain.data, packed, Form(SIDE, 90, 4096)))
         small = experiment(packed)
         ways = {"timm's transforms": timms(plain), "stream": streamed(plain), f"stream, packed at {SIDE}": streamed(small)}
+        ways |= {f"read and decode whole, {name}": decoded(plain, decode) for name, decode in DECODERS.items()}
         print(f"{len(files)} photographs, {statistics.mean(path.stat().st_size for path in files) / 1000:.0f} kB each\n")
         print(as_markdown(list(rows(in_turn(ways, arguments.rounds))), COLUMNS, ""))
         for name, one in (("stream", plain), (f"stream, packed at {SIDE}", small)):
-            print("\n" + as_markdown(list(rates(one, len(cores()), arguments.rounds)), RATES, name))
+            print(f"\n{name}\n\n{as_markdown(list(rates(one, len(cores()), arguments.rounds)), RATES, '')}")
 
 
 def prepare(folder: Path, root: Path, as_they_are: bool) -> list[Path]:
@@ -121,6 +126,24 @@ def timms(plain: Experiment) -> Callable[[int], int]:
         return found.train.size
 
     return epoch
+
+
+def decoded(plain: Experiment, decode: Callable[[bytes], object]) -> Callable[[int], int]:
+    found = sources.list_images(plain.data)
+
+    def epoch(number: int) -> int:
+        for path, _ in found.train.files:
+            decode(path.read_bytes())
+        return found.train.size
+
+    return epoch
+
+
+DECODERS: dict[str, Callable[[bytes], object]] = {
+    "Pillow": lambda content: np.asarray(Image.open(io.BytesIO(content))),
+    "torchvision": lambda content: decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8)),
+    "simplejpeg": lambda content: simplejpeg.decode_jpeg(content, fastdct=False, fastupsample=False),
+}
 
 
 def streamed(plain: Experiment) -> Callable[[int], int]:
