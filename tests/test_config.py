@@ -104,6 +104,11 @@ def test_identity_stays_with_everything_else(override):
     assert identity(one, "f") == identity(other, "f")
 
 
+def test_stream_and_device_make_the_same_pictures_and_so_the_same_run():
+    stream, device, loader = (identity(compose([*BASE, f"data.pipeline={kind}"]), "f") for kind in ("stream", "device", "loader"))
+    assert stream == device != loader
+
+
 def test_identity_follows_the_data_and_not_the_steps_name():
     one = compose(BASE)
     assert identity(one, "f") != identity(one, "g")

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from roadmap.model.depthwise import Depthwise
+from roadmap.train.precision import tf32
 
 SHAPES = [(2, 40, 9, 11, 7), (3, 5, 8, 4, 3), (1, 33, 7, 7, 7), (2, 3, 1, 1, 7), (1, 8, 5, 16, 5), (2, 96, 14, 14, 7)]
 INTERPRETED = """
@@ -48,6 +49,7 @@ def test_on_a_cpu_the_layer_is_torchs_own():
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize(("precision", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 2e-2)])
 def test_a_gpu_computes_the_convolution_and_its_gradients(precision, tolerance, compiled):
+    tf32(False)  # in the weights' gradient, which is cuDNN's
     for images, channels, height, width, size in SHAPES if not compiled else SHAPES[-1:]:
         layer = Depthwise(channels, channels, size, padding=size // 2, groups=channels)
         x = torch.randn(images, channels, height, width)

@@ -125,6 +125,20 @@ def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path, step):
     assert [line["top1"] for line in lines] == [line["top1"] for line in expected]
 
 
+def test_a_streamed_run_goes_on_with_the_images_on_the_device_to_the_same_bits(tmp_path):
+    kinds = ["data.pipeline=stream"], ["data.pipeline=device"]
+    whole = trainer(tmp_path / "a", *EVERYTHING, *kinds[0])
+    assert whole.data.name == "stream"
+    expected = train(whole)
+    stopped = trainer(tmp_path / "b", *EVERYTHING, *kinds[0])
+    with pytest.raises(Stopped), Bar(1, 0, "", show=False) as bar:
+        list(stopped.train(bar, StopAfter(2)))
+    last = trainer(tmp_path / "b", *EVERYTHING, *kinds[1])
+    last.state.resume()
+    assert [line["train_loss"] for line in train(last)] == [line["train_loss"] for line in expected[-last.recipe.epochs :]]
+    assert same(weights(whole), weights(last))
+
+
 def test_parameter_groups(tmp_path):
     run = trainer(tmp_path, step="separate_downsampling")
     groups = {group["weight_decay"]: {id(p) for p in group["params"]} for group in run.step.optimizer.param_groups}

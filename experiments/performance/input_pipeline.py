@@ -9,6 +9,7 @@ sent); and that from a packed store. Then the rates of the whole loader with 1, 
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import statistics
 import tempfile
@@ -16,10 +17,14 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import simplejpeg
 import torch
 from PIL import Image, ImageOps
 from timm.data import create_transform
+from torchvision.io import decode_jpeg
 
 from roadmap.base.processes import cores
 from roadmap.base.tables import Column, as_markdown
@@ -27,7 +32,7 @@ from roadmap.config.compose import compose
 from roadmap.config.schema import DataConfig, Experiment
 from roadmap.data.batches import batches
 from roadmap.data.device.augment import NormalizeAndErase
-from roadmap.data.images import sources
+from roadmap.data.images import jpeg, sources
 from roadmap.data.images.packing import Form, pack_images
 from roadmap.data.loader import read
 from roadmap.data.stream import CropReader, Request, Stream
@@ -40,6 +45,11 @@ COLUMNS = (
     Column("way", "way"),
     Column("cost", "CPU, ms a picture: median (least to most)"),
     Column("share", "timm's / it, round by round: median (least to most)"),
+)
+RATES = (
+    Column("workers", "loader processes"),
+    Column("rate", "pictures a second: median (least to most)"),
+    Column("cost", "CPU of all processes, ms a picture"),
 )
 
 
@@ -57,10 +67,12 @@ def main() -> None:
         list(pack_images(plain.data, packed, Form(SIDE, 90, 4096)))
         small = experiment(packed)
         ways = {"timm's transforms": timms(plain), "stream": streamed(plain), f"stream, packed at {SIDE}": streamed(small)}
+        ways["stream, each picture decoded whole"] = whole(streamed(plain))
+        ways |= {f"read and decode whole, {name}": decoded(plain, decode) for name, decode in DECODERS.items()}
         print(f"{len(files)} photographs, {statistics.mean(path.stat().st_size for path in files) / 1000:.0f} kB each\n")
         print(as_markdown(list(rows(in_turn(ways, arguments.rounds))), COLUMNS, ""))
         for name, one in (("stream", plain), (f"stream, packed at {SIDE}", small)):
-            print(f"{name}, pictures a second: {rates(one, len(cores()), arguments.rounds)}")
+            print(f"\n{name}\n\n{as_markdown(list(rates(one, len(cores()), arguments.rounds)), RATES, '')}")
 
 
 def prepare(folder: Path, root: Path, as_they_are: bool) -> list[Path]:
@@ -117,6 +129,24 @@ def timms(plain: Experiment) -> Callable[[int], int]:
     return epoch
 
 
+def decoded(plain: Experiment, decode: Callable[[bytes], object]) -> Callable[[int], int]:
+    found = sources.list_images(plain.data)
+
+    def epoch(number: int) -> int:
+        for path, _ in found.train.files:
+            decode(path.read_bytes())
+        return found.train.size
+
+    return epoch
+
+
+DECODERS: dict[str, Callable[[bytes], object]] = {
+    "Pillow": lambda content: np.asarray(Image.open(io.BytesIO(content))),
+    "torchvision": lambda content: decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8)),
+    "simplejpeg": lambda content: simplejpeg.decode_jpeg(content, fastdct=False, fastupsample=False),
+}
+
+
 def streamed(plain: Experiment) -> Callable[[int], int]:
     stream = pipeline(plain, 0)
     crops = stream.train.dataset
@@ -135,6 +165,19 @@ def streamed(plain: Experiment) -> Callable[[int], int]:
         return pictures
 
     return epoch
+
+
+def whole(epoch: Callable[[int], int]) -> Callable[[int], int]:
+    """The same, with so many rows below each box that no JPEG is shortened."""
+
+    def without(number: int) -> int:
+        kept, jpeg.BELOW = jpeg.BELOW, 2**16
+        try:
+            return epoch(number)
+        finally:
+            jpeg.BELOW = kept
+
+    return without
 
 
 def requests(stream: Stream, epoch: int) -> Iterator[Request]:
@@ -178,16 +221,27 @@ def spread(values: Sequence[float], digits: int) -> str:
     return "{:.{d}f} ({:.{d}f} to {:.{d}f})".format(statistics.median(values), min(values), max(values), d=digits)
 
 
-def rates(one: Experiment, most: int, rounds: int) -> str:
-    """What comes out of the loader with 1, 2, ... processes, in turn."""
-    streams, found = {workers: pipeline(one, workers) for workers in range(1, most + 1)}, defaultdict(list)
+def rates(one: Experiment, most: int, rounds: int) -> Iterator[dict[str, str]]:
+    """What comes out of the loader with 1, 2, ... processes, in turn, and the CPU time of all processes."""
+    streams = {workers: pipeline(one, workers) for workers in range(1, most + 1)}
+    rates, costs = defaultdict(list), defaultdict(list)
     for number in range(rounds + 1):
         for workers, stream in streams.items():
             requests(stream, number)
-            before = time.perf_counter()
+            began, before = time.perf_counter(), used(stream)
             pictures = sum(len(crops.targets) for crops in read(stream.train))
-            found[workers].append(pictures / (time.perf_counter() - before))
-    return "; ".join(f"{workers} processes {spread(counts[1:], 0)}" for workers, counts in found.items())
+            rates[workers].append(pictures / (time.perf_counter() - began))
+            costs[workers].append(1000 * (used(stream) - before) / pictures)
+    for workers in streams:  # the first round starts the processes
+        yield {"workers": str(workers), "rate": spread(rates[workers][1:], 0), "cost": spread(costs[workers][1:], 2)}
+
+
+def used(stream: Stream) -> float:
+    """CPU seconds of this process and of the loader's, in hundredths (Linux)."""
+    loader: Any = stream.train._iterator
+    processes = [os.getpid(), *(worker.pid for worker in ([] if loader is None else loader._workers))]
+    times = [Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11:13] for process in processes]
+    return sum(int(ticks) for pair in times for ticks in pair) / os.sysconf("SC_CLK_TCK")
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ if torch.cuda.is_available():
 END
 }
 
-tests() { run 170 tests python3 -m pytest -m gpu tests -n 8 --dist worksteal -rA -W default --durations=12 -p no:cacheprovider; }
+tests() { run 170 tests python3 -m pytest -m gpu tests -v -n 8 --dist worksteal -rA -W default --durations=12 -p no:cacheprovider; }
 
 nccl() { # whether two processes may share a GPU
   run 60 nccl python3 -m torch.distributed.run --nproc-per-node 2 $here/nccl_on_one_gpu.py

@@ -8,7 +8,7 @@ import json
 from enum import Enum
 from typing import Any
 
-from roadmap.config.schema import Experiment, Pipeline, TaskName
+from roadmap.config.schema import Experiment, TaskName
 
 
 def plain(node: Any) -> Any:
@@ -48,8 +48,7 @@ def decisive(experiment: Experiment, fingerprint: str) -> dict[str, Any]:
     data = {key: value for key, value in plain(experiment.data).items() if key not in ("path", "accept", "download", "workers")}
     if not data["held_out"]:
         del data["held_out"]
-    if data["pipeline"] == Pipeline.stream:
-        data["pipeline"] = Pipeline.device.value  # the same pictures, bit for bit
+    data["pipeline"] = experiment.data.pipeline.pictures.value
     decides = {
         "model": model,
         "data": {**data, "fingerprint": fingerprint},

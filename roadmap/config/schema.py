@@ -163,6 +163,11 @@ class Pipeline(StrEnum):
     device = "device"  # decoded once, kept on the device as bytes and augmented there in batches
     stream = "stream"  # decoded in processes of their own and augmented on the device: the pictures of device, bit for bit
 
+    @property
+    def pictures(self) -> Pipeline:
+        """The pipeline that stands for all that make the same pictures."""
+        return Pipeline.device if self is Pipeline.stream else self
+
 
 class Fault(StrEnum):
     """What is wrong with images that can be trained on all the same, where one knows of it."""

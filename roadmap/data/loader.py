@@ -155,6 +155,7 @@ def worker_count(data: DataConfig) -> int:
 
 def _end_workers() -> None:
     """Kill the workers as the process ends: Python would send them a SIGTERM, which they ignore, and wait for them."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would take the end of one for a fault
     for worker in multiprocessing.active_children():
         if worker.daemon:
             worker.kill()

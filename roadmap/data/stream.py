@@ -84,6 +84,9 @@ class Requests:
     def __init__(self, batches: Batches) -> None:
         self.batches = batches
 
+    def __len__(self) -> int:
+        return len(self.batches)
+
     def __iter__(self) -> Iterator[Request]:
         for keys in self.batches:
             indices = indices_of(keys)

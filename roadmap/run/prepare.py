@@ -56,7 +56,7 @@ def prepare(experiment: Experiment, inventory: Inventory, folder: RunFolder, ran
     step = Update(network, optimizer, task, precision, ranks, micro_batches)
 
     about = {"run": folder.path.name, "experiment": plain(experiment)}
-    about |= {"precision": precision.value, "pipeline": batches.name.value, "processes": ranks.world}
+    about |= {"precision": precision.value, "pipeline": batches.name.pictures.value, "processes": ranks.world}
     fixed = ("precision", "pipeline", "processes") if recipe.sync_batchnorm else ("precision", "pipeline")
     updates = UpdateLog(folder.path / "updates.csv")
     state = State(folder, step, average, updates, about, fixed, runtime.checkpoint_seconds)
