@@ -20,6 +20,7 @@ from scipy import special
 Array = np.ndarray[Any, Any]
 
 LEAST_ROWS = 5  # from which on the other rows tell what a seed adds to all
+SURE = 0.97  # of Satterthwaite's degrees of freedom: with four or five runs a row, all of them are a little too many
 NOTHING = 1e-9  # of a variance, left where only rounding is left: planted numbers, not those of runs
 
 
@@ -84,7 +85,7 @@ class Noise:
         amount = parts.sum(-1) + shared
         free, of_shared = np.maximum(self.counts - 1, 1)[..., None, :], max(self.values.shape[-1] - 1, 1)
         freedom = _ratio(amount**2, (parts**2 / free).sum(-1) + shared**2 / of_shared)
-        freedom = _held(np.where(amount == 0, 1.0, freedom), taken, free)
+        freedom = SURE * _held(np.where(amount == 0, 1.0, freedom), taken, free)
         return self._paired(weights, np.sqrt(amount), freedom) if self.few else (np.sqrt(amount), freedom)
 
     def _paired(self, weights: Array, errors: Array, freedom: Array) -> tuple[Array, Array]:
