@@ -194,6 +194,17 @@ def test_a_row_of_one_run_has_no_interval_and_is_no_comparison():
     assert least.p_holm == pytest.approx(3 * least.p)
 
 
+@pytest.mark.parametrize("rows", [2, ROWS])
+def test_rows_whose_runs_all_score_the_same_are_not_without_noise(rows):
+    """Three runs of 99 and three of 100 right in a hundred images: chance does that."""
+    values = np.where(np.arange(rows)[:, None] % 2, 99.0, 100.0) + np.zeros(3)
+    weights = chain(rows)
+    for grain, resolved in ((0.0, True), (1.0, False)):
+        errors, freedom = Noise(values, grain).spread(weights)
+        p = holm(two_sided(values.mean(-1) @ weights.T, errors, freedom))
+        assert ((p < 0.05) == resolved).all()
+
+
 def test_planted_numbers_without_noise_beside_the_seeds_keep_their_rows_deviation():
     rows = measured(np.arange(6.0)[:, None] * 10 + [50.0, 51.0, 52.0])
     assert rows.noise.variances == pytest.approx(1.0)

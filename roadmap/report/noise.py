@@ -29,6 +29,7 @@ class Noise:
     """The noise in a table of values (..., rows, seeds)."""
 
     values: Array
+    grain: float = 0.0  # values are multiples of it: a share of so many images
 
     @cached_property
     def counts(self) -> Array:
@@ -42,12 +43,17 @@ class Noise:
 
     @cached_property
     def variances(self) -> Array:
-        """Of a run of each row, what its seed adds to all rows taken out: (..., rows); NaN below two runs."""
+        """Of a run of each row, what its seed adds to all rows taken out: (..., rows); NaN below two runs.
+
+        Never below that of rounding to the grain: runs of equal score are not runs without noise.
+        """
         alone = variance(self.values)
-        if self.few:
-            return alone
-        rest = variance(self.values - others(self._centred))
-        return np.where(rest > NOTHING * alone, rest, alone)
+        rest = alone if self.few else variance(self.values - others(self._centred))
+        return np.maximum(np.where(rest > NOTHING * alone, rest, alone), self._rounding)
+
+    @property
+    def _rounding(self) -> float:
+        return self.grain**2 / 12
 
     @cached_property
     def _centred(self) -> Array:
@@ -95,7 +101,8 @@ class Noise:
         differences = values.sum(-2)
         same = (np.isfinite(differences) == (taken & np.isfinite(values)).any(-2)).all(-1)
         counts = np.isfinite(differences).sum(-1)
-        squares = variance(differences) / np.maximum(counts, 1)
+        rounding = self._rounding * (weights**2).sum(-1)
+        squares = np.maximum(variance(differences), rounding) / np.maximum(counts, 1)
         paired = same & (squares > NOTHING * errors**2)
         return np.where(paired, np.sqrt(squares), errors), np.where(paired, counts - 1, freedom)
 

@@ -142,8 +142,14 @@ def measure(study: Study, rows: Mapping[str, Row]) -> Measured | None:
     values = np.full((len(shared), len(study.plan.seeds)), np.nan)
     for name, at in place.items():
         values[at] = [rows[name].by_seed.get(seed, np.nan) for seed in study.plan.seeds]
-    noise = Noise(values)
+    noise = Noise(values, _grain(study))
     return Measured(noise, place) if (noise.counts > 1).any() else None
+
+
+def _grain(study: Study) -> float:
+    """What one image more or less adds to an accuracy, in points; 0 where that is not known."""
+    images = next((result.data.get("val") for result in study.results.values()), None)
+    return 100 / images if images and study.plan.metric.key.startswith("top") else 0.0
 
 
 def _row(study: Study, row: PlannedRow) -> Row:
