@@ -57,10 +57,9 @@ class Noise:
 
     @cached_property
     def _centred(self) -> Array:
-        """Values about their row's median, which one collapsed run does not move; NaN in rows of one run."""
-        several = self.counts[..., None] > 1
-        middle = np.nanmedian(np.where(several, self.values, 0.0), -1, keepdims=True)
-        return np.where(several, self.values - middle, np.nan)
+        """Values about their row's mean; NaN in rows of one run, which say nothing of seeds."""
+        means = np.nansum(self.values, -1) / np.maximum(self.counts, 1)
+        return np.where(self.counts[..., None] > 1, self.values - means[..., None], np.nan)
 
     @cached_property
     def of_seeds(self) -> Array:
