@@ -23,10 +23,15 @@ class Stem(nn.Sequential):
     def __init__(self, layout: StemLayout) -> None:
         parts: OrderedDict[str, nn.Module] = OrderedDict(layer=conv_layer(layout.conv))
         if layout.max_pool:
-            parts["pool"] = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+            parts["pool"] = max_pool()
         if layout.norm is not None:
             parts["norm"] = NORMS[layout.norm](layout.conv.out_channels)
         super().__init__(parts)
+
+
+def max_pool() -> nn.MaxPool2d:
+    """(N, C, H, W) to (N, C, H / 2, W / 2), as in a ResNet's stem."""
+    return nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
 
 
 class Stage(nn.Module):
