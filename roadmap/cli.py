@@ -24,7 +24,7 @@ COMMANDS = {
 USAGE = "\n".join(
     [
         "usage: roadmap COMMAND ...    (roadmap COMMAND --help: its options; roadmap --version)",
-        *(f"  {name:11}{what}" for name, (_, what) in COMMANDS.items()),
+        *(f"  {name:11} {what}" for name, (_, what) in COMMANDS.items()),
     ]
 )
 
