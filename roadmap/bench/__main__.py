@@ -221,7 +221,7 @@ def notes(rows: Sequence[dict[str, Any]], arguments: argparse.Namespace, peak: s
         f"rounds of at least {arguments.seconds:g} s, the contenders in turn; ratios are taken round by round.",
         f"Peak: {peak}. Its share counts 3 x 2 operations for each multiply-add of the forward pass.",
         *(
-            f"{row['step']}: {row['share_of_peak']:.0%} of the peak: other work slowed the product down, so this share says nothing."
+            f"{row['step']}: {row['share_of_peak']:.0%} of the peak: other work slowed the product down, so it says nothing."
             for row in rows
             if (row["share_of_peak"] or 0) > 1
         ),
