@@ -5,8 +5,6 @@ the same sum with the kernel turned round. Here both are one kernel: each thread
 reads a pixel once for all taps of a row. The gradient of the weights stays cuDNN's.
 """
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 from typing import Any
 
@@ -22,15 +20,28 @@ class Depthwise(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, H, W)."""
-        if x.device.type != "cuda" or not HAS_TRITON or not x.is_contiguous(memory_format=torch.channels_last):
-            return super().forward(x)
-        dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
-        bias = None if self.bias is None else self.bias.to(dtype)
-        result: Tensor = depthwise(x.to(dtype), self.weight.to(dtype), bias)
-        return result
+        return convolve_channels(x, self.weight, self.bias, self.padding[0])
 
 
 HAS_TRITON = find_spec("triton") is not None
+
+
+def convolve_channels(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
+    """Each channel of (N, C, H, W) with its own kernel, by the kernel of this file where it can."""
+    if not torch.jit.is_scripting():  # nor is the operator known where an exported network runs
+        if x.device.type == "cuda" and HAS_TRITON and not torch.compiler.is_exporting():
+            if x.is_contiguous(memory_format=torch.channels_last):
+                return _by_kernel(x, weight, bias)
+    return nn.functional.conv2d(x, weight, bias, 1, padding, 1, weight.shape[0])
+
+
+torch.fx.wrap("convolve_channels")  # one node: while it traces, torch.fx knows neither device nor strides
+
+
+def _by_kernel(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
+    result: Tensor = depthwise(x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
+    return result
 
 
 @torch.library.custom_op("roadmap::depthwise", mutates_args=(), device_types="cuda")

@@ -4,11 +4,10 @@ Its methods carry timm's names (`forward_features`, `forward_head`, `reset_class
 tools, `features_only=True` among them, work on every step.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint_sequential
 
@@ -44,7 +43,7 @@ class Stage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) to (N, C_out, H / 2, W / 2), the first stage at its input's resolution."""
         x = self.downsampling(x)
-        if self.grad_checkpointing and x.requires_grad:
+        if self.grad_checkpointing and not torch.jit.is_scripting() and x.requires_grad:
             return checkpoint_sequential(self.blocks, len(self.blocks), x, use_reentrant=False)
         return self.blocks(x)
 
