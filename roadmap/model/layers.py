@@ -103,7 +103,8 @@ def conv_layer(conv: Conv) -> nn.Sequential:
         conv.kernel_size,
         conv.stride,
         conv.padding,
-        groups=conv.groups,
+        conv.dilation,
+        conv.groups,
         bias=conv.bias,
     )
     if conv.norm is not None:
@@ -118,7 +119,8 @@ def _convolution(conv: Conv) -> type[nn.Conv2d]:
     if conv.kernel_size == 1 and conv.groups == 1:
         return Pointwise
     depthwise = conv.groups == conv.in_channels == conv.out_channels
-    return Depthwise if depthwise and conv.stride == 1 and conv.padding == conv.kernel_size // 2 else nn.Conv2d
+    plain = conv.stride == conv.dilation == 1 and conv.padding == conv.kernel_size // 2
+    return Depthwise if depthwise and plain else nn.Conv2d
 
 
 class DropPath(nn.Module):
@@ -140,12 +142,17 @@ class DropPath(nn.Module):
         """Keep or drop each image of (N, C, H, W)."""
         if not self.training or not self.active:
             return x
-        kept = torch.bernoulli(self.keep.expand(x.shape[0], 1, 1, 1)) / self.keep
-        return x * kept.to(x.dtype)
+        return drop_images(x, self.keep)
 
     def extra_repr(self) -> str:
         """The probability of dropping."""
         return f"{self.probability:.3f}"
+
+
+def drop_images(x: Tensor, keep: Tensor) -> Tensor:
+    """Keep each image of (N, C, H, W) with this probability."""
+    kept = torch.bernoulli(keep.expand(x.shape[0], 1, 1, 1)) / keep
+    return x * kept.to(x.dtype)
 
 
 class LayerScale(nn.Module):
@@ -168,7 +175,7 @@ def scale_channels(x: Tensor, gamma: Tensor) -> Tensor:
 
 
 # What asks for types, devices and shapes is one node to torch.fx, which knows none while it traces.
-for name in ("normalize_channels", "mix_channels", "scale_channels"):
+for name in ("normalize_channels", "mix_channels", "drop_images", "scale_channels"):
     torch.fx.wrap(name)
 
 
