@@ -202,7 +202,7 @@ class Network(nn.Module):
         """Numbers of stages, as timm's tools give them, in order."""
         count = len(self.stages)
         if isinstance(indices, int):
-            indices = range(-indices, 0) if 0 < indices <= count else [indices]
+            indices = range(-indices, 0)
         elif indices is None:
             indices = range(count)
         wanted = sorted({i + count if i < 0 else i for i in indices})

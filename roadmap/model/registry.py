@@ -38,14 +38,15 @@ default_cfgs: dict[str, Any] = {}  # where timm's registry looks for them
 def register() -> None:
     """Enter the models in timm's registry; the scale `tiny` goes without its name."""
     module = sys.modules[__name__]
-    models = {_name(step, scale): (step, scale) for step in known_steps() for scale in group_options("scale")}
+    models = {timm_name(step, scale): (step, scale) for step in known_steps() for scale in group_options("scale")}
     default_cfgs.update(generate_default_cfgs({name: PRETRAINED_CFG for name in models}))
     for name, (step, scale) in models.items():
         if not hasattr(module, name):
             setattr(module, name, register_model(_entry(name, step, scale)))
 
 
-def _name(step: str, scale: str) -> str:
+def timm_name(step: str, scale: str) -> str:
+    """What timm knows this step at this scale by."""
     return f"roadmap_{step}" if scale == "tiny" else f"roadmap_{step}_{scale}"
 
 
