@@ -1,4 +1,4 @@
-"""Networks that other tools take: torch.fx, TorchScript, torch.export, ONNX, torch.compile, torch.func, detection, segmentation."""
+"""Networks that other tools take: torch.fx, TorchScript, torch.export, ONNX, torch.compile, torch.func, and libraries on top."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.export import Dim
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.feature_extraction import create_feature_extractor
 
-import roadmap.timm
+import roadmap.timm  # noqa: F401
 from roadmap.config.steps import known_steps
 from roadmap.model.front import build_model
 from roadmap.model.layers import FEW_POSITIONS, Pointwise

@@ -43,7 +43,20 @@ def small(step, **options):
 def test_timms_own_tests_pass():
     """Of all of timm's tests of a model, ten examine a ConvNeXt; the smallest scale, or what TIMM_MODELS says."""
     environment = {"TIMM_MODELS": "roadmap_*_atto", **os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    options = ["-p", "timm_models", "-p", "no:cacheprovider", "-c", os.devnull, "-W", "ignore", "--tb=short", "-q", "-k", "roadmap"]
+    options = [
+        "-p",
+        "timm_models",
+        "-p",
+        "no:cacheprovider",
+        "-c",
+        os.devnull,
+        "-W",
+        "ignore",
+        "--tb=short",
+        "-q",
+        "-k",
+        "roadmap",
+    ]
     command = [sys.executable, "-m", "pytest", *options, str(TESTS)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     passed = re.search(r"^(\d+) passed", done.stdout, re.M)
@@ -160,7 +173,9 @@ def test_another_output_stride_is_refused():
 @pytest.mark.parametrize("kind", [None, "getter", "hook", "dict", "fx"])
 @pytest.mark.filterwarnings("ignore:NOTE. The nodes obtained by tracing:UserWarning")
 def test_rates_decay_by_layer_for_features_too(kind):
-    features = timm.create_model("roadmap_separate_downsampling_atto", features_only=True, **({"feature_cls": kind} if kind else {}))
+    features = timm.create_model(
+        "roadmap_separate_downsampling_atto", features_only=True, **({"feature_cls": kind} if kind else {})
+    )
     groups = param_groups_layer_decay(features, layer_decay=0.5)
     scales = {id(weight): group["lr_scale"] for group in groups for weight in group["params"]}
     by_name = {name.replace("stages_", "stages."): scales[id(weight)] for name, weight in features.named_parameters()}

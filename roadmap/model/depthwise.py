@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._jit_internal import is_scripting  # torch.jit's own, which does not export it to mypy
 
 
 class Depthwise(nn.Conv2d):
@@ -20,7 +21,7 @@ class Depthwise(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, H, W)."""
-        return convolve_channels(x, self.weight, self.bias, self.padding[0])
+        return convolve_channels(x, self.weight, self.bias, self.kernel_size[0] // 2)
 
 
 HAS_TRITON = find_spec("triton") is not None
@@ -28,14 +29,19 @@ HAS_TRITON = find_spec("triton") is not None
 
 def convolve_channels(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
     """Each channel of (N, C, H, W) with its own kernel, by the kernel of this file where it can."""
-    if not torch.jit.is_scripting():  # nor is the operator known where an exported network runs
-        if x.device.type == "cuda" and HAS_TRITON and not torch.compiler.is_exporting():
-            if x.is_contiguous(memory_format=torch.channels_last):
-                return _by_kernel(x, weight, bias)
+    if not is_scripting():  # noqa: SIM102 (TorchScript leaves out this if's body, and not the second half of a condition)
+        if _has_kernel(x):
+            return _by_kernel(x, weight, bias)
     return nn.functional.conv2d(x, weight, bias, 1, padding, 1, weight.shape[0])
 
 
 torch.fx.wrap("convolve_channels")  # one node: while it traces, torch.fx knows neither device nor strides
+
+
+def _has_kernel(x: Tensor) -> bool:
+    """Not for a network that is exported: where it will run, the operator is not known."""
+    by_triton = x.device.type == "cuda" and HAS_TRITON and x.is_contiguous(memory_format=torch.channels_last)
+    return by_triton and not torch.compiler.is_exporting()
 
 
 def _by_kernel(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Self
 
 import torch
 from torch import Tensor, nn
+from torch._jit_internal import is_scripting
 from torch.nn import functional
 
 from roadmap.config.schema import Activation, Norm
@@ -32,7 +33,7 @@ class LayerNorm2d(nn.LayerNorm):
 def normalize_channels(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """The layer norm of (N, C, H, W) over C, in the type of x."""
     x, channels = x.permute(0, 2, 3, 1), [weight.shape[0]]
-    if not torch.jit.is_scripting():  # which knows no autocast
+    if not is_scripting():  # noqa: SIM102 (as in `depthwise`; a script knows no autocast)
         if x.dtype != weight.dtype:
             with torch.autocast(x.device.type, enabled=False):
                 x = functional.layer_norm(x, channels, weight.to(x.dtype), bias.to(x.dtype), eps)
@@ -88,7 +89,7 @@ def mix_channels(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) ->
 
 def _many_positions(x: Tensor, few: int = FEW_POSITIONS) -> bool:
     """Exported, a network takes any number: there the convolution, which every runtime has."""
-    if not torch.jit.is_scripting():
+    if not is_scripting():  # noqa: SIM102
         if torch.compiler.is_exporting():
             return True
     return x.shape[0] * x.shape[2] * x.shape[3] > few

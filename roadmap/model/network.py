@@ -8,8 +8,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+from torch._jit_internal import is_scripting
 from torch.utils.checkpoint import checkpoint_sequential
 
 from roadmap.base.errors import Refused
@@ -45,7 +45,7 @@ class Stage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) to (N, C_out, H / 2, W / 2), the first stage at its input's resolution."""
         x = self.downsampling(x)
-        if self.grad_checkpointing and not torch.jit.is_scripting() and x.requires_grad:
+        if self.grad_checkpointing and not is_scripting() and x.requires_grad:
             return checkpoint_sequential(self.blocks, len(self.blocks), x, use_reentrant=False)
         return self.blocks(x)
 
@@ -96,13 +96,11 @@ class Network(nn.Module):
     (appendix A.1); norms start as the identity, the last one of a block too.
     """
 
-    def __init__(
-        self, layout: NetworkLayout, num_classes: int = 1000, drop_rate: float = 0.0, global_pool: str = "avg"
-    ) -> None:
+    def __init__(self, layout: NetworkLayout, num_classes: int = 1000, drop_rate: float = 0.0, global_pool: str = "avg") -> None:
         super().__init__()
         self.num_classes = num_classes
         self.num_features = self.head_hidden_size = layout.stages[-1].out_channels
-        self.feature_info = [
+        self.feature_info: list[dict[str, Any]] = [
             {"num_chs": stage.out_channels, "reduction": stage.reduction, "module": f"stages.{i}"}
             for i, stage in enumerate(layout.stages)
         ]

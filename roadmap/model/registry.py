@@ -39,7 +39,7 @@ def register() -> None:
     """Enter the models in timm's registry; the scale `tiny` goes without its name."""
     module = sys.modules[__name__]
     models = {timm_name(step, scale): (step, scale) for step in known_steps() for scale in group_options("scale")}
-    default_cfgs.update(generate_default_cfgs({name: PRETRAINED_CFG for name in models}))
+    default_cfgs.update(generate_default_cfgs(dict.fromkeys(models, PRETRAINED_CFG)))
     for name, (step, scale) in models.items():
         if not hasattr(module, name):
             setattr(module, name, register_model(_entry(name, step, scale)))

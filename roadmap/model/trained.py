@@ -39,17 +39,19 @@ def load_trained(folder: Path | str) -> nn.Module:
         raise Refused(f"{weights}: not there; a run keeps its weights with runtime.keep_weights=true") from None
     except Exception as error:  # a damaged file makes torch raise what it likes
         raise Refused(f"{weights}: not the weights of this run: {str(error).splitlines()[0]}") from error
-    network.pretrained_cfg = network.default_cfg = _pretrained_cfg(result)
+    network.pretrained_cfg = network.default_cfg = _pretrained_cfg(result)  # type: ignore[assignment]
     return network
 
 
 def _network(result: RunResult) -> nn.Module:
     """Freshly initialised; of a reference, the record holds its name and its stochastic depth alone."""
-    known = {key: value for key, value in result.model.items() if key != "reference"}
-    model = OmegaConf.merge(OmegaConf.structured(ModelConfig), known)
-    if _reference(result) is None:
-        model = OmegaConf.to_object(model)
-    return network_of(model, _reference(result), result.data["classes"], result.data["image_size"])
+    model, reference = result.model, _reference(result)
+    if reference is None:
+        known = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), model))
+        assert isinstance(known, ModelConfig)
+    else:
+        known = ModelConfig(drop_path=model["drop_path"])
+    return network_of(known, reference, result.data["classes"], result.data["image_size"])
 
 
 def _reference(result: RunResult) -> str | None:
