@@ -124,6 +124,11 @@ class StudyPlan:
         return next(row for row in self.rows if row.variant.name == name)
 
 
+def seed_and_identity(run: str) -> str:
+    """What of a run's name says which run it is: its row may have another name elsewhere."""
+    return run.rsplit("-s", 1)[-1]
+
+
 def write_plan(folder: Path, plan: StudyPlan) -> None:
     """Write `study.json` into a study's folder.
 

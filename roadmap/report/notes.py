@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from roadmap.report.agreement import agreement_note
+from roadmap.report.recipe import recipe_words
 from roadmap.report.records import Study
 from roadmap.report.statistics import Analysis, Noise, written_p
 
@@ -12,7 +13,7 @@ def notes(study: Study, analysis: Analysis) -> list[str]:
     plan, first = study.plan, next(iter(study.speeds.values()), None)
     lines = [
         f"Ours: {plan.ends} (scale {plan.scale.name}) on {plan.measured_on}, recipe "
-        f"{plan.recipe}, final epoch, mean ± standard deviation over n seeds. The paper's numbers are "
+        f"{recipe_words(study)}, final epoch, mean ± standard deviation over n seeds. The paper's numbers are "
         f"ImageNet-1K's and not comparable with ours."
     ]
     if analysis.noise is None:

@@ -56,6 +56,13 @@ def load(folder: Path) -> Study:
     return Study(folder, plan, results, histories, len(strangers), committed, _speeds(folder, plan))
 
 
+def read_results(folder: Path, plan: StudyPlan) -> dict[str, RunResult]:
+    """The results of a plan's runs, from `runs/` or from `records.jsonl`, comparable or not."""
+    committed = {name: result for name, (result, _) in _records(folder).items() if name in plan.runs}
+    there = {name: RunFolder(folder / "runs" / name).result() for name in plan.runs}
+    return committed | {name: result for name, result in there.items() if result is not None}
+
+
 def write_records(study: Study) -> None:
     """Write every result, its epochs with it, as one line of `records.jsonl`.
 

@@ -14,10 +14,11 @@ from roadmap.report.records import write_records
 from roadmap.report.report import Report
 
 WAIT_SECONDS = 120.0
+PAGE = "page.html"
 
 
 def write_report(folder: Path, keys: Sequence[str] = (), behind: Path | None = None) -> tuple[Report, str]:
-    """Write tables, figures, effects and records.
+    """Write tables, figures, effects and records, and the page anew where there is one: it is never older than the tables.
 
     Args:
         folder: of the study.
@@ -42,6 +43,10 @@ def write_report(folder: Path, keys: Sequence[str] = (), behind: Path | None = N
             files = _files(report, keys, other)
             for name, content in files.items():
                 write_atomic(folder / name, content)
+            if (folder / PAGE).is_file():
+                from roadmap.report.page import write_page
+
+                write_page(report)
     except OSError as error:
         raise StorageFault(f"{folder}: the report could not be written: {error}") from error
     return report, "\n".join([terminal(report, keys), f"{folder}: {', '.join([*files, 'records.jsonl'])}"])

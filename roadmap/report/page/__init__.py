@@ -22,6 +22,7 @@ from roadmap.report.page.environment import environment
 from roadmap.report.page.payload import block, payload
 from roadmap.report.page.progress import Progress
 from roadmap.report.page.tables import runs, sortable
+from roadmap.report.recipe import recipe_words
 from roadmap.report.records import Study, load
 from roadmap.report.report import Report
 
@@ -78,6 +79,7 @@ def render(
         state,
         plan=study.plan,
         metric=study.plan.metric,
+        recipe=recipe_words(study),
         status=_status(study, running),
         not_comparable=NOT_COMPARABLE,
         chart=roadmap(report, words),
