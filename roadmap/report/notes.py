@@ -16,6 +16,11 @@ def notes(study: Study, analysis: Analysis) -> list[str]:
         f"{recipe_words(study)}, final epoch, mean ± standard deviation over n seeds. The paper's numbers are "
         f"ImageNet-1K's and not comparable with ours."
     ]
+    if not study.planned:
+        lines.append(
+            "No study planned these runs. Each row is compared with the nearest step before it that was trained alike, else with "
+            "the first row of its own step; a seed that is missing is one that other rows have."
+        )
     if analysis.noise is None:
         lines.append("With one seed a row there is no deviation: no difference can be resolved.")
     elif any(effect.parts for effect in plan.effects):

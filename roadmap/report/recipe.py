@@ -15,7 +15,9 @@ SAID = ("name", "epochs")  # beside the recipe
 def recipe_words(study: Study) -> str:
     """For captions: `short with lr=0.002, warmup_epochs=1`; a recipe of one's own is told by how it differs from the paper's."""
     name = study.plan.recipe
-    settings: dict[str, Any] = next((result.recipe for result in study.results.values()), {})
+    recipes = [result.recipe for result in study.results.values()]
+    settings: dict[str, Any] = recipes[0] if recipes else {}
+    settings = {key: value for key, value in settings.items() if all(other.get(key) == value for other in recipes)}
     file = recipe_file(name)
     base = recipe_file("paper") or {} if file is None else file
     unequal = {key: value for key, value in settings.items() if key in base and key not in SAID and value != base[key]}

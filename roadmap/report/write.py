@@ -8,9 +8,8 @@ from pathlib import Path
 from roadmap.base.claims import claim
 from roadmap.base.errors import StorageFault
 from roadmap.base.files import remove_partial, write_atomic
-from roadmap.record.study import read_plan
 from roadmap.report.columns import effects_csv, latex, markdown, table_columns, table_csv, terminal
-from roadmap.report.records import write_records
+from roadmap.report.records import plan_in, write_records
 from roadmap.report.report import Report
 
 WAIT_SECONDS = 120.0
@@ -33,7 +32,7 @@ def write_report(folder: Path, keys: Sequence[str] = (), behind: Path | None = N
         StorageFault: where the folder cannot be written.
 
     """
-    table_columns(read_plan(folder), keys)  # without a study, or with a wrong key, nothing is made, not even the lock
+    table_columns(plan_in(folder), keys)  # without a study, or with a wrong key, nothing is made, not even the lock
     other = None if behind is None else Report.read(behind)
     try:
         with claim(folder / "claim", wait=WAIT_SECONDS):  # several sweeps may end at the same moment
