@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from roadmap.report.agreement import agreement_note
+from roadmap.report.recipe import recipe_words
 from roadmap.report.records import Study
 from roadmap.report.statistics import Analysis, Measured
 
@@ -12,9 +13,14 @@ def notes(study: Study, analysis: Analysis) -> list[str]:
     plan, first = study.plan, next(iter(study.speeds.values()), None)
     lines = [
         f"Ours: {plan.ends} (scale {plan.scale.name}) on {plan.measured_on}, recipe "
-        f"{plan.recipe}, final epoch, mean ± standard deviation over n seeds. The paper's numbers are "
+        f"{recipe_words(study)}, final epoch, mean ± standard deviation over n seeds. The paper's numbers are "
         f"ImageNet-1K's and not comparable with ours."
     ]
+    if not study.planned:
+        lines.append(
+            "No study planned these runs. Each row is compared with the nearest step before it that was trained alike, else with "
+            "the first row of its own step; a seed that is missing is one that other rows have."
+        )
     if analysis.measured is None:
         lines.append("With one seed a row there is no deviation: no difference can be resolved.")
     elif any(effect.parts for effect in plan.effects):

@@ -100,7 +100,7 @@ def _train(trainer: Trainer, experiment: Experiment, inventory: Inventory, finge
 def _follow_epochs(trainer: Trainer, experiment: Experiment, tracker: Tracker, stop: Stop) -> None:
     """Write each epoch into the record as it ends."""
     state, metric, updates = trainer.state, trainer.task.metric, trainer.data.updates
-    done, title = state.epoch * updates + state.update, f"{experiment.step.name} seed {experiment.seed}"
+    done, title = state.epoch * updates + state.update, f"{experiment.row} seed {experiment.seed}"
     with Bar(experiment.recipe.epochs * updates, done, title, experiment.runtime.progress) as bar:
         for line in trainer.train(bar, stop):
             state.updates.flush()

@@ -22,6 +22,7 @@ from roadmap.base.console import Parser, exits, say
 from roadmap.base.errors import EXIT_FAILED, EXIT_STOPPED, EXIT_STORAGE, Refused, RoadmapError
 from roadmap.base.processes import check_alone
 from roadmap.config.overrides import config_folders
+from roadmap.sweep.earlier import check_folder
 from roadmap.sweep.engines.base import Outcome
 from roadmap.sweep.engines.choose import engine
 from roadmap.sweep.engines.queue import Report, run_all
@@ -34,6 +35,7 @@ def main() -> int:
     arguments = read(sys.argv[1:])
     check_alone("roadmap.sweep")
     study = plan(arguments.overrides, config_folders(arguments.config_dir))
+    check_folder(study)
     for warning in study.warnings:
         print(f"roadmap: warning: {warning}", file=sys.stderr)
     chosen = [p for p in study.points if fnmatchcase(p.folder.path.name, arguments.only) or fnmatchcase(p.name, arguments.only)]
@@ -130,22 +132,21 @@ def progress(points: Sequence[Point]) -> Iterator[Report]:
 
 def _description(over: Sequence[Outcome], running: Sequence[Point], total: int) -> str:
     failed = sum(outcome.code != 0 for outcome in over)
-    names = ", ".join(f"{point.experiment.step.name} s{point.experiment.seed}" for point in running)
+    names = ", ".join(point.name for point in running)
     return f"{len(over)}/{total} runs" + (f", {failed} failed" if failed else "") + f"  {names}"
 
 
 def _line(outcome: Outcome, number: int, total: int) -> str:
-    experiment = outcome.point.experiment
     result = outcome.point.folder.result() if outcome.code == 0 else None
     said = outcome.reason or (f"{result.final}, {result.seconds:.1f} s" if result else "")
-    return f"[{number}/{total}] {experiment.step.name} seed {experiment.seed}: {said}"
+    return f"[{number}/{total}] {outcome.point.name}: {said}"
 
 
 def conclude(outcomes: list[Outcome], max_failures: int | None = None) -> int:
     """Say what failed, why, and where its log is; the sweep's exit code."""
     failed = [o for o in outcomes if o.failed]
     for outcome in failed:
-        print(f"failed: {outcome.point.folder.path.name}: {outcome.reason}\n        {outcome.point.folder.log}", file=sys.stderr)
+        print(f"failed: {outcome.point.name}: {outcome.reason}\n        {outcome.point.folder.log}", file=sys.stderr)
     stopped = sum(o.code == EXIT_STOPPED for o in outcomes)
     if stopped:
         print(f"{stopped} runs are stopped or not started; the same command goes on with them", file=sys.stderr)
