@@ -7,14 +7,16 @@ tools, `features_only=True` among them, work on every step.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any
+from collections.abc import Callable
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint_sequential
 
-from roadmap.config.schema import ModelConfig, Norm
+from roadmap.config.schema import Initialisation, ModelConfig, Norm
 from roadmap.model.layers import NORMS, Block, conv_layer
 from roadmap.model.layout import NetworkLayout, StageLayout, StemLayout, layout
+
+BLOCKS_OF_A_LAYER = 3
 
 
 class Stem(nn.Sequential):
@@ -77,11 +79,18 @@ class Network(nn.Module):
     """An image classifier: (N, 3, H, W) to (N, num_classes).
 
     Weights of convolutions and the classifier start from a truncated normal of deviation 0.02, biases from 0
-    (appendix A.1); norms start as the identity, the last one of a block too.
+    (appendix A.1), or as torchvision's ResNets; norms start as the identity, the last one of a block too.
     """
 
-    def __init__(self, layout: NetworkLayout, num_classes: int = 1000, drop_rate: float = 0.0) -> None:
+    def __init__(
+        self,
+        layout: NetworkLayout,
+        num_classes: int = 1000,
+        drop_rate: float = 0.0,
+        initialisation: Initialisation = Initialisation.paper,
+    ) -> None:
         super().__init__()
+        self.init_weights = INITIALISATIONS[initialisation]
         self.num_classes = num_classes
         self.num_features = self.head_hidden_size = layout.stages[-1].out_channels
         self.feature_info = [
@@ -91,7 +100,7 @@ class Network(nn.Module):
         self.stem = Stem(layout.stem)
         self.stages = nn.Sequential(*map(Stage, layout.stages))
         self.head = Head(layout.head_norm, self.num_features, num_classes, drop_rate)
-        self.apply(init_weights)
+        self.apply(self.init_weights)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (N, 3, H, W) to features (N, C, H / 32, W / 32)."""
@@ -115,7 +124,7 @@ class Network(nn.Module):
         """Replace the last linear layer; the pooling is always the average."""
         self.num_classes = num_classes
         self.head.fc = classifier(self.num_features, num_classes)
-        self.head.apply(init_weights)
+        self.head.apply(self.init_weights)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep only each block's input in memory and compute the rest again in the backward pass."""
@@ -123,12 +132,20 @@ class Network(nn.Module):
             assert isinstance(stage, Stage)
             stage.grad_checkpointing = enable
 
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Layer groups, for layer-wise learning rates."""
-        stages = (
-            r"^stages\.(\d+)" if coarse else [(r"^stages\.(\d+)\.downsampling", (0,)), (r"^stages\.(\d+)\.blocks\.(\d+)", None)]
-        )
-        return {"stem": r"^stem", "blocks": stages}
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], tuple[int, ...]]:
+        """The layer that a weight belongs to, for layer-wise rates: of three blocks (appendix A.2), or coarse, of a stage.
+
+        The stem comes first, the head last; what lies between two stages belongs to the blocks after it.
+        """
+
+        def layer(name: str) -> tuple[int, ...]:
+            part, *rest = name.split(".")
+            if part != "stages":
+                return (0,) if part == "stem" else (2,)
+            block = int(rest[2]) if rest[1] == "blocks" else 0
+            return (1, int(rest[0])) if coarse else (1, int(rest[0]), block // BLOCKS_OF_A_LAYER)
+
+        return layer
 
 
 def init_weights(module: nn.Module) -> None:
@@ -139,6 +156,22 @@ def init_weights(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def build_network(model: ModelConfig, num_classes: int) -> Network:
-    """Build the network at these coordinates."""
-    return Network(layout(model), num_classes)
+def init_like_torchvision(module: nn.Module) -> None:
+    """Normal by fan-out for convolutions (He et al., 1502.01852), their biases 0; the classifier as torch makes it."""
+    if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+INITIALISATIONS: dict[Initialisation, Callable[[nn.Module], None]] = {
+    Initialisation.paper: init_weights,
+    Initialisation.torchvision: init_like_torchvision,
+}
+
+
+def build_network(
+    model: ModelConfig, num_classes: int, drop_rate: float = 0.0, initialisation: Initialisation = Initialisation.paper
+) -> Network:
+    """Build the network at these coordinates, with dropout before its classifier."""
+    return Network(layout(model), num_classes, drop_rate, initialisation)
