@@ -76,6 +76,7 @@ class StepConfig:
     parent: str | None = None
     label: str = ""
     group: str = ""
+    before: str | None = None  # the roadmap's first step, where this one is its network under another recipe
 
 
 class TaskName(StrEnum):
