@@ -59,7 +59,7 @@ def build_model(
     experiment = compose_run(overrides, config_dirs)
     for warning in ineffective_settings(experiment, settings, config_dirs):
         log.warning("%s", warning)
-    return Network(layout(experiment.model, in_chans, output_stride), num_classes, drop_rate, global_pool)
+    return Network(layout(experiment.model, in_chans, output_stride), num_classes, drop_rate, global_pool=global_pool)
 
 
 def _as_override(value: Any) -> str:

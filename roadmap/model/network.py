@@ -4,8 +4,9 @@ Its methods carry timm's names (`forward_features`, `forward_head`, `reset_class
 tools, `features_only=True` among them, work on every step.
 """
 
+import re
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,9 +14,12 @@ from torch._jit_internal import is_scripting
 from torch.utils.checkpoint import checkpoint_sequential
 
 from roadmap.base.errors import Refused
-from roadmap.config.schema import ModelConfig, Norm
+from roadmap.config.schema import Initialisation, ModelConfig, Norm
 from roadmap.model.layers import NORMS, Block, conv_layer
 from roadmap.model.layout import NetworkLayout, StageLayout, StemLayout, layout
+
+BLOCKS_OF_A_LAYER = 3
+LAYER = re.compile(r"(?:model\.|graph_module\.)?(?:(stem)\b|stages[._](\d+)(?:\.blocks\.(\d+))?)")
 
 
 class Stem(nn.Sequential):
@@ -98,11 +102,19 @@ class Network(nn.Module):
     """An image classifier: (N, 3, H, W) to (N, num_classes).
 
     Weights of convolutions and the classifier start from a truncated normal of deviation 0.02, biases from 0
-    (appendix A.1); norms start as the identity, the last one of a block too.
+    (appendix A.1), or as torchvision's ResNets; norms start as the identity, the last one of a block too.
     """
 
-    def __init__(self, layout: NetworkLayout, num_classes: int = 1000, drop_rate: float = 0.0, global_pool: str = "avg") -> None:
+    def __init__(
+        self,
+        layout: NetworkLayout,
+        num_classes: int = 1000,
+        drop_rate: float = 0.0,
+        initialisation: Initialisation = Initialisation.paper,
+        global_pool: str = "avg",
+    ) -> None:
         super().__init__()
+        self.init_weights = INITIALISATIONS[initialisation]
         self.num_classes = num_classes
         self.num_features = self.head_hidden_size = layout.stages[-1].out_channels
         self.feature_info: list[dict[str, Any]] = [
@@ -112,7 +124,7 @@ class Network(nn.Module):
         self.stem = Stem(layout.stem)
         self.stages = nn.Sequential(*map(Stage, layout.stages))
         self.head = Head(layout.head_norm, self.num_features, num_classes, drop_rate, global_pool)
-        self.apply(init_weights)
+        self.apply(self.init_weights)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (N, 3, H, W) to features (N, C, H / 32, W / 32)."""
@@ -143,7 +155,7 @@ class Network(nn.Module):
         pooling = global_pool if global_pool is not None else "avg" * isinstance(self.head.pool, nn.AdaptiveAvgPool2d)
         self.head.reset(self.num_features, num_classes, pooling)
         self.num_classes = num_classes
-        self.head.to(before.device, before.dtype).apply(init_weights)
+        self.head.to(before.device, before.dtype).apply(self.init_weights)
 
     def forward_intermediates(
         self,
@@ -219,16 +231,28 @@ class Network(nn.Module):
             assert isinstance(stage, Stage)
             stage.grad_checkpointing = enable
 
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Layer groups, for layer-wise learning rates."""
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], tuple[int, ...]]:
+        """Layers, for layer-wise learning rates."""
         return layer_groups(coarse)
 
 
-def layer_groups(coarse: bool = False) -> dict[str, Any]:
-    """Patterns of the parameters' names, of a network's own and as timm's `features_only` renames them."""
-    stage = r"^(?:model\.|graph_module\.)?stages[._](\d+)"
-    blocks = stage if coarse else [(rf"{stage}\.downsampling", (0,)), (rf"{stage}\.blocks\.(\d+)", None)]
-    return {"stem": r"^(?:model\.|graph_module\.)?stem", "blocks": blocks}
+def layer_groups(coarse: bool = False) -> Callable[[str], tuple[int, ...]]:
+    """The layer that a weight belongs to, by its name: of three blocks (appendix A.2), or coarse, of a stage.
+
+    The stem comes first, the head last; what lies between two stages belongs to the blocks after it. Names may be those
+    that timm's `features_only` makes of them.
+    """
+
+    def layer(name: str) -> tuple[int, ...]:
+        found = LAYER.match(name)
+        if found is None:
+            return (2,)
+        stem, stage, block = found.groups()
+        if stem:
+            return (0,)
+        return (1, int(stage)) if coarse else (1, int(stage), int(block or 0) // BLOCKS_OF_A_LAYER)
+
+    return layer
 
 
 def init_weights(module: nn.Module) -> None:
@@ -239,6 +263,22 @@ def init_weights(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def build_network(model: ModelConfig, num_classes: int) -> Network:
-    """Build the network at these coordinates."""
-    return Network(layout(model), num_classes)
+def init_like_torchvision(module: nn.Module) -> None:
+    """Normal by fan-out for convolutions (He et al., 1502.01852), their biases 0; the classifier as torch makes it."""
+    if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+INITIALISATIONS: dict[Initialisation, Callable[[nn.Module], None]] = {
+    Initialisation.paper: init_weights,
+    Initialisation.torchvision: init_like_torchvision,
+}
+
+
+def build_network(
+    model: ModelConfig, num_classes: int, drop_rate: float = 0.0, initialisation: Initialisation = Initialisation.paper
+) -> Network:
+    """Build the network at these coordinates, with dropout before its classifier."""
+    return Network(layout(model), num_classes, drop_rate, initialisation)

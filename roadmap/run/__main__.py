@@ -25,7 +25,7 @@ from roadmap.base.console import Parser, exits, say
 from roadmap.base.errors import Refused, RoadmapError, Stopped
 from roadmap.base.paths import CONF
 from roadmap.base.redaction import redact_file, redact_streams
-from roadmap.config.compose import add_placeholder_step, from_hydra
+from roadmap.config.compose import completed, from_hydra
 from roadmap.config.overrides import check_override, config_folders, parse
 from roadmap.config.schema import Experiment
 from roadmap.config.settings import help_text
@@ -60,7 +60,7 @@ def main() -> int:
             _check_once_a_node(arguments.overrides, folders, arguments.multirun)
     # Hydra's own parser wants the options before the overrides.
     options = [word for word in sys.argv[1:] if word not in arguments.overrides]
-    sys.argv[1:] = options + add_placeholder_step(arguments.overrides, folders)
+    sys.argv[1:] = options + completed(arguments.overrides, folders)
     codes = [0]
 
     def job(composed: DictConfig) -> None:

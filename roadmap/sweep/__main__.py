@@ -108,11 +108,10 @@ def progress(points: Sequence[Point]) -> Iterator[Report]:
     """Inside, what is reported is shown as one line, counted in epochs; without a terminal, as a line for each run."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("epochs"))
-    epochs = points[0].experiment.recipe.epochs
     reported: set[str] = set()
     updated = 0.0
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("starting", total=epochs * len(points))
+        task = bar.add_task("starting", total=_epochs(points))
 
         def report(over: Sequence[Outcome], running: Sequence[Point]) -> None:
             nonlocal updated
@@ -124,10 +123,14 @@ def progress(points: Sequence[Point]) -> Iterator[Report]:
                         console.print(_line(outcome, len(reported), len(points)), markup=False, highlight=False, soft_wrap=True)
             if console.is_terminal and time.monotonic() - updated > 0.5:
                 updated = time.monotonic()
-                done = epochs * len(over) + sum(len(point.folder.history()) for point in running)
+                done = _epochs([outcome.point for outcome in over]) + sum(len(point.folder.history()) for point in running)
                 bar.update(task, completed=done, description=_description(over, running, len(points)))
 
         yield report
+
+
+def _epochs(points: Sequence[Point]) -> int:
+    return sum(point.experiment.recipe.epochs for point in points)
 
 
 def _description(over: Sequence[Outcome], running: Sequence[Point], total: int) -> str:
