@@ -19,7 +19,7 @@ from roadmap.model.layers import NORMS, Block, conv_layer
 from roadmap.model.layout import NetworkLayout, StageLayout, StemLayout, layout
 
 BLOCKS_OF_A_LAYER = 3
-LAYER = re.compile(r"(?:model\.|graph_module\.)?(?:(stem)\b|stages[._](\d+)(?:\.blocks\.(\d+))?)")
+LAYER = re.compile(r"(?:model\.|graph_module\.)?(?:(stem)|stages[._](\d+)(?:\.blocks\.(\d+))?)")
 
 
 class Stem(nn.Sequential):
