@@ -72,7 +72,7 @@ def test_intervals_and_verdicts_hold_what_they_promise(noise, seeds, of_seeds, s
     old, old_p, old_half = found(values, chain(), rule=pooled)
     said = f"rows cover {rows.min():.3f} to {rows.max():.3f}, false alarms in {alarms:.1%} of tables"
     before = f"pooled: {old.mean(0).min():.3f} to {old.mean(0).max():.3f}, {(old_p.min(1) < 0.05).mean():.1%}"
-    width = f"width {np.sqrt((half**2).mean() / (old_half**2).mean()):.2f}"
+    width = f"width {half.mean() / old_half.mean():.2f}"
     figure(f"{noise}, {seeds} seeds, of which each adds {of_seeds:g} to all rows: {said}; {before}; {width}")
 
 
@@ -194,6 +194,17 @@ def test_a_row_of_one_run_has_no_interval_and_is_no_comparison():
     assert least.p_holm == pytest.approx(3 * least.p)
 
 
+@pytest.mark.parametrize("rows", [2, ROWS])
+def test_rows_whose_runs_all_score_the_same_are_not_without_noise(rows):
+    """Three runs of 99 and three of 100 right in a hundred images: chance does that."""
+    values = np.where(np.arange(rows)[:, None] % 2, 99.0, 100.0) + np.zeros(3)
+    weights = chain(rows)
+    for grain, resolved in ((0.0, True), (1.0, False)):
+        errors, freedom = Noise(values, grain).spread(weights)
+        p = holm(two_sided(values.mean(-1) @ weights.T, errors, freedom))
+        assert ((p < 0.05) == resolved).all()
+
+
 def test_planted_numbers_without_noise_beside_the_seeds_keep_their_rows_deviation():
     rows = measured(np.arange(6.0)[:, None] * 10 + [50.0, 51.0, 52.0])
     assert rows.noise.variances == pytest.approx(1.0)
@@ -276,8 +287,7 @@ def test_rank_correlations_are_scipy_s():
     assert np.isnan(kendall(np.ones(5), np.arange(5)))
 
 
-@pytest.mark.parametrize("correlation", [0.0, 0.6])
-@pytest.mark.parametrize("noise", [0.3, 1.0])
+@pytest.mark.parametrize(("correlation", "noise"), [(0.0, 0.3), (0.0, 1.0), (0.6, 0.3), (0.6, 1.0), (0.9, 1.0)])
 def test_the_interval_of_an_agreement_holds_that_of_steps_like_these(correlation, noise, storm, figure):
     """Of true differences, whose deviation is 1, with a paper's; ours have a standard error of `noise` beside."""
     random, studies, seeds = np.random.default_rng(11), 1000 if storm else 100, 3
@@ -291,4 +301,5 @@ def test_the_interval_of_an_agreement_holds_that_of_steps_like_these(correlation
             covered[name] += getattr(agreed, name).low <= value <= getattr(agreed, name).high
     shares = ", ".join(f"{name} {count / studies:.3f}" for name, count in covered.items())
     figure(f"agreement {correlation}, noise {noise}: intervals cover {shares}")
-    assert all(count / studies > 0.92 - 0.03 * (not storm) for count in covered.values())
+    least = 0.92 if correlation < 0.9 else 0.9  # as much noise as there are effects hides how strongly they agree
+    assert all(count / studies > least - 0.03 * (not storm) for count in covered.values())

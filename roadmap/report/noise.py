@@ -20,6 +20,7 @@ from scipy import special
 Array = np.ndarray[Any, Any]
 
 LEAST_ROWS = 5  # from which on the other rows tell what a seed adds to all
+SURE = 0.97  # of Satterthwaite's degrees of freedom: with four or five runs a row, all of them are a little too many
 NOTHING = 1e-9  # of a variance, left where only rounding is left: planted numbers, not those of runs
 
 
@@ -28,6 +29,7 @@ class Noise:
     """The noise in a table of values (..., rows, seeds)."""
 
     values: Array
+    grain: float = 0.0  # values are multiples of it: a share of so many images
 
     @cached_property
     def counts(self) -> Array:
@@ -41,19 +43,23 @@ class Noise:
 
     @cached_property
     def variances(self) -> Array:
-        """Of a run of each row, what its seed adds to all rows taken out: (..., rows); NaN below two runs."""
+        """Of a run of each row, what its seed adds to all rows taken out: (..., rows); NaN below two runs.
+
+        Never below that of rounding to the grain: runs of equal score are not runs without noise.
+        """
         alone = variance(self.values)
-        if self.few:
-            return alone
-        rest = variance(self.values - others(self._centred))
-        return np.where(rest > NOTHING * alone, rest, alone)
+        rest = alone if self.few else variance(self.values - others(self._centred))
+        return np.maximum(np.where(rest > NOTHING * alone, rest, alone), self._rounding)
+
+    @property
+    def _rounding(self) -> float:
+        return self.grain**2 / 12
 
     @cached_property
     def _centred(self) -> Array:
-        """Values about their row's median, which one collapsed run does not move; NaN in rows of one run."""
-        several = self.counts[..., None] > 1
-        middle = np.nanmedian(np.where(several, self.values, 0.0), -1, keepdims=True)
-        return np.where(several, self.values - middle, np.nan)
+        """Values about their row's mean; NaN in rows of one run, which say nothing of seeds."""
+        means = np.nansum(self.values, -1) / np.maximum(self.counts, 1)
+        return np.where(self.counts[..., None] > 1, self.values - means[..., None], np.nan)
 
     @cached_property
     def of_seeds(self) -> Array:
@@ -84,7 +90,7 @@ class Noise:
         amount = parts.sum(-1) + shared
         free, of_shared = np.maximum(self.counts - 1, 1)[..., None, :], max(self.values.shape[-1] - 1, 1)
         freedom = _ratio(amount**2, (parts**2 / free).sum(-1) + shared**2 / of_shared)
-        freedom = _held(np.where(amount == 0, 1.0, freedom), taken, free)
+        freedom = SURE * _held(np.where(amount == 0, 1.0, freedom), taken, free)
         return self._paired(weights, np.sqrt(amount), freedom) if self.few else (np.sqrt(amount), freedom)
 
     def _paired(self, weights: Array, errors: Array, freedom: Array) -> tuple[Array, Array]:
@@ -94,7 +100,8 @@ class Noise:
         differences = values.sum(-2)
         same = (np.isfinite(differences) == (taken & np.isfinite(values)).any(-2)).all(-1)
         counts = np.isfinite(differences).sum(-1)
-        squares = variance(differences) / np.maximum(counts, 1)
+        rounding = self._rounding * (weights**2).sum(-1)
+        squares = np.maximum(variance(differences), rounding) / np.maximum(counts, 1)
         paired = same & (squares > NOTHING * errors**2)
         return np.where(paired, np.sqrt(squares), errors), np.where(paired, counts - 1, freedom)
 

@@ -51,8 +51,8 @@ def _how(study: Study, analysis: Analysis, measured: Measured) -> str:
     """How the intervals came about, and what the study could not have seen."""
     tested = sum(estimate.p is not None for estimate in analysis.estimates)
     least = (
-        f" With {len(study.plan.seeds)} seeds an effect of {analysis.smallest or 0:.2f} points is resolved in four of five "
-        f"studies, where a run's standard deviation is {measured.deviation:.2f}, as it is over all rows here."
+        f" With {len(study.plan.seeds)} seeds an effect of {analysis.smallest or 0:.2f} points between rows of average noise (a "
+        f"run's standard deviation is {measured.deviation:.2f}) is resolved in four of five studies."
     )
     return (
         f"Effects, in points: each 95 % interval is Student's, {_whose(measured)}. Resolved is what Holm's procedure tells from "

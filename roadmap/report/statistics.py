@@ -20,7 +20,7 @@ import numpy as np
 from scipy import special
 
 from roadmap.record.study import Effect, PlannedRow, Variant
-from roadmap.report.noise import Array, Noise, half_widths, holm, two_sided, variance
+from roadmap.report.noise import SURE, Array, Noise, half_widths, holm, two_sided, variance
 from roadmap.report.records import Study
 
 LEVEL = 0.95
@@ -142,8 +142,14 @@ def measure(study: Study, rows: Mapping[str, Row]) -> Measured | None:
     values = np.full((len(shared), len(study.plan.seeds)), np.nan)
     for name, at in place.items():
         values[at] = [rows[name].by_seed.get(seed, np.nan) for seed in study.plan.seeds]
-    noise = Noise(values)
+    noise = Noise(values, _grain(study))
     return Measured(noise, place) if (noise.counts > 1).any() else None
+
+
+def _grain(study: Study) -> float:
+    """What one image more or less adds to an accuracy, in points; 0 where that is not known."""
+    images = next((result.data.get("val") for result in study.results.values()), None)
+    return 100 / images if images and study.plan.metric.key.startswith("top") else 0.0
 
 
 def _row(study: Study, row: PlannedRow) -> Row:
@@ -231,7 +237,8 @@ class Power:
         squares = np.square(weights) * deviation**2 / seeds
         squares = squares.sum(keepdims=True) if paired else squares
         drawn = squares * np.random.default_rng(0).chisquare(seeds - 1, (DRAWS, len(squares))) / (seeds - 1)
-        freedom = drawn.sum(1) ** 2 * (seeds - 1) / (drawn**2).sum(1) if deviation else np.full(DRAWS, seeds - 1.0)
+        sure = 1.0 if paired else SURE
+        freedom = sure * (seeds - 1) * (drawn.sum(1) ** 2 / (drawn**2).sum(1) if deviation else np.ones(DRAWS))
         return cls(math.sqrt(squares.sum()), half_widths(np.sqrt(drawn.sum(1)), freedom, 1 - (1 - LEVEL) / comparisons))
 
     def __call__(self, effect: float) -> float:
