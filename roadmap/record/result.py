@@ -12,6 +12,8 @@ from roadmap.base.errors import Refused
 from roadmap.config.schema import StepConfig
 from roadmap.record.formats import FORMAT, Content, current, upgraded_result
 
+_LATER = ("cpu", "instructions")  # fields that the first records have not
+
 # What must be equal in results that are compared; the model is what a study varies.
 SHARED = ("metric", "scale", "data", "recipe", "precision", "pipeline")
 
@@ -56,6 +58,8 @@ class RunResult:
     images_per_second: float | None = None  # in training
     seconds: float | None = None  # of training and evaluation, over all attempts
     device: str | None = None
+    cpu: str | None = None  # the processor's model
+    instructions: str | None = None  # that torch uses on it: AVX2, AVX512; with others the rounding is another
     processes: int | None = None
     precision: str | None = None
     pipeline: str | None = None
@@ -95,8 +99,9 @@ class RunResult:
 
 
 def dump_result(result: RunResult) -> Content:
-    """A result as JSON holds it."""
-    return {"format": FORMAT, **asdict(result)}
+    """A result as JSON holds it; one that does not know its CPU reads as it was written."""
+    about = {key: value for key, value in asdict(result).items() if key not in _LATER or value is not None}
+    return {"format": FORMAT, **about}
 
 
 def load_result(content: Any, file: Path) -> RunResult:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from roadmap.report.agreement import agreement_note
-from roadmap.report.recipe import recipe_words
+from roadmap.report.recipe import cpu_words, recipe_words
 from roadmap.report.records import Study
 from roadmap.report.statistics import Analysis, Noise, written_p
 
@@ -71,6 +71,7 @@ def _mixed(study: Study) -> dict[str, list[str]]:
     results = study.results.values()
     values = {
         "device": {str(result.device) for result in results},
+        "the CPU": {cpu_words(result) for result in results},
         "torch": {str(result.versions.get("torch")) for result in results},
         "the code's commit": {str(result.git.get("commit")) for result in results},
     }
