@@ -83,12 +83,11 @@ VALUES = {
 def test_planted_effects(tmp_path):
     analysis = analyse(load(study(tmp_path, VALUES)))
     found = {estimate.effect.name: estimate for estimate in analysis.estimates}
-    assert analysis.noise.std == pytest.approx(1.0)
-    assert (analysis.noise.freedom, analysis.noise.paired) == (10, False)
+    assert analysis.measured.deviation == pytest.approx(1.0)
     assert {name: e.value for name, e in found.items()} == {"b": 10, "c": 0.5, "side": 0.5, "d": 9.5}
     assert {name: e.resolved for name, e in found.items()} == {"b": True, "c": False, "side": False, "d": True}
-    # t(0.975, 10) sqrt(2 / 3), from a table of Student's t
-    assert found["b"].half_width == pytest.approx(2.2281 * (2 / 3) ** 0.5, abs=1e-4)
+    # t(0.975, 4) sqrt(2 / 3), from a table of Student's t
+    assert found["b"].half_width == pytest.approx(2.7764 * (2 / 3) ** 0.5, abs=1e-4)
 
 
 def test_missing_and_diverged_rows_are_shown(tmp_path):

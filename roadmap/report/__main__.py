@@ -73,9 +73,9 @@ def _arguments() -> argparse.Namespace:
 
 def _power(report: Report, points: float) -> str:
     """How many seeds a row an effect of this size needs, with the noise of this study."""
-    if report.analysis.noise is None:
+    if report.analysis.measured is None:
         return f"--power {points}: this study's noise between seeds is not known: it needs two seeds a row"
-    if any(estimate.effect.parts for estimate in report.analysis.estimates):
+    if any(effect.parts for effect in report.analysis.asked):
         return f"--power {points}: not known for sampled orders, where more orders help as well as more seeds"
     seeds = seeds_needed(points, report.analysis)
     count = "more than a thousand" if seeds is None else seeds

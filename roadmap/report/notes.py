@@ -5,7 +5,7 @@ from __future__ import annotations
 from roadmap.report.agreement import agreement_note
 from roadmap.report.recipe import cpu_words, recipe_words
 from roadmap.report.records import Study
-from roadmap.report.statistics import Analysis, Noise, written_p
+from roadmap.report.statistics import Analysis, Measured
 
 
 def notes(study: Study, analysis: Analysis) -> list[str]:
@@ -21,12 +21,12 @@ def notes(study: Study, analysis: Analysis) -> list[str]:
             "No study planned these runs. Each row is compared with the nearest step before it that was trained alike, else with "
             "the first row of its own step; a seed that is missing is one that other rows have."
         )
-    if analysis.noise is None:
+    if analysis.measured is None:
         lines.append("With one seed a row there is no deviation: no difference can be resolved.")
     elif any(effect.parts for effect in plan.effects):
         lines.append(_of_orders(study))
     elif analysis.estimates:
-        lines += [_how(analysis, analysis.noise), *agreement_note(study, analysis)]
+        lines += [_how(study, analysis, analysis.measured), *agreement_note(study, analysis)]
     if first:
         lines.append(
             f"Speeds are those of bench.csv: {first['device']}, batch {first['batch_size']:.0f}, {first['precision']}, synthetic "
@@ -47,23 +47,29 @@ def _of_orders(study: Study) -> str:
     )
 
 
-def _how(analysis: Analysis, noise: Noise) -> str:
+def _how(study: Study, analysis: Analysis, measured: Measured) -> str:
     """How the intervals came about, and what the study could not have seen."""
-    count = len(analysis.estimates)
-    pooled = "between runs of one row and seed, the seeds' common part taken out" if noise.paired else "within a row"
-    sign = "" if noise.seed_p is None or noise.seed_p < 0.001 else "= "
-    unequal = len({frozenset(row.by_seed) for row in analysis.rows if not row.variant.reference}) > 1
-    untested = "; rows whose seeds differ are not paired" * unequal
-    seeds = untested if noise.seed_p is None else f"; F test that seeds do not matter: p {sign}{written_p(noise.seed_p)}"
+    tested = sum(estimate.p is not None for estimate in analysis.estimates)
     least = (
-        f" With all its planned seeds an effect of {analysis.smallest:.2f} points is resolved in four of five studies."
-        * bool(analysis.smallest)
+        f" With {len(study.plan.seeds)} seeds an effect of {analysis.smallest or 0:.2f} points is resolved in four of five "
+        f"studies, where a run's standard deviation is {measured.deviation:.2f}, as it is over all rows here."
     )
     return (
-        f"Effects, in points: the standard deviation {pooled} is {noise.std:.2f}, pooled over the rows ({noise.freedom} degrees "
-        f"of freedom{seeds}). Each interval holds for itself with 95 %; resolved is what Holm's procedure tells from 0, with at "
-        f"most 5 % chance of any false alarm among the {count}.{least}"
+        f"Effects, in points: each 95 % interval is Student's, {_whose(measured)}. Resolved is what Holm's procedure tells from "
+        f"0, with at most 5 % chance of any false alarm among the {tested}.{_alone(analysis)}{least * bool(analysis.smallest)}"
     )
+
+
+def _whose(measured: Measured) -> str:
+    """The noise that an interval comes from."""
+    if measured.noise.few:
+        return "from the differences of runs with the same seed (paired)"
+    return "from the runs of its own rows (Welch), without what a seed adds to all rows alike"
+
+
+def _alone(analysis: Analysis) -> str:
+    rows = [row.variant.label for row in analysis.rows if len(row.values) == 1 and not row.variant.reference]
+    return f" One run alone has no deviation, and its row no interval: {', '.join(rows)}." * bool(rows)
 
 
 def _mixed(study: Study) -> dict[str, list[str]]:

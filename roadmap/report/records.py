@@ -5,18 +5,20 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from roadmap.base.errors import Refused
 from roadmap.base.files import write_atomic
+from roadmap.config.schema import LOADER_ONLY
 from roadmap.record.folder import RunFolder
 from roadmap.record.result import SHARED, RunResult, dump_result, load_result
 from roadmap.record.study import FILE, StudyPlan, read_plan
 from roadmap.report.unplanned import plan_of
 
+ROOMS = ("model", "recipe", "data")  # of a result, in which rows may differ where the study says so
 History = list[list[float | None]]  # of each epoch: training loss, validation loss, score
 
 
@@ -56,7 +58,7 @@ def load(folder: Path) -> Study:
         results, histories = _from_records(folder, plan)
     if not results:
         raise Refused(f"{folder}: none of the {len(plan.runs)} runs of the study is done")
-    _refuse_mixed(list(results.values()))
+    _refuse_mixed(plan, list(results.values()))
     _refuse_undeclared(plan, results)
     strangers = {path.parent.name for path in (folder / "runs").glob("*/result.json")} - plan.runs.keys()
     return Study(folder, plan, results, histories, len(strangers), committed, _speeds(folder, plan))
@@ -179,35 +181,47 @@ def _number(text: str) -> Any:
         return text
 
 
-def _refuse_mixed(results: Sequence[RunResult]) -> None:
-    first = results[0]
-    for result in results[1:]:
-        for key in SHARED:
-            if getattr(result, key) != getattr(first, key):
+def _refuse_mixed(plan: StudyPlan, results: Sequence[RunResult]) -> None:
+    """All runs share what no row declares to be otherwise."""
+    declared = {toggle for row in plan.rows for toggle in row.toggles}
+    for key in SHARED:
+        first, *others = [run for run in results if key != "pipeline" or not _of_timm_alone(run)] or results[:1]
+        for result in others:
+            one, other = (_without(declared, key, getattr(run, key)) for run in (first, result))
+            if one != other:
                 raise Refused(
-                    f"the rows are not comparable: {key} differs between {first.run} and {result.run}: "
-                    f"{_difference(getattr(first, key), getattr(result, key))}"
+                    f"the rows are not comparable: {key} differs between {first.run} and {result.run}: {_difference(one, other)}"
                 )
 
 
+def _of_timm_alone(result: RunResult) -> bool:
+    """Whether the recipe, as the row declares it, leaves the run no choice of a pipeline."""
+    return not LOADER_ONLY.keys().isdisjoint(result.recipe)
+
+
+def _without(declared: Collection[str], room: str, value: Any) -> Any:
+    return {key: item for key, item in value.items() if f"{room}.{key}" not in declared} if isinstance(value, dict) else value
+
+
 def _refuse_undeclared(plan: StudyPlan, results: Mapping[str, RunResult]) -> None:
-    """A row may differ from the one it is compared with in the toggles that the study declared, and in nothing else."""
+    """A row may differ from the one it is compared with in what the study declared, and in nothing else."""
     rows = {row.variant.name: [results[run] for run in row.runs if run in results and results[run].model] for row in plan.rows}
     for row in plan.rows:
         for first in rows[row.variant.name][:1]:
             for other in rows[row.variant.name][1:]:
-                _compare_models(first, other, ())
+                _compare(first, other, ())
             for other in rows.get(row.variant.parent or "", [])[:1]:
-                _compare_models(first, other, row.toggles)
+                _compare(first, other, row.toggles)
 
 
-def _compare_models(one: RunResult, other: RunResult, declared: Sequence[str]) -> None:
-    a, b = one.model, other.model
-    keys = sorted(key for key in {**a, **b} if a.get(key) != b.get(key) and key not in declared)
+def _compare(one: RunResult, other: RunResult, declared: Sequence[str]) -> None:
+    allowed = {toggle if "." in toggle else f"model.{toggle}" for toggle in declared}
+    a, b = ({f"{room}.{key}": v for room in ROOMS for key, v in getattr(run, room).items()} for run in (one, other))
+    keys = sorted(key for key in {**a, **b} if a.get(key) != b.get(key) and key not in allowed)
     if keys:
-        unequal = ", ".join(f"model.{key}: {a.get(key)} and {b.get(key)}" for key in keys)
-        allowed = ", ".join(declared) or "nothing"
-        raise Refused(f"the rows are not comparable: {one.run} and {other.run} may differ in {allowed}; they have {unequal}")
+        unequal = ", ".join(f"{key}: {a.get(key)} and {b.get(key)}" for key in keys)
+        said = ", ".join(declared) or "nothing"
+        raise Refused(f"the rows are not comparable: {one.run} and {other.run} may differ in {said}; they have {unequal}")
 
 
 def _difference(one: Any, other: Any) -> str:

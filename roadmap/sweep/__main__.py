@@ -78,9 +78,7 @@ def read(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("overrides", nargs="*", help="study=NAME, and Hydra overrides for every run")
     parser.add_argument("--dry-run", action="store_true", help="print the plan with its cost and what is done; run nothing")
     parser.add_argument("--only", default="*", metavar="GLOB", help="only runs whose name matches, e.g. 'resnet-s0-*'")
-    parser.add_argument(
-        "--jobs", type=int, default=0, metavar="N", help="runs at a time (default: one a GPU, or what the cores hold)"
-    )
+    parser.add_argument("--jobs", type=int, metavar="N", help="runs at a time (default: one a GPU, or what the cores hold)")
     parser.add_argument("--max-failures", type=int, metavar="N", help="start no more runs after N failed (default: no limit)")
     parser.add_argument(
         "--retry-failed",
@@ -95,10 +93,10 @@ def read(arguments: list[str]) -> argparse.Namespace:
         "--config-dir", type=Path, action="append", default=[], help="a folder with steps and studies of your own"
     )
     parsed = parser.parse_intermixed_args(arguments)
-    for name, least in (("jobs", 0), ("max_failures", 1), ("retry_failed", 0)):
+    for name, least in (("jobs", 1), ("max_failures", 1), ("retry_failed", 0)):
         value = getattr(parsed, name)
         if value is not None and value < least:
-            raise Refused(f"--{name.replace('_', '-')} {value}: must be at least {max(least, 1)}")
+            raise Refused(f"--{name.replace('_', '-')} {value}: must be at least {least}")
     parsed.overrides = [f"+{o}" if o.startswith("study=") else o for o in parsed.overrides]
     if not any(o.startswith("+study=") for o in parsed.overrides):
         raise Refused("no study is chosen: add study=NAME, for example study=digits")
@@ -110,11 +108,10 @@ def progress(points: Sequence[Point]) -> Iterator[Report]:
     """Inside, what is reported is shown as one line, counted in epochs; without a terminal, as a line for each run."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("epochs"))
-    epochs = points[0].experiment.recipe.epochs
     reported: set[str] = set()
     updated = 0.0
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("starting", total=epochs * len(points))
+        task = bar.add_task("starting", total=_epochs(points))
 
         def report(over: Sequence[Outcome], running: Sequence[Point]) -> None:
             nonlocal updated
@@ -126,10 +123,14 @@ def progress(points: Sequence[Point]) -> Iterator[Report]:
                         console.print(_line(outcome, len(reported), len(points)), markup=False, highlight=False, soft_wrap=True)
             if console.is_terminal and time.monotonic() - updated > 0.5:
                 updated = time.monotonic()
-                done = epochs * len(over) + sum(len(point.folder.history()) for point in running)
+                done = _epochs([outcome.point for outcome in over]) + sum(len(point.folder.history()) for point in running)
                 bar.update(task, completed=done, description=_description(over, running, len(points)))
 
         yield report
+
+
+def _epochs(points: Sequence[Point]) -> int:
+    return sum(point.experiment.recipe.epochs for point in points)
 
 
 def _description(over: Sequence[Outcome], running: Sequence[Point], total: int) -> str:

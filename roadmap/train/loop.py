@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
-from timm.scheduler import CosineLRScheduler
+from timm.scheduler.scheduler import Scheduler
 from torch import Tensor, nn
 
 from roadmap.base.errors import Diverged, OutOfMemory, Stopped
@@ -52,7 +52,7 @@ class Trainer:
     image_size: int
     task: Task
     data: InputPipeline
-    schedule: CosineLRScheduler
+    schedule: Scheduler
     step: Update
     state: State
     compiled: Compile  # what of the network is, for the record
@@ -176,7 +176,7 @@ class Trainer:
             "train_loss": state.totals.loss / max(state.totals.images, 1),
             **scores,
             f"{metric.key}_without_ema": without_ema,
-            "lr": self.step.optimizer.param_groups[0]["lr"],
+            "lr": max(group["lr"] for group in self.step.optimizer.param_groups),
             "images_per_second": self._images_per_second(),
             "seconds": time.monotonic() - self.epoch_began,
         }
