@@ -7,15 +7,14 @@ import sys
 
 import numpy as np
 import pytest
+from scipy import stats
 from test_report import VALUES, study
 
 from roadmap.base.errors import Refused
-from roadmap.record.study import Variant
 from roadmap.report import __main__ as door
-from roadmap.report.against import compare, heterogeneity, shift_spread
+from roadmap.report.against import added, compare, heterogeneity
 from roadmap.report.replication import notes, what_differs
 from roadmap.report.report import Report
-from roadmap.report.statistics import Row
 
 LATER = {step: [value + 0.25 * (-1) ** i for i, value in enumerate(values)] for step, values in VALUES.items()}
 
@@ -45,14 +44,13 @@ def test_what_one_study_resolved_comes_back_or_not(tmp_path):
     )
 
 
-def test_the_interval_of_a_difference_is_welch_s(tmp_path):
-    """Four rows' means in two studies: by hand, from each one's own variance."""
+def test_the_variances_of_both_studies_add_up(tmp_path):
     comparison = compare(Report.read(study(tmp_path / "one", VALUES)), moved(tmp_path / "two", {}))
-    variances = [np.var(values[step], ddof=1) / 3 for values in (VALUES, LATER) for step in ("a", "b")]
-    freedom = sum(variances) ** 2 / sum(v**2 / 2 for v in variances)
-    from scipy import stats
-
-    assert comparison.differences[0].half_width == pytest.approx(stats.t.ppf(0.975, freedom) * sum(variances) ** 0.5)
+    effect = comparison.differences[0].first.effect.weights
+    (one, of_one), (two, of_two) = (r.analysis.measured.spread([effect]) for r in (comparison.one, comparison.other))
+    total = one[0] ** 2 + two[0] ** 2
+    freedom = total**2 / (one[0] ** 4 / of_one[0] + two[0] ** 4 / of_two[0])
+    assert comparison.differences[0].half_width == pytest.approx(stats.t.ppf(0.975, freedom) * total**0.5)
 
 
 def test_comparisons_of_other_things_are_refused(tmp_path):
@@ -111,16 +109,12 @@ def test_from_the_command_line(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("seeds", [3, 5, 10])
 def test_heterogeneity_alarms_seldom_where_there_is_none(seeds, storm):
     """Sixteen rows, half of them three times as noisy as the others: chi-squared would alarm in 42, 20 and 9 % of studies."""
-    draw, count = np.random.default_rng(seeds), 10_000 if storm else 500
-    deviations = np.where(np.arange(16) % 2, 3.0, 1.0)[:, None]
-    alarms = 0
-    for _ in range(count):
-        rows = [[_row(values) for values in draw.normal(0, deviations, (16, seeds))] for _ in range(2)]
-        shifts = [(one.mean - other.mean, shift_spread(one, other)) for one, other in zip(*rows, strict=True)]
-        alarms += heterogeneity(shifts).p < 0.05
-    assert alarms / count < 0.095
-
-
-def _row(values):
-    scores = dict(enumerate(values.tolist()))
-    return Row(Variant("x", "x", "x"), tuple(scores), tuple(scores.values()), scores, 0, None, None, None)
+    count, deviations = 10_000 if storm else 1000, np.where(np.arange(16) % 2, 3.0, 1.0)[:, None]
+    one, other = np.random.default_rng(seeds).normal(0, deviations, (2, count, 16, seeds))
+    shifts = one.mean(-1) - other.mean(-1)
+    errors, freedom = added(*(part for v in (one, other) for part in (v.var(-1, ddof=1) / seeds, np.full(1, seeds - 1))))
+    naive, found = {3: 0.43, 5: 0.21, 10: 0.10}, [heterogeneity(*rows) for rows in zip(shifts, errors, freedom, strict=True)]
+    assert np.mean([rows.p < 0.05 for rows in found]) < 0.09
+    assert np.mean([stats.chi2.sf(rows.q, 15) < 0.05 for rows in found]) == pytest.approx(
+        {3: 0.43, 5: 0.21, 10: 0.10}[seeds], abs=0.06
+    )

@@ -1,36 +1,28 @@
 """Two studies of the same rows: where their effects differ, and whether what one resolved comes back in the other. No torch here.
 
-The studies may differ in seeds, machine, recipe or data. An effect's difference between them has the variance of every run
-that it rests on: each row's own, in each study (Welch), with Satterthwaite's degrees of freedom.
+The studies may differ in seeds, machine, recipe or data. The variances that an effect has in each of them add up to that of
+its difference, with Satterthwaite's degrees of freedom.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from roadmap.base.errors import Refused
 from roadmap.config.identity import differences
 from roadmap.record.result import RunResult
 from roadmap.record.study import seed_and_identity
+from roadmap.report.noise import Array, half_widths, holm, two_sided
 from roadmap.report.records import Study
 from roadmap.report.report import Report
-from roadmap.report.statistics import LEVEL, Estimate, Row, holm
+from roadmap.report.statistics import LEVEL, Estimate, Row
 
 FREE = ("drop_path",)  # of the model: it belongs to the recipe
-
-
-@dataclass(frozen=True)
-class Spread:
-    """The variance of something that is measured, and how well it is known."""
-
-    variance: float
-    freedom: float
 
 
 @dataclass(frozen=True)
@@ -96,25 +88,35 @@ class Comparison:
         """Of each effect that both studies have."""
         there = {estimate.effect.name: estimate for estimate in self.other.analysis.estimates}
         pairs = [(e, there[e.effect.name]) for e in self.one.analysis.estimates if e.effect.name in there]
-        spreads = {row.variant.name: shift_spread(row, other) for row, other in self.common}
-        tested = [_tested(first, second, _spread(first, self.one.study, spreads)) for first, second in pairs]
-        known = [difference.p for difference in tested if difference.p is not None]
-        corrected = iter(holm(known))
+        errors, freedom = self._spread([first.effect.weights for first, _ in pairs])
+        ps = two_sided(np.array([first.value - second.value for first, second in pairs]), errors, freedom)
+        tested = zip(half_widths(errors, freedom, LEVEL), ps, holm(ps), strict=True)
         return [
-            difference
-            if p is None
-            else Difference(difference.first, difference.second, difference.half_width, p, next(corrected))
-            for difference in tested
-            for p in [difference.p]
+            Difference(first, second, *(None if np.isnan(number) else float(number) for number in numbers))
+            for (first, second), numbers in zip(pairs, tested, strict=True)
         ]
+
+    def _spread(self, weights: Sequence[Mapping[str, float]]) -> tuple[Array, Array]:
+        """Standard errors of differences between the studies, and their degrees of freedom; NaN where they are not known."""
+        one, other = self.one.analysis.measured, self.other.analysis.measured
+        if one is None or other is None or not weights:
+            return np.full(len(weights), np.nan), np.full(len(weights), np.nan)
+        (first, of_first), (second, of_second) = one.spread(weights), other.spread(weights)
+        return added(first**2, of_first, second**2, of_second)
 
     @cached_property
     def heterogeneity(self) -> Heterogeneity | None:
         """Over the rows of which both studies have two runs or more; rows of one network count once."""
-        once = {self.one.study.plan.row(row.variant.name).runs: (row, other) for row, other in self.common}
-        means = [(row.mean or 0.0, other.mean or 0.0, shift_spread(row, other)) for row, other in once.values()]
-        shifts = [(ours - theirs, spread) for ours, theirs, spread in means]
-        return heterogeneity([(shift, spread) for shift, spread in shifts if spread is not None and spread.variance > 0])
+        one, other = self.one.analysis.measured, self.other.analysis.measured
+        if one is None or other is None:
+            return None
+        places = {one.place[row.variant.name]: other.place[there.variant.name] for row, there in self.common}
+        ours, theirs = one.noise, other.noise
+        at, there = list(places), list(places.values())
+        shifts = np.nanmean(ours.values[at], -1) - np.nanmean(theirs.values[there], -1)
+        errors, freedom = added(ours.of_means()[at], ours.counts[at] - 1, theirs.of_means()[there], theirs.counts[there] - 1)
+        known = errors > 0
+        return heterogeneity(shifts[known], errors[known], freedom[known])
 
 
 def compare(one: Report, other: Report) -> Comparison:
@@ -160,49 +162,20 @@ def repeated(one: Study, other: Study) -> list[str]:
 # --- statistics ------------------------------------------------------------------------------------------------------
 
 
-def shift_spread(one: Row, other: Row) -> Spread | None:
-    """Of the difference between a row's means in two studies; None where one of them has fewer than two runs."""
-    if one.std is None or other.std is None:
-        return None
-    return _sum([(row.std or 0.0) ** 2 / len(row.values) for row in (one, other)], [len(row.values) - 1 for row in (one, other)])
+def added(one: Array, of_one: Array, other: Array, of_other: Array) -> tuple[Array, Array]:
+    """Standard errors of sums of two independent parts with these variances, and Satterthwaite's degrees of freedom."""
+    total = one + other
+    shares = one**2 / np.maximum(of_one, 1) + other**2 / np.maximum(of_other, 1)
+    return np.sqrt(total), np.divide(total**2, shares, out=np.ones_like(total), where=shares > 0)
 
 
-def _sum(variances: Sequence[float], freedoms: Sequence[float]) -> Spread:
-    """Of a sum of independent parts; Satterthwaite's degrees of freedom."""
-    total = math.fsum(variances)
-    shares = sum(variance**2 / freedom for variance, freedom in zip(variances, freedoms, strict=True))
-    return Spread(total, total**2 / shares if shares else min(freedoms))
-
-
-def _spread(estimate: Estimate, study: Study, spreads: Mapping[str, Spread | None]) -> Spread | None:
-    """Of an effect's difference between the studies: a weighted sum over rows, in which shared runs count once."""
-    weights: dict[tuple[str, ...], float] = {}
-    known: dict[tuple[str, ...], Spread] = {}
-    for name, weight in estimate.effect.weights.items():
-        spread, runs = spreads.get(name), study.plan.row(name).runs
-        if spread is None:
-            return None
-        weights[runs], known[runs] = weights.get(runs, 0.0) + weight, spread
-    return _sum([weights[runs] ** 2 * spread.variance for runs, spread in known.items()], [s.freedom for s in known.values()])
-
-
-def _tested(first: Estimate, second: Estimate, spread: Spread | None) -> Difference:
-    if spread is None:
-        return Difference(first, second)
-    value, error = first.value - second.value, math.sqrt(spread.variance)
-    p = float(2 * stats.t.sf(abs(value) / error, spread.freedom)) if error else float(value == 0)
-    return Difference(first, second, float(stats.t.ppf((1 + LEVEL) / 2, spread.freedom)) * error, p)
-
-
-def heterogeneity(shifts: Sequence[tuple[float, Spread]]) -> Heterogeneity | None:
-    """Cochran's Q of these shifts about their weighted mean; p by Welch (1951), who allows for estimated variances."""
+def heterogeneity(shifts: Array, errors: Array, freedom: Array) -> Heterogeneity | None:
+    """Cochran's Q of rows' shifts (rows,) about their weighted mean; p by Welch (1951), who allows for estimated variances."""
     count = len(shifts)
     if count < 2:
         return None
-    values = np.array([value for value, _ in shifts])
-    weights = np.array([1 / spread.variance for _, spread in shifts])
-    freedoms = np.array([spread.freedom for _, spread in shifts])
-    q = float(weights @ (values - weights @ values / weights.sum()) ** 2)
-    unsure = float(((1 - weights / weights.sum()) ** 2 / freedoms).sum())
+    weights = errors**-2.0
+    q = float(weights @ (shifts - weights @ shifts / weights.sum()) ** 2)
+    unsure = float(((1 - weights / weights.sum()) ** 2 / freedom).sum())
     f = q / (count - 1) / (1 + 2 * (count - 2) / (count**2 - 1) * unsure)
-    return Heterogeneity(count, q, float(stats.f.sf(f, count - 1, (count**2 - 1) / (3 * unsure))))
+    return Heterogeneity(count, q, float(special.fdtrc(count - 1, (count**2 - 1) / (3 * unsure), f)))

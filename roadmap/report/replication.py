@@ -103,8 +103,8 @@ def notes(comparison: Comparison) -> list[str]:
         lines.append(f"{len(same)} of {len(one.results)} runs are the same in both: for their rows this is no other draw.")
     lines.append(_came_back(comparison))
     lines.append(
-        "Difference: the first study's effect less the second's, in points. Its 95 % interval has each row's own variance in "
-        "each study (Welch, Satterthwaite); p is corrected by Holm's procedure over the "
+        "Difference: the first study's effect less the second's, in points. The variances that the effect has in both add up to "
+        "that of its 95 % interval (Satterthwaite); p is corrected by Holm's procedure over the "
         f"{len(comparison.differences)}. An interval that holds 0 is no proof that the effects are equal: it says how far apart "
         "they may be."
     )
@@ -135,7 +135,7 @@ def _heterogeneity(comparison: Comparison) -> str:
         f"{found.i_squared:.0f} %), p {'' if found.p < 0.001 else '= '}{written_p(found.p)} by Welch's F. It asks whether the "
         "rows differ among themselves alike in both studies; what shifts all of them, as other data may, does not count. Its "
         "limits: with a few seeds the variances are hardly known, which Welch's F allows for and Q and I² do not; I² is no size "
-        "of a difference, and grows with the seeds; where seeds matter to all rows alike, the test is too careful."
+        "of a difference, and grows with the seeds."
     )
 
 
