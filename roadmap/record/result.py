@@ -12,7 +12,7 @@ from roadmap.base.errors import Refused
 from roadmap.config.schema import StepConfig
 from roadmap.record.formats import FORMAT, Content, current, upgraded_result
 
-_LATER = ("cpu", "instructions")  # fields that the first records have not
+_LATER = ("cpu", "instructions", "score_by_batch")  # fields that the first records have not
 
 # What must be equal in results that are compared; the model is what a study varies.
 SHARED = ("metric", "scale", "data", "recipe", "precision", "pipeline")
@@ -50,6 +50,7 @@ class RunResult:
     status: str = "running"  # running, done or diverged
     reason: str = ""  # why it diverged
     scores: dict[str, float | None] = field(default_factory=dict)  # of the final epoch, never the best; none unless done
+    score_by_batch: float | None = None  # of a run at chance: the score with BatchNorm's statistics of each batch scored
     train_loss: float | None = None
     gmacs: float | None = None  # multiply-adds of convolutions and linear layers for one image, in G (1e9)
     gmacs_total: float | None = None  # norms and pooling too; of steps only
