@@ -16,6 +16,7 @@ from test_report import VALUES, study
 from roadmap.base.errors import Refused
 from roadmap.config.schema import StepConfig
 from roadmap.config.steps import known_steps
+from roadmap.record import provenance
 from roadmap.record.folder import RunFolder
 from roadmap.record.result import dump_result, load_result
 from roadmap.record.study import dump_plan, find_plan, load_plan, read_plan, write_plan
@@ -54,6 +55,24 @@ def test_a_result_of_the_version_before_is_read_in_today_s_form(tmp_path):
     assert load_result(dump_result(result), tmp_path) == result
     diverged = load_result({**old, "status": "diverged", "reason": "the loss is nan", "top1": None}, tmp_path)
     assert (diverged.scores, diverged.score, diverged.reason) == ({}, None, "the loss is nan")
+
+
+def test_a_record_says_which_cpu_it_was_made_on_and_older_ones_stay_as_they_are(tmp_path, monkeypatch):
+    result = made("gelu-s0-1", 50.0, cpu="A Processor", instructions="AVX2")
+    written = dump_result(result)
+    assert (written["cpu"], written["instructions"]) == ("A Processor", "AVX2")
+    assert load_result(written, tmp_path) == result
+    older = {key: value for key, value in written.items() if key not in ("cpu", "instructions")}
+    assert dump_result(load_result(older, tmp_path)) == older  # its fingerprint, by which uploads are known, stays too
+    monkeypatch.setattr(provenance, "CPUINFO", tmp_path / "cpuinfo")
+    for content, name in (
+        ("processor\t: 0\nmodel\t\t: 1\nmodel name\t: AMD EPYC 9R14\nflags : avx2\n", "AMD EPYC 9R14"),
+        ("processor : 0\nBogoMIPS : 108.00\nModel : Raspberry Pi 5 Model B\n", "Raspberry Pi 5 Model B"),
+    ):
+        (tmp_path / "cpuinfo").write_text(content)
+        assert provenance.cpu_model() == name
+    (tmp_path / "cpuinfo").write_text("")
+    assert provenance.cpu_model() != ""
 
 
 @pytest.mark.parametrize(

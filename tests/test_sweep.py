@@ -42,6 +42,7 @@ def test_a_sweep_from_start_to_table(tmp_path):
     assert first.returncode == 0, first.stderr
     study = tmp_path / "experiments" / "digits"
     done = results(study)
+    assert all(result["cpu"] and result["instructions"] for result in done.values())
     assert sorted((r["step"]["name"], r["seed"]) for r in done.values()) == [
         ("gelu", 0),
         ("gelu", 1),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from roadmap.paper.rows import METRIC, paper_row, paper_scale
+from roadmap.record.alarms import at_chance
 from roadmap.record.folder import RunFolder
 from roadmap.record.result import RunResult
 from roadmap.record.study import FILE
@@ -143,6 +144,7 @@ def _row(study: Study, row: Row, estimate: Estimate | None) -> dict[str, Any]:
         "adopted": variant.adopted, "reference": variant.reference,
         "data": plan.data, "epochs": plan.epochs, "scale": plan.scale.name,
         "n": len(row.values), "diverged": row.diverged, "missing": row.missing,
+        "at_chance": sum(map(at_chance, study.of(variant.name))),
         f"{plan.metric.key}_mean": row.mean, f"{plan.metric.key}_std": row.std,
         **_effect(estimate, plan.metric.key),
         "gmacs_conv_linear": row.gmacs, "params_m": row.params_m, "images_per_second": row.images_per_second,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from roadmap.record.alarms import IN_BLOCK, at_chance, layer_scale_reached, updates, why_at_chance
 from roadmap.report.agreement import agreement_note
-from roadmap.report.recipe import recipe_words
+from roadmap.report.recipe import cpu_words, recipe_words
 from roadmap.report.records import Study
 from roadmap.report.statistics import Analysis, Measured
 
@@ -27,6 +28,7 @@ def notes(study: Study, analysis: Analysis) -> list[str]:
         lines.append(_of_orders(study))
     elif analysis.estimates:
         lines += [_how(study, analysis, analysis.measured), *agreement_note(study, analysis)]
+    lines += [*_at_chance(study), *_behind_layer_scale(study)]
     if first:
         lines.append(
             f"Speeds are those of bench.csv: {first['device']}, batch {first['batch_size']:.0f}, {first['precision']}, synthetic "
@@ -36,6 +38,37 @@ def notes(study: Study, analysis: Analysis) -> list[str]:
     if study.strangers:
         lines.append(f"{study.strangers} runs in the folder belong to other settings and are not in the table.")
     return lines
+
+
+def _at_chance(study: Study) -> list[str]:
+    """The rows with runs that scored no better than guessing, and the likely reason where it is known."""
+    reasons: dict[str, list[str]] = {}
+    for row in study.plan.rows:
+        for result in filter(at_chance, study.of(row.variant.name)):
+            reasons.setdefault(row.variant.label, []).append(why_at_chance(result))
+    lines = []
+    for label, whys in reasons.items():
+        why = next(filter(None, whys), "")
+        runs = f"{len(whys)} run{'s' * (len(whys) > 1)}"
+        lines.append(f"At chance, no better than guessing: {label}, {runs}{', ' * bool(why)}{why}.")
+    return lines
+
+
+def _behind_layer_scale(study: Study) -> list[str]:
+    """The rows whose change lies inside blocks that a short run hardly lets through."""
+    labels, most, last = [], 0.0, None
+    for row in study.plan.rows:
+        runs = [study.of(name)[:1] for name in (row.variant.name, row.variant.parent) if name]
+        reached = [layer_scale_reached(result) for results in runs for result in results]
+        if len(reached) == 2 and None not in reached and row.toggles and IN_BLOCK.issuperset(row.toggles):
+            labels.append(row.variant.label)
+            most, last = max(most, *(value or 0.0 for value in reached)), runs[0][0]
+    if last is None:
+        return []
+    return [
+        f"Can hardly show, at so few updates: {', '.join(labels)}. The change lies inside blocks whose output a layer scale of "
+        f"{last.model['layer_scale']:g} multiplies, which {updates(last)} updates raise to about {most:.1g} at most."
+    ]
 
 
 def _of_orders(study: Study) -> str:
@@ -77,6 +110,7 @@ def _mixed(study: Study) -> dict[str, list[str]]:
     results = study.results.values()
     values = {
         "device": {str(result.device) for result in results},
+        "the CPU": {cpu_words(result) for result in results},
         "torch": {str(result.versions.get("torch")) for result in results},
         "the code's commit": {str(result.git.get("commit")) for result in results},
     }

@@ -1,4 +1,4 @@
-"""A study's recipe in words: the file that it is named by, and every setting in which it differs from that file."""
+"""What runs were made with, in words: the recipe with every setting in which it differs from its file, and the processor."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from roadmap.config.recipes import recipe_file
 from roadmap.config.schema import RecipeConfig
+from roadmap.record.result import RunResult
 from roadmap.report.records import Study
 
 SAID = ("name", "epochs")  # beside the recipe
@@ -26,6 +27,11 @@ def recipe_words(study: Study) -> str:
     if not listed:
         return name
     return f"{name} with {listed}" if file is not None else f"{name} (the paper's with {listed})"
+
+
+def cpu_words(result: RunResult) -> str:
+    """The processor and the instructions that torch used on it."""
+    return ", ".join(filter(None, (result.cpu, result.instructions))) or "not known"
 
 
 def _text(value: Any) -> str:

@@ -30,6 +30,7 @@ from roadmap.config.overrides import check_override, config_folders, parse
 from roadmap.config.schema import Experiment
 from roadmap.config.settings import help_text
 from roadmap.data.images import sources
+from roadmap.record.alarms import alarms
 from roadmap.record.folder import RunFolder, runs_folder
 from roadmap.record.result import RunResult
 from roadmap.run.preflight import check_jobs
@@ -111,13 +112,14 @@ def start(experiment: Experiment) -> RunResult:
 
 
 def summary(result: RunResult, experiment: Experiment) -> str:
-    """What came out, in two lines."""
+    """What came out, in two lines, and a line for what alarms."""
     folder = runs_folder(experiment) / result.run
     if not result.done:
         return f"{result.run}: {result.status}, {result.reason}\n{folder}"
+    said = "".join(f"\n{alarm}" for alarm in alarms(result))
     return (
         f"{result.step.name}, seed {result.seed}: {result.final}, {result.gmacs:.4f} G multiply-adds, "
-        f"{result.params_m:.2f} M parameters, {result.seconds:.0f} s\n{folder}"
+        f"{result.params_m:.2f} M parameters, {result.seconds:.0f} s{said}\n{folder}"
     )
 
 

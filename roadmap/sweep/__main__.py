@@ -22,6 +22,7 @@ from roadmap.base.console import Parser, exits, say
 from roadmap.base.errors import EXIT_FAILED, EXIT_STOPPED, EXIT_STORAGE, Refused, RoadmapError
 from roadmap.base.processes import check_alone
 from roadmap.config.overrides import config_folders
+from roadmap.record.alarms import at_chance
 from roadmap.sweep.earlier import check_folder
 from roadmap.sweep.engines.base import Outcome
 from roadmap.sweep.engines.choose import engine
@@ -141,7 +142,7 @@ def _description(over: Sequence[Outcome], running: Sequence[Point], total: int) 
 
 def _line(outcome: Outcome, number: int, total: int) -> str:
     result = outcome.point.folder.result() if outcome.code == 0 else None
-    said = outcome.reason or (f"{result.final}, {result.seconds:.1f} s" if result else "")
+    said = outcome.reason or (f"{result.final}{', at chance' * at_chance(result)}, {result.seconds:.1f} s" if result else "")
     return f"[{number}/{total}] {outcome.point.name}: {said}"
 
 

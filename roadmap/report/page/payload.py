@@ -16,7 +16,19 @@ from roadmap.report.frames import settings
 from roadmap.report.page.progress import Epoch, Progress, rounded
 from roadmap.report.records import Study
 
-SETTINGS = ("scale", "seed", "precision", "pipeline", "device", "processes", "compiled", "threads", "recipe_name")
+SETTINGS = (
+    "scale",
+    "seed",
+    "precision",
+    "pipeline",
+    "device",
+    "cpu",
+    "instructions",
+    "processes",
+    "compiled",
+    "threads",
+    "recipe_name",
+)
 
 
 def block(data: object) -> Markup:
