@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from roadmap.paper.rows import paper_name
 from roadmap.report.agreement import agreement_note
 from roadmap.report.records import Study
 from roadmap.report.statistics import Analysis, Noise, written_p
@@ -15,6 +16,7 @@ def notes(study: Study, analysis: Analysis) -> list[str]:
         f"{plan.recipe}, final epoch, mean ± standard deviation over n seeds. The paper's numbers are "
         f"ImageNet-1K's and not comparable with ours."
     ]
+    lines += _of_recipes(study)
     if analysis.noise is None:
         lines.append("With one seed a row there is no deviation: no difference can be resolved.")
     elif any(effect.parts for effect in plan.effects):
@@ -29,6 +31,19 @@ def notes(study: Study, analysis: Analysis) -> list[str]:
     lines += [f"The runs differ in {what}: {', '.join(values)}." for what, values in _mixed(study).items()]
     if study.strangers:
         lines.append(f"{study.strangers} runs in the folder belong to other settings and are not in the table.")
+    return lines
+
+
+def _of_recipes(study: Study) -> list[str]:
+    """In which settings of recipe and data the rows differ from those that they are compared with."""
+    plan = study.plan
+    lines = []
+    for row in plan.rows:
+        taught = [toggle for toggle in row.toggles if toggle.startswith(("recipe.", "data."))]
+        if taught and row.variant.parent:
+            lines.append(f"{row.variant.label} differs from {plan.row(row.variant.parent).variant.label} in {', '.join(taught)}.")
+    if any(paper_name(row.variant.name) == "resnet_original_recipe" for row in plan.rows):
+        lines.append("The paper's number for the original recipe is one that it quotes, of one seed and fewer epochs.")
     return lines
 
 
