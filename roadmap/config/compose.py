@@ -21,6 +21,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from roadmap.base.errors import Refused, nearest
 from roadmap.base.paths import CONF
@@ -126,7 +127,10 @@ def _recipe_of_study(given: Mapping[str, Override], config_dirs: Sequence[Path])
     files = [folder / "study" / f"{study}.yaml" for folder in (CONF, *config_dirs)]
     recipe = ""
     for file in (CONF / "config.yaml", *filter(Path.is_file, files)):
-        content = OmegaConf.load(file)
+        try:
+            content = OmegaConf.load(file)
+        except (OmegaConfBaseException, YAMLError, UnicodeDecodeError):
+            return recipe  # Hydra says what is wrong with it
         for entry in content.get("defaults", []) if isinstance(content, DictConfig) else []:
             if isinstance(entry, DictConfig):
                 recipe = entry.get("recipe") or entry.get("override /recipe") or recipe
