@@ -454,3 +454,9 @@ def test_every_step_and_scale_keeps_its_recipe():
     kept = decisive(compose(["+step=gelu"]), "f")["recipe"].keys()
     assert {key for key in vars(recipe) if key != "name"} - kept == {change.split("=")[0] for change in CHANGES}
     assert {"paper", "short", "smoke"} <= set(group_options("recipe"))
+
+
+def test_lamb_leaves_clipping_to_the_recipe():
+    """timm's clips at a norm of 1 unless it is told not to."""
+    recipe = composed("recipe.optimizer=lamb").recipe
+    assert parts.optimizer(recipe, nn.Linear(2, 2)).defaults["max_grad_norm"] is None

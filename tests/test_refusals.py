@@ -383,7 +383,8 @@ def written(folder, text):
 
 OWN = [  # arguments of `own`, what is said
     ({"rest": "model: {kernel_size: 7}"}, "mine kernel_7"),  # as its parent has it
-    ({"rest": "recipe: {epochs: 30}"}, "mine kernel_7"),
+    ({"rest": "recipe: {epochs: 20}"}, "mine kernel_7"),  # as the recipe has them
+    ({"rest": "recipe: {momentum: 0.5}"}, "mine kernel_7"),  # which AdamW does not read
     ({"parent": "kernel_77"}, "mine.yaml kernel_77 kernel_7 resnet"),
     ({"parent": "mine"}, "mine parent"),
     ({"parent": "kernel_7\n  - gelu"}, "mine.yaml kernel_7 gelu one"),

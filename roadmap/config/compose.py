@@ -21,6 +21,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from roadmap.base.errors import Refused, nearest
 from roadmap.base.paths import CONF
@@ -97,7 +98,8 @@ def add_placeholder_step(overrides: Sequence[str], config_dirs: Sequence[Path] =
 def completed(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> list[str]:
     """The overrides as Hydra gets them: with a step in any case, and with what this has of its own beside the chosen recipe.
 
-    That is `step/<step>/<recipe>.yaml`, where there is one. It comes first: a study's own settings of the recipe win.
+    That is `step/<step>/<recipe>.yaml`, where there is one. It comes first, then the study, whose own settings of the recipe
+    win over it, then the step, whichever of the two is said first.
 
     Raises:
         Refused: where several such steps or recipes are swept, of which Hydra would give all jobs one.
@@ -114,7 +116,9 @@ def completed(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> lis
     if own and len(steps) * len(recipes) > 1:
         step, recipe = own[0]
         raise Refused(f"+step={step}: cannot be swept beside recipe={recipe}, where it has settings of its own; run it alone")
-    return [*(f"+step/{step}@recipe={recipe}" for step, recipe in own), *words]
+    studies = [word for word in words if word.startswith("+study=")]
+    rest = [word for word in words if word not in studies]
+    return [*(f"+step/{step}@recipe={recipe}" for step, recipe in own), *studies, *rest]
 
 
 def _choices(override: Override | None) -> list[str]:
@@ -129,7 +133,10 @@ def _recipe_of_study(given: Mapping[str, Override], config_dirs: Sequence[Path])
     files = [folder / "study" / f"{study}.yaml" for folder in (CONF, *config_dirs)]
     recipe = ""
     for file in (CONF / "config.yaml", *filter(Path.is_file, files)):
-        content = OmegaConf.load(file)
+        try:
+            content = OmegaConf.load(file)
+        except (OmegaConfBaseException, YAMLError, UnicodeDecodeError):
+            return recipe  # Hydra says what is wrong with it
         for entry in content.get("defaults", []) if isinstance(content, DictConfig) else []:
             if isinstance(entry, DictConfig):
                 recipe = entry.get("recipe") or entry.get("override /recipe") or recipe

@@ -42,7 +42,12 @@ def paper_rows() -> dict[tuple[str, str], PaperRow]:
 
 def paper_row(scale: str, step: str) -> PaperRow | None:
     """The paper's row of a step, or of a reference by timm's name, if it trained one."""
-    return paper_rows().get((scale, OTHER_NAMES.get(step, step)))
+    return paper_rows().get((scale, paper_name(step)))
+
+
+def paper_name(step: str) -> str:
+    """What the table calls a step, or a reference by timm's name."""
+    return OTHER_NAMES.get(step, step)
 
 
 def paper_scale(scale: str) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection, Iterator
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from roadmap.base.errors import Refused
-from roadmap.config.schema import StepConfig
+from roadmap.config.schema import LOADER_ONLY, StepConfig
 from roadmap.record.formats import FORMAT, Content, current, upgraded_result
 
 _LATER = ("cpu", "instructions", "score_by_batch")  # fields that the first records have not
@@ -94,9 +95,29 @@ class RunResult:
         """Sixteen hex digits of the result, to compare it with what was uploaded."""
         return hashlib.sha256(json.dumps(dump_result(self), sort_keys=True).encode()).hexdigest()[:16]
 
-    def comparable(self, other: RunResult) -> bool:
-        """Whether the two differ in nothing but the network and the seed."""
-        return all(getattr(self, key) == getattr(other, key) for key in SHARED)
+    @property
+    def of_timm_alone(self) -> bool:
+        """Whether the recipe makes pictures that only timm's transforms make, which leaves the run no choice of a pipeline."""
+        return not LOADER_ONLY.keys().isdisjoint(self.recipe)
+
+    def unshared(self, other: RunResult, declared: Collection[str] = ()) -> Iterator[tuple[str, Any, Any]]:
+        """What the two should share and do not, with both values: anything but the network, the seed, and what is `declared`.
+
+        Declared are settings of recipe or data, `recipe.optimizer`.
+        """
+        free = {"pipeline"} if self.of_timm_alone or other.of_timm_alone else set[str]()
+        for key in SHARED:
+            mine, its = (_without(declared, key, getattr(run, key)) for run in (self, other))
+            if mine != its and key not in free:
+                yield key, mine, its
+
+    def comparable(self, other: RunResult, declared: Collection[str] = ()) -> bool:
+        """Whether the two differ in nothing but the network, the seed, and what is declared."""
+        return next(self.unshared(other, declared), None) is None
+
+
+def _without(declared: Collection[str], room: str, value: Any) -> Any:
+    return {key: item for key, item in value.items() if f"{room}.{key}" not in declared} if isinstance(value, dict) else value
 
 
 def dump_result(result: RunResult) -> Content:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from roadmap.paper.rows import paper_name
 from roadmap.record.alarms import IN_BLOCK, at_chance, layer_scale_reached, updates, why_at_chance
 from roadmap.report.agreement import agreement_note
 from roadmap.report.recipe import cpu_words, recipe_words
@@ -22,6 +23,7 @@ def notes(study: Study, analysis: Analysis) -> list[str]:
             "No study planned these runs. Each row is compared with the nearest step before it that was trained alike, else with "
             "the first row of its own step; a seed that is missing is one that other rows have."
         )
+    lines += _of_recipes(study)
     if analysis.measured is None:
         lines.append("With one seed a row there is no deviation: no difference can be resolved.")
     elif any(effect.parts for effect in plan.effects):
@@ -69,6 +71,19 @@ def _behind_layer_scale(study: Study) -> list[str]:
         f"Can hardly show, at so few updates: {', '.join(labels)}. The change lies inside blocks whose output a layer scale of "
         f"{last.model['layer_scale']:g} multiplies, which {updates(last)} updates raise to about {most:.1g} at most."
     ]
+
+
+def _of_recipes(study: Study) -> list[str]:
+    """In which settings of recipe and data the rows differ from those that they are compared with."""
+    plan = study.plan
+    lines = []
+    for row in plan.rows:
+        taught = [toggle for toggle in row.toggles if toggle.startswith(("recipe.", "data."))]
+        if taught and row.variant.parent:
+            lines.append(f"{row.variant.label} differs from {plan.row(row.variant.parent).variant.label} in {', '.join(taught)}.")
+    if any(paper_name(row.variant.name) == "resnet_original_recipe" for row in plan.rows):
+        lines.append("The paper's number for the original recipe is one that it quotes, of one seed and fewer epochs.")
+    return lines
 
 
 def _of_orders(study: Study) -> str:

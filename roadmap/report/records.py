@@ -5,16 +5,15 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from roadmap.base.errors import Refused
 from roadmap.base.files import write_atomic
-from roadmap.config.schema import LOADER_ONLY
 from roadmap.record.folder import RunFolder
-from roadmap.record.result import SHARED, RunResult, dump_result, load_result
+from roadmap.record.result import RunResult, dump_result, load_result
 from roadmap.record.study import FILE, StudyPlan, read_plan
 from roadmap.report.unplanned import plan_of
 
@@ -184,23 +183,12 @@ def _number(text: str) -> Any:
 def _refuse_mixed(plan: StudyPlan, results: Sequence[RunResult]) -> None:
     """All runs share what no row declares to be otherwise."""
     declared = {toggle for row in plan.rows for toggle in row.toggles}
-    for key in SHARED:
-        first, *others = [run for run in results if key != "pipeline" or not _of_timm_alone(run)] or results[:1]
-        for result in others:
-            one, other = (_without(declared, key, getattr(run, key)) for run in (first, result))
-            if one != other:
-                raise Refused(
-                    f"the rows are not comparable: {key} differs between {first.run} and {result.run}: {_difference(one, other)}"
-                )
-
-
-def _of_timm_alone(result: RunResult) -> bool:
-    """Whether the recipe, as the row declares it, leaves the run no choice of a pipeline."""
-    return not LOADER_ONLY.keys().isdisjoint(result.recipe)
-
-
-def _without(declared: Collection[str], room: str, value: Any) -> Any:
-    return {key: item for key, item in value.items() if f"{room}.{key}" not in declared} if isinstance(value, dict) else value
+    first = next((run for run in results if not run.of_timm_alone), results[0])
+    for result in results:
+        for key, one, other in first.unshared(result, declared):
+            raise Refused(
+                f"the rows are not comparable: {key} differs between {first.run} and {result.run}: {_difference(one, other)}"
+            )
 
 
 def _refuse_undeclared(plan: StudyPlan, results: Mapping[str, RunResult]) -> None:
