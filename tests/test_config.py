@@ -14,7 +14,7 @@ from roadmap.base.errors import Refused
 from roadmap.base.paths import CONF
 from roadmap.config.compose import compose
 from roadmap.config.effects import ineffective_settings
-from roadmap.config.identity import identity, plain
+from roadmap.config.identity import decisive, identity
 from roadmap.config.schema import Norm, Stem, TaskConfig
 from roadmap.config.steps import Step, known_steps, order
 from roadmap.data.images import sources
@@ -164,8 +164,8 @@ def test_a_setting_with_effect_is_not(overrides):
 
 def test_the_paper_recipe_is_table_5():
     experiment = compose(["+step=gelu", "recipe=paper", "data=imagenet", "data.path=/nowhere"])
-    assert plain(experiment.recipe) == {
-        "name": "paper", "epochs": 300, "batch_size": 4096, "lr": 4e-3, "lr_batch": 4096, "min_lr": 1e-6, "warmup_epochs": 20,
+    assert decisive(experiment, "f")["recipe"] == {
+        "epochs": 300, "batch_size": 4096, "lr": 4e-3, "lr_batch": 4096, "min_lr": 1e-6, "warmup_epochs": 20,
         "weight_decay": 0.05, "betas": [0.9, 0.999], "eps": 1e-8, "label_smoothing": 0.1, "mixup": 0.8, "cutmix": 1.0,
         "mixup_switch_prob": 0.5, "randaugment": "rand-m9-mstd0.5-inc1", "random_erasing": 0.25, "crop_scale": [0.08, 1.0],
         "precision": "auto", "micro_batch": 128, "sync_batchnorm": False, "ema": None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from roadmap.base.signals import Stop
 from roadmap.config.compose import compose
-from roadmap.config.schema import Pipeline, Precision
+from roadmap.config.schema import Optimizer, Pipeline, Precision
 from roadmap.config.steps import known_steps
 from roadmap.data import loader, stream
 from roadmap.data.device.augment import NormalizeAndErase
@@ -87,7 +88,8 @@ def on_the_device(*settings, micro_batches=2):
     task = choose_task(experiment.task, experiment.recipe, 10)
     network = task.network(experiment.model, experiment.reference, 32).to(CUDA, memory_format=torch.channels_last)
     optimizer = parts.optimizer(experiment.recipe, network)
-    return Update(network, optimizer, task, Precision.bfloat16, GPU, micro_batches)
+    clip = parts.clipping(experiment.recipe)
+    return Update(network, optimizer, task, Precision.bfloat16, GPU, micro_batches, clip)
 
 
 @pytest.mark.parametrize("step", known_steps())
@@ -120,6 +122,24 @@ def test_fused_adamw_is_told_on_the_device_what_to_hold_back():
         assert len(steps) == 2  # with weight decay, and without
         assert all(value.device == CUDA for value in tree_leaves(steps) if isinstance(value, Tensor))
         assert (update.held_back.shape, update.held_back.dtype) == ((), torch.float32)
+
+
+@pytest.mark.parametrize("clip", ["norm", "value"])
+@pytest.mark.parametrize("optimizer", list(Optimizer))
+def test_no_optimizer_waits_and_each_holds_back_on_the_device(monkeypatch, optimizer, clip):
+    told = []
+    for module in ("lamb", "muon", "adamw"):  # counts of updates, which are on the host in any case
+        monkeypatch.setattr(sys.modules[f"timm.optim.{module}"], "_get_value", lambda count: 1.0)
+    for name in ("_fused_sgd_", "_fused_adamw_"):  # torch knows no shapes of the first
+        monkeypatch.setattr(torch, name, lambda *tensors, found_inf, **_: told.append(devices(tensors, found_inf)))
+    with pretended_gpu() as watch:
+        update = on_the_device("+step=gelu", f"recipe.optimizer={optimizer}", "recipe.clip_grad=1", f"recipe.clip_mode={clip}")
+        with watch.closely():
+            update([update.task.dummy_batch(8, 32, CUDA)] * 2, lambda k: None)
+        check_repeatable(watch.calls)
+        put_back = [result for func, _, result in watch.calls if func.overloadpacket is aten.where]
+        assert all(found == {CUDA} for found in told)
+        assert bool(told) == optimizer.facts.fused == (len(put_back) < len(update.weights))
 
 
 def read_nothing(self):

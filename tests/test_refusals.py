@@ -169,6 +169,8 @@ BAD_LINES = [
     ("sweep study=digits study.seeds=[1e9999]", "study.seeds inf"),
     ("sweep study=digits recipe.lr=nan", "recipe.lr nan 100"),
     ("sweep study=digits --jobs -1", "--jobs -1 1"),
+    ("sweep study=digits --jobs 0", "--jobs 0 1"),
+    ("run -m +step=resnet,gelu --cfg job", "--multirun --cfg"),
     ("cost --image-size 8", "--image-size 8 32"),
     ("cost --image-size 100000000", "--image-size 4096"),
     # contradictions
@@ -381,7 +383,8 @@ def written(folder, text):
 
 OWN = [  # arguments of `own`, what is said
     ({"rest": "model: {kernel_size: 7}"}, "mine kernel_7"),  # as its parent has it
-    ({"rest": "recipe: {epochs: 30}"}, "mine kernel_7"),
+    ({"rest": "recipe: {epochs: 20}"}, "mine kernel_7"),  # as the recipe has them
+    ({"rest": "recipe: {momentum: 0.5}"}, "mine kernel_7"),  # which AdamW does not read
     ({"parent": "kernel_77"}, "mine.yaml kernel_77 kernel_7 resnet"),
     ({"parent": "mine"}, "mine parent"),
     ({"parent": "kernel_7\n  - gelu"}, "mine.yaml kernel_7 gelu one"),

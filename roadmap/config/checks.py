@@ -6,14 +6,29 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any, get_type_hints
 
 from roadmap.base.errors import Refused
-from roadmap.config.schema import Compile, Experiment, ModelConfig, Norm
+from roadmap.config.schema import (
+    TRIVIAL,
+    Compile,
+    Experiment,
+    ModelConfig,
+    Norm,
+    Optimizer,
+    Pipeline,
+    Precision,
+    RecipeConfig,
+    Schedule,
+)
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 TIMM_NAME = re.compile(r"[A-Za-z0-9_]{1,100}")  # of an architecture, without the tag of its weights
 CLUSTER_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,:@/&|()*-]{0,199}")
+AUTO_AUGMENT = re.compile(
+    rf"{TRIVIAL}|(original|originalr|v0|v0r|3a)(-mstd\d+(\.\d+)?)?|augmix(-(m([0-9]|10)|w\d|d\d|b[01]|mstd\d+(\.\d+)?))*"
+)
 RANDAUGMENT = re.compile(r"rand(-(m\d+|n\d+|mstd\d+(\.\d+)?|mmax\d+|inc[01]|p[01](\.\d+)?))+")
 
 
@@ -32,6 +47,8 @@ def check(experiment: Experiment) -> None:
     _require(
         bool(NAME.fullmatch(experiment.study.name)), "study.name", experiment.study.name, "at most 100 letters, digits, _ . -"
     )
+    row = experiment.study.row
+    _require(not row or bool(NAME.fullmatch(row)), "study.row", repr(row), "at most 100 letters, digits, _ . -")
     for key, names in (("reference", [experiment.reference]), ("study.references", experiment.study.references)):
         for name in names:
             fits = name is None or bool(TIMM_NAME.fullmatch(name))
@@ -65,7 +82,40 @@ def _check_recipe(experiment: Experiment) -> None:
     lr = recipe.peak_lr
     _require(recipe.min_lr <= lr, "recipe.min_lr", recipe.min_lr, f"at most the peak learning rate {lr:g}")
     _check_batch(experiment)
+    _check_optimizer(recipe)
+    _check_milestones(recipe)
+    _check_augmentation(experiment)
+
+
+def _check_optimizer(recipe: RecipeConfig) -> None:
+    lookahead = recipe.nesterov and not recipe.momentum and "nesterov" in recipe.optimizer.facts.reads
+    _require(not lookahead, "recipe.nesterov", "true", "false without recipe.momentum, by which it looks ahead")
+    unskippable = recipe.precision == Precision.float16 and not recipe.optimizer.facts.fused
+    scaled = ", ".join(optimizer for optimizer in Optimizer if optimizer.facts.fused)
+    allowed = f"one of {scaled} with recipe.precision=float16: others cannot skip an update that overflows"
+    _require(not unskippable, "recipe.optimizer", recipe.optimizer, allowed)
+
+
+def _check_milestones(recipe: RecipeConfig) -> None:
+    shares, warm = recipe.milestones, recipe.warmup_epochs / recipe.epochs
+    rising = bool(shares) and all(0 < share < 1 for share in shares) and all(a < b for a, b in pairwise(shares))
+    _require(rising, "recipe.milestones", shares, "shares of the training between 0 and 1, each larger than the one before")
+    late = recipe.schedule != Schedule.step or shares[0] >= warm
+    _require(late, "recipe.milestones", shares, f"after the warm-up, which ends at {warm:.3g} of the training")
+
+
+def _check_augmentation(experiment: Experiment) -> None:
+    recipe, pipeline = experiment.recipe, experiment.data.pipeline
     _check_randaugment(recipe.randaugment)
+    text = recipe.auto_augment
+    known = text is None or bool(AUTO_AUGMENT.fullmatch(text))
+    forms = f"null, {TRIVIAL}, or one of timm's: original, originalr, v0, v0r, 3a, each with -mstd0.5, or augmix-m3-w3"
+    _require(known, "recipe.auto_augment", text, f"{forms}; RandAugment is recipe.randaugment")
+    alone = text is None or recipe.randaugment is None
+    _require(alone, "recipe.auto_augment", text, f"null beside recipe.randaugment={recipe.randaugment}: a picture has one policy")
+    made = not recipe.loader_only or pipeline in (Pipeline.auto, Pipeline.loader)
+    asked = ", ".join(f"recipe.{key}={value}" for key, value in recipe.loader_only.items())
+    _require(made, "data.pipeline", pipeline, f"loader or auto with {asked}: only timm's transforms make such pictures")
 
 
 def _check_batch(experiment: Experiment) -> None:

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from roadmap.base.errors import Refused, nearest
 from roadmap.base.paths import CONF
@@ -26,7 +29,7 @@ from roadmap.config.checks import check
 from roadmap.config.messages import explain
 from roadmap.config.overrides import RESOLVER, check_override, config_folders, parse
 from roadmap.config.schema import Experiment, ModelConfig, StepConfig
-from roadmap.config.steps import known_steps
+from roadmap.config.steps import all_steps, known_steps
 
 ConfigStore.instance().store(name="schema", node=Experiment)
 
@@ -55,17 +58,23 @@ def with_toggles(experiment: Experiment, overrides: Sequence[str]) -> Experiment
         Refused: for anything that no run could start from.
 
     """
-    for override in parse(overrides):
-        check_override(override)
-    toggles = OmegaConf.from_dotlist([override.removeprefix("model.") for override in overrides])
-    try:
-        model = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(experiment.model), toggles))
-    except OmegaConfBaseException as error:
-        raise Refused(explain(error)) from error
-    assert isinstance(model, ModelConfig)
-    changed = dataclasses.replace(experiment, model=model)
+    changed = dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, **dict(map(_toggle, overrides))))
     check(changed)
     return changed
+
+
+@lru_cache(maxsize=1024)
+def _toggle(override: str) -> tuple[str, Any]:
+    """Name and typed value of `model.kernel_size=3`."""
+    for parsed in parse([override]):
+        check_override(parsed)
+    name = override.removeprefix("model.").split("=")[0]
+    try:
+        model = OmegaConf.merge(OmegaConf.structured(ModelConfig), OmegaConf.from_dotlist([override.removeprefix("model.")]))
+        value = OmegaConf.select(model, name)
+        return name, OmegaConf.to_object(value) if OmegaConf.is_config(value) else value
+    except OmegaConfBaseException as error:
+        raise Refused(explain(error)) from error
 
 
 def add_placeholder_step(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> list[str]:
@@ -86,20 +95,68 @@ def add_placeholder_step(overrides: Sequence[str], config_dirs: Sequence[Path] =
     return [*words, f"+step={next(iter(known_steps(*config_dirs)))}"]
 
 
+def completed(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> list[str]:
+    """The overrides as Hydra gets them: with a step in any case, and with what this has of its own beside the chosen recipe.
+
+    That is `step/<step>/<recipe>.yaml`, where there is one. It comes first, then the study, whose own settings of the recipe
+    win over it, then the step, whichever of the two is said first.
+
+    Raises:
+        Refused: where several such steps or recipes are swept, of which Hydra would give all jobs one.
+
+    """
+    words = add_placeholder_step(overrides, config_dirs)
+    given = {override.key_or_group: override for override in parse(words)}
+    steps, recipes = _choices(given.get("step")), _choices(given.get("recipe")) or [_recipe_of_study(given, config_dirs)]
+    own = [
+        (step, recipe)
+        for step, recipe in product(steps, recipes)
+        if any((folder / "step" / step / f"{recipe}.yaml").is_file() for folder in (CONF, *config_dirs))
+    ]
+    if own and len(steps) * len(recipes) > 1:
+        step, recipe = own[0]
+        raise Refused(f"+step={step}: cannot be swept beside recipe={recipe}, where it has settings of its own; run it alone")
+    studies = [word for word in words if word.startswith("+study=")]
+    rest = [word for word in words if word not in studies]
+    return [*(f"+step/{step}@recipe={recipe}" for step, recipe in own), *studies, *rest]
+
+
+def _choices(override: Override | None) -> list[str]:
+    if override is None:
+        return []
+    return list(override.sweep_string_iterator()) if override.is_sweep_override() else [str(override.value())]
+
+
+def _recipe_of_study(given: Mapping[str, Override], config_dirs: Sequence[Path]) -> str:
+    """The recipe that stands where the command line names none: the study's, or the default."""
+    study = given["study"].value() if "study" in given else None
+    files = [folder / "study" / f"{study}.yaml" for folder in (CONF, *config_dirs)]
+    recipe = ""
+    for file in (CONF / "config.yaml", *filter(Path.is_file, files)):
+        try:
+            content = OmegaConf.load(file)
+        except (OmegaConfBaseException, YAMLError, UnicodeDecodeError):
+            return recipe  # Hydra says what is wrong with it
+        for entry in content.get("defaults", []) if isinstance(content, DictConfig) else []:
+            if isinstance(entry, DictConfig):
+                recipe = entry.get("recipe") or entry.get("override /recipe") or recipe
+    return recipe
+
+
 @lru_cache(maxsize=1024)
 def compose_unchecked(overrides: tuple[str, ...], config_dirs: tuple[Path, ...]) -> Experiment:
     """Compose without the checks that need more than one field."""
     for override in parse(overrides):
         check_override(override, config_dirs)
     search = [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in config_dirs)}]"] if config_dirs else []
-    words = add_placeholder_step(overrides, config_dirs)
+    words = completed(overrides, config_dirs)
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             config = hydra_compose("config", [*words, *search], return_hydra_config=True)
             if config_dirs:
                 _check_foreign(config, _own_hydra())
         experiment = from_hydra(config, config.hydra.runtime.choices.get("step"), config_dirs)
-        if experiment.reference is not None and words == list(overrides):
+        if experiment.reference is not None and not any(word.startswith("reference=") for word in words):
             raise Refused(
                 f"reference={experiment.reference}: set in a file; say it on the command line, or study.references in the file"
             )
@@ -111,7 +168,7 @@ def compose_unchecked(overrides: tuple[str, ...], config_dirs: tuple[Path, ...])
 def from_hydra(config: DictConfig, step: str | None, config_dirs: Sequence[Path] = ()) -> Experiment:
     """The typed object of a composed configuration; `step` is the name that was chosen."""
     if step is None:
-        raise Refused(f"no step is chosen: add +step=NAME; {nearest('', known_steps(*config_dirs))}")
+        raise Refused(f"no step is chosen: add +step=NAME; {nearest('', all_steps(*config_dirs))}")
     config = copy.deepcopy(config)
     with open_dict(config):
         config.pop("hydra", None)
@@ -119,8 +176,8 @@ def from_hydra(config: DictConfig, step: str | None, config_dirs: Sequence[Path]
     assert isinstance(experiment, Experiment)
     if experiment.reference is not None:
         return dataclasses.replace(experiment, step=StepConfig(experiment.reference, None, experiment.reference))
-    about = known_steps(*config_dirs)[step]
-    return dataclasses.replace(experiment, step=StepConfig(about.name, about.parent, about.label, about.group))
+    about = all_steps(*config_dirs)[step]
+    return dataclasses.replace(experiment, step=StepConfig(about.name, about.parent, about.label, about.group, about.before))
 
 
 @lru_cache

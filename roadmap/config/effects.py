@@ -7,7 +7,26 @@ from pathlib import Path
 
 from roadmap.config.compose import compose
 from roadmap.config.overrides import parse
-from roadmap.config.schema import Experiment, Keep, Logger, Norm
+from roadmap.config.schema import Experiment, Keep, Logger, Norm, Optimizer, RecipeConfig, Schedule
+
+
+def idle_in_recipe(recipe: RecipeConfig) -> dict[str, str]:
+    """The settings of a recipe that can have no effect beside its others, and why."""
+    optimizer, kind = recipe.optimizer, recipe.schedule
+    own = frozenset[str]().union(*(other.facts.reads for other in Optimizer))
+    why = dict.fromkeys(own - optimizer.facts.reads, f"recipe.optimizer={optimizer} does not read it")
+    if not (recipe.mixup and recipe.cutmix):
+        why["mixup_switch_prob"] = "it chooses between mixup and cutmix, not both on"
+    if kind in (Schedule.step, Schedule.constant):
+        why["min_lr"] = f"recipe.schedule={kind} does not run to it"
+    for key, read_by in (("milestones", Schedule.step), ("lr_factor", Schedule.step), ("lr_power", Schedule.polynomial)):
+        if kind != read_by:
+            why[key] = f"recipe.schedule={kind} does not read it"
+    if recipe.clip_grad is None:
+        why["clip_mode"] = "recipe.clip_grad is null"
+    if not recipe.weight_decay:
+        why["decay_spares"] = "recipe.weight_decay is 0"
+    return why
 
 
 def ineffective_settings(experiment: Experiment, overrides: Sequence[str] = (), config_dirs: Sequence[Path] = ()) -> list[str]:
@@ -19,7 +38,8 @@ def ineffective_settings(experiment: Experiment, overrides: Sequence[str] = (), 
     idle = {
         "model.block_bias": model.block_bias and model.norm == Norm.batch and model.block_norms == Keep.all
         and "a BatchNorm follows every convolution of the block and takes the bias out again",
-        "recipe.mixup_switch_prob": not (recipe.mixup and recipe.cutmix) and "it chooses between mixup and cutmix, not both on",
+        **{f"recipe.{key}": why for key, why in idle_in_recipe(recipe).items()},
+        "recipe.initialisation": experiment.reference and f"{experiment.reference} starts as timm starts it",
         "data.path": facts.package and f"the {data.source} come with {facts.package}",
         "data.accept": not facts.examined and "only files of images are examined",
         "data.download": not facts.downloadable and f"{data.source} cannot be downloaded",

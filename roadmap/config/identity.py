@@ -8,7 +8,15 @@ import json
 from enum import Enum
 from typing import Any
 
-from roadmap.config.schema import Experiment, TaskName
+from roadmap.config.schema import Experiment, RecipeConfig, TaskName
+
+FIRST = {
+    "epochs", "batch_size", "micro_batch", "sync_batchnorm", "ema", "lr", "lr_batch", "min_lr", "warmup_epochs", "weight_decay",
+    "betas", "eps", "label_smoothing", "mixup", "cutmix", "mixup_switch_prob", "randaugment", "random_erasing", "crop_scale",
+    "precision",
+}  # fmt: skip
+"""The recipe's settings that every identity holds. Those that came later count where they are not at their default, so that
+the runs from before keep theirs."""
 
 
 def plain(node: Any) -> Any:
@@ -52,12 +60,21 @@ def decisive(experiment: Experiment, fingerprint: str) -> dict[str, Any]:
     decides = {
         "model": model,
         "data": {**data, "fingerprint": fingerprint},
-        "recipe": {key: value for key, value in plain(experiment.recipe).items() if key != "name"},
+        "recipe": _decisive_recipe(experiment.recipe),
         "seed": experiment.seed,
     }
     if experiment.task.name != TaskName.classification:  # the runs from before there were others keep their identity
         decides["task"] = plain(experiment.task)
     return decides
+
+
+def _decisive_recipe(recipe: RecipeConfig) -> dict[str, Any]:
+    later = {entry.name: plain(_default(entry)) for entry in dataclasses.fields(recipe) if entry.name not in FIRST}
+    return {key: value for key, value in plain(recipe).items() if key in FIRST or (key != "name" and value != later[key])}
+
+
+def _default(entry: dataclasses.Field[Any]) -> Any:
+    return entry.default if entry.default_factory is dataclasses.MISSING else entry.default_factory()
 
 
 def identity(experiment: Experiment, fingerprint: str) -> str:

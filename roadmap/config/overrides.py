@@ -20,7 +20,7 @@ from hydra.errors import HydraException
 from roadmap.base.errors import Refused, nearest
 from roadmap.base.paths import CONF
 from roadmap.config.schema import Experiment
-from roadmap.config.steps import known_steps
+from roadmap.config.steps import all_steps
 
 RESOLVER = re.compile(r"\$\{\s*[^}]*:")
 HYDRA = re.compile(r"hydra/(launcher|sweeper)|hydra\.(launcher|sweeper)\.(?!_|params)[a-z_.]+|hydra\.verbose")
@@ -85,7 +85,7 @@ def _check_choice(override: Override, group: str, options: Sequence[str]) -> Non
 def group_options(group: str, config_dirs: Sequence[Path] = ()) -> list[str]:
     """The files of a configuration group, ours and the user's, steps in their order; empty where there is no such group."""
     if group == "step":
-        return list(known_steps(*config_dirs))
+        return list(all_steps(*config_dirs))
     if not re.fullmatch(r"[a-z_]+", group):
         return []
     files = [file for folder in (CONF, *config_dirs) for file in (folder / group).glob("*.yaml")]

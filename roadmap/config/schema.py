@@ -76,6 +76,7 @@ class StepConfig:
     parent: str | None = None
     label: str = ""
     group: str = ""
+    before: str | None = None  # the roadmap's first step, where this one is its network under another recipe
 
 
 class TaskName(StrEnum):
@@ -205,9 +206,78 @@ class Precision(StrEnum):
     float16 = "float16"  # with a loss scaler
 
 
+@dataclass(frozen=True)
+class OptimizerFacts:
+    """Which settings of the recipe an optimizer reads, beside its rate and weight decay; the rest have no effect on it."""
+
+    reads: frozenset[str]
+    fused: bool = False  # in torch's fused form, which skips an update on the device itself, as float16's scaler needs
+
+
+class Optimizer(StrEnum):
+    """What moves the weights, by timm's names."""
+
+    facts: OptimizerFacts
+
+    def __new__(cls, name: str, facts: OptimizerFacts) -> Optimizer:
+        """A name with its facts."""
+        member = str.__new__(cls, name)
+        member._value_, member.facts = name, facts
+        return member
+
+    adamw = "adamw", OptimizerFacts(frozenset({"betas", "eps"}), fused=True)
+    sgd = "sgd", OptimizerFacts(frozenset({"momentum", "nesterov"}), fused=True)  # weight decay is added to the gradient
+    lamb = "lamb", OptimizerFacts(frozenset({"betas", "eps"}))  # without its own clipping at a norm of 1: recipe.clip_grad
+    lion = "lion", OptimizerFacts(frozenset({"betas"}))
+    muon = "muon", OptimizerFacts(frozenset({"momentum", "nesterov", "betas", "eps"}))  # AdamW on vectors, with betas and eps
+
+
+class Schedule(StrEnum):
+    """How the learning rate runs after its warm-up."""
+
+    cosine = "cosine"  # to min_lr as training ends
+    step = "step"  # times `lr_factor` at each of `milestones`
+    polynomial = "polynomial"  # to min_lr as training ends, by the power `lr_power` of what is left
+    constant = "constant"
+
+
+class Spared(StrEnum):
+    """The weights on which weight decay does not act."""
+
+    vectors = "vectors"  # biases and other 1-D parameters: norms, layer scale; a reference's own list too
+    norm_bias = "norm_bias"  # biases and the weights of norms; layer scale decays
+    none = "none"
+
+
+class Clip(StrEnum):
+    """What of the gradient `clip_grad` bounds."""
+
+    norm = "norm"  # over all weights together
+    value = "value"  # each number of it
+
+
+class Initialisation(StrEnum):
+    """How weights start; norms start as the identity and biases from 0 either way."""
+
+    paper = "paper"  # truncated normal of deviation 0.02 (appendix A.1)
+    torchvision = "torchvision"  # its ResNets': convolutions normal by fan-out (He et al.), classifier uniform by fan-in
+
+
+class Interpolation(StrEnum):
+    """Between the pixels of a picture that is resized, in training and evaluation."""
+
+    bicubic = "bicubic"
+    bilinear = "bilinear"
+
+
+TRIVIAL = "trivial"  # recipe.auto_augment: torchvision's TrivialAugmentWide
+LOADER_ONLY = {"auto_augment": None, "color_jitter": 0.0, "interpolation": Interpolation.bicubic}
+"""Settings of the recipe that only `data.pipeline=loader` knows, with the values that every pipeline has."""
+
+
 @dataclass
 class RecipeConfig:
-    """How a network is trained: Table 5 of the paper, one field a row."""
+    """How a network is trained: Table 5 of the paper, one field a row; what has a default there is as in the roadmap."""
 
     name: str = MISSING
     epochs: int = number(least=1, most=100_000)
@@ -230,6 +300,27 @@ class RecipeConfig:
     random_erasing: float = number(least=0.0, most=1.0)
     crop_scale: list[float] = MISSING  # area of the random resized crop, least and most
     precision: Precision = Precision.auto
+    optimizer: Optimizer = Optimizer.adamw
+    momentum: float = number(0.9, least=0.0, below=1.0)  # of sgd and muon
+    nesterov: bool = False  # sgd and muon look ahead by it
+    decay_spares: Spared = Spared.vectors
+    layer_decay: float | None = number(None, above=0.0, below=1.0)  # rate of a layer / that of the next; three blocks a layer
+    clip_grad: float | None = number(None, above=0.0)  # bound of the gradient; null: none
+    clip_mode: Clip = Clip.norm
+    schedule: Schedule = Schedule.cosine
+    milestones: list[float] = field(default_factory=lambda: [1 / 3, 2 / 3])  # of schedule=step, as shares of the training
+    lr_factor: float = number(0.1, above=0.0, below=1.0)  # of schedule=step
+    lr_power: float = number(1.0, above=0.0, most=10.0)  # of schedule=polynomial
+    dropout: float = number(0.0, least=0.0, below=1.0)  # probability before the classifier
+    initialisation: Initialisation = Initialisation.paper
+    auto_augment: str | None = None  # timm's policies, or trivial: torchvision's TrivialAugmentWide; null: off
+    color_jitter: float = number(0.0, least=0.0, most=1.0)  # of brightness, contrast and saturation
+    interpolation: Interpolation = Interpolation.bicubic
+
+    @property
+    def loader_only(self) -> dict[str, Any]:
+        """The settings that only timm's transforms know; empty where every pipeline makes the pictures."""
+        return {key: getattr(self, key) for key, plain in LOADER_ONLY.items() if getattr(self, key) != plain}
 
     @property
     def images_at_once(self) -> int:
@@ -362,6 +453,7 @@ class StudyConfig:
     orders: int = number(16, least=4, most=10_000)  # of kind=orderings; an even number: each comes with its reverse
     steps: list[str] = field(default_factory=lambda: ["all"])
     seeds: list[int] = field(default_factory=lambda: [0])
+    row: str = ""  # of `rows`, that a single run is of: it names the run's folder; a sweep says it
 
 
 @dataclass
@@ -382,3 +474,8 @@ class Experiment:
     wandb: WandbConfig = field(default_factory=WandbConfig)
     seed: int = number(0, least=0, most=2**31 - 1)
     output: str = "experiments"  # runs are written to <output>/<study>/runs
+
+    @property
+    def row(self) -> str:
+        """What the run is called: its row in a study of one's own rows, else its step."""
+        return self.study.row or self.step.name

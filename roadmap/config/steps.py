@@ -2,6 +2,9 @@
 
 A step's file names its parent in its defaults list; the chain of parents is the order, and nothing else is.
 The longest chain is the roadmap; a step off it is a side branch (`kernel_9`, `kernel_11`), tried and not adopted.
+
+One step may stand before the roadmap (`step.before`): it has the first step's file for its own, changes the recipe back, and is
+what the first step is compared with. It is a row where it is asked for, and no network of its own.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ class Step:
     label: str
     group: str
     adopted: bool = True  # False: a side branch
+    before: str | None = None  # of the step that stands before the roadmap: the roadmap's first
 
 
 def order(steps: Iterable[Step]) -> list[Step]:
@@ -63,7 +67,13 @@ def _natural(name: str) -> list[Any]:
 
 @lru_cache
 def known_steps(*config_dirs: Path) -> dict[str, Step]:
-    """Every step in the project's own `conf/` and in `config_dirs`, by name, in the roadmap's order."""
+    """Every step of the roadmap in the project's own `conf/` and in `config_dirs`, by name, in its order: its networks."""
+    return {name: step for name, step in all_steps(*config_dirs).items() if step.before is None}
+
+
+@lru_cache
+def all_steps(*config_dirs: Path) -> dict[str, Step]:
+    """The same with the step that stands before the roadmap: everything that `+step=` takes."""
     files: dict[str, Path] = {}
     for folder in (CONF, *config_dirs):
         for file in sorted(path for path in (folder / "step").glob("*.yaml") if path.is_file()):
@@ -74,11 +84,28 @@ def known_steps(*config_dirs: Path) -> dict[str, Step]:
     for step in steps:
         if step.parent is not None and step.parent not in files:
             raise Refused(f"{files[step.name]}: its parent {step.parent!r} is not a step among {', '.join(files)}")
-    ordered = {step.name: step for step in order(steps)}
+    ordered = {step.name: step for step in order(_with_the_first(steps))}
     lost = sorted(files.keys() - ordered.keys())
     if lost:
         raise Refused(f"steps {', '.join(lost)} are each other's parents: a step's chain must reach one without parent")
     return ordered
+
+
+def _with_the_first(steps: list[Step]) -> list[Step]:
+    """The steps with the one that stands before the roadmap as the parent of the roadmap's first.
+
+    Raises:
+        Refused: where that is not the first, or has one before it already.
+
+    """
+    by_name = {step.name: step for step in steps}
+    for step in [step for step in steps if step.before is not None]:
+        first = by_name.get(str(step.before))
+        if first is None or first.parent is not None or step.parent != first.name:
+            firsts = ", ".join(other.name for other in steps if other.parent is None)
+            raise Refused(f"step {step.name!r}: before={step.before}: must be its parent, a step without parent; now {firsts}")
+        by_name |= {step.name: replace(step, parent=None), first.name: replace(first, parent=step.name)}
+    return list(by_name.values())
 
 
 def _read(file: Path) -> Step:
@@ -92,4 +119,4 @@ def _read(file: Path) -> Step:
         raise Refused(f"{file}: a step has one parent, its defaults list names {', '.join(parents)}")
     about = content.get("step") or {}
     label, group = about.get("label", file.stem.replace("_", " ")), about.get("group", "")
-    return Step(file.stem, parents[0] if parents else None, str(label), str(group or ""))
+    return Step(file.stem, parents[0] if parents else None, str(label), str(group or ""), before=about.get("before"))

@@ -16,11 +16,12 @@ from PIL import Image
 from timm.data import create_transform
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
+from torchvision.transforms import ColorJitter, InterpolationMode, TrivialAugmentWide
 
 from roadmap.base.errors import Refused
 from roadmap.base.processes import cores, local_world_size
 from roadmap.base.signals import RUN_SIGNALS
-from roadmap.config.schema import DataConfig, Pipeline, RecipeConfig
+from roadmap.config.schema import TRIVIAL, DataConfig, Interpolation, Pipeline, RecipeConfig
 from roadmap.data.batches import Batches, LabelledImages, ahead, indices_of, seed_all
 from roadmap.data.device.augment import Array, NormalizeAndErase
 from roadmap.data.images.inventory import Inventory
@@ -118,14 +119,20 @@ def loaders(
     images = Images(reader(data, inventory, "train"), inventory.train.size, train_transform(data, recipe), seed)
     device = normalize_and_erase.device
     train = make_loader(images, data, seed, device, batch_sampler=samplers[0], collate_fn=_collate)
-    return Loaders(train, evaluation_loader(data, seed, inventory, samplers[1], device), samplers[0], normalize_and_erase)
+    val = evaluation_loader(data, seed, inventory, samplers[1], device, recipe.interpolation)
+    return Loaders(train, val, samplers[0], normalize_and_erase)
 
 
 def evaluation_loader(
-    data: DataConfig, seed: int, inventory: Inventory, sampler: Batches, device: torch.device
+    data: DataConfig,
+    seed: int,
+    inventory: Inventory,
+    sampler: Batches,
+    device: torch.device,
+    interpolation: Interpolation = Interpolation.bicubic,
 ) -> DataLoader[Any]:
     """The evaluation split through timm's transform."""
-    images = Images(reader(data, inventory, "val"), inventory.val.size, val_transform(data), seed)
+    images = Images(reader(data, inventory, "val"), inventory.val.size, val_transform(data, interpolation), seed)
     return make_loader(images, data, seed, device, batch_sampler=sampler, collate_fn=_collate)
 
 
@@ -179,24 +186,29 @@ def _signals_wait() -> Iterator[None]:
 
 
 def train_transform(data: DataConfig, recipe: RecipeConfig) -> Any:
-    """Random resized crop (bicubic), flip, RandAugment: timm's, as in Table 5, to bytes (3, S, S).
+    """Random resized crop, flip, RandAugment or another policy, colour jitter: timm's, as in Table 5, to bytes (3, S, S).
 
     Normalisation and erasing follow on the device (`augment.NormalizeAndErase`): bytes are a quarter of what floats weigh.
     """
-    return create_transform(
+    trivial, jitter = recipe.auto_augment == TRIVIAL, recipe.color_jitter
+    transform = create_transform(
         (3, data.image_size, data.image_size),
         is_training=True,
         scale=(recipe.crop_scale[0], recipe.crop_scale[1]),
         hflip=data.hflip,
         color_jitter=None,
-        auto_augment=recipe.randaugment,
-        interpolation="bicubic",
-        mean=tuple(data.mean),  # what RandAugment fills with
+        auto_augment=None if trivial else recipe.auto_augment or recipe.randaugment,
+        interpolation=recipe.interpolation.value,
+        mean=tuple(data.mean),  # what a policy of timm's fills with
         use_prefetcher=True,
     )
+    beside = [TrivialAugmentWide(interpolation=InterpolationMode(recipe.interpolation.value))] if trivial else []  # timm has none
+    beside += [ColorJitter(jitter, jitter, jitter)] if jitter else []  # which timm leaves out beside a policy
+    transform.transforms[-1:-1] = beside  # before the picture becomes a tensor
+    return transform
 
 
-def val_transform(data: DataConfig) -> Any:
-    """Resize the shorter side to image_size / crop_pct (bicubic), cut the centre, to bytes (3, S, S)."""
+def val_transform(data: DataConfig, interpolation: Interpolation = Interpolation.bicubic) -> Any:
+    """Resize the shorter side to image_size / crop_pct, cut the centre, to bytes (3, S, S)."""
     size = (3, data.image_size, data.image_size)
-    return create_transform(size, interpolation="bicubic", crop_pct=data.crop_pct, use_prefetcher=True)
+    return create_transform(size, interpolation=interpolation.value, crop_pct=data.crop_pct, use_prefetcher=True)

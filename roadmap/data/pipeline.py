@@ -35,7 +35,7 @@ def input_pipeline(
     """
     settings = data, recipe, seed, inventory, batches(recipe, seed, inventory, rank, world)
     normalize_and_erase = NormalizeAndErase(data, recipe, seed, device, memory_format)
-    picked = _pick(data, inventory, device)
+    picked = Pipeline.loader if recipe.loader_only else _pick(data, inventory, device)  # others are refused by the checks
     if picked == Pipeline.loader:
         return loaders(*settings, normalize_and_erase)
     if picked == Pipeline.stream:

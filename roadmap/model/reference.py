@@ -17,8 +17,8 @@ KINDS = {"aten.convolution": "conv", "aten.addmm": "linear", "aten.mm": "linear"
 """Of the operators that torch counts; what is left are products of activations with each other."""
 
 
-def build_reference(name: str, num_classes: int, image_size: int, drop_path: float) -> nn.Module:
-    """Timm's model, freshly initialised, for images of `image_size` pixels, with stochastic depth `drop_path`.
+def build_reference(name: str, num_classes: int, image_size: int, drop_path: float, dropout: float = 0.0) -> nn.Module:
+    """Timm's model, freshly initialised, for images of `image_size` pixels, with stochastic depth `drop_path` and dropout.
 
     Raises:
         Refused: where there is no such model, or timm cannot build it like this.
@@ -32,6 +32,8 @@ def build_reference(name: str, num_classes: int, image_size: int, drop_path: flo
             f"{len(models) - len(close)} others, timm.list_models()"
         )
     settings: dict[str, Any] = {"drop_path_rate": drop_path}  # also where it is 0: timm's own default may be another
+    if dropout:
+        settings["drop_rate"] = dropout
     pretrained = timm.get_pretrained_cfg(name)
     if pretrained is not None and pretrained.fixed_input_size:
         settings["img_size"] = image_size

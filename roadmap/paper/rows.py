@@ -11,7 +11,11 @@ TABLE = Path(__file__).with_name("convnext_roadmap.csv")
 
 METRIC, HEADING = "top1", "top-1, %"  # what the paper compares its networks by: the key in our tables, and in words
 
-REFERENCES = {"swin_tiny_patch4_window7_224": "swin_t", "swin_base_patch4_window7_224": "swin_b"}  # timm's names, the table's
+OTHER_NAMES = {  # ours or timm's, and the table's
+    "original_recipe": "resnet_original_recipe",
+    "swin_tiny_patch4_window7_224": "swin_t",
+    "swin_base_patch4_window7_224": "swin_b",
+}
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,12 @@ def paper_rows() -> dict[tuple[str, str], PaperRow]:
 
 def paper_row(scale: str, step: str) -> PaperRow | None:
     """The paper's row of a step, or of a reference by timm's name, if it trained one."""
-    return paper_rows().get((scale, REFERENCES.get(step, step)))
+    return paper_rows().get((scale, paper_name(step)))
+
+
+def paper_name(step: str) -> str:
+    """What the table calls a step, or a reference by timm's name."""
+    return OTHER_NAMES.get(step, step)
 
 
 def paper_scale(scale: str) -> str:

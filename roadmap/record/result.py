@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection, Iterator
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from roadmap.base.errors import Refused
-from roadmap.config.schema import StepConfig
+from roadmap.config.schema import LOADER_ONLY, StepConfig
 from roadmap.record.formats import FORMAT, Content, current, upgraded_result
+
+_LATER = ("cpu", "instructions", "score_by_batch")  # fields that the first records have not
 
 # What must be equal in results that are compared; the model is what a study varies.
 SHARED = ("metric", "scale", "data", "recipe", "precision", "pipeline")
@@ -48,6 +51,7 @@ class RunResult:
     status: str = "running"  # running, done or diverged
     reason: str = ""  # why it diverged
     scores: dict[str, float | None] = field(default_factory=dict)  # of the final epoch, never the best; none unless done
+    score_by_batch: float | None = None  # of a run at chance: the score with BatchNorm's statistics of each batch scored
     train_loss: float | None = None
     gmacs: float | None = None  # multiply-adds of convolutions and linear layers for one image, in G (1e9)
     gmacs_total: float | None = None  # norms and pooling too; of steps only
@@ -56,6 +60,8 @@ class RunResult:
     images_per_second: float | None = None  # in training
     seconds: float | None = None  # of training and evaluation, over all attempts
     device: str | None = None
+    cpu: str | None = None  # the processor's model
+    instructions: str | None = None  # that torch uses on it: AVX2, AVX512; with others the rounding is another
     processes: int | None = None
     precision: str | None = None
     pipeline: str | None = None
@@ -89,14 +95,35 @@ class RunResult:
         """Sixteen hex digits of the result, to compare it with what was uploaded."""
         return hashlib.sha256(json.dumps(dump_result(self), sort_keys=True).encode()).hexdigest()[:16]
 
-    def comparable(self, other: RunResult) -> bool:
-        """Whether the two differ in nothing but the network and the seed."""
-        return all(getattr(self, key) == getattr(other, key) for key in SHARED)
+    @property
+    def of_timm_alone(self) -> bool:
+        """Whether the recipe makes pictures that only timm's transforms make, which leaves the run no choice of a pipeline."""
+        return not LOADER_ONLY.keys().isdisjoint(self.recipe)
+
+    def unshared(self, other: RunResult, declared: Collection[str] = ()) -> Iterator[tuple[str, Any, Any]]:
+        """What the two should share and do not, with both values: anything but the network, the seed, and what is `declared`.
+
+        Declared are settings of recipe or data, `recipe.optimizer`.
+        """
+        free = {"pipeline"} if self.of_timm_alone or other.of_timm_alone else set[str]()
+        for key in SHARED:
+            mine, its = (_without(declared, key, getattr(run, key)) for run in (self, other))
+            if mine != its and key not in free:
+                yield key, mine, its
+
+    def comparable(self, other: RunResult, declared: Collection[str] = ()) -> bool:
+        """Whether the two differ in nothing but the network, the seed, and what is declared."""
+        return next(self.unshared(other, declared), None) is None
+
+
+def _without(declared: Collection[str], room: str, value: Any) -> Any:
+    return {key: item for key, item in value.items() if f"{room}.{key}" not in declared} if isinstance(value, dict) else value
 
 
 def dump_result(result: RunResult) -> Content:
-    """A result as JSON holds it."""
-    return {"format": FORMAT, **asdict(result)}
+    """A result as JSON holds it; one that does not know its CPU reads as it was written."""
+    about = {key: value for key, value in asdict(result).items() if key not in _LATER or value is not None}
+    return {"format": FORMAT, **about}
 
 
 def load_result(content: Any, file: Path) -> RunResult:

@@ -9,7 +9,7 @@ from pathlib import Path
 from roadmap.base.errors import Refused
 from roadmap.record.folder import RunFolder
 from roadmap.record.result import RunResult
-from roadmap.record.study import find_plan
+from roadmap.record.study import PlannedRow, StudyPlan, find_plan
 
 
 def difference_to_parent(folder: RunFolder, result: RunResult) -> float | None:
@@ -21,18 +21,20 @@ def difference_to_parent(folder: RunFolder, result: RunResult) -> float | None:
 def parent_score(folder: RunFolder, result: RunResult) -> float | None:
     """The score of that run."""
     scores: list[float] = []
-    for path in _compared_with(folder, result):
+    plan, name = find_plan(folder.path.parent.parent), folder.path.name
+    row = plan.runs[name].row if plan and name in plan.runs else None
+    declared = row.toggles if row else ()
+    for path in _compared_with(folder, result, plan, row):
         with suppress(Refused):  # a record of another version
             other = RunFolder(path).result()
-            if other and other.score is not None and other.seed == result.seed and result.comparable(other):
+            if other and other.score is not None and other.seed == result.seed and result.comparable(other, declared):
                 scores.append(other.score)
     return scores[0] if len(scores) == 1 else None
 
 
-def _compared_with(folder: RunFolder, result: RunResult) -> Iterator[Path]:
+def _compared_with(folder: RunFolder, result: RunResult, plan: StudyPlan | None, row: PlannedRow | None) -> Iterator[Path]:
     """Runs of the row that the study compares this run's row with; where no study lists the run, those of the parent step."""
-    plan, runs = find_plan(folder.path.parent.parent), folder.path.parent
-    if plan is None or folder.path.name not in plan.runs:
+    runs = folder.path.parent
+    if plan is None or row is None:
         return runs.glob(f"{result.step.parent}-s{result.seed}-*")
-    parent = plan.runs[folder.path.name].row.variant.parent
-    return (runs / name for row in plan.rows if row.variant.name == parent for name in row.runs)
+    return (runs / name for other in plan.rows if other.variant.name == row.variant.parent for name in other.runs)

@@ -112,7 +112,15 @@ def _paper_bars(scale: str) -> tuple[Bar, ...]:
     printed: dict[str, PaperRow] = {step: row for (of, step), row in paper_rows().items() if of == scale}
     steps = known_steps()
     bars = [
-        Bar(step.name, step.label, step.group, step.adopted, mean=row.score, std=row.score_std, gmacs=round(row.gmacs, 2))
+        Bar(
+            step.name,
+            step.label,
+            step.group if step.parent in steps else "",
+            step.adopted,
+            mean=row.score,
+            std=row.score_std,
+            gmacs=round(row.gmacs, 2),
+        )
         for step in steps.values()
         if (row := printed.get(step.name))
     ]

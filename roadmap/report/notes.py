@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from roadmap.paper.rows import paper_name
+from roadmap.record.alarms import IN_BLOCK, at_chance, layer_scale_reached, updates, why_at_chance
 from roadmap.report.agreement import agreement_note
+from roadmap.report.recipe import cpu_words, recipe_words
 from roadmap.report.records import Study
 from roadmap.report.statistics import Analysis, Measured
 
@@ -12,15 +15,22 @@ def notes(study: Study, analysis: Analysis) -> list[str]:
     plan, first = study.plan, next(iter(study.speeds.values()), None)
     lines = [
         f"Ours: {plan.ends} (scale {plan.scale.name}) on {plan.measured_on}, recipe "
-        f"{plan.recipe}, final epoch, mean ± standard deviation over n seeds. The paper's numbers are "
+        f"{recipe_words(study)}, final epoch, mean ± standard deviation over n seeds. The paper's numbers are "
         f"ImageNet-1K's and not comparable with ours."
     ]
+    if not study.planned:
+        lines.append(
+            "No study planned these runs. Each row is compared with the nearest step before it that was trained alike, else with "
+            "the first row of its own step; a seed that is missing is one that other rows have."
+        )
+    lines += _of_recipes(study)
     if analysis.measured is None:
         lines.append("With one seed a row there is no deviation: no difference can be resolved.")
     elif any(effect.parts for effect in plan.effects):
         lines.append(_of_orders(study))
     elif analysis.estimates:
         lines += [_how(study, analysis, analysis.measured), *agreement_note(study, analysis)]
+    lines += [*_at_chance(study), *_behind_layer_scale(study)]
     if first:
         lines.append(
             f"Speeds are those of bench.csv: {first['device']}, batch {first['batch_size']:.0f}, {first['precision']}, synthetic "
@@ -29,6 +39,50 @@ def notes(study: Study, analysis: Analysis) -> list[str]:
     lines += [f"The runs differ in {what}: {', '.join(values)}." for what, values in _mixed(study).items()]
     if study.strangers:
         lines.append(f"{study.strangers} runs in the folder belong to other settings and are not in the table.")
+    return lines
+
+
+def _at_chance(study: Study) -> list[str]:
+    """The rows with runs that scored no better than guessing, and the likely reason where it is known."""
+    reasons: dict[str, list[str]] = {}
+    for row in study.plan.rows:
+        for result in filter(at_chance, study.of(row.variant.name)):
+            reasons.setdefault(row.variant.label, []).append(why_at_chance(result))
+    lines = []
+    for label, whys in reasons.items():
+        why = next(filter(None, whys), "")
+        runs = f"{len(whys)} run{'s' * (len(whys) > 1)}"
+        lines.append(f"At chance, no better than guessing: {label}, {runs}{', ' * bool(why)}{why}.")
+    return lines
+
+
+def _behind_layer_scale(study: Study) -> list[str]:
+    """The rows whose change lies inside blocks that a short run hardly lets through."""
+    labels, most, last = [], 0.0, None
+    for row in study.plan.rows:
+        runs = [study.of(name)[:1] for name in (row.variant.name, row.variant.parent) if name]
+        reached = [layer_scale_reached(result) for results in runs for result in results]
+        if len(reached) == 2 and None not in reached and row.toggles and IN_BLOCK.issuperset(row.toggles):
+            labels.append(row.variant.label)
+            most, last = max(most, *(value or 0.0 for value in reached)), runs[0][0]
+    if last is None:
+        return []
+    return [
+        f"Can hardly show, at so few updates: {', '.join(labels)}. The change lies inside blocks whose output a layer scale of "
+        f"{last.model['layer_scale']:g} multiplies, which {updates(last)} updates raise to about {most:.1g} at most."
+    ]
+
+
+def _of_recipes(study: Study) -> list[str]:
+    """In which settings of recipe and data the rows differ from those that they are compared with."""
+    plan = study.plan
+    lines = []
+    for row in plan.rows:
+        taught = [toggle for toggle in row.toggles if toggle.startswith(("recipe.", "data."))]
+        if taught and row.variant.parent:
+            lines.append(f"{row.variant.label} differs from {plan.row(row.variant.parent).variant.label} in {', '.join(taught)}.")
+    if any(paper_name(row.variant.name) == "resnet_original_recipe" for row in plan.rows):
+        lines.append("The paper's number for the original recipe is one that it quotes, of one seed and fewer epochs.")
     return lines
 
 
@@ -71,6 +125,7 @@ def _mixed(study: Study) -> dict[str, list[str]]:
     results = study.results.values()
     values = {
         "device": {str(result.device) for result in results},
+        "the CPU": {cpu_words(result) for result in results},
         "torch": {str(result.versions.get("torch")) for result in results},
         "the code's commit": {str(result.git.get("commit")) for result in results},
     }

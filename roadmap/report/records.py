@@ -13,9 +13,11 @@ from typing import Any
 from roadmap.base.errors import Refused
 from roadmap.base.files import write_atomic
 from roadmap.record.folder import RunFolder
-from roadmap.record.result import SHARED, RunResult, dump_result, load_result
-from roadmap.record.study import StudyPlan, read_plan
+from roadmap.record.result import RunResult, dump_result, load_result
+from roadmap.record.study import FILE, StudyPlan, read_plan
+from roadmap.report.unplanned import plan_of
 
+ROOMS = ("model", "recipe", "data")  # of a result, in which rows may differ where the study says so
 History = list[list[float | None]]  # of each epoch: training loss, validation loss, score
 
 
@@ -30,6 +32,7 @@ class Study:
     strangers: int = 0  # results in the folder that the plan does not name
     committed: bool = False  # read from records.jsonl, not from runs
     speeds: dict[str, dict[str, Any]] = field(default_factory=dict)  # rows of bench.csv by step
+    planned: bool = True  # False: single runs, whose rows may differ in settings that each of them says
 
     def of(self, row: str) -> list[RunResult]:
         """The results of a row, by seed."""
@@ -39,10 +42,14 @@ class Study:
 def load(folder: Path) -> Study:
     """Read a study: the results under `runs/` where there are any, else the committed `records.jsonl`.
 
+    Runs that no study planned are read as one: their rows are told apart by step and settings.
+
     Raises:
-        Refused: where there is no study, or its rows differ in more than the model.
+        Refused: where there is neither, or the rows of a study differ in more than the model.
 
     """
+    if not is_planned(folder):
+        return _unplanned(folder)
     plan = read_plan(folder)
     results, histories = _from_runs(folder, plan)
     committed = not results
@@ -50,10 +57,59 @@ def load(folder: Path) -> Study:
         results, histories = _from_records(folder, plan)
     if not results:
         raise Refused(f"{folder}: none of the {len(plan.runs)} runs of the study is done")
-    _refuse_mixed(list(results.values()))
+    _refuse_mixed(plan, list(results.values()))
     _refuse_undeclared(plan, results)
     strangers = {path.parent.name for path in (folder / "runs").glob("*/result.json")} - plan.runs.keys()
     return Study(folder, plan, results, histories, len(strangers), committed, _speeds(folder, plan))
+
+
+def is_planned(folder: Path) -> bool:
+    """Whether the folder is a study's, or has no runs at all."""
+    return (folder / FILE).is_file() or not ((folder / "runs").is_dir() or (folder / "records.jsonl").is_file())
+
+
+def plan_in(folder: Path) -> StudyPlan:
+    """The plan in a folder; where there are runs that no study planned, one that they fulfil.
+
+    Raises:
+        Refused: where there is neither.
+
+    """
+    return read_plan(folder) if is_planned(folder) else plan_of(every_run(folder).values(), folder)
+
+
+def every_run(folder: Path) -> dict[str, RunResult]:
+    """The results of all runs in a folder, whatever they are of, by the names of the runs.
+
+    Raises:
+        Refused: where no run is done.
+
+    """
+    there = {path.name: RunFolder(path).result() for path in sorted((folder / "runs").glob("*/"))}
+    results = {name: result for name, result in there.items() if result is not None}
+    if not results:
+        results = {name: result for name, (result, _) in _records(folder).items()}
+    if not results:
+        raise Refused(f"{folder}: no run that is done; needed: a study's folder, or one with runs/")
+    return results
+
+
+def _unplanned(folder: Path) -> Study:
+    results = every_run(folder)
+    plan = plan_of(results.values(), folder)
+    committed = not any((folder / "runs" / name).is_dir() for name in results)
+    if committed:
+        histories = {name: history for name, (_, history) in _records(folder).items()}
+    else:
+        histories = {name: RunFolder(folder / "runs" / name).curves(plan.metric.key) for name in results}
+    return Study(folder, plan, results, histories, committed=committed, speeds=_speeds(folder, plan), planned=False)
+
+
+def read_results(folder: Path, plan: StudyPlan) -> dict[str, RunResult]:
+    """The results of a plan's runs, from `runs/` or from `records.jsonl`, comparable or not."""
+    committed = {name: result for name, (result, _) in _records(folder).items() if name in plan.runs}
+    there = {name: RunFolder(folder / "runs" / name).result() for name in plan.runs}
+    return committed | {name: result for name, result in there.items() if result is not None}
 
 
 def write_records(study: Study) -> None:
@@ -124,35 +180,36 @@ def _number(text: str) -> Any:
         return text
 
 
-def _refuse_mixed(results: Sequence[RunResult]) -> None:
-    first = results[0]
-    for result in results[1:]:
-        for key in SHARED:
-            if getattr(result, key) != getattr(first, key):
-                raise Refused(
-                    f"the rows are not comparable: {key} differs between {first.run} and {result.run}: "
-                    f"{_difference(getattr(first, key), getattr(result, key))}"
-                )
+def _refuse_mixed(plan: StudyPlan, results: Sequence[RunResult]) -> None:
+    """All runs share what no row declares to be otherwise."""
+    declared = {toggle for row in plan.rows for toggle in row.toggles}
+    first = next((run for run in results if not run.of_timm_alone), results[0])
+    for result in results:
+        for key, one, other in first.unshared(result, declared):
+            raise Refused(
+                f"the rows are not comparable: {key} differs between {first.run} and {result.run}: {_difference(one, other)}"
+            )
 
 
 def _refuse_undeclared(plan: StudyPlan, results: Mapping[str, RunResult]) -> None:
-    """A row may differ from the one it is compared with in the toggles that the study declared, and in nothing else."""
+    """A row may differ from the one it is compared with in what the study declared, and in nothing else."""
     rows = {row.variant.name: [results[run] for run in row.runs if run in results and results[run].model] for row in plan.rows}
     for row in plan.rows:
         for first in rows[row.variant.name][:1]:
             for other in rows[row.variant.name][1:]:
-                _compare_models(first, other, ())
+                _compare(first, other, ())
             for other in rows.get(row.variant.parent or "", [])[:1]:
-                _compare_models(first, other, row.toggles)
+                _compare(first, other, row.toggles)
 
 
-def _compare_models(one: RunResult, other: RunResult, declared: Sequence[str]) -> None:
-    a, b = one.model, other.model
-    keys = sorted(key for key in {**a, **b} if a.get(key) != b.get(key) and key not in declared)
+def _compare(one: RunResult, other: RunResult, declared: Sequence[str]) -> None:
+    allowed = {toggle if "." in toggle else f"model.{toggle}" for toggle in declared}
+    a, b = ({f"{room}.{key}": v for room in ROOMS for key, v in getattr(run, room).items()} for run in (one, other))
+    keys = sorted(key for key in {**a, **b} if a.get(key) != b.get(key) and key not in allowed)
     if keys:
-        unequal = ", ".join(f"model.{key}: {a.get(key)} and {b.get(key)}" for key in keys)
-        allowed = ", ".join(declared) or "nothing"
-        raise Refused(f"the rows are not comparable: {one.run} and {other.run} may differ in {allowed}; they have {unequal}")
+        unequal = ", ".join(f"{key}: {a.get(key)} and {b.get(key)}" for key in keys)
+        said = ", ".join(declared) or "nothing"
+        raise Refused(f"the rows are not comparable: {one.run} and {other.run} may differ in {said}; they have {unequal}")
 
 
 def _difference(one: Any, other: Any) -> str:

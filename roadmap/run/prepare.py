@@ -53,7 +53,7 @@ def prepare(experiment: Experiment, inventory: Inventory, folder: RunFolder, ran
     optimizer = parts.optimizer(recipe, network)
     schedule = parts.schedule(recipe, optimizer, batches.updates)
     micro_batches = recipe.batch_size // recipe.images_at_once // ranks.world
-    step = Update(network, optimizer, task, precision, ranks, micro_batches)
+    step = Update(network, optimizer, task, precision, ranks, micro_batches, parts.clipping(recipe))
 
     about = {"run": folder.path.name, "experiment": plain(experiment)}
     about |= {"precision": precision.value, "pipeline": batches.name.pictures.value, "processes": ranks.world}

@@ -20,6 +20,7 @@ from roadmap.config.schema import ModelConfig, RowConfig, StudyConfig, StudyKind
 from roadmap.config.steps import Step
 from roadmap.record.study import Effect, Variant
 
+ALL = "all"  # of study.steps: every step of the roadmap, without what stands before it
 Toggles = Mapping[str, Any]
 ModelOf = Callable[[str], ModelConfig]  # the model of a step under the study's settings
 
@@ -91,18 +92,23 @@ def _roadmap(study: StudyConfig, steps: Mapping[str, Step], model_of: ModelOf) -
             step.label,
             step.name,
             before(step),
-            step.group,
+            step.group if before(step) or not _follows_another_recipe(step, steps) else "",
             step.adopted,
         )
         for step in chosen
     )
 
 
+def _follows_another_recipe(step: Step, steps: Mapping[str, Step]) -> bool:
+    """Whether this is the roadmap's first step: it belongs to a group only beside the one that stands before it."""
+    return step.parent is not None and steps[step.parent].before == step.name
+
+
 def _leave_one_out(study: StudyConfig, steps: Mapping[str, Step], model_of: ModelOf) -> Design:
     """The roadmap's end, and the end without each change."""
     end = _main(steps)[-1]
     without = [_variant(end, change, "without", change.off) for change in changes(study, steps, model_of)]
-    return _compared([Variant(end.name, end.label, end.name), *without])
+    return _compared([Variant(end.name, "the whole network", end.name), *without])
 
 
 def _add_one_in(study: StudyConfig, steps: Mapping[str, Step], model_of: ModelOf) -> Design:
@@ -238,7 +244,8 @@ def _compared(variants: Iterable[Variant]) -> Design:
 
 
 def _chosen(study: StudyConfig, steps: Mapping[str, Step]) -> list[Step]:
-    names = list(steps) if study.steps == ["all"] else study.steps
+    roadmap = [name for name, step in steps.items() if step.before is None]
+    names = [name for entry in study.steps for name in (roadmap if entry == ALL else [entry])]
     for name in names:
         if name not in steps:
             raise Refused(f"study.steps: there is no step {name!r}; {nearest(name, list(steps))}")
@@ -248,8 +255,8 @@ def _chosen(study: StudyConfig, steps: Mapping[str, Step]) -> list[Step]:
 
 
 def _main(steps: Mapping[str, Step]) -> list[Step]:
-    """The roadmap without its side branches."""
-    return [step for step in steps.values() if step.adopted]
+    """The roadmap without its side branches and what stands before it."""
+    return [step for step in steps.values() if step.adopted and step.before is None]
 
 
 def set_between(before: ModelConfig, after: ModelConfig) -> dict[str, tuple[Any, Any]]:

@@ -7,19 +7,20 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from roadmap.base.errors import Held, Refused
-from roadmap.config.checks import check
+from roadmap.config.checks import NAME, check
 from roadmap.config.compose import with_toggles
 from roadmap.config.effects import ineffective_settings
+from roadmap.config.identity import decisive
 from roadmap.config.overrides import config_folders, quoted
 from roadmap.config.schema import Experiment, ModelConfig, StudyKind
-from roadmap.config.steps import known_steps
+from roadmap.config.steps import all_steps, known_steps
 from roadmap.data.images import sources
-from roadmap.model.check import compose_run
-from roadmap.model.layout import layout
+from roadmap.model.check import compose_run, differs
 from roadmap.record.folder import RunFolder
-from roadmap.record.study import PlannedRow, StudyPlan, Variant, write_plan
+from roadmap.record.study import PlannedRow, StudyPlan, Variant, seed_and_identity, write_plan
 from roadmap.run.preflight import check_reference, preflight
 from roadmap.sweep.design import Design, design, set_between
 from roadmap.tasks.metrics import METRICS
@@ -42,7 +43,7 @@ class Point:
 
     def result_elsewhere(self) -> RunFolder | None:
         """The folder of the same run, done in another study under the same `output`."""
-        for path in sorted(self.folder.path.parents[2].glob(f"*/runs/*-s{_seed_and_identity(self)}")):
+        for path in sorted(self.folder.path.parents[2].glob(f"*/runs/*-s{_which(self)}")):
             with suppress(Refused):  # a record of another version of roadmap
                 result = RunFolder(path).result() if path != self.folder.path else None
                 if result is not None and result.done:
@@ -66,17 +67,13 @@ class SweepPlan:
 
     design: Design
     rows: dict[str, tuple[Point, ...]]  # runs of each variant, by seed; variants of one network share theirs
+    first: Experiment  # the roadmap's first step: scale, data and recipe are those of every row that declares no others
     warnings: tuple[str, ...] = ()
 
     @property
     def points(self) -> list[Point]:
         """Every run once."""
         return list({point.folder.path: point for points in self.rows.values() for point in points}.values())
-
-    @property
-    def first(self) -> Experiment:
-        """Any run's experiment: scale, data and recipe are the same in all."""
-        return self.points[0].experiment
 
     @property
     def folder(self) -> Path:
@@ -103,10 +100,12 @@ class SweepPlan:
         )
 
     def _row(self, variant: Variant) -> PlannedRow:
-        model = self.rows[variant.name][0].experiment.model
-        parent = self.rows[variant.parent][0].experiment.model if variant.parent else model
-        runs = tuple(point.folder.path.name for point in self.rows[variant.name])
-        return PlannedRow(variant, tuple(set_between(parent, model)), runs)
+        point = self.rows[variant.name][0]
+        parent = self.rows[variant.parent][0].experiment if variant.parent else None
+        toggles = set_between((parent or point.experiment).model, point.experiment.model)
+        taught = _taught_between(parent or self.first, point.experiment)
+        runs = tuple(other.folder.path.name for other in self.rows[variant.name])
+        return PlannedRow(variant, (*toggles, *taught), runs)
 
     def write(self) -> None:
         """Write `study.json` into the study's folder."""
@@ -123,8 +122,8 @@ def plan(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> SweepPla
         Refused: for anything that one of the runs could not start from.
 
     """
-    steps = known_steps(*config_dirs)
-    first = _first(overrides, next(iter(steps)), config_dirs)
+    steps = all_steps(*config_dirs)
+    first = _first(overrides, next(iter(known_steps(*config_dirs))), config_dirs)
     inventory = preflight(first)  # before the other steps are composed, which takes seconds
     fingerprint = sources.fingerprint(first.data, inventory)
 
@@ -137,17 +136,20 @@ def plan(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> SweepPla
 
         study = at_equal_cost(study, model_of, len(inventory.classes), first.data.image_size)
     seeds = first.study.seeds
-    points = {variant.name: _points(variant, overrides, config_dirs, seeds, fingerprint) for variant in study.variants}
+    known = {_images_of(first): fingerprint}
+    points = {variant.name: _points(variant, overrides, config_dirs, seeds, known) for variant in study.variants}
     rows, study = _share_runs(points, study)
     for row in rows.values():
         check_reference(row[0].experiment, len(inventory.classes))
-    return SweepPlan(study, rows, tuple(_warnings(rows, study, overrides, config_dirs)))
+    return SweepPlan(study, rows, first, tuple(_warnings(rows, study, overrides, config_dirs)))
 
 
 def _first(overrides: Sequence[str], step: str, config_dirs: Sequence[Path]) -> Experiment:
     """The experiment of the first step, with which every other run shares scale, data and recipe; its seeds are checked."""
     if any(override.startswith("reference=") for override in overrides):
         raise Refused("reference=NAME is a single run's; a study names its references in study.references=[NAME,...]")
+    if any(override.startswith("study.row=") for override in overrides):
+        raise Refused("study.row=NAME is a single run's; a study lists its rows in study.rows")
     first = compose_run([*overrides, f"+step={step}"], config_dirs)
     seeds = first.study.seeds
     if not seeds or len(set(seeds)) < len(seeds):
@@ -160,30 +162,50 @@ def _first(overrides: Sequence[str], step: str, config_dirs: Sequence[Path]) -> 
 def _share_runs(rows: Mapping[str, tuple[Point, ...]], study: Design) -> tuple[dict[str, tuple[Point, ...]], Design]:
     """Train a network once, however many variants have it; an effect that would compare it with itself is left out."""
     known: dict[str, Point] = {}
-    shared = {
-        name: tuple(known.setdefault(_seed_and_identity(point), point) for point in points) for name, points in rows.items()
-    }
+    shared = {name: tuple(known.setdefault(_which(point), point) for point in points) for name, points in rows.items()}
     effects = [effect for effect in study.effects if len({shared[name][0].folder.path for name in effect.weights}) > 1]
     return shared, dataclasses.replace(study, effects=tuple(effects))
 
 
-def _seed_and_identity(point: Point) -> str:
-    """Seed and identity: the step may have another name."""
-    return point.folder.path.name.rsplit("-s", 1)[1]
+def _which(point: Point) -> str:
+    return seed_and_identity(point.folder.path.name)
 
 
 def _points(
-    variant: Variant, overrides: Sequence[str], config_dirs: Sequence[Path], seeds: Sequence[int], fingerprint: str
+    variant: Variant,
+    overrides: Sequence[str],
+    config_dirs: Sequence[Path],
+    seeds: Sequence[int],
+    fingerprints: dict[tuple[Any, ...], str],
 ) -> tuple[Point, ...]:
-    """The runs of one variant."""
+    """The runs of one variant; a step that takes other images, or more at once, has them checked."""
     base = compose_run([*overrides, f"reference={variant.name}" if variant.reference else f"+step={variant.step}"], config_dirs)
     experiment = with_toggles(base, variant.overrides) if variant.overrides else base
+    if _images_of(experiment) not in fingerprints:
+        fingerprints[_images_of(experiment)] = sources.fingerprint(experiment.data, preflight(experiment))
+    fingerprint = fingerprints[_images_of(experiment)]
     words = [*overrides, *variant.overrides]
+    if experiment.study.rows and variant.name != experiment.step.name and NAME.fullmatch(variant.name):
+        experiment = dataclasses.replace(experiment, study=dataclasses.replace(experiment.study, row=variant.name))
+        words.append(f"study.row={variant.name}")
     runs = [dataclasses.replace(experiment, seed=seed) for seed in seeds]
     return tuple(
         Point(f"{variant.name}-s{run.seed}", run, fingerprint, RunFolder.of(run, fingerprint), _command(run, words, config_dirs))
         for run in runs
     )
+
+
+def _images_of(experiment: Experiment) -> tuple[Any, ...]:
+    """What the images of a run and their number in an update depend on."""
+    data = experiment.data
+    return data.source, data.path, data.held_out, experiment.recipe.batch_size
+
+
+def _taught_between(one: Experiment, other: Experiment) -> list[str]:
+    """The settings of recipe and data that differ, with their room: recipe.optimizer."""
+    a, b = (decisive(experiment, "") for experiment in (one, other))
+    rooms = ("recipe", "data")
+    return [f"{room}.{key}" for room in rooms for key in {**a[room], **b[room]} if a[room].get(key) != b[room].get(key)]
 
 
 def _command(run: Experiment, overrides: Sequence[str], config_dirs: Sequence[Path]) -> tuple[str, ...]:
@@ -206,9 +228,8 @@ def _warnings(
     warnings = [warning for warning in idle[0] if warning.split()[0] in everywhere]
     if any(override.startswith("seed=") for override in overrides):
         warnings.append("seed has no effect in a sweep: study.seeds lists the seeds")
-    layouts = {name: layout(run.model) for name, run in experiments.items()}
     for variant in study.variants:
-        if variant.parent in layouts and layouts[variant.name] == layouts[variant.parent]:
+        if variant.parent in experiments and not differs(experiments[variant.name], experiments[variant.parent]):
             kind = "step" if variant.name == variant.step else "row"
             warnings.append(f"{kind} {variant.name} has the network of its parent {variant.parent} under these overrides")
     return warnings

@@ -45,7 +45,8 @@ class Classification:
 
     def network(self, model: ModelConfig, reference: str | None, image_size: int) -> nn.Module:
         """See `Task.network`: (N, 3, H, W) to (N, classes)."""
-        return network_of(model, reference, self.classes, image_size)
+        recipe = self.recipe
+        return network_of(model, reference, self.classes, image_size, recipe.dropout, recipe.initialisation)
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """Cross-entropy of a micro-batch, mixed where the recipe mixes."""

@@ -10,13 +10,14 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
-from timm.scheduler import CosineLRScheduler
+from timm.scheduler.scheduler import Scheduler
 from torch import Tensor, nn
 
 from roadmap.base.errors import Diverged, OutOfMemory, Stopped
@@ -26,7 +27,7 @@ from roadmap.data.batches import Batch, InputPipeline
 from roadmap.tasks.task import Task
 from roadmap.train import memory
 from roadmap.train.diagnose import layer_at_fault
-from roadmap.train.evaluate import evaluate
+from roadmap.train.evaluate import batch_statistics, evaluate
 from roadmap.train.progress import Bar
 from roadmap.train.readings import Readings
 from roadmap.train.state import State, Totals
@@ -52,7 +53,7 @@ class Trainer:
     image_size: int
     task: Task
     data: InputPipeline
-    schedule: CosineLRScheduler
+    schedule: Scheduler
     step: Update
     state: State
     compiled: Compile  # what of the network is, for the record
@@ -176,7 +177,7 @@ class Trainer:
             "train_loss": state.totals.loss / max(state.totals.images, 1),
             **scores,
             f"{metric.key}_without_ema": without_ema,
-            "lr": self.step.optimizer.param_groups[0]["lr"],
+            "lr": max(group["lr"] for group in self.step.optimizer.param_groups),
             "images_per_second": self._images_per_second(),
             "seconds": time.monotonic() - self.epoch_began,
         }
@@ -204,6 +205,15 @@ class Trainer:
                 name = key.removeprefix("val_")
                 raise Diverged(f"the evaluation's {name} is {value} after {self._where(self.state.update)}: the run diverged")
         return scores
+
+    def score_by_batch(self) -> float | None:
+        """The score with BatchNorm's statistics of each batch in place of the running ones; None where that cannot be said."""
+        network = self.state.scored
+        with batch_statistics(network) as any_norms, suppress(ValueError):  # a batch of one image has no statistics
+            if any_norms and self.ranks.world == 1:
+                scores = evaluate(network, self.task, self.data.evaluation(), self.step.precision, self.ranks)
+                return scores[self.task.metric.key]
+        return None
 
     def _images_per_second(self) -> float | None:
         """Median over the updates of this attempt but the first few; without any, the mean over the epoch before it."""

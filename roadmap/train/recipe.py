@@ -1,42 +1,99 @@
-"""Table 5 of the paper from timm's parts: optimizer, schedule, averaged weights."""
+"""A recipe, Table 5 of the paper or another, from timm's parts: optimizer, schedule, clipping, averaged weights."""
 
 from __future__ import annotations
 
-import torch
-from timm.optim import create_optimizer_v2
-from timm.scheduler import CosineLRScheduler
-from timm.utils import ModelEmaV3
-from torch import nn
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
-from roadmap.config.schema import RecipeConfig
+import torch
+from timm.optim import create_optimizer_v2, param_groups_layer_decay, param_groups_weight_decay
+from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler, PolyLRScheduler
+from timm.scheduler.scheduler import Scheduler
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+from roadmap.config.schema import Clip, Optimizer, RecipeConfig, Schedule, Spared
+
+Clipping = Callable[[Sequence[Tensor], Tensor], None]
+NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 def optimizer(recipe: RecipeConfig, network: nn.Module) -> torch.optim.Optimizer:
-    """AdamW; no weight decay on biases and other 1-D parameters (norms, layer scale)."""
-    return create_optimizer_v2(
-        network,
-        opt="adamw",
-        lr=recipe.peak_lr,
-        weight_decay=recipe.weight_decay,
-        betas=tuple(recipe.betas),
-        eps=recipe.eps,
-        fused=True,
+    """The recipe's optimizer over the weights of `network`, in groups by weight decay and by layer."""
+    facts = recipe.optimizer.facts
+    given = {"betas": tuple(recipe.betas), "eps": recipe.eps, "momentum": recipe.momentum, "nesterov": recipe.nesterov}
+    settings: dict[str, Any] = {key: value for key, value in given.items() if key in facts.reads}
+    if facts.fused:
+        settings["fused"] = True
+    if recipe.optimizer == Optimizer.lamb:
+        settings["max_grad_norm"] = None
+    made = create_optimizer_v2(
+        network, opt=recipe.optimizer.value, lr=recipe.peak_lr, param_group_fn=partial(_groups, recipe), **settings
     )
+    if recipe.optimizer == Optimizer.sgd and recipe.momentum:
+        _begin_momentum(made)
+    return made
 
 
-def schedule(recipe: RecipeConfig, adamw: torch.optim.Optimizer, updates_per_epoch: int) -> CosineLRScheduler:
-    """Linear from 0 over the warm-up, then a cosine that reaches `min_lr` as training ends; `step_update(n)` before update n."""
+def _begin_momentum(sgd: torch.optim.Optimizer) -> None:
+    """From zero, which makes the first update the same: where float16's scaler skips it, torch would leave memory as it was."""
+    for group in sgd.param_groups:
+        for weight in group["params"]:
+            sgd.state[weight]["momentum_buffer"] = torch.zeros_like(weight, memory_format=torch.preserve_format)
+
+
+def _groups(recipe: RecipeConfig, network: nn.Module) -> list[dict[str, Any]]:
+    """The weights by their weight decay, and where the rate decays from layer to layer by layer too."""
+    settings = {
+        "weight_decay": recipe.weight_decay,
+        "weight_decay_exclude_1d": recipe.decay_spares == Spared.vectors,
+        "no_weight_decay_list": spared_by_name(recipe.decay_spares, network),
+    }
+    if recipe.layer_decay is None:
+        return param_groups_weight_decay(network, **settings)
+    return param_groups_layer_decay(network, layer_decay=recipe.layer_decay, **settings)
+
+
+def spared_by_name(spared: Spared, network: nn.Module) -> set[str]:
+    """The weights that weight decay spares for another reason than being vectors; a reference names some itself."""
+    if spared == Spared.none:
+        return set()
+    own = set(getattr(network, "no_weight_decay", set)())
+    if spared == Spared.vectors:
+        return own
+    of_norms = {
+        f"{layer}.{name}".lstrip(".")
+        for layer, module in network.named_modules()
+        if isinstance(module, NORMS)
+        for name, _ in module.named_parameters(recurse=False)
+    }
+    return own | of_norms | {name for name, _ in network.named_parameters() if name.endswith("bias")}
+
+
+def schedule(recipe: RecipeConfig, optimizer: torch.optim.Optimizer, updates_per_epoch: int) -> Scheduler:
+    """Linear from 0 over the warm-up, then the recipe's way, which ends with the training; `step_update(n)` before update n."""
     updates = recipe.epochs * updates_per_epoch
     warmup = min(round(recipe.warmup_epochs * updates_per_epoch), updates - 1)
-    return CosineLRScheduler(
-        adamw,
-        t_initial=updates - warmup,
-        lr_min=recipe.min_lr,
-        warmup_t=warmup,
-        warmup_lr_init=0.0,
-        warmup_prefix=True,
-        t_in_epochs=False,
-    )
+    warming: dict[str, Any] = {"warmup_t": warmup, "warmup_lr_init": 0.0, "t_in_epochs": False}
+    ending = {**warming, "t_initial": updates - warmup, "lr_min": recipe.min_lr, "warmup_prefix": True}
+    if recipe.schedule == Schedule.cosine:
+        return CosineLRScheduler(optimizer, **ending)
+    if recipe.schedule == Schedule.polynomial:
+        return PolyLRScheduler(optimizer, power=recipe.lr_power, **ending)
+    shares = recipe.milestones if recipe.schedule == Schedule.step else []
+    at = [round(share * updates) + 1 for share in shares]  # timm's decay an update before the one that they name
+    return MultiStepLRScheduler(optimizer, at, recipe.lr_factor, warmup_prefix=False, **warming)
+
+
+def clipping(recipe: RecipeConfig) -> Clipping | None:
+    """What bounds the gradients of these weights in place, given their norm, without waiting for it; None where nothing does."""
+    bound = recipe.clip_grad
+    if bound is None:
+        return None
+    if recipe.clip_mode == Clip.value:
+        return lambda weights, _: nn.utils.clip_grad_value_(weights, bound)
+    return lambda weights, norm: nn.utils.clip_grads_with_norm_(weights, bound, norm)
 
 
 def average(recipe: RecipeConfig, network: nn.Module) -> ModelEmaV3 | None:

@@ -7,7 +7,7 @@ or gradient is not finite is held back on the device itself.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import cast
@@ -37,6 +37,7 @@ class Update:
     precision: Precision
     ranks: Ranks
     micro_batches: int = 1
+    clip: Callable[[Sequence[Tensor], Tensor], None] | None = None  # bounds the gradients of these weights, given their norm
     replica: nn.Module = field(init=False)
 
     def __post_init__(self) -> None:
@@ -46,6 +47,7 @@ class Update:
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == Precision.float16)
         self.held_back = torch.zeros((), device=device)  # 1 from the first update that was not finite
         self.weights = [weight for weight in self.network.parameters() if weight.requires_grad]
+        self.skips = bool(self.optimizer.defaults.get("fused"))  # torch's fused optimizers skip a step on the device
 
     def __call__(self, batches: Iterable[Batch], seed: Callable[[int], None]) -> Tensor:
         """Returns (3,) on the device: mean loss over all micro-batches, norm of the gradient, norm of BatchNorm's statistics."""
@@ -80,9 +82,25 @@ class Update:
             return self._step_scaled(loss, statistics)
         norm = gradient_norm(self.weights)
         self._hold_back(loss, norm, statistics)
-        self.optimizer.found_inf = self.held_back  # type: ignore[attr-defined]  # fused AdamW's own way to skip a step
-        self.optimizer.step()
+        self._clip(norm)
+        if self.skips:
+            self.optimizer.found_inf = self.held_back  # type: ignore[attr-defined]  # their own way to be told
+            self.optimizer.step()
+        else:
+            self._step_and_take_back()
         return norm
+
+    def _clip(self, norm: Tensor) -> None:
+        if self.clip is not None:
+            self.clip(self.weights, norm)
+
+    def _step_and_take_back(self) -> None:
+        """For an optimizer that cannot skip: held back, the weights are put back; its state does not count any more."""
+        weights = [weight.detach() for weight in self.weights]
+        before = torch._foreach_add(weights, 0.0)  # copies, in few kernels
+        self.optimizer.step()
+        held = self.held_back > 0
+        torch._foreach_copy_(weights, [torch.where(held, old, new) for old, new in zip(before, weights, strict=True)])
 
     def _hold_back(self, *numbers: Tensor) -> None:
         """From the first update that is not finite on, no weight moves."""
@@ -97,6 +115,7 @@ class Update:
         overflow = norm.isfinite().logical_not() & (scale > 1)
         norm = torch.where(overflow, torch.zeros_like(norm), norm)
         self._hold_back(loss, norm, statistics)
+        self._clip(norm)
         for overflowed in self.scaler._found_inf_per_device(self.optimizer).values():
             overflowed.copy_(torch.maximum(overflowed, self.held_back))
         self.scaler.step(self.optimizer)

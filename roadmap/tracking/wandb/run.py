@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from roadmap.base.redaction import redact_record
-from roadmap.config.steps import known_steps
+from roadmap.config.steps import all_steps, known_steps
 from roadmap.record.study import find_plan
 
 MARKER = Path("wandb") / "uploaded.json"  # in a run's folder: where it is on W&B, and which result
@@ -36,6 +36,8 @@ class WandbRun:
         """From a run's configuration as `config.yaml` holds it."""
         config = redact_record({key: value for key, value in config.items() if key != "output"})
         step, seed = config["step"]["name"], config["seed"]
+        keys = sorting_keys(folder, step, config["step"].get("parent"))
+        row = config["study"].get("row") or keys["row"]
         tags = [config["scale"]["name"], config["data"]["source"], config["recipe"]["name"], f"seed-{seed}"]
         return cls(
             folder=str(folder.absolute()),
@@ -43,11 +45,11 @@ class WandbRun:
             online=online,
             project=config["wandb"]["project"],
             entity=config["wandb"]["entity"],
-            name=f"{step}-s{seed}",
+            name=f"{row}-s{seed}",
             group=step,
             job_type=config["study"]["name"],
             tags=[tag[:64] for tag in tags if tag],  # W&B takes no longer ones
-            config=config | sorting_keys(folder, step, config["step"].get("parent")),
+            config=config | keys,
         )
 
 
@@ -57,9 +59,9 @@ def sorting_keys(folder: Path, step: str, parent: str | None) -> dict[str, Any]:
     A step of the user's own stands half a place after its parent. In studies whose rows are no steps (leave-one-out), all
     runs may be of one step: there `row` and `row_index` tell them apart.
     """
-    order = list(known_steps())
+    order, before = list(all_steps()), len(all_steps()) - len(known_steps())  # what stands before the roadmap has -1
     index = order.index(step) if step in order else order.index(parent) + 0.5 if parent in order else float(len(order))
     plan = find_plan(folder.absolute().parent.parent)
     run = plan.runs.get(folder.name) if plan else None
     row_index, row = (run.index, run.row.variant.name) if run else (index, step)
-    return {"step_index": index, "row": row, "row_index": row_index}
+    return {"step_index": index - before, "row": row, "row_index": row_index}
