@@ -24,7 +24,8 @@ COMMANDS = {
 USAGE = "\n".join(
     [
         "usage: roadmap COMMAND ...    (roadmap COMMAND --help: its options; roadmap --version)",
-        *(f"  {name:11}{what}" for name, (_, what) in COMMANDS.items()),
+        "       source <(roadmap --completion)    in bash: the tab key completes commands, settings and their values",
+        *(f"  {name:11} {what}" for name, (_, what) in COMMANDS.items()),
     ]
 )
 
@@ -37,11 +38,21 @@ def main() -> int:
     if sys.argv[1] == "--version":
         print(f"roadmap {__version__}")
         return 0
+    if sys.argv[1] in ("--completion", "--complete"):
+        return _complete(sys.argv[1:])
     name = sys.argv.pop(1)
     if name not in COMMANDS:
         raise Refused(f"there is no command {name!r}; {nearest(name, COMMANDS)}")
     sys.argv[0] = f"roadmap {name}"
     return int(importlib.import_module(COMMANDS[name][0]).main())
+
+
+def _complete(arguments: list[str]) -> int:
+    """`--completion`: the lines for ~/.bashrc; `--complete LINE`: what they ask."""
+    from roadmap.config.completion import BASH, complete
+
+    print("\n".join(complete(arguments[1], list(COMMANDS))) if len(arguments) > 1 else BASH)
+    return 0
 
 
 entry = exits(main)

@@ -60,7 +60,7 @@ def check_arithmetic(row):
         assert number[key] > 0
     model = compose([f"+step={row['step']}", "scale=atto"]).model
     assert number["gmacs"] == pytest.approx(cost(model, 10, 32).conv_linear / 1e9)
-    assert number["share_of_peak"] > 0
+    assert number["share_of_peak"] == pytest.approx(6 * number["gmacs"] * number["ours_train"] / number["peak_tflops"] / 1e3)
 
 
 def check_report(folder, measured):

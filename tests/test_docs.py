@@ -22,7 +22,7 @@ OTHERS = [ROOT / "Makefile", *ROOT.glob("conf/**/*.yaml"), *ROOT.glob("experimen
 CODE = re.compile(r"```.*?```|`[^`\n]+`", re.DOTALL)
 FILE = re.compile(r"(?<![\w/])(?:roadmap|conf|docs|tests|notebooks|experiments)/[\w./*-]*[\w/]")
 MADE_BY_A_COMMAND = re.compile(
-    r"experiments/(single|multirun|choice|imagenette_choice|performance/h200-eager|.*/(runs|page\.html))\b"
+    r"experiments/(single|multirun|choice|imagenette_choice|digits_again|performance/h200-eager|.*/(runs|page\.html))\b"
 )
 COMMAND = re.compile(r"python -m (roadmap[\w.]*)((?:\\\n|[^\n`])*)")
 TARGET = re.compile(r"\bmake ([a-z]+)((?: [a-z]+)*)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,11 +14,15 @@ from records import made, result_file, write
 from test_report import VALUES, study
 
 from roadmap.base.errors import Refused
+from roadmap.config.schema import StepConfig
+from roadmap.config.steps import known_steps
+from roadmap.record import provenance
 from roadmap.record.folder import RunFolder
 from roadmap.record.result import dump_result, load_result
 from roadmap.record.study import dump_plan, find_plan, load_plan, read_plan, write_plan
-from roadmap.report import effects, frame
+from roadmap.report import effects, frame, table
 from roadmap.report.records import load
+from roadmap.report.write import write_report
 
 ROOT = Path(__file__).parent.parent
 DIGITS = ROOT / "experiments" / "digits"
@@ -50,6 +55,24 @@ def test_a_result_of_the_version_before_is_read_in_today_s_form(tmp_path):
     assert load_result(dump_result(result), tmp_path) == result
     diverged = load_result({**old, "status": "diverged", "reason": "the loss is nan", "top1": None}, tmp_path)
     assert (diverged.scores, diverged.score, diverged.reason) == ({}, None, "the loss is nan")
+
+
+def test_a_record_says_which_cpu_it_was_made_on_and_older_ones_stay_as_they_are(tmp_path, monkeypatch):
+    result = made("gelu-s0-1", 50.0, cpu="A Processor", instructions="AVX2")
+    written = dump_result(result)
+    assert (written["cpu"], written["instructions"]) == ("A Processor", "AVX2")
+    assert load_result(written, tmp_path) == result
+    older = {key: value for key, value in written.items() if key not in ("cpu", "instructions")}
+    assert dump_result(load_result(older, tmp_path)) == older  # its fingerprint, by which uploads are known, stays too
+    monkeypatch.setattr(provenance, "CPUINFO", tmp_path / "cpuinfo")
+    for content, name in (
+        ("processor\t: 0\nmodel\t\t: 1\nmodel name\t: AMD EPYC 9R14\nflags : avx2\n", "AMD EPYC 9R14"),
+        ("processor : 0\nBogoMIPS : 108.00\nModel : Raspberry Pi 5 Model B\n", "Raspberry Pi 5 Model B"),
+    ):
+        (tmp_path / "cpuinfo").write_text(content)
+        assert provenance.cpu_model() == name
+    (tmp_path / "cpuinfo").write_text("")
+    assert provenance.cpu_model() != ""
 
 
 @pytest.mark.parametrize(
@@ -140,9 +163,77 @@ def test_a_frame_of_single_runs_needs_no_study(tmp_path):
         frame(tmp_path / "runs")
 
 
+def unplanned(folder, *runs):
+    """Single runs: (step, seed, score, kernel size, learning rate) each."""
+    steps = known_steps()
+    for number, (step, seed, score, kernel, lr) in enumerate(runs):
+        run = folder / "runs" / f"{step}-s{seed}-{number:08x}"
+        run.mkdir(parents=True)
+        about = StepConfig(step, steps[step].parent, steps[step].label)
+        model = {"kernel_size": kernel, "activation": "gelu" if step == "gelu" else "relu", "depthwise": step != "resnet"}
+        data = {"source": "digits", "image_size": 32, "fingerprint": "f", "train": 10 + number}
+        recipe = {"lr": lr, "epochs": 3}
+        result = made(run.name, score, step=about, seed=seed, model=model, data=data, recipe=recipe, recipe_name="short")
+        write(run, result)
+    return folder
+
+
+def compared(folder):
+    return {row.variant.name: (row.variant.parent, row.toggles) for row in load(folder).plan.rows}
+
+
+def test_runs_that_no_study_planned_are_rows_by_step(tmp_path):
+    values = {"resnet": 50.0, "kernel_7": 60.0, "kernel_9": 61.0, "gelu": 62.0}
+    folder = unplanned(tmp_path, *((step, seed, value + seed, 3, 0.1) for step, value in values.items() for seed in (0, 1, 2)))
+    assert compared(folder) == {
+        "resnet": (None, ()),
+        "kernel_7": ("resnet", ("depthwise",)),
+        "kernel_9": ("kernel_7", ()),
+        "gelu": ("kernel_7", ("activation",)),
+    }
+    found = effects(folder).set_index("effect")
+    assert dict(found["value"]) == {"kernel_7": 10.0, "kernel_9": 1.0, "gelu": 2.0}
+    assert found["resolved"].to_list() == [True, False, False]
+    assert not load(folder).plan.row("kernel_9").variant.adopted
+    _, said = write_report(folder)
+    assert "No study planned these runs" in said
+    assert "| ReLU → GELU" in (folder / "table.md").read_text()
+    before = (folder / "table.md").read_bytes()
+    shutil.rmtree(folder / "runs")  # and from the records alone
+    write_report(folder)
+    assert (folder / "table.md").read_bytes() == before
+
+
+def test_runs_that_no_study_planned_are_rows_by_settings_too(tmp_path):
+    runs = [(step, 0, 50.0, kernel, lr) for step in ("kernel_7", "gelu") for kernel in (7, 3) for lr in (0.1, 0.02)]
+    folder = unplanned(tmp_path, *runs, ("resnet", 0, 50.0, 3, 0.1))
+    known, k3, k7 = compared(folder), "kernel_7 model.kernel_size=3", "kernel_7 model.kernel_size=7"
+    assert list(known)[:2] == ["resnet recipe.lr=0.1", "kernel_7 model.kernel_size=3 recipe.lr=0.02"]
+    assert known[f"{k3} recipe.lr=0.1"] == ("resnet recipe.lr=0.1", ("depthwise",))
+    assert known[f"{k7} recipe.lr=0.1"] == (f"{k3} recipe.lr=0.1", ("kernel_size",))
+    assert known[f"{k7} recipe.lr=0.02"] == (f"{k3} recipe.lr=0.02", ("kernel_size",))
+    for kernel in (3, 7):
+        for lr in (0.1, 0.02):
+            row = f"model.kernel_size={kernel} recipe.lr={lr}"
+            assert known[f"gelu {row}"] == (f"kernel_7 {row}", ("activation",))
+    assert set(frame(folder)["row"]) == set(known)
+    assert [row.variant.label for row in load(folder).plan.rows][-1] == "ReLU → GELU, kernel_size=7, recipe.lr=0.1"
+    write(folder / "runs" / "resnet-s0-00000008", replace(made("resnet-s0-00000008", 1.0), scale="tiny"))
+    with pytest.raises(Refused, match="their scale differs: atto, tiny"):
+        load(folder)
+    assert len(frame(folder)) == 9
+
+
+def test_a_seed_that_a_row_has_not_is_missing(tmp_path):
+    folder = unplanned(tmp_path, ("resnet", 0, 50.0, 3, 0.1), ("resnet", 4, 52.0, 3, 0.1), ("gelu", 4, 60.0, 3, 0.1))
+    rows = table(folder).set_index("step")
+    assert (rows.loc["gelu", "n"], rows.loc["gelu", "missing"], rows.loc["resnet", "missing"]) == (1, 1, 0)
+    assert effects(folder)["value"].to_list() == [9.0]
+
+
 def test_effects_are_those_of_the_report(tmp_path):
     table = effects(study(tmp_path, VALUES))
-    assert list(table) == ["effect", "label", "value", "low", "high", "p", "p_holm", "resolved"]
+    assert list(table) == ["effect", "value", "low", "high", "p", "p_holm", "resolved"]
     found = table.set_index("effect")
     assert list(found["value"]) == [10.0, 0.5, 0.5, 9.5]
     assert list(found["resolved"]) == [True, False, False, True]

@@ -169,6 +169,8 @@ BAD_LINES = [
     ("sweep study=digits study.seeds=[1e9999]", "study.seeds inf"),
     ("sweep study=digits recipe.lr=nan", "recipe.lr nan 100"),
     ("sweep study=digits --jobs -1", "--jobs -1 1"),
+    ("sweep study=digits --jobs 0", "--jobs 0 1"),
+    ("run -m +step=resnet,gelu --cfg job", "--multirun --cfg"),
     ("cost --image-size 8", "--image-size 8 32"),
     ("cost --image-size 100000000", "--image-size 4096"),
     # contradictions

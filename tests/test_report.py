@@ -16,8 +16,10 @@ from records import result_file
 from roadmap.base.console import printable
 from roadmap.base.errors import Refused
 from roadmap.base.tables import Column, as_csv, as_latex, as_markdown, as_table
+from roadmap.config.recipes import recipe_file
 from roadmap.report import frame
 from roadmap.report.columns import latex, markdown
+from roadmap.report.page import write_page
 from roadmap.report.records import load
 from roadmap.report.report import Report
 from roadmap.report.statistics import analyse
@@ -81,12 +83,11 @@ VALUES = {
 def test_planted_effects(tmp_path):
     analysis = analyse(load(study(tmp_path, VALUES)))
     found = {estimate.effect.name: estimate for estimate in analysis.estimates}
-    assert analysis.noise.std == pytest.approx(1.0)
-    assert (analysis.noise.freedom, analysis.noise.paired) == (10, False)
+    assert analysis.measured.deviation == pytest.approx(1.0)
     assert {name: e.value for name, e in found.items()} == {"b": 10, "c": 0.5, "side": 0.5, "d": 9.5}
     assert {name: e.resolved for name, e in found.items()} == {"b": True, "c": False, "side": False, "d": True}
-    # t(0.975, 10) sqrt(2 / 3), from a table of Student's t
-    assert found["b"].half_width == pytest.approx(2.2281 * (2 / 3) ** 0.5, abs=1e-4)
+    # a little above t(0.975, 4) sqrt(2 / 3), from a table of Student's t
+    assert found["b"].half_width == pytest.approx(2.7764 * (2 / 3) ** 0.5, rel=0.02)
 
 
 def test_missing_and_diverged_rows_are_shown(tmp_path):
@@ -152,6 +153,37 @@ def test_the_figure_says_what_the_table_says(tmp_path):
     assert any("digits 32 px, 3 epochs" in text for text in texts)
     assert any("hatched" in text for text in texts)
     assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_captions_name_what_differs_from_the_recipe_s_file(tmp_path):
+    short = recipe_file("short")
+    assert (short["epochs"], short["lr_batch"], short["betas"], short["precision"]) == (20, 128, [0.9, 0.999], "auto")
+
+    def said(name, **changes):
+        def change(lines):
+            for line in lines:
+                line["recipe"] = {key: value for key, value in {**short, **changes}.items() if key != "name"}
+
+        folder = study(tmp_path / f"{len(list(tmp_path.iterdir()))}", VALUES, change=change)
+        plan = json.loads((folder / "study.json").read_text()) | {"recipe": name}
+        (folder / "study.json").write_text(json.dumps(plan))
+        return Report.read(folder).notes[0].split("recipe ")[1].split(", final epoch")[0]
+
+    assert said("short", epochs=3) == "short"  # the epochs are said beside the data
+    assert said("short", label_smoothing=0.0, ema=0.99) == "short with ema=0.99, label_smoothing=0"
+    mine = said("mine", mixup=0.5)  # from a folder of the user's own
+    assert mine.startswith("mine (the paper's with batch_size=128, micro_batch=null, ")
+    assert "mixup=0.5" in mine
+
+
+def test_a_page_is_never_older_than_the_tables_beside_it(tmp_path):
+    folder = study(tmp_path, VALUES)
+    write_report(folder)
+    assert not (folder / "page.html").exists()
+    write_page(Report.read(folder))
+    study(tmp_path, {**VALUES, "d": [80.0, 81.0, 82.0]})
+    write_report(folder)
+    assert "81.00 ± 1.00" in (folder / "page.html").read_text()
 
 
 def test_records_of_a_fuller_study_are_set_aside(tmp_path):

@@ -26,6 +26,7 @@ from roadmap.report.records import load
 from roadmap.report.report import Report
 from roadmap.report.statistics import analyse
 from roadmap.sweep.design import orders
+from roadmap.sweep.earlier import check_folder
 from roadmap.sweep.plan import plan
 from roadmap.sweep.preview import preview
 
@@ -51,6 +52,7 @@ def ends():
 def test_leave_one_out_takes_each_change_back_and_nothing_else(ends):
     found = planned("leave_one_out")
     assert [*found.rows] == ["separate_downsampling", *(f"without_{name}" for name in CHANGES)]
+    assert [variant.label for variant in found.design.variants][:2] == ["the whole network", "without stage ratio"]
     start, end = ends
     taken_back = []
     for name in CHANGES:
@@ -216,7 +218,8 @@ def test_references_stand_beside_the_steps(tmp_path):
     study, alone = recorded(found, values), planned("roadmap", *settings)
     without = recorded(alone, values)
     assert [e.effect.name for e in analyse(study).estimates] == [e.effect.name for e in analyse(without).estimates]
-    assert (analyse(study).estimates, analyse(study).noise) == (analyse(without).estimates, analyse(without).noise)
+    assert analyse(study).estimates == analyse(without).estimates
+    assert analyse(study).measured.deviation == analyse(without).measured.deviation
     (line,) = [line for line in markdown(Report.of(study)).splitlines() if "swin" in line]
     assert "(reference)" in line
     assert "81.30" in line
@@ -289,6 +292,61 @@ def test_a_run_s_difference_is_to_the_row_that_the_study_compares_it_with(tmp_pa
     assert parent_score(without.folder, result) == 50.0
     assert difference_to_parent(without.folder, result) == -2.0
     assert difference_to_parent(without.folder, dataclasses.replace(result, seed=1)) is None
+
+
+def test_a_finished_study_is_not_replaced_by_another(tmp_path):
+    """More rows and seeds are the same study; other settings, fewer of them, and another question are not."""
+    settings = ["study.name=mine", "study.steps=[kernel_7,gelu]", "study.seeds=[0,1]", f"output={tmp_path}"]
+    first = planned("roadmap", *settings)
+    check_folder(first)
+    first.write()
+    check_folder(planned("roadmap", *settings, "recipe.label_smoothing=0"))  # nothing is done yet
+    for point in first.points[:3]:
+        point.folder.path.mkdir(parents=True)
+        run = point.experiment
+        decides = {key: decisive(run, point.fingerprint)[key] for key in ("model", "data", "recipe")}
+        write(point.folder.path, made(point.folder.path.name, 50.0, step=run.step, seed=run.seed, **decides))
+    for same in ([], ["study.seeds=[0,1,2]"], ["study.steps=[resnet,kernel_7,gelu]"], ["runtime.threads=2"]):
+        check_folder(planned("roadmap", *settings, *same))
+    for other, says in (
+        (["recipe.label_smoothing=0"], "3 of its 3 finished runs .* recipe.label_smoothing: 0.1 / 0.0. .*study.name=mine_2"),
+        (["model.kernel_size=5", "study.seeds=[4]"], "there / here: model.kernel_size: 7 / 5. "),
+        (["study.seeds=[0]"], "1 of its 3 .* Not in this sweep: kernel_7 with seed 1; .* --only GLOB"),
+        (["study.steps=[gelu]"], "2 of its 3 .* Not in this sweep: kernel_7 with seeds 0, 1"),
+        (["study.kind=equal_flops"], "study.kind: roadmap / equal_flops"),
+    ):
+        with pytest.raises(Refused, match=says):
+            check_folder(planned("roadmap", *settings, *other))
+    check_folder(planned("roadmap", *settings, "recipe.label_smoothing=0", "study.name=another"))
+
+
+def test_committed_records_are_a_finished_study_too(tmp_path):
+    settings = ["study.steps=[gelu]", "study.seeds=[0]", f"output={tmp_path}"]
+    found = planned("roadmap", *settings)
+    recorded(found, {"gelu": [50.0]})
+    check_folder(planned("roadmap", *settings))
+    with pytest.raises(Refused, match="1 of its 1 finished runs"):
+        check_folder(planned("roadmap", *settings, "recipe.lr=2e-3"))
+
+
+def test_runs_of_one_s_own_rows_are_named_by_the_row_and_older_folders_are_found(tmp_path):
+    (tmp_path / "own/study").mkdir(parents=True)
+    rows = "[{name: k7, step: fewer_norms}, {name: k3, step: fewer_norms, set: [model.kernel_size=3], compare: k7}]"
+    (tmp_path / "own/study/kernels.yaml").write_text(f"# @package _global_\nstudy: {{name: kernels, rows: {rows}}}\n")
+    words, own = ["+study=kernels", "scale=atto", "study.seeds=[0]", f"output={tmp_path}"], [tmp_path / "own"]
+    seven, three = plan(words, own).points
+    assert (seven.name, three.name) == ("k7-s0", "k3-s0")
+    assert three.folder.path.name.startswith("k3-s0-")
+    older = three.folder.path.with_name(three.folder.path.name.replace("k3", "fewer_norms"))
+    older.mkdir(parents=True)  # of a version that named it by the step
+    assert [point.folder.path for point in plan(words, own).points] == [seven.folder.path, older]
+    older.rename(three.folder.path)
+    single = compose(["+study=kernels", "scale=atto", "+step=fewer_norms", "model.kernel_size=3", f"output={tmp_path}"], own)
+    assert RunFolder.of(single, three.fingerprint).path == three.folder.path  # by hand, the same run
+    with pytest.raises(Refused, match=r"study\.row=NAME is a single run's"):
+        plan([*words, "study.row=k3"], own)
+    with pytest.raises(Refused, match=r"study\.row='\.\./x'"):
+        compose(["+step=gelu", "study.row=../x"])
 
 
 def recorded(found, values):

@@ -42,6 +42,7 @@ def test_a_sweep_from_start_to_table(tmp_path):
     assert first.returncode == 0, first.stderr
     study = tmp_path / "experiments" / "digits"
     done = results(study)
+    assert all(result["cpu"] and result["instructions"] for result in done.values())
     assert sorted((r["step"]["name"], r["seed"]) for r in done.values()) == [
         ("gelu", 0),
         ("gelu", 1),
@@ -136,7 +137,7 @@ def test_runs_that_die_do_not_reach_the_others(tmp_path):
     assert {result["seed"] for result in results(tmp_path).values()} == {4, 5}
     assert "5 runs failed and are started again" in err
     for seed, says in enumerate(["killed by SIGKILL", "a fault of the test", "exit code 7", "KeyboardInterrupt"]):
-        (line,) = [line for line in err.splitlines() if line.startswith(f"failed: gelu-s{seed}-")]
+        (line,) = [line for line in err.splitlines() if line.startswith(f"failed: gelu-s{seed}:")]
         assert says in line
     assert err.count("log.txt") == 4
     assert "4 missing" in (tmp_path / "experiments" / "digits" / "table.md").read_text()
@@ -168,7 +169,7 @@ def test_a_run_that_does_not_stop_is_killed_at_the_second_signal(tmp_path):
     process.terminate()
     _, err = process.communicate(timeout=30)
     assert process.returncode == 143, err
-    assert "gelu seed 0: stopped; the same command goes on with it" in err
+    assert "gelu-s0: stopped; the same command goes on with it" in err
     assert "2 runs are stopped or not started" in err
     assert not Path("/proc", (tmp_path / "stuck").read_text()).exists()
 

@@ -21,6 +21,7 @@ from roadmap.base.errors import EXIT_FAILED, EXIT_REFUSED, Refused
 from roadmap.config.compose import compose
 from roadmap.config.identity import plain
 from roadmap.record.folder import RunFolder
+from roadmap.sweep.plan import plan
 from roadmap.tracking.wandb import upload as replay
 from roadmap.tracking.wandb.process import Uploader
 from roadmap.tracking.wandb.run import MARKER, WandbRun
@@ -116,6 +117,22 @@ def replayed(*arguments, monkeypatch):
 
 def own(lines):
     return [{key: value for key, value in line.items() if not key.startswith("_")} for line in lines]
+
+
+def test_a_run_is_called_by_its_row(tmp_path, monkeypatch, capsys):
+    """In a leave-one-out all runs are of one step, and their folders are named by it."""
+    found = plan(["+study=leave_one_out", "scale=atto", "study.steps=[gelu]", "study.seeds=[0]", f"output={tmp_path}"])
+    found.write()
+    for point in found.points:
+        run = record(found.folder, point.experiment.step.name)
+        run.rename(point.folder.path)
+    assert replayed(found.folder, "--dry-run", monkeypatch=monkeypatch) == 0
+    whole, without = (point.folder.path.name for point in found.points)
+    assert sorted(capsys.readouterr().out.splitlines()) == sorted(
+        [f"{whole}: to upload", f"without_gelu-s0 ({without}): to upload"]
+    )
+    config = plain(found.points[1].experiment)
+    assert WandbRun.of(config, found.points[1].folder.path, online=False).name == "without_gelu-s0"
 
 
 def test_study_arrives_once(tmp_path, monkeypatch, server, capsys):

@@ -15,7 +15,7 @@ from pathlib import Path
 from scipy import stats
 
 from roadmap.base.tables import Column, as_markdown
-from roadmap.report.write import frame
+from roadmap.report import frame
 
 STEPS = ("resnet", "separate_downsampling")
 SEEDS = range(5)
@@ -37,6 +37,7 @@ COLUMNS = (
     Column("n", "n"),
     Column("top1", "top-1, %: mean ± standard deviation"),
     Column("difference", "difference to plain, paired [95 % interval]"),
+    Column("by_seed", "top-1 of each seed"),
 )
 
 
@@ -77,7 +78,8 @@ def row(data: str, step: str, variant: str, values: list[float], plain: list[flo
         interval = stats.ttest_1samp(differences, 0).confidence_interval()
         difference = f"{stats.tmean(differences):+.2f} [{interval.low:+.2f}, {interval.high:+.2f}]"
     top1 = f"{mean:.2f} ± {deviation:.2f}"
-    return {"data": data, "step": step, "variant": variant, "n": len(values), "top1": top1, "difference": difference}
+    about = {"data": data, "step": step, "variant": variant, "n": len(values), "top1": top1, "difference": difference}
+    return about | {"by_seed": ", ".join(f"{value:.2f}" for value in values)}
 
 
 if __name__ == "__main__":

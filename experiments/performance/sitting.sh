@@ -92,7 +92,7 @@ side_by_side() { # what nobody times
   cat "$site"/*.log | grep -A 4 ==
 }
 
-depthwise() { run 50 depthwise python3 $here/depthwise.py; }
+depthwise() { run 90 depthwise python3 $here/depthwise.py; }
 
 augmentation() { run 60 augmentation python3 $here/augmentation.py; }
 

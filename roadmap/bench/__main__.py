@@ -69,7 +69,7 @@ def main() -> int:
 
     device = pick_device(Device(arguments.device))
     data = experiments[0].data
-    setting, peak = _setting(arguments, experiments[0].recipe, worker_count(data), device)
+    setting = _setting(arguments, experiments[0].recipe, worker_count(data), device)
     where = f"{setting.name} {arguments.scale} {arguments.image_size}px".lower()
     folder = arguments.output or Path("experiments/performance") / re.sub("[^a-z0-9]+", "-", where)
     if arguments.profile:
@@ -84,7 +84,7 @@ def main() -> int:
         if any(row["step"] == experiment.step.name for row in rows):
             continue
         rows.append(_measured(experiment.step.name, experiment.model, setting, pipeline))
-        remarks = notes(rows, arguments, peak)
+        remarks = notes(rows, arguments, setting.peak.about)
         _write(folder, rows, remarks)  # after each row: what is measured is not lost
         print(as_table(rows[-1:], COLUMNS[:8], ""), flush=True)
     print(as_table(rows, COLUMNS, "how fast each step is"), *remarks, f"{folder}: bench.csv, bench.md", sep="\n")
@@ -139,11 +139,11 @@ def _experiments(arguments: argparse.Namespace) -> list[Experiment]:
     return [compose_run([*common, f"+step={name}"], folders) for name in names]
 
 
-def _setting(arguments: argparse.Namespace, recipe: RecipeConfig, workers: int, device: torch.device) -> tuple[Setting, str]:
-    """What is the same for all rows, and where the peak is from; settles what `auto` means in the arguments."""
+def _setting(arguments: argparse.Namespace, recipe: RecipeConfig, workers: int, device: torch.device) -> Setting:
+    """What is the same for all rows; settles what `auto` means in the arguments."""
     import torch
 
-    from roadmap.bench.measure import peak_operations
+    from roadmap.bench.measure import Peak
     from roadmap.bench.step import Setting
     from roadmap.train.precision import pick_precision
 
@@ -156,10 +156,9 @@ def _setting(arguments: argparse.Namespace, recipe: RecipeConfig, workers: int, 
         compiled = Compile.blocks if gpu else Compile.none
     arguments.batch_size = arguments.batch_size or (256 if gpu else 8)
     arguments.compile, arguments.threads = compiled.value, torch.get_num_threads()
-    peak, source = peak_operations(device)
     precision = pick_precision(Precision(arguments.precision), device)
     arguments.precision = precision.value
-    setting = Setting(
+    return Setting(
         device=device,
         name=torch.cuda.get_device_name(device) if gpu else f"CPU, {arguments.threads} threads",
         precision=precision,
@@ -172,9 +171,8 @@ def _setting(arguments: argparse.Namespace, recipe: RecipeConfig, workers: int, 
         rounds=arguments.rounds,
         seconds=arguments.seconds,
         against=arguments.against,
-        peak=peak,
+        peak=Peak.of(device),
     )
-    return setting, source
 
 
 def _measured(step: str, model: ModelConfig, setting: Setting, pipeline: InputPipeline | None) -> dict[str, Any]:
@@ -222,6 +220,11 @@ def notes(rows: Sequence[dict[str, Any]], arguments: argparse.Namespace, peak: s
         f"{versions['python']} on {platform.machine()}. Synthetic images that lie on the device. Median of {arguments.rounds} "
         f"rounds of at least {arguments.seconds:g} s, the contenders in turn; ratios are taken round by round.",
         f"Peak: {peak}. Its share counts 3 x 2 operations for each multiply-add of the forward pass.",
+        *(
+            f"{row['step']}: {row['share_of_peak']:.0%} of the peak: other work slowed the product down, so it says nothing."
+            for row in rows
+            if (row["share_of_peak"] or 0) > 1
+        ),
         "Inference and latency are not compiled on any side. Compiling is what the first two updates took beyond two later ones, "
         "with what torch had in its cache on disk.",
     ]

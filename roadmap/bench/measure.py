@@ -80,15 +80,28 @@ def profiled(action: Action, device: torch.device, repetitions: int = 3) -> str:
     return str(averages.table(sort_by=f"self_{'cuda' if gpu else 'cpu'}_time_total", row_limit=40, max_name_column_width=80))
 
 
-def peak_operations(device: torch.device) -> tuple[float, str]:
-    """Operations a second that the device could do, and where the figure is from: its maker, or a matrix product here."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    for part, peak in PEAKS.items():
-        if part in name:
-            return peak, f"{name}: {peak / 1e12:.0f} TFLOP/s, dense bfloat16, its maker's figure"
-    size = 8192 if device.type == "cuda" else 2048
-    left, right = torch.randn(2, size, size, device=device, dtype=torch.bfloat16 if device.type == "cuda" else torch.float32)
-    torch.mm(left, right)
-    seconds = min(timed(lambda: torch.mm(left, right), device, 3) / 3 for _ in range(5))
-    peak = 2 * size**3 / seconds
-    return peak, f"{name or 'CPU'}: {peak / 1e12:.3g} TFLOP/s, a product of two {size} x {size} matrices, measured here"
+@dataclass(frozen=True)
+class Peak:
+    """Operations a second that a device could do: its maker's figure, or else what a large product comes to beside the work."""
+
+    by_maker: float | None
+    about: str
+    product: Action
+    operations: int  # of the product
+
+    @classmethod
+    def of(cls, device: torch.device) -> Peak:
+        """What is known of this device."""
+        gpu = device.type == "cuda"
+        size = 8192 if gpu else 2048
+        left, right = torch.randn(2, size, size, device=device, dtype=torch.bfloat16 if gpu else torch.float32)
+        name = torch.cuda.get_device_name(device) if gpu else "CPU"
+        by_maker = next((peak for part, peak in PEAKS.items() if part in name), None)
+        about = f"{name}: the best of a product of two {size} x {size} matrices, in turn with each row's work"
+        if by_maker is not None:
+            about = f"{name}: {by_maker / 1e12:.0f} TFLOP/s, dense bfloat16, its maker's figure"
+        return cls(by_maker, about, lambda: torch.mm(left, right), 2 * size**3)
+
+    def seen(self, seconds: list[float]) -> float:
+        """Operations a second, by the seconds that products took where the maker says nothing."""
+        return self.by_maker or self.operations / min(seconds)

@@ -16,7 +16,7 @@ from timm.layers import set_fast_norm
 from torch import nn
 
 from roadmap.base.files import write_atomic
-from roadmap.bench.measure import Action, Spread, in_turn, peak_memory, profiled, settle, timed
+from roadmap.bench.measure import Action, Peak, Spread, in_turn, peak_memory, profiled, settle, timed
 from roadmap.bench.timm_loop import TimmLoop, timm_network
 from roadmap.config.schema import Compile, ModelConfig, Precision, RecipeConfig
 from roadmap.data.batches import Batch, InputPipeline, LabelledImages, seed_all
@@ -30,7 +30,7 @@ from roadmap.train.ranks import Ranks
 from roadmap.train.readings import Readings
 from roadmap.train.update import Update
 
-OURS, BEST = "ours", "timm_best"
+OURS, BEST, PEAK = "ours", "timm_best", "peak"
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Setting:
     rounds: int
     seconds: float
     against: tuple[str, ...]
-    peak: float  # operations a second
+    peak: Peak
     profiles: Path | None = None  # where to write what the time of our updates goes into
 
 
@@ -74,7 +74,12 @@ def measure(step: str, model: ModelConfig, setting: Setting, pipeline: InputPipe
     torch._dynamo.reset()
     contenders = dict(_contenders(step, model, setting))
     batch = setting.recipe.images_at_once
-    times = in_turn({name: each.update for name, each in contenders.items()}, setting.device, setting.rounds, setting.seconds)
+    actions = {name: each.update for name, each in contenders.items()}
+    if setting.peak.by_maker is None:
+        setting.peak.product()  # once before its time counts
+        actions[PEAK] = setting.peak.product
+    times = in_turn(actions, setting.device, setting.rounds, setting.seconds)
+    peak = setting.peak.seen(times.pop(PEAK, []))
     forward = cost(model, setting.classes, setting.image_size).conv_linear
     row: dict[str, Any] = {"gmacs": forward / 1e9}
     for name, seconds in times.items():
@@ -83,7 +88,8 @@ def measure(step: str, model: ModelConfig, setting: Setting, pipeline: InputPipe
     for name in setting.against:
         ratio = Spread.of([theirs / ours for theirs, ours in zip(times[name], times[OURS], strict=True)])
         row |= {f"ratio_{name}": ratio.median, f"ratio_{name}_least": ratio.least, f"ratio_{name}_most": ratio.most}
-    of_peak = 3 * 2 * forward * row[f"{OURS}_train"] / setting.peak
+    of_peak = 3 * 2 * forward * row[f"{OURS}_train"] / peak
+    row["peak_tflops"] = peak / 1e12
     row["share_of_peak"] = of_peak if setting.device.type == "cpu" or setting.precision == Precision.bfloat16 else None
     for name, each in contenders.items():
         compiling = max(0.0, each.first_seconds - 2 * statistics.median(times[name]))

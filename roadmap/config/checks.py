@@ -47,6 +47,8 @@ def check(experiment: Experiment) -> None:
     _require(
         bool(NAME.fullmatch(experiment.study.name)), "study.name", experiment.study.name, "at most 100 letters, digits, _ . -"
     )
+    row = experiment.study.row
+    _require(not row or bool(NAME.fullmatch(row)), "study.row", repr(row), "at most 100 letters, digits, _ . -")
     for key, names in (("reference", [experiment.reference]), ("study.references", experiment.study.references)):
         for name in names:
             fits = name is None or bool(TIMM_NAME.fullmatch(name))

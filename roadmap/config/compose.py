@@ -58,17 +58,23 @@ def with_toggles(experiment: Experiment, overrides: Sequence[str]) -> Experiment
         Refused: for anything that no run could start from.
 
     """
-    for override in parse(overrides):
-        check_override(override)
-    toggles = OmegaConf.from_dotlist([override.removeprefix("model.") for override in overrides])
-    try:
-        model = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(experiment.model), toggles))
-    except OmegaConfBaseException as error:
-        raise Refused(explain(error)) from error
-    assert isinstance(model, ModelConfig)
-    changed = dataclasses.replace(experiment, model=model)
+    changed = dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, **dict(map(_toggle, overrides))))
     check(changed)
     return changed
+
+
+@lru_cache(maxsize=1024)
+def _toggle(override: str) -> tuple[str, Any]:
+    """Name and typed value of `model.kernel_size=3`."""
+    for parsed in parse([override]):
+        check_override(parsed)
+    name = override.removeprefix("model.").split("=")[0]
+    try:
+        model = OmegaConf.merge(OmegaConf.structured(ModelConfig), OmegaConf.from_dotlist([override.removeprefix("model.")]))
+        value = OmegaConf.select(model, name)
+        return name, OmegaConf.to_object(value) if OmegaConf.is_config(value) else value
+    except OmegaConfBaseException as error:
+        raise Refused(explain(error)) from error
 
 
 def add_placeholder_step(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> list[str]:

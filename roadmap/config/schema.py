@@ -453,6 +453,7 @@ class StudyConfig:
     orders: int = number(16, least=4, most=10_000)  # of kind=orderings; an even number: each comes with its reverse
     steps: list[str] = field(default_factory=lambda: ["all"])
     seeds: list[int] = field(default_factory=lambda: [0])
+    row: str = ""  # of `rows`, that a single run is of: it names the run's folder; a sweep says it
 
 
 @dataclass
@@ -473,3 +474,8 @@ class Experiment:
     wandb: WandbConfig = field(default_factory=WandbConfig)
     seed: int = number(0, least=0, most=2**31 - 1)
     output: str = "experiments"  # runs are written to <output>/<study>/runs
+
+    @property
+    def row(self) -> str:
+        """What the run is called: its row in a study of one's own rows, else its step."""
+        return self.study.row or self.step.name

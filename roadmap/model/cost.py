@@ -6,8 +6,9 @@ import dataclasses
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -19,10 +20,15 @@ with warnings.catch_warnings():
     from fvcore.nn.jit_handles import conv_flop_jit, get_shape, linear_flop_jit
 
 from roadmap.base.errors import Refused
-from roadmap.config.schema import ModelConfig
-from roadmap.model.network import Network, Stage, build_network
+from roadmap.config.schema import Activation, ModelConfig, Norm
+from roadmap.model.layers import ACTIVATIONS, NORMS, conv_layer
+from roadmap.model.layout import BlockLayout, Conv, StageLayout, StemLayout, layout
+from roadmap.model.network import Head, max_pool
 
-ACTIVATIONS = "activations"  # outputs of convolutions and linear layers, as fvcore's ActivationCountAnalysis counts
+Shape = tuple[int, ...]
+Counted = tuple[Counter[str], Shape]  # what a part costs, and what comes out of it
+PARAMETERS = "parameters"
+OUTPUTS = "outputs"  # outputs of convolutions and linear layers, as fvcore's ActivationCountAnalysis counts
 MULTIPLY_ADDS = ("conv", "linear", "attention")  # attention's own products: of references only
 # Operators that fvcore knows no count for and that have no multiply-adds of convolutions, linear layers or norms.
 FREE_OPERATORS = {"aten::add", "aten::mul", "aten::gelu", "aten::max_pool2d"}
@@ -54,15 +60,15 @@ def cost(model: ModelConfig, num_classes: int = 1000, image_size: int = 224) -> 
         Refused: where the network runs an operator whose cost is not known.
 
     """
-    with torch.device("meta"):
-        network = build_network(dataclasses.replace(model, drop_path=0.0), num_classes).eval()
-    counts: Counter[str] = Counter()
-    shape: tuple[int, ...] = (1, 3, image_size, image_size)
-    for part in _parts(network):
-        counted, shape = _count(part, shape)
-        counts.update(counted)
-    activations = counts.pop(ACTIVATIONS)
-    return Cost(sum(p.numel() for p in network.parameters()), dict(sorted(counts.items())), activations)
+    network = layout(model)
+    shape: Shape = (1, 3, image_size, image_size)
+    total, shape = _stem(network.stem, shape)
+    for stage in network.stages:
+        counts, shape = _stage(stage, shape)
+        total = total + counts
+    total = total + _count(Head, (network.head_norm, shape[1], num_classes), shape)[0]
+    activations, params = total.pop(OUTPUTS), total.pop(PARAMETERS)
+    return Cost(params, dict(sorted(total.items())), activations)
 
 
 def cost_of(model: ModelConfig, reference: str | None, num_classes: int, image_size: int) -> Cost:
@@ -85,32 +91,65 @@ def cost_of(model: ModelConfig, reference: str | None, num_classes: int, image_s
 _references: dict[tuple[str, int, int, float], Cost] = {}
 
 
-def _parts(network: Network) -> Iterator[nn.Module]:
-    """The network as a chain of modules, in the order in which an image passes them."""
-    yield network.stem
-    for stage in network.stages:
-        assert isinstance(stage, Stage)
-        if len(stage.downsampling):
-            yield stage.downsampling
-        yield from stage.blocks
-    yield network.head
+def _stem(stem: StemLayout, shape: Shape) -> Counted:
+    first, shape = _conv_layer(stem.conv, shape)
+    pooled, shape = _count(max_pool, (), shape) if stem.max_pool else (Counter(), shape)
+    return first + pooled + _norm(stem.norm, shape), shape
 
 
-_counted: dict[tuple[str, tuple[int, ...]], tuple[Counter[str], tuple[int, ...]]] = {}
+def _stage(stage: StageLayout, shape: Shape) -> Counted:
+    counts: Counter[str] = Counter()
+    if stage.downsampling is not None:
+        counts = _norm(stage.downsampling.norm, shape)
+        counted, shape = _conv_layer(stage.downsampling.conv, shape)
+        counts = counts + counted
+    for block in stage.blocks:
+        counted, shape = _block(block, shape)
+        counts = counts + counted
+    return counts, shape
 
 
-def _count(part: nn.Module, shape: tuple[int, ...]) -> tuple[Counter[str], tuple[int, ...]]:
-    """Trace a module once for all its equals, which most blocks of a stage are; returns its output's shape too."""
-    key = (repr(part), shape)
-    if key not in _counted:
-        _counted[key] = _trace(part.to_empty(device="cpu"), torch.zeros(shape))
-    return _counted[key]
+def _block(block: BlockLayout, shape: Shape) -> Counted:
+    """Its branch and shortcut; their sum is free, and so is layer scale but for its parameters."""
+    counts: Counter[str] = Counter()
+    if block.shortcut is not None:
+        counts = counts + _conv_layer(block.shortcut, shape)[0]
+    for conv in block.convs:
+        counted, shape = _conv_layer(conv, shape)
+        counts = counts + counted
+    if block.layer_scale is not None:
+        counts[PARAMETERS] += shape[1]
+    return counts + _activation(block.activation), shape
 
 
-def _trace(part: nn.Module, image: Tensor) -> tuple[Counter[str], tuple[int, ...]]:
+def _conv_layer(conv: Conv, shape: Shape) -> Counted:
+    """A convolution, whose place in a network does not matter, and what follows it: many layouts share the parts."""
+    counts, shape = _count(conv_layer, (dataclasses.replace(conv, norm=None, activation=None),), shape)
+    return counts + _norm(conv.norm, shape) + _activation(conv.activation), shape
+
+
+def _norm(norm: Norm | None, shape: Shape) -> Counter[str]:
+    return Counter() if norm is None else _count(NORMS[norm], (shape[1],), shape)[0]
+
+
+def _activation(activation: Activation | None) -> Counter[str]:
+    """Nothing, once it is traced that it is free."""
+    return Counter() if activation is None else _count(ACTIVATIONS[activation], (), (1, 1, 1, 1))[0]
+
+
+@cache
+def _count(build: Callable[..., nn.Module], values: tuple[Any, ...], shape: Shape) -> Counted:
+    """Trace what is built from these values, once for all its equals; returns its output's shape too."""
+    with torch.device("meta"):  # initial weights would only take time
+        part = build(*values).eval()
+    part.to_empty(device="cpu")
     for tensor in part.state_dict().values():
         tensor.zero_()  # uninitialised numbers may be denormal, and slow
-    shapes: list[tuple[int, ...]] = []
+    return _trace(part, torch.zeros(shape))
+
+
+def _trace(part: nn.Module, image: Tensor) -> tuple[Counter[str], Shape]:
+    shapes: list[Shape] = []
     part.register_forward_hook(lambda module, inputs, output: shapes.append(tuple(int(n) for n in output.shape)))
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.jit.trace, fvcore's means, is deprecated
@@ -123,15 +162,17 @@ def _trace(part: nn.Module, image: Tensor) -> tuple[Counter[str], tuple[int, ...
         counted, unknown = analysis.by_operator(), set(analysis.unsupported_ops()) - FREE_OPERATORS
     if unknown:
         raise Refused(f"the cost of {', '.join(sorted(unknown))} is not known; free are {', '.join(FREE_OPERATORS)}")
-    return Counter({name: int(count) for name, count in counted.items()}), shapes[0]
+    counts = Counter({name: int(count) for name, count in counted.items()})
+    counts[PARAMETERS] = sum(weight.numel() for weight in part.parameters())
+    return counts, shapes[0]
 
 
 def _conv(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
-    return Counter({"conv": conv_flop_jit(inputs, outputs)["conv"], ACTIVATIONS: _elements(outputs[0])})
+    return Counter({"conv": conv_flop_jit(inputs, outputs)["conv"], OUTPUTS: _elements(outputs[0])})
 
 
 def _linear(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
-    return Counter({"linear": linear_flop_jit(inputs, outputs), ACTIVATIONS: _elements(outputs[0])})
+    return Counter({"linear": linear_flop_jit(inputs, outputs), OUTPUTS: _elements(outputs[0])})
 
 
 def _elements(value: Any) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,9 @@ def cost_rows(scale: str, image_size: int, config_dirs: tuple[Path, ...] = ()) -
     steps = list(known_steps(*config_dirs))
     processes = min(os.cpu_count() or 1, 4)
     tasks = [(step, scale, image_size, config_dirs) for step in steps]
-    with multiprocessing.get_context("fork").Pool(processes, torch.set_num_threads, (1,)) as pool:
-        # Neighbours in one process: a step shares most of its blocks with the step before it, and counts them once.
-        return pool.starmap(cost_row, tasks, chunksize=-(-len(steps) // processes))
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("fork"), torch.set_num_threads, (1,)) as pool:
+        # Neighbours in one process: a step shares most of its parts with the step before it, and counts them once.
+        return list(pool.map(cost_row, *zip(*tasks, strict=True), chunksize=-(-len(steps) // processes)))
 
 
 def cost_row(step: str, scale: str, image_size: int, config_dirs: tuple[Path, ...] = ()) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 ROWS, CHANNELS, WARPS = 16, 32, 4  # of a program's tile: four channels a thread, which it reads with one instruction
+REGISTERS: int | None = None  # of a thread, at most
 
 
 @triton.jit
@@ -75,6 +76,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         *(x, taps, taps if bias is None else bias, result, rows, height, width, channels),
         **{"K": weight.shape[-1], "STRIP": strip, "ROWS": ROWS, "CHANNELS": CHANNELS, "BIAS": bias is not None},
         num_warps=WARPS,
+        **({} if REGISTERS is None else {"maxnreg": REGISTERS}),
     )
     return result
 

@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from roadmap.base.errors import Refused
 from roadmap.config.effects import ineffective_settings
 from roadmap.model.check import compose_run
 from roadmap.model.layout import layout
 from roadmap.model.network import Network
 
 log = logging.getLogger("roadmap")
+OUTPUT_STRIDES = (8, 16, 32)
 
 
 def build_model(
@@ -24,6 +26,8 @@ def build_model(
     config_dirs: Sequence[Path] = (),
     in_chans: int = 3,
     drop_rate: float = 0.0,
+    global_pool: str = "avg",
+    output_stride: int = 32,
     **toggles: Any,
 ) -> Network:
     """Build the network of a step, with any of its toggles set otherwise.
@@ -35,6 +39,8 @@ def build_model(
         config_dirs: folders with steps of your own, laid out like `conf/`.
         in_chans: colours of the images.
         drop_rate: dropout before the classifier (the paper has none).
+        global_pool: "avg", or "" with 0 classes: features at each position.
+        output_stride: pixels to one position of the features, each way; 16 and 8 replace the last strides by dilation.
         toggles: coordinates of the model, e.g. `kernel_size=9, norm="batch"`; `roadmap.config.schema.ModelConfig` lists them.
 
     Returns:
@@ -46,12 +52,14 @@ def build_model(
         Refused: for an unknown step, scale or toggle, or a value out of range.
 
     """
+    if output_stride not in OUTPUT_STRIDES:
+        raise Refused(f"output_stride={output_stride}: it is one of {', '.join(map(str, OUTPUT_STRIDES))}")
     settings = [f"model.{key}={_as_override(value)}" for key, value in toggles.items()]
     overrides = [f"scale={scale}", f"+step={step}", *settings]
     experiment = compose_run(overrides, config_dirs)
     for warning in ineffective_settings(experiment, settings, config_dirs):
         log.warning("%s", warning)
-    return Network(layout(experiment.model, in_chans), num_classes, drop_rate)
+    return Network(layout(experiment.model, in_chans, output_stride), num_classes, drop_rate, global_pool=global_pool)
 
 
 def _as_override(value: Any) -> str:

@@ -3,14 +3,15 @@
 Plain torch: timm's layers of the same names would do, but importing timm takes three seconds.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
+from typing import Self
 
 import torch
 from torch import Tensor, nn
+from torch._jit_internal import is_scripting
+from torch.nn import functional
 
 from roadmap.config.schema import Activation, Norm
 from roadmap.model.depthwise import Depthwise
@@ -26,12 +27,18 @@ class LayerNorm2d(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (N, C, H, W)."""
-        x = x.permute(0, 2, 3, 1)
-        if x.dtype == self.weight.dtype:
-            return super().forward(x).permute(0, 3, 1, 2)
-        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
-        with torch.autocast(x.device.type, enabled=False):
-            return nn.functional.layer_norm(x, self.normalized_shape, weight, bias, self.eps).permute(0, 3, 1, 2)
+        return normalize_channels(x, self.weight, self.bias, self.eps)
+
+
+def normalize_channels(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """The layer norm of (N, C, H, W) over C, in the type of x."""
+    x, channels = x.permute(0, 2, 3, 1), [weight.shape[0]]
+    if not is_scripting():  # noqa: SIM102 (as in `depthwise`; a script knows no autocast)
+        if x.dtype != weight.dtype:
+            with torch.autocast(x.device.type, enabled=False):
+                x = functional.layer_norm(x, channels, weight.to(x.dtype), bias.to(x.dtype), eps)
+            return x.permute(0, 3, 1, 2)
+    return functional.layer_norm(x, channels, weight, bias, eps).permute(0, 3, 1, 2)
 
 
 NORMS: dict[Norm, Callable[[int], nn.Module]] = {
@@ -59,20 +66,33 @@ class Pointwise(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) to (N, C_out, H / stride, W / stride)."""
-        height, width = self.stride
-        if x.device.type == "cuda" and height * width > 1:
-            return super().forward(x)
-        x = x[:, :, ::height, ::width]
-        if x.device.type == "cpu" and x.shape[0] * x.shape[2] * x.shape[3] > FEW_POSITIONS:
-            return nn.functional.conv2d(x, self.weight, self.bias)
-        x = x.permute(0, 2, 3, 1)
-        return nn.functional.linear(x, self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+        return mix_channels(x, self.weight, self.bias, self.stride[0])
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Pointwise:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Keep the weight's strides those of a matrix: channels_last would give its gradient others than its own."""
         super()._apply(fn, recurse)
         self.weight.data = self.weight.data.flatten(1)[:, :, None, None]
         return self
+
+
+def mix_channels(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+    """The 1x1 convolution of (N, C_in, H, W), by the product or the convolution as `Pointwise` says."""
+    if stride > 1 and x.device.type == "cuda":
+        return functional.conv2d(x, weight, bias, stride)
+    if stride > 1:
+        x = x[:, :, ::stride, ::stride]
+    if x.device.type == "cpu" and _many_positions(x):
+        return functional.conv2d(x, weight, bias)
+    x = x.permute(0, 2, 3, 1)
+    return functional.linear(x, weight.flatten(1), bias).permute(0, 3, 1, 2)
+
+
+def _many_positions(x: Tensor, few: int = FEW_POSITIONS) -> bool:
+    """Exported, a network takes any number: there the convolution, which every runtime has."""
+    if not is_scripting():  # noqa: SIM102
+        if torch.compiler.is_exporting():
+            return True
+    return x.shape[0] * x.shape[2] * x.shape[3] > few
 
 
 def conv_layer(conv: Conv) -> nn.Sequential:
@@ -84,7 +104,8 @@ def conv_layer(conv: Conv) -> nn.Sequential:
         conv.kernel_size,
         conv.stride,
         conv.padding,
-        groups=conv.groups,
+        conv.dilation,
+        conv.groups,
         bias=conv.bias,
     )
     if conv.norm is not None:
@@ -99,7 +120,8 @@ def _convolution(conv: Conv) -> type[nn.Conv2d]:
     if conv.kernel_size == 1 and conv.groups == 1:
         return Pointwise
     depthwise = conv.groups == conv.in_channels == conv.out_channels
-    return Depthwise if depthwise and conv.stride == 1 and conv.padding == conv.kernel_size // 2 else nn.Conv2d
+    plain = conv.stride == conv.dilation == 1 and conv.padding == conv.kernel_size // 2
+    return Depthwise if depthwise and plain else nn.Conv2d
 
 
 class DropPath(nn.Module):
@@ -121,12 +143,17 @@ class DropPath(nn.Module):
         """Keep or drop each image of (N, C, H, W)."""
         if not self.training or not self.active:
             return x
-        kept = torch.bernoulli(self.keep.expand(x.shape[0], 1, 1, 1)) / self.keep
-        return x * kept.to(x.dtype)
+        return drop_images(x, self.keep)
 
     def extra_repr(self) -> str:
         """The probability of dropping."""
         return f"{self.probability:.3f}"
+
+
+def drop_images(x: Tensor, keep: Tensor) -> Tensor:
+    """Keep each image of (N, C, H, W) with this probability."""
+    kept = torch.bernoulli(keep.expand(x.shape[0], 1, 1, 1)) / keep
+    return x * kept.to(x.dtype)
 
 
 class LayerScale(nn.Module):
@@ -138,8 +165,19 @@ class LayerScale(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Scale (N, C, H, W); bfloat16 stays bfloat16, and float16, which has no room for 1e-6, becomes float32."""
-        gamma = self.gamma.to(x.dtype) if x.dtype == torch.bfloat16 else self.gamma
-        return x * gamma.view(1, -1, 1, 1)
+        return scale_channels(x, self.gamma)
+
+
+def scale_channels(x: Tensor, gamma: Tensor) -> Tensor:
+    """(N, C, H, W) times gamma (C)."""
+    if x.dtype == torch.bfloat16:
+        gamma = gamma.to(x.dtype)
+    return x * gamma.view(1, -1, 1, 1)
+
+
+# What asks for types, devices and shapes is one node to torch.fx, which knows none while it traces.
+for name in ("normalize_channels", "mix_channels", "drop_images", "scale_channels"):
+    torch.fx.wrap(name)
 
 
 class Block(nn.Module):

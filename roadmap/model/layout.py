@@ -25,14 +25,17 @@ class Conv:
     kernel_size: int = 1
     stride: int = 1
     groups: int = 1
+    dilation: int = 1
     bias: bool = False
     norm: Norm | None = None
     activation: Activation | None = None
 
     @property
-    def padding(self) -> int:
-        """Patches that do not overlap need none; every other kernel is centred on its pixel."""
-        return 0 if self.kernel_size == self.stride else self.kernel_size // 2
+    def padding(self) -> int | str:
+        """Patches that do not overlap need none; every other kernel is centred on its pixel, an even one as torch does it."""
+        if self.kernel_size == self.stride:
+            return 0
+        return self.kernel_size // 2 * self.dilation if self.kernel_size % 2 else "same"
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class StageLayout:
 
     downsampling: DownsamplingLayout | None
     blocks: tuple[BlockLayout, ...]
+    reduction: int  # pixels of the image to one of its outputs, each way
 
     @property
     def out_channels(self) -> int:
@@ -85,17 +89,43 @@ class NetworkLayout:
     head_norm: Norm | None  # after the global average pool
 
 
-def layout(model: ModelConfig, in_channels: int = 3) -> NetworkLayout:
-    """Lay out the network that these coordinates describe, for images of `in_channels` colours."""
+@dataclass(frozen=True)
+class Resolution:
+    """How a stage changes the resolution: by a stride, or by dilation in its place."""
+
+    first: bool
+    stride: int  # of its first block, or of the downsampling before it
+    dilation_before: int  # of the convolution that has the stride
+    dilation: int  # of those behind it
+    reduction: int
+
+
+def layout(model: ModelConfig, in_channels: int = 3, output_stride: int = 32) -> NetworkLayout:
+    """Lay out the network that these coordinates describe, for images of `in_channels` colours.
+
+    With `output_stride` 8 or 16 the last stages keep the resolution: dilation replaces their strides, weights stay.
+    """
     rates = iter(drop_path_rates(model))
     separate = model.downsampling == Downsampling.separate
     stages: list[StageLayout] = []
     channels = round(model.width)
-    for index, depth in enumerate(model.depths):
-        stage = _stage(model, channels, round(model.width * 2**index), index > 0, [next(rates) for _ in range(depth)])
+    for index, (depth, resolution) in enumerate(zip(model.depths, _resolutions(output_stride), strict=True)):
+        stage = _stage(model, channels, round(model.width * 2**index), resolution, [next(rates) for _ in range(depth)])
         stages.append(stage)
         channels = stage.out_channels
     return NetworkLayout(_stem(model, in_channels), tuple(stages), head_norm=model.norm if separate else None)
+
+
+def _resolutions(output_stride: int) -> list[Resolution]:
+    """Of the four stages; a stride that is left out doubles the dilation of all that follows."""
+    resolutions = [Resolution(first=True, stride=1, dilation_before=1, dilation=1, reduction=4)]
+    for _ in range(3):
+        before = resolutions[-1]
+        if before.reduction < output_stride:
+            resolutions.append(Resolution(False, 2, before.dilation, before.dilation, before.reduction * 2))
+        else:
+            resolutions.append(Resolution(False, 1, before.dilation, before.dilation * 2, before.reduction))
+    return resolutions
 
 
 def drop_path_rates(model: ModelConfig) -> list[float]:
@@ -112,21 +142,21 @@ def _stem(model: ModelConfig, in_channels: int) -> StemLayout:
     return StemLayout(conv, max_pool=True, norm=norm)
 
 
-def _stage(model: ModelConfig, channels: int, width: int, halves: bool, rates: list[float]) -> StageLayout:
-    """`channels` come in; `width` is the stage's W; the resolution halves in every stage but the first."""
-    downsampling, stride = None, 2 if halves else 1
-    if halves and model.downsampling == Downsampling.separate:
+def _stage(model: ModelConfig, channels: int, width: int, at: Resolution, rates: list[float]) -> StageLayout:
+    """`channels` come in; `width` is the stage's W."""
+    downsampling, stride, dilation = None, at.stride, at.dilation_before
+    if not at.first and model.downsampling == Downsampling.separate:
         _, out_channels = _block_widths(model, width)
-        conv = Conv(channels, out_channels, kernel_size=2, stride=2, bias=True)
-        downsampling, channels, stride = DownsamplingLayout(model.norm, conv), out_channels, 1
+        conv = Conv(channels, out_channels, kernel_size=2, stride=stride, dilation=dilation, bias=True)
+        downsampling, channels, stride, dilation = DownsamplingLayout(model.norm, conv), out_channels, 1, at.dilation
     blocks: list[BlockLayout] = []
     for rate in rates:
-        blocks.append(_block(model, channels, width, stride, rate))
-        channels, stride = blocks[-1].convs[-1].out_channels, 1
-    return StageLayout(downsampling, tuple(blocks))
+        blocks.append(_block(model, channels, width, stride, dilation, rate))
+        channels, stride, dilation = blocks[-1].convs[-1].out_channels, 1, at.dilation
+    return StageLayout(downsampling, tuple(blocks), at.reduction)
 
 
-def _block(model: ModelConfig, channels: int, width: int, stride: int, drop_path: float) -> BlockLayout:
+def _block(model: ModelConfig, channels: int, width: int, stride: int, dilation: int, drop_path: float) -> BlockLayout:
     hidden, out_channels = _block_widths(model, width)
     spatial = 0 if model.spatial_conv == SpatialConv.first else 1
     widths = [channels, channels if spatial == 0 else hidden, hidden, out_channels]
@@ -140,6 +170,7 @@ def _block(model: ModelConfig, channels: int, width: int, stride: int, drop_path
             kernel_size=model.kernel_size if is_spatial else 1,
             stride=stride if is_spatial else 1,
             groups=widths[i] if is_spatial and model.depthwise else 1,
+            dilation=dilation if is_spatial else 1,
             bias=model.block_bias,
             norm=model.norm if is_spatial or model.block_norms == Keep.all else None,
             activation=activations[i],

@@ -4,19 +4,22 @@ Its methods carry timm's names (`forward_features`, `forward_head`, `reset_class
 tools, `features_only=True` among them, work on every step.
 """
 
-from __future__ import annotations
-
+import re
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor, nn
+from torch._jit_internal import is_scripting
 from torch.utils.checkpoint import checkpoint_sequential
 
+from roadmap.base.errors import Refused
 from roadmap.config.schema import Initialisation, ModelConfig, Norm
 from roadmap.model.layers import NORMS, Block, conv_layer
 from roadmap.model.layout import NetworkLayout, StageLayout, StemLayout, layout
 
 BLOCKS_OF_A_LAYER = 3
+LAYER = re.compile(r"(?:model\.|graph_module\.)?(?:(stem)|stages[._](\d+)(?:\.blocks\.(\d+))?)")
 
 
 class Stem(nn.Sequential):
@@ -25,10 +28,15 @@ class Stem(nn.Sequential):
     def __init__(self, layout: StemLayout) -> None:
         parts: OrderedDict[str, nn.Module] = OrderedDict(layer=conv_layer(layout.conv))
         if layout.max_pool:
-            parts["pool"] = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+            parts["pool"] = max_pool()
         if layout.norm is not None:
             parts["norm"] = NORMS[layout.norm](layout.conv.out_channels)
         super().__init__(parts)
+
+
+def max_pool() -> nn.MaxPool2d:
+    """(N, C, H, W) to (N, C, H / 2, W / 2), as in a ResNet's stem."""
+    return nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
 
 
 class Stage(nn.Module):
@@ -46,33 +54,48 @@ class Stage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) to (N, C_out, H / 2, W / 2), the first stage at its input's resolution."""
         x = self.downsampling(x)
-        if self.grad_checkpointing and x.requires_grad:
+        if self.grad_checkpointing and not is_scripting() and x.requires_grad:
             return checkpoint_sequential(self.blocks, len(self.blocks), x, use_reentrant=False)
         return self.blocks(x)
 
 
 class Head(nn.Module):
-    """(N, C, h, w) to (N, num_classes): average over positions, norm, classifier."""
+    """(N, C, h, w) to (N, num_classes): average over positions, norm, classifier.
 
-    def __init__(self, norm: Norm | None, channels: int, num_classes: int, drop_rate: float = 0.0) -> None:
+    Without the average, what is left maps (N, C, h, w) to (N, C, h, w) and has no classifier.
+    """
+
+    def __init__(
+        self, norm: Norm | None, channels: int, num_classes: int, drop_rate: float = 0.0, global_pool: str = "avg"
+    ) -> None:
         super().__init__()
-        self.pool = nn.AdaptiveAvgPool2d(1)
         self.norm = nn.Identity() if norm is None else NORMS[norm](channels)
         self.drop = nn.Dropout(drop_rate)
-        self.fc = classifier(channels, num_classes)
+        self.reset(channels, num_classes, global_pool)
+
+    def reset(self, channels: int, num_classes: int, global_pool: str) -> None:
+        """Make the pooling and the classifier anew.
+
+        Raises:
+            Refused: for another pooling, or for a classifier of features that are not pooled.
+
+        """
+        if global_pool not in ("avg", "") or (num_classes and not global_pool):
+            raise Refused(
+                f"global_pool={global_pool!r} with num_classes={num_classes}: it is 'avg', the average over positions, "
+                "or '' with num_classes=0, features at each position"
+            )
+        self.pool = nn.AdaptiveAvgPool2d(1) if global_pool else nn.Identity()
+        self.flatten = nn.Flatten(1) if global_pool else nn.Identity()
+        self.fc = nn.Linear(channels, num_classes) if num_classes > 0 else nn.Identity()
 
     def pooled(self, x: Tensor) -> Tensor:
         """(N, C, h, w) to (N, C)."""
-        return self.drop(self.norm(self.pool(x)).flatten(1))
+        return self.drop(self.flatten(self.norm(self.pool(x))))
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, h, w) to (N, num_classes)."""
         return self.fc(self.pooled(x))
-
-
-def classifier(channels: int, num_classes: int) -> nn.Module:
-    """The last linear layer; none for 0 classes."""
-    return nn.Linear(channels, num_classes) if num_classes > 0 else nn.Identity()
 
 
 class Network(nn.Module):
@@ -88,18 +111,19 @@ class Network(nn.Module):
         num_classes: int = 1000,
         drop_rate: float = 0.0,
         initialisation: Initialisation = Initialisation.paper,
+        global_pool: str = "avg",
     ) -> None:
         super().__init__()
         self.init_weights = INITIALISATIONS[initialisation]
         self.num_classes = num_classes
         self.num_features = self.head_hidden_size = layout.stages[-1].out_channels
-        self.feature_info = [
-            {"num_chs": stage.out_channels, "reduction": 4 * 2**i, "module": f"stages.{i}"}
+        self.feature_info: list[dict[str, Any]] = [
+            {"num_chs": stage.out_channels, "reduction": stage.reduction, "module": f"stages.{i}"}
             for i, stage in enumerate(layout.stages)
         ]
         self.stem = Stem(layout.stem)
         self.stages = nn.Sequential(*map(Stage, layout.stages))
-        self.head = Head(layout.head_norm, self.num_features, num_classes, drop_rate)
+        self.head = Head(layout.head_norm, self.num_features, num_classes, drop_rate, global_pool)
         self.apply(self.init_weights)
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -121,10 +145,85 @@ class Network(nn.Module):
         return self.head.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the last linear layer; the pooling is always the average."""
+        """Replace the last linear layer, and the pooling where it is given: "avg", or "" with 0 classes for none.
+
+        Raises:
+            Refused: for other values.
+
+        """
+        before = next(self.parameters())
+        pooling = global_pool if global_pool is not None else "avg" * isinstance(self.head.pool, nn.AdaptiveAvgPool2d)
+        self.head.reset(self.num_features, num_classes, pooling)
         self.num_classes = num_classes
-        self.head.fc = classifier(self.num_features, num_classes)
-        self.head.apply(self.init_weights)
+        self.head.to(before.device, before.dtype).apply(self.init_weights)
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Images (N, 3, H, W) to (what `forward_features` gives, what the stages put out), or to the latter alone.
+
+        Args:
+            x: images.
+            indices: the stages that are wanted: their numbers, from the end where negative; how many of the last ones;
+                None for all.
+            norm: without effect: the norm stands behind the pooling.
+            stop_early: skip what comes behind the last stage that is wanted.
+            output_fmt: "NCHW" is the only one.
+            intermediates_only: leave out the first.
+
+        Raises:
+            Refused: for a stage that there is not, or another format.
+
+        """
+        if output_fmt != "NCHW":
+            raise Refused(f"output_fmt={output_fmt!r}: features are (N, C, H, W), 'NCHW'")
+        wanted = self._wanted(indices)
+        x, outputs = self.stem(x), []
+        for i, stage in enumerate(self.stages[: wanted[-1] + 1] if stop_early else self.stages):
+            x = stage(x)
+            if i in wanted:
+                outputs.append(x)
+        return outputs if intermediates_only else (x, outputs)
+
+    def prune_intermediate_layers(
+        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Remove what stands behind the last stage that is wanted, and the head; returns the stages that are wanted.
+
+        The head stays where the last stage does and `prune_head` is false; `prune_norm` has no effect of its own, as the
+        norm is the head's.
+
+        Raises:
+            Refused: for a stage that there is not.
+
+        """
+        wanted = self._wanted(indices)
+        shorter = wanted[-1] + 1 < len(self.stages)
+        self.stages = self.stages[: wanted[-1] + 1]
+        if shorter:
+            self.num_features = self.head_hidden_size = self.feature_info[wanted[-1]]["num_chs"]
+        if shorter or prune_head:
+            self.head.norm = nn.Identity()
+            self.reset_classifier(0, "")
+        return wanted
+
+    def _wanted(self, indices: int | Sequence[int] | None) -> list[int]:
+        """Numbers of stages, as timm's tools give them, in order."""
+        count = len(self.stages)
+        if isinstance(indices, int):
+            indices = range(-indices, 0)
+        elif indices is None:
+            indices = range(count)
+        wanted = sorted({i + count if i < 0 else i for i in indices})
+        if not wanted or not set(wanted) <= set(range(count)):
+            raise Refused(f"indices={list(indices)}: the network has the stages 0 to {count - 1}, -{count} to -1 from the end")
+        return wanted
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep only each block's input in memory and compute the rest again in the backward pass."""
@@ -133,19 +232,27 @@ class Network(nn.Module):
             stage.grad_checkpointing = enable
 
     def group_matcher(self, coarse: bool = False) -> Callable[[str], tuple[int, ...]]:
-        """The layer that a weight belongs to, for layer-wise rates: of three blocks (appendix A.2), or coarse, of a stage.
+        """Layers, for layer-wise learning rates."""
+        return layer_groups(coarse)
 
-        The stem comes first, the head last; what lies between two stages belongs to the blocks after it.
-        """
 
-        def layer(name: str) -> tuple[int, ...]:
-            part, *rest = name.split(".")
-            if part != "stages":
-                return (0,) if part == "stem" else (2,)
-            block = int(rest[2]) if rest[1] == "blocks" else 0
-            return (1, int(rest[0])) if coarse else (1, int(rest[0]), block // BLOCKS_OF_A_LAYER)
+def layer_groups(coarse: bool = False) -> Callable[[str], tuple[int, ...]]:
+    """The layer that a weight belongs to, by its name: of three blocks (appendix A.2), or coarse, of a stage.
 
-        return layer
+    The stem comes first, the head last; what lies between two stages belongs to the blocks after it. Names may be those
+    that timm's `features_only` makes of them.
+    """
+
+    def layer(name: str) -> tuple[int, ...]:
+        found = LAYER.match(name)
+        if found is None:
+            return (2,)
+        stem, stage, block = found.groups()
+        if stem:
+            return (0,)
+        return (1, int(stage)) if coarse else (1, int(stage), int(block or 0) // BLOCKS_OF_A_LAYER)
+
+    return layer
 
 
 def init_weights(module: nn.Module) -> None:

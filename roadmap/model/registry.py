@@ -10,12 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import build_model_with_cfg, register_model
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
 from roadmap.config.overrides import group_options
 from roadmap.config.steps import known_steps
 from roadmap.model.front import build_model
-from roadmap.model.network import Network
+from roadmap.model.network import Network, layer_groups
 
 PRETRAINED_CFG = {
     "url": "",
@@ -32,31 +32,36 @@ PRETRAINED_CFG = {
 }
 
 
+default_cfgs: dict[str, Any] = {}  # where timm's registry looks for them
+
+
 def register() -> None:
     """Enter the models in timm's registry; the scale `tiny` goes without its name."""
     module = sys.modules[__name__]
-    for step in known_steps():
-        for scale in group_options("scale"):
-            name = f"roadmap_{step}" if scale == "tiny" else f"roadmap_{step}_{scale}"
-            if not hasattr(module, name):
-                setattr(module, name, register_model(_entry(name, step, scale)))
+    models = {timm_name(step, scale): (step, scale) for step in known_steps() for scale in group_options("scale")}
+    default_cfgs.update(generate_default_cfgs(dict.fromkeys(models, PRETRAINED_CFG)))
+    for name, (step, scale) in models.items():
+        if not hasattr(module, name):
+            setattr(module, name, register_model(_entry(name, step, scale)))
+
+
+def timm_name(step: str, scale: str) -> str:
+    """What timm knows this step at this scale by."""
+    return f"roadmap_{step}" if scale == "tiny" else f"roadmap_{step}_{scale}"
 
 
 def _entry(name: str, step: str, scale: str) -> Callable[..., Any]:
-    def entry(pretrained: bool = False, **kwargs: Any) -> Any:
-        def network(drop_path_rate: float | None = None, **given: Any) -> Network:
-            if drop_path_rate is not None:
-                given["drop_path"] = drop_path_rate
-            return build_model(step, scale, **given)
+    def network(drop_path_rate: float | None = None, **given: Any) -> Network:
+        if drop_path_rate is not None:
+            given["drop_path"] = drop_path_rate
+        return build_model(step, scale, **given)
 
-        kwargs["pretrained_cfg"] = kwargs.get("pretrained_cfg") or dict(PRETRAINED_CFG)
-        return build_model_with_cfg(
-            network,
-            name,
-            pretrained,
-            feature_cfg={"out_indices": (0, 1, 2, 3), "flatten_sequential": True},
-            **kwargs,
-        )
+    def entry(pretrained: bool = False, **kwargs: Any) -> Any:
+        feature_cfg = {"out_indices": (0, 1, 2, 3), "flatten_sequential": True}
+        model = build_model_with_cfg(network, name, pretrained, feature_cfg=feature_cfg, **kwargs)
+        if kwargs.get("features_only"):
+            model.group_matcher = layer_groups
+        return model
 
     entry.__name__, entry.__module__ = name, __name__
     entry.__doc__ = f"Step {step} of the roadmap at scale {scale}, not pretrained."

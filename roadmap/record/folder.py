@@ -27,16 +27,23 @@ from roadmap.record.result import RunResult, dump_result, load_result
 
 @dataclass(frozen=True)
 class RunFolder:
-    """`<output>/<study>/runs/<step>-s<seed>-<identity>/`."""
+    """`<output>/<study>/runs/<row>-s<seed>-<identity>/`; the row is the step, but in studies of one's own rows."""
 
     path: Path
     claim: Claim | None = None
 
     @classmethod
     def of(cls, experiment: Experiment, fingerprint: str) -> RunFolder:
-        """The folder of this run: named by what the run is, so the same run finds its folder again."""
-        name = f"{experiment.step.name}-s{experiment.seed}-{identity(experiment, fingerprint)}"
-        return cls(runs_folder(experiment) / name)
+        """The folder of this run: named by what the run is, so the same run finds its folder again.
+
+        Where it was begun under another name, that stays its folder: a row's under its step's, a single run's under any.
+        """
+        runs, ending = runs_folder(experiment), f"-s{experiment.seed}-{identity(experiment, fingerprint)}"
+        folder = runs / f"{experiment.row}{ending}"
+        if not folder.is_dir():
+            named = [runs / f"{experiment.step.name}{ending}"] if experiment.study.row else sorted(runs.glob(f"*{ending}"))
+            folder = next((other for other in named if other.is_dir()), folder)
+        return cls(folder)
 
     @property
     def checkpoints(self) -> Path:

@@ -13,6 +13,8 @@ from roadmap.base.errors import Refused
 from roadmap.config.schema import LOADER_ONLY, StepConfig
 from roadmap.record.formats import FORMAT, Content, current, upgraded_result
 
+_LATER = ("cpu", "instructions", "score_by_batch")  # fields that the first records have not
+
 # What must be equal in results that are compared; the model is what a study varies.
 SHARED = ("metric", "scale", "data", "recipe", "precision", "pipeline")
 
@@ -49,6 +51,7 @@ class RunResult:
     status: str = "running"  # running, done or diverged
     reason: str = ""  # why it diverged
     scores: dict[str, float | None] = field(default_factory=dict)  # of the final epoch, never the best; none unless done
+    score_by_batch: float | None = None  # of a run at chance: the score with BatchNorm's statistics of each batch scored
     train_loss: float | None = None
     gmacs: float | None = None  # multiply-adds of convolutions and linear layers for one image, in G (1e9)
     gmacs_total: float | None = None  # norms and pooling too; of steps only
@@ -57,6 +60,8 @@ class RunResult:
     images_per_second: float | None = None  # in training
     seconds: float | None = None  # of training and evaluation, over all attempts
     device: str | None = None
+    cpu: str | None = None  # the processor's model
+    instructions: str | None = None  # that torch uses on it: AVX2, AVX512; with others the rounding is another
     processes: int | None = None
     precision: str | None = None
     pipeline: str | None = None
@@ -116,8 +121,9 @@ def _without(declared: Collection[str], room: str, value: Any) -> Any:
 
 
 def dump_result(result: RunResult) -> Content:
-    """A result as JSON holds it."""
-    return {"format": FORMAT, **asdict(result)}
+    """A result as JSON holds it; one that does not know its CPU reads as it was written."""
+    about = {key: value for key, value in asdict(result).items() if key not in _LATER or value is not None}
+    return {"format": FORMAT, **about}
 
 
 def load_result(content: Any, file: Path) -> RunResult:

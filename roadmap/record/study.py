@@ -82,8 +82,8 @@ class StudyPlan:
     kind: str
     scale: ScaleConfig
     data: str
-    image_size: int  # pixels
-    epochs: int
+    image_size: int  # pixels; 0 where the rows have several
+    epochs: int  # 0 likewise
     recipe: str
     seeds: tuple[int, ...]
     rows: tuple[PlannedRow, ...]
@@ -98,7 +98,9 @@ class StudyPlan:
     @property
     def measured_on(self) -> str:
         """What the numbers were measured on, in a few words."""
-        return f"{self.data} {self.image_size} px, {self.epochs} epoch{'s' * (self.epochs != 1)}"
+        size = f" {self.image_size} px" * bool(self.image_size)
+        epochs = f", {self.epochs} epoch{'s' * (self.epochs != 1)}" * bool(self.epochs)
+        return f"{self.data}{size}{epochs}"
 
     @property
     def ends(self) -> str:
@@ -122,6 +124,11 @@ class StudyPlan:
     def row(self, name: str) -> PlannedRow:
         """The row of this name."""
         return next(row for row in self.rows if row.variant.name == name)
+
+
+def seed_and_identity(run: str) -> str:
+    """What of a run's name says which run it is: its row may have another name elsewhere."""
+    return run.rsplit("-s", 1)[-1]
 
 
 def write_plan(folder: Path, plan: StudyPlan) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 from roadmap.base.console import Parser, exits
 from roadmap.base.errors import Refused
 from roadmap.base.files import write_atomic
+from roadmap.report.against import compare
+from roadmap.report.replication import write_comparison
 from roadmap.report.report import Report
 from roadmap.report.statistics import seeds_needed
 from roadmap.report.write import write_report
@@ -24,8 +26,11 @@ def main() -> int:
         from roadmap.report.page import check_file, write_page
 
         check_file(page)
+    comparison = compare(Report.read(folder), Report.read(arguments.against)) if arguments.against else None
     report, text = write_report(folder, keys, arguments.behind)
     print(text)
+    if comparison:
+        print(f"\n{write_comparison(comparison)}")
     if arguments.power is not None:
         print(_power(report, arguments.power))
     if arguments.paper:
@@ -50,6 +55,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--behind", type=Path, metavar="FOLDER", help="a study of a larger scale, in grey behind the first in the figure"
     )
+    parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="FOLDER",
+        help="compare with a study of the same rows: other seeds, machine, recipe or data",
+    )
     parser.add_argument("--power", type=float, metavar="POINTS", help="say how many seeds an effect of so many points needs")
     parser.add_argument("--paper", type=Path, metavar="FILE", help="draw the paper's own numbers the same way: svg, png or pdf")
     arguments = parser.parse_args()
@@ -62,9 +73,9 @@ def _arguments() -> argparse.Namespace:
 
 def _power(report: Report, points: float) -> str:
     """How many seeds a row an effect of this size needs, with the noise of this study."""
-    if report.analysis.noise is None:
+    if report.analysis.measured is None:
         return f"--power {points}: this study's noise between seeds is not known: it needs two seeds a row"
-    if any(estimate.effect.parts for estimate in report.analysis.estimates):
+    if any(effect.parts for effect in report.analysis.asked):
         return f"--power {points}: not known for sampled orders, where more orders help as well as more seeds"
     seeds = seeds_needed(points, report.analysis)
     count = "more than a thousand" if seeds is None else seeds

@@ -1,20 +1,20 @@
-"""Whether our differences go with the paper's: rank correlations over the steps, with bootstrap intervals."""
+"""Whether our differences go with the paper's: rank correlations over the steps, with intervals from redrawn steps and noise."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy.stats import rankdata
 
 from roadmap.paper.rows import paper_row, paper_scale
+from roadmap.report.noise import Array
 from roadmap.report.records import Study
 from roadmap.report.statistics import LEVEL, Analysis
 
 RESAMPLES = 2000
 FEWEST = 5  # steps; below, no interval means anything
+DIGITS = 9  # after the point: beyond them, differences of means that are equal differ by rounding
 
 
 @dataclass(frozen=True)
@@ -37,35 +37,61 @@ class Agreement:
 
 def agreement(study: Study, analysis: Analysis) -> Agreement | None:
     """Compare the differences of the roadmap's steps to their parents; None where there are too few or other studies."""
-    if study.plan.kind != "roadmap":
+    if study.plan.kind != "roadmap" or analysis.measured is None:
         return None
     scale, variants = paper_scale(study.plan.scale.name), {variant.name: variant for variant in study.plan.variants}
     ours, theirs = [], []
     for estimate in analysis.estimates:
         variant = variants[estimate.effect.name]
         paper, before = paper_row(scale, variant.name), paper_row(scale, variant.parent or "")
-        if paper and before:
-            ours.append(estimate.value)
-            theirs.append(paper.score - before.score)
+        if paper and before and estimate.half_width is not None:
+            ours.append(estimate)
+            theirs.append(round(paper.score - before.score, 2))  # as printed: equal differences are ties
     if len(ours) < FEWEST:
         return None
-    pairs = np.array([ours, theirs])
-    return Agreement(len(ours), _with_interval(stats.kendalltau, pairs), _with_interval(stats.spearmanr, pairs))
+    weights = analysis.measured.weights([estimate.effect.weights for estimate in ours])
+    noise = analysis.measured.noise.drawn(weights, RESAMPLES, np.random.default_rng(1))
+    return agreement_of(np.array([estimate.value for estimate in ours]), np.array(theirs), noise)
 
 
-def _with_interval(correlate: Callable[..., Any], pairs: np.ndarray) -> Correlation:
-    """The correlation over the steps, and the percentiles of it over steps drawn anew."""
-    draw = np.random.default_rng(0)
-    count = pairs.shape[1]
-    drawn = [_of(correlate, pairs[:, draw.integers(count, size=count)]) for _ in range(RESAMPLES)]
-    low, high = np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Correlation(_of(correlate, pairs), float(low), float(high))
+def agreement_of(ours: Array, theirs: Array, noise: Array) -> Agreement:
+    """Agreement of differences (steps,) with others, where what the noise may add to ours is (RESAMPLES, steps).
+
+    The interval is for the steps' true differences, and for steps like these. Steps are drawn anew, and noise is added to each
+    once more. That noise pulls a correlation towards 0, as that of the study has done already: so much is given back.
+    """
+    drawn = np.random.default_rng(0).integers(len(ours), size=(len(noise), len(ours)))
+    again = np.take_along_axis(ours + noise, drawn, -1).round(DIGITS), theirs[drawn]
+    found = [
+        _with_interval(correlate(ours.round(DIGITS), theirs), correlate(*again), len(ours)) for correlate in (kendall, spearman)
+    ]
+    return Agreement(len(ours), *found)
 
 
-def _of(correlate: Callable[..., Any], pairs: np.ndarray) -> float:
-    if (pairs == pairs[:, :1]).all(axis=1).any():  # one step drawn many times has no rank
-        return float("nan")
-    return float(correlate(*pairs).statistic)
+def _with_interval(value: Array, again: Array, steps: int) -> Correlation:
+    """A correlation and its 95 % interval, from those of studies drawn anew, which vary too little by 1 - 1/steps."""
+    mean = np.nanmean(again)
+    about = (np.nanquantile(again, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) - mean) * (steps / (steps - 1)) ** 0.5
+    low, high = np.clip(value + (value - mean) + about, -1, 1)
+    return Correlation(float(value), float(low), float(high))
+
+
+def kendall(one: Array, other: Array) -> Array:
+    """Kendall's tau-b along the last dimension; NaN where all values of one are equal."""
+    first, second = (np.sign(values[..., :, None] - values[..., None, :]) for values in (one, other))
+    return _normed((first * second).sum((-1, -2)), (first**2).sum((-1, -2)), (second**2).sum((-1, -2)))
+
+
+def spearman(one: Array, other: Array) -> Array:
+    """Spearman's rho along the last dimension; NaN where all values of one are equal."""
+    ranks = (rankdata(values, axis=-1) for values in (one, other))
+    first, second = (rank - rank.mean(-1, keepdims=True) for rank in ranks)
+    return _normed((first * second).sum(-1), (first**2).sum(-1), (second**2).sum(-1))
+
+
+def _normed(product: Array, one: Array, other: Array) -> Array:
+    size = np.sqrt(one * other)
+    return np.divide(product, size, out=np.full(np.shape(size), np.nan), where=size > 0)
 
 
 def agreement_note(study: Study, analysis: Analysis) -> list[str]:
@@ -76,5 +102,6 @@ def agreement_note(study: Study, analysis: Analysis) -> list[str]:
     tau, rho = found.tau, found.rho
     return [
         f"Agreement with the paper's differences over {found.steps} steps: Kendall's tau {tau.value:+.2f} [{tau.low:+.2f}, "
-        f"{tau.high:+.2f}], Spearman's rho {rho.value:+.2f} [{rho.low:+.2f}, {rho.high:+.2f}] (bootstrap over steps)."
+        f"{tau.high:+.2f}], Spearman's rho {rho.value:+.2f} [{rho.low:+.2f}, {rho.high:+.2f}] (95 % intervals: steps "
+        "and noise drawn anew)."
     ]

@@ -39,7 +39,7 @@ def effect_columns(plan: StudyPlan) -> tuple[Column, ...]:
 
 def csv_columns(report: Report) -> list[Column]:
     """The columns of `table.csv`: full precision, percent and points."""
-    return [Column(key, key) for key in report.table if key not in PAPER[1:]]
+    return [Column(key, key) for key in report.table if key not in (*PAPER[1:], "at_chance")]
 
 
 def _every_column(plan: StudyPlan) -> tuple[Column, ...]:
@@ -86,8 +86,10 @@ def _label(row: Row) -> str:
 
 
 def _score(metric: str, row: Row) -> str:
-    """A missing or diverged row is said, never left out."""
-    return _deviating(f"{metric}_mean", f"{metric}_std", row) or ("diverged" if row["diverged"] else "missing")
+    """A missing or diverged row is said, never left out; and so are runs that scored no better than guessing."""
+    chance = f" ({row['at_chance']} at chance)" if 0 < row["at_chance"] < row["n"] else " (at chance)" * bool(row["at_chance"])
+    score = _deviating(f"{metric}_mean", f"{metric}_std", row) or ("diverged" if row["diverged"] else "missing")
+    return score + chance
 
 
 def _deviating(mean: str, std: str, row: Row) -> str:

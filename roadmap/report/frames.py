@@ -7,13 +7,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from roadmap.base.errors import Refused
 from roadmap.paper.rows import METRIC, paper_row, paper_scale
+from roadmap.record.alarms import at_chance
 from roadmap.record.folder import RunFolder
 from roadmap.record.result import RunResult
 from roadmap.record.study import FILE
-from roadmap.report.records import History, Study, load
+from roadmap.report.records import History, Study, every_run, load
 from roadmap.report.statistics import Analysis, Estimate, Row, analyse
+from roadmap.report.unplanned import row_names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,20 +37,17 @@ def frame(folder: Path | str) -> pd.DataFrame:
         folder: of a study (`study.json` with `runs/` or `records.jsonl`), or one with `runs/` alone.
 
     Returns:
-        Columns `row` (of the study's table; the step where there is no study), `step`, `seed`, `status`, the scores by their
-        keys, losses, costs (`gmacs` in 1e9 multiply-adds, `params_m` in 1e6), `images_per_second`, `seconds`, what the run was
-        made with (`model.kernel_size`, `recipe.lr`, `versions.torch`, ...), and `history`: for each epoch training loss,
-        validation loss and score.
+        Columns `row` (of the study's table; where there is no study the step, and the settings that tell its rows apart),
+        `step`, `seed`, `status`, the scores by their keys, losses, costs (`gmacs` in 1e9 multiply-adds, `params_m` in 1e6),
+        `images_per_second`, `seconds`, what the run was made with (`model.kernel_size`, `recipe.lr`, `versions.torch`, ...),
+        and `history`: for each epoch training loss, validation loss and score.
 
     Raises:
         Refused: where there are no runs, or those of a study differ in more than the model.
 
     """
     runs = _planned(Path(folder)) if (Path(folder) / FILE).is_file() else _single(Path(folder))
-    rows = [_run(row, result, history) for row, result, history in runs]
-    if not rows:
-        raise Refused(f"{folder}: no run that is done; needed: a study's folder, or one with runs/")
-    return _frame(rows)
+    return _frame([_run(row, result, history) for row, result, history in runs])
 
 
 def table(folder: Path | str) -> pd.DataFrame:
@@ -67,17 +65,18 @@ def table(folder: Path | str) -> pd.DataFrame:
 
 
 def effects(folder: Path | str) -> pd.DataFrame:
-    """What a study asks of its rows, one row an effect: `effect`, `label`, `value`, `low`, `high`, `p`, `p_holm`, `resolved`.
+    """What is asked of the rows, one row an effect: `effect`, `value`, `low`, `high`, `p`, `p_holm`, `resolved`.
 
-    Values and the ends of their 95 % intervals are in the unit of the metric.
+    Values and the ends of their 95 % intervals are in the unit of the metric. Of single runs that no study planned: the
+    difference of each row to the nearest step before it.
 
     Raises:
-        Refused: where there is no study, or its rows differ in more than the model.
+        Refused: where there are no runs, or those of a study differ in more than the model.
 
     """
     study = load(Path(folder))
     names = {f"delta_{study.plan.metric.key}": "value", "delta_low": "low", "delta_high": "high"}
-    return effects_frame(study, analyse(study)).rename(columns=names)
+    return effects_frame(study, analyse(study)).drop(columns="label").rename(columns=names)
 
 
 def table_frame(study: Study, analysis: Analysis) -> pd.DataFrame:
@@ -116,10 +115,10 @@ def _planned(folder: Path) -> Iterator[tuple[str, RunResult, History]]:
 
 
 def _single(folder: Path) -> Iterator[tuple[str, RunResult, History]]:
-    for path in sorted((folder / "runs").glob("*/")):
-        run = RunFolder(path)
-        if (result := run.result()) is not None:
-            yield result.step.name, result, run.curves(result.metric.key)
+    results = every_run(folder)
+    rows = row_names(list(results.values()))
+    for name, result in results.items():
+        yield rows[name], result, RunFolder(folder / "runs" / name).curves(result.metric.key)
 
 
 def _run(row: str, result: RunResult, history: History) -> dict[str, Any]:
@@ -145,6 +144,7 @@ def _row(study: Study, row: Row, estimate: Estimate | None) -> dict[str, Any]:
         "adopted": variant.adopted, "reference": variant.reference,
         "data": plan.data, "epochs": plan.epochs, "scale": plan.scale.name,
         "n": len(row.values), "diverged": row.diverged, "missing": row.missing,
+        "at_chance": sum(map(at_chance, study.of(variant.name))),
         f"{plan.metric.key}_mean": row.mean, f"{plan.metric.key}_std": row.std,
         **_effect(estimate, plan.metric.key),
         "gmacs_conv_linear": row.gmacs, "params_m": row.params_m, "images_per_second": row.images_per_second,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from roadmap.paper.rows import paper_name
+from roadmap.record.alarms import IN_BLOCK, at_chance, layer_scale_reached, updates, why_at_chance
 from roadmap.report.agreement import agreement_note
+from roadmap.report.recipe import cpu_words, recipe_words
 from roadmap.report.records import Study
-from roadmap.report.statistics import Analysis, Noise, written_p
+from roadmap.report.statistics import Analysis, Measured
 
 
 def notes(study: Study, analysis: Analysis) -> list[str]:
@@ -13,16 +15,22 @@ def notes(study: Study, analysis: Analysis) -> list[str]:
     plan, first = study.plan, next(iter(study.speeds.values()), None)
     lines = [
         f"Ours: {plan.ends} (scale {plan.scale.name}) on {plan.measured_on}, recipe "
-        f"{plan.recipe}, final epoch, mean ± standard deviation over n seeds. The paper's numbers are "
+        f"{recipe_words(study)}, final epoch, mean ± standard deviation over n seeds. The paper's numbers are "
         f"ImageNet-1K's and not comparable with ours."
     ]
     lines += _of_recipes(study)
-    if analysis.noise is None:
+    if not study.planned:
+        lines.append(
+            "No study planned these runs. Each row is compared with the nearest step before it that was trained alike, else with "
+            "the first row of its own step; a seed that is missing is one that other rows have."
+        )
+    if analysis.measured is None:
         lines.append("With one seed a row there is no deviation: no difference can be resolved.")
     elif any(effect.parts for effect in plan.effects):
         lines.append(_of_orders(study))
     elif analysis.estimates:
-        lines += [_how(analysis, analysis.noise), *agreement_note(study, analysis)]
+        lines += [_how(study, analysis, analysis.measured), *agreement_note(study, analysis)]
+    lines += [*_at_chance(study), *_behind_layer_scale(study)]
     if first:
         lines.append(
             f"Speeds are those of bench.csv: {first['device']}, batch {first['batch_size']:.0f}, {first['precision']}, synthetic "
@@ -47,6 +55,37 @@ def _of_recipes(study: Study) -> list[str]:
     return lines
 
 
+def _at_chance(study: Study) -> list[str]:
+    """The rows with runs that scored no better than guessing, and the likely reason where it is known."""
+    reasons: dict[str, list[str]] = {}
+    for row in study.plan.rows:
+        for result in filter(at_chance, study.of(row.variant.name)):
+            reasons.setdefault(row.variant.label, []).append(why_at_chance(result))
+    lines = []
+    for label, whys in reasons.items():
+        why = next(filter(None, whys), "")
+        runs = f"{len(whys)} run{'s' * (len(whys) > 1)}"
+        lines.append(f"At chance, no better than guessing: {label}, {runs}{', ' * bool(why)}{why}.")
+    return lines
+
+
+def _behind_layer_scale(study: Study) -> list[str]:
+    """The rows whose change lies inside blocks that a short run hardly lets through."""
+    labels, most, last = [], 0.0, None
+    for row in study.plan.rows:
+        runs = [study.of(name)[:1] for name in (row.variant.name, row.variant.parent) if name]
+        reached = [layer_scale_reached(result) for results in runs for result in results]
+        if len(reached) == 2 and None not in reached and row.toggles and IN_BLOCK.issuperset(row.toggles):
+            labels.append(row.variant.label)
+            most, last = max(most, *(value or 0.0 for value in reached)), runs[0][0]
+    if last is None:
+        return []
+    return [
+        f"Can hardly show, at so few updates: {', '.join(labels)}. The change lies inside blocks whose output a layer scale of "
+        f"{last.model['layer_scale']:g} multiplies, which {updates(last)} updates raise to about {most:.1g} at most."
+    ]
+
+
 def _of_orders(study: Study) -> str:
     pairs = len(study.plan.effects[0].parts)
     return (
@@ -56,23 +95,29 @@ def _of_orders(study: Study) -> str:
     )
 
 
-def _how(analysis: Analysis, noise: Noise) -> str:
+def _how(study: Study, analysis: Analysis, measured: Measured) -> str:
     """How the intervals came about, and what the study could not have seen."""
-    count = len(analysis.estimates)
-    pooled = "between runs of one row and seed, the seeds' common part taken out" if noise.paired else "within a row"
-    sign = "" if noise.seed_p is None or noise.seed_p < 0.001 else "= "
-    unequal = len({frozenset(row.by_seed) for row in analysis.rows if not row.variant.reference}) > 1
-    untested = "; rows whose seeds differ are not paired" * unequal
-    seeds = untested if noise.seed_p is None else f"; F test that seeds do not matter: p {sign}{written_p(noise.seed_p)}"
+    tested = sum(estimate.p is not None for estimate in analysis.estimates)
     least = (
-        f" With all its planned seeds an effect of {analysis.smallest:.2f} points is resolved in four of five studies."
-        * bool(analysis.smallest)
+        f" With {len(study.plan.seeds)} seeds an effect of {analysis.smallest or 0:.2f} points between rows of average noise (a "
+        f"run's standard deviation is {measured.deviation:.2f}) is resolved in four of five studies."
     )
     return (
-        f"Effects, in points: the standard deviation {pooled} is {noise.std:.2f}, pooled over the rows ({noise.freedom} degrees "
-        f"of freedom{seeds}). Each interval holds for itself with 95 %; resolved is what Holm's procedure tells from 0, with at "
-        f"most 5 % chance of any false alarm among the {count}.{least}"
+        f"Effects, in points: each 95 % interval is Student's, {_whose(measured)}. Resolved is what Holm's procedure tells from "
+        f"0, with at most 5 % chance of any false alarm among the {tested}.{_alone(analysis)}{least * bool(analysis.smallest)}"
     )
+
+
+def _whose(measured: Measured) -> str:
+    """The noise that an interval comes from."""
+    if measured.noise.few:
+        return "from the differences of runs with the same seed (paired)"
+    return "from the runs of its own rows (Welch), without what a seed adds to all rows alike"
+
+
+def _alone(analysis: Analysis) -> str:
+    rows = [row.variant.label for row in analysis.rows if len(row.values) == 1 and not row.variant.reference]
+    return f" One run alone has no deviation, and its row no interval: {', '.join(rows)}." * bool(rows)
 
 
 def _mixed(study: Study) -> dict[str, list[str]]:
@@ -80,6 +125,7 @@ def _mixed(study: Study) -> dict[str, list[str]]:
     results = study.results.values()
     values = {
         "device": {str(result.device) for result in results},
+        "the CPU": {cpu_words(result) for result in results},
         "torch": {str(result.versions.get("torch")) for result in results},
         "the code's commit": {str(result.git.get("commit")) for result in results},
     }

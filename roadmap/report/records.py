@@ -14,7 +14,8 @@ from roadmap.base.errors import Refused
 from roadmap.base.files import write_atomic
 from roadmap.record.folder import RunFolder
 from roadmap.record.result import RunResult, dump_result, load_result
-from roadmap.record.study import StudyPlan, read_plan
+from roadmap.record.study import FILE, StudyPlan, read_plan
+from roadmap.report.unplanned import plan_of
 
 ROOMS = ("model", "recipe", "data")  # of a result, in which rows may differ where the study says so
 History = list[list[float | None]]  # of each epoch: training loss, validation loss, score
@@ -31,6 +32,7 @@ class Study:
     strangers: int = 0  # results in the folder that the plan does not name
     committed: bool = False  # read from records.jsonl, not from runs
     speeds: dict[str, dict[str, Any]] = field(default_factory=dict)  # rows of bench.csv by step
+    planned: bool = True  # False: single runs, whose rows may differ in settings that each of them says
 
     def of(self, row: str) -> list[RunResult]:
         """The results of a row, by seed."""
@@ -40,10 +42,14 @@ class Study:
 def load(folder: Path) -> Study:
     """Read a study: the results under `runs/` where there are any, else the committed `records.jsonl`.
 
+    Runs that no study planned are read as one: their rows are told apart by step and settings.
+
     Raises:
-        Refused: where there is no study, or its rows differ in more than the model.
+        Refused: where there is neither, or the rows of a study differ in more than the model.
 
     """
+    if not is_planned(folder):
+        return _unplanned(folder)
     plan = read_plan(folder)
     results, histories = _from_runs(folder, plan)
     committed = not results
@@ -55,6 +61,55 @@ def load(folder: Path) -> Study:
     _refuse_undeclared(plan, results)
     strangers = {path.parent.name for path in (folder / "runs").glob("*/result.json")} - plan.runs.keys()
     return Study(folder, plan, results, histories, len(strangers), committed, _speeds(folder, plan))
+
+
+def is_planned(folder: Path) -> bool:
+    """Whether the folder is a study's, or has no runs at all."""
+    return (folder / FILE).is_file() or not ((folder / "runs").is_dir() or (folder / "records.jsonl").is_file())
+
+
+def plan_in(folder: Path) -> StudyPlan:
+    """The plan in a folder; where there are runs that no study planned, one that they fulfil.
+
+    Raises:
+        Refused: where there is neither.
+
+    """
+    return read_plan(folder) if is_planned(folder) else plan_of(every_run(folder).values(), folder)
+
+
+def every_run(folder: Path) -> dict[str, RunResult]:
+    """The results of all runs in a folder, whatever they are of, by the names of the runs.
+
+    Raises:
+        Refused: where no run is done.
+
+    """
+    there = {path.name: RunFolder(path).result() for path in sorted((folder / "runs").glob("*/"))}
+    results = {name: result for name, result in there.items() if result is not None}
+    if not results:
+        results = {name: result for name, (result, _) in _records(folder).items()}
+    if not results:
+        raise Refused(f"{folder}: no run that is done; needed: a study's folder, or one with runs/")
+    return results
+
+
+def _unplanned(folder: Path) -> Study:
+    results = every_run(folder)
+    plan = plan_of(results.values(), folder)
+    committed = not any((folder / "runs" / name).is_dir() for name in results)
+    if committed:
+        histories = {name: history for name, (_, history) in _records(folder).items()}
+    else:
+        histories = {name: RunFolder(folder / "runs" / name).curves(plan.metric.key) for name in results}
+    return Study(folder, plan, results, histories, committed=committed, speeds=_speeds(folder, plan), planned=False)
+
+
+def read_results(folder: Path, plan: StudyPlan) -> dict[str, RunResult]:
+    """The results of a plan's runs, from `runs/` or from `records.jsonl`, comparable or not."""
+    committed = {name: result for name, (result, _) in _records(folder).items() if name in plan.runs}
+    there = {name: RunFolder(folder / "runs" / name).result() for name in plan.runs}
+    return committed | {name: result for name, result in there.items() if result is not None}
 
 
 def write_records(study: Study) -> None:

@@ -1,30 +1,32 @@
-"""What a study's numbers say: means, deviations, and effects with their intervals.
+"""What a study's numbers say: means, deviations, effects with their intervals, and what could have been seen.
 
-An effect is a weighted sum of rows' mean accuracies (a difference to the parent, a Shapley value, an interaction). With
-few seeds a row's own deviation is nearly unknown, so the variance is pooled over all rows. Where every row has the same
-seeds and seeds matter (an F test says so beyond doubt), what a seed adds to all rows alike is taken out: the effects are
-paired. To choose by a test makes intervals a little too narrow; at p < 0.01 and from three rows on they hold what they promise.
-Intervals are Student's at 95 %, each for itself; whether an effect is *resolved* is decided by Holm's procedure, which
-keeps the chance of any false alarm in the whole table under 5 %.
+An effect is a weighted sum of rows' mean scores (a difference to the parent, a Shapley value, an interaction). Its interval
+comes from the noise of its own rows (`roadmap.report.noise`), by a rule that is declared and looks at no result. Intervals are
+Student's at 95 %, each for itself; whether an effect is *resolved* is decided by Holm's procedure, which keeps the chance of
+any false alarm in the whole table under 5 %. That both hold is tested by simulation (tests/test_statistics.py).
 """
 
 from __future__ import annotations
 
 import math
 import statistics
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import combinations
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from roadmap.record.study import Effect, PlannedRow, Variant
+from roadmap.report.noise import SURE, Array, Noise, half_widths, holm, two_sided, variance
 from roadmap.report.records import Study
 
 LEVEL = 0.95
 POWER = 0.8  # chance to resolve an effect that is there
 MOST_SEEDS = 1000
-SEEDS_MATTER, LEAST_ROWS = 0.01, 3  # p of the F test, and rows it needs, before effects are paired
+DRAWS = 4000  # studies that a power is the mean over
 
 
 @dataclass(frozen=True)
@@ -57,16 +59,6 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Noise:
-    """How much a run's accuracy varies, in points, and how that was estimated."""
-
-    std: float
-    freedom: int
-    paired: bool = False  # what the seeds add to all rows alike is taken out
-    seed_p: float | None = None  # of the F test that seeds do not matter; None where rows have not the same seeds
-
-
-@dataclass(frozen=True)
 class Estimate:
     """An effect in points, its 95 % interval, and whether it is resolved among all effects of the study."""
 
@@ -88,13 +80,41 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """The rows that have an effect's noise: their values by seed, and where each row stands among them."""
+
+    noise: Noise
+    place: Mapping[str, int]
+
+    def weights(self, effects: Sequence[Mapping[str, float]]) -> Array:
+        """(effects, rows)."""
+        found = np.zeros((len(effects), self.noise.values.shape[-2]))
+        for line, weights in zip(found, effects, strict=True):
+            for name, weight in weights.items():
+                line[self.place[name]] += weight
+        return found
+
+    def spread(self, effects: Sequence[Mapping[str, float]]) -> tuple[Array, Array]:
+        """Standard errors of effects of these weights, and their degrees of freedom."""
+        return self.noise.spread(self.weights(effects))
+
+    @cached_property
+    def deviation(self) -> float:
+        """Of a run in a usual row, beside what its seed adds to all rows: the root of the rows' mean variance."""
+        values = self.noise.values
+        apart = [variance(one - other) / 2 for one, other in combinations(values, 2)] if self.noise.few else []
+        return math.sqrt(np.nanmean(apart if np.isfinite(apart).any() else self.noise.variances))
+
+
+@dataclass(frozen=True)
 class Analysis:
     """The rows of a study, its effects, and what holds for all of them."""
 
     rows: tuple[Row, ...]
     estimates: tuple[Estimate, ...]
-    noise: Noise | None
-    smallest: float | None  # the least effect that this study would resolve with a chance of 80 %
+    asked: tuple[Effect, ...]  # in the plan, estimated or not
+    measured: Measured | None  # None where no row has two values
+    smallest: float | None  # the least effect, in rows of usual noise, that this study would resolve with a chance of 80 %
 
     def estimate(self, name: str) -> Estimate | None:
         """The effect of this name, where it could be estimated."""
@@ -104,23 +124,32 @@ class Analysis:
 def analyse(study: Study) -> Analysis:
     """Compute every row and every effect."""
     rows = {row.variant.name: _row(study, row) for row in study.plan.rows}
-    noise = estimate_noise([row.by_seed for row in rows.values() if not row.variant.reference])
+    measured = measure(study, rows)
     means = {name: row.mean for name, row in rows.items() if row.mean is not None}
-    counts = {name: len(row.values) for name, row in rows.items()}
     known = [effect for effect in study.plan.effects if effect.weights.keys() <= means.keys()]
-    values = [weighted(effect.weights, means) for effect in known]
-    errors = [standard_error(effect.weights, counts, noise) for effect in known]
-    orders = any(effect.parts for effect in known)
-    planned = {name: len(row.seeds) for name, row in rows.items()}
-    least = [standard_error(effect.weights, planned, noise) for effect in study.plan.effects]
-    return Analysis(
-        rows=tuple(rows.values()),
-        estimates=tuple(estimate_orders(known, means, counts, noise) if orders else _estimates(known, values, errors, noise)),
-        noise=noise,
-        smallest=detectable(max(error for error in least if error is not None), noise.freedom, len(least))
-        if noise and least and not orders
-        else None,
-    )
+    estimates = tuple(estimate_effects(known, means, measured))
+    analysis = Analysis(tuple(rows.values()), estimates, study.plan.effects, measured, None)
+    if measured is None or not estimates or any(effect.parts for effect in analysis.asked) or len(study.plan.seeds) < 2:
+        return analysis
+    return replace(analysis, smallest=power_of(analysis, len(study.plan.seeds)).smallest)
+
+
+def measure(study: Study, rows: Mapping[str, Row]) -> Measured | None:
+    """What is known of the runs' noise; rows of one network, which share their runs, count once, and references not at all."""
+    shared: dict[tuple[str, ...], int] = {}
+    own = [row for row in study.plan.rows if not row.variant.reference]
+    place = {row.variant.name: shared.setdefault(row.runs or (row.variant.name,), len(shared)) for row in own}
+    values = np.full((len(shared), len(study.plan.seeds)), np.nan)
+    for name, at in place.items():
+        values[at] = [rows[name].by_seed.get(seed, np.nan) for seed in study.plan.seeds]
+    noise = Noise(values, _grain(study))
+    return Measured(noise, place) if (noise.counts > 1).any() else None
+
+
+def _grain(study: Study) -> float:
+    """What one image more or less adds to an accuracy, in points; 0 where that is not known."""
+    images = next((result.data.get("val") for result in study.results.values()), None)
+    return 100 / images if images and study.plan.metric.key.startswith("top") else 0.0
 
 
 def _row(study: Study, row: PlannedRow) -> Row:
@@ -140,65 +169,23 @@ def _row(study: Study, row: PlannedRow) -> Row:
     )
 
 
-# --- noise -----------------------------------------------------------------------------------------------------------
-
-
-def estimate_noise(rows: Sequence[Mapping[int, float]]) -> Noise | None:
-    """The standard deviation of a run within its row, pooled; with the seeds' part taken out where that is warranted.
-
-    None where no row has two values.
-    """
-    groups = [list(row.values()) for row in rows if row]
-    freedom = sum(len(group) - 1 for group in groups)
-    if freedom == 0:
-        return None
-    squares = sum(statistics.variance(group) * (len(group) - 1) for group in groups if len(group) > 1)
-    within = Noise(math.sqrt(squares / freedom), freedom)
-    seeds = set(rows[0])
-    if len(rows) < LEAST_ROWS or len(seeds) < 2 or any(set(row) != seeds for row in rows):
-        return within
-    return _paired(np.array([[row[seed] for seed in sorted(seeds)] for row in rows]), within)
-
-
-def _paired(values: np.ndarray, within: Noise) -> Noise:
-    """A two-way analysis of variance, rows by seeds: the seeds' part is taken out where the F test finds one."""
-    count, seeds = values.shape
-    by_seed = values.mean(0) - values.mean()
-    of_seeds = count * float(by_seed @ by_seed) / (seeds - 1)
-    freedom = (count - 1) * (seeds - 1)
-    rest = (within.std**2 * within.freedom - of_seeds * (seeds - 1)) / freedom
-    if rest < 1e-9 * within.std**2:  # no noise at all beside the seeds: planted numbers, not those of runs
-        return within
-    p = float(stats.f.sf(of_seeds / rest, seeds - 1, freedom))
-    if p < SEEDS_MATTER:
-        return Noise(math.sqrt(rest), freedom, True, p)
-    return Noise(within.std, within.freedom, False, p)
-
-
-def standard_error(weights: Mapping[str, float], counts: Mapping[str, int], noise: Noise | None) -> float | None:
-    """Of a weighted sum of means of so many values each."""
-    if noise is None or not all(counts[name] for name in weights):
-        return None
-    return noise.std * math.sqrt(sum(weight**2 / counts[name] for name, weight in weights.items()))
-
-
 # --- effects ---------------------------------------------------------------------------------------------------------
 
 
-def _estimates(
-    effects: Sequence[Effect], values: Sequence[float], errors: Sequence[float | None], noise: Noise | None
-) -> list[Estimate]:
-    return _tested(effects, values, [(error or math.inf, noise.freedom) for error in errors] if noise else None)
-
-
-def _tested(effects: Sequence[Effect], values: Sequence[float], spreads: Sequence[tuple[float, float]] | None) -> list[Estimate]:
-    """Effects of these values, tested with these standard errors and degrees of freedom; untested where there are none."""
-    if spreads is None:
+def estimate_effects(effects: Sequence[Effect], means: Mapping[str, float], measured: Measured | None) -> list[Estimate]:
+    """Effects with their intervals; without where the noise of one of their rows is not known."""
+    values = [weighted(effect.weights, means) for effect in effects]
+    if measured is None or not effects:
         return [Estimate(effect, value) for effect, value in zip(effects, values, strict=True)]
-    ps = [_p(value, error, freedom) for value, (error, freedom) in zip(values, spreads, strict=True)]
+    errors, freedom = measured.spread([effect.weights for effect in effects])
+    for i, effect in enumerate(effects):
+        if effect.parts:
+            errors[i], freedom[i] = _over_orders(effect, means, measured, errors[i], freedom[i])
+    ps = two_sided(np.array(values), errors, freedom)
+    numbers = zip(half_widths(errors, freedom, LEVEL).tolist(), ps.tolist(), holm(ps).tolist(), strict=True)
     return [
-        Estimate(effect, value, float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * error, p, p_holm)
-        for effect, value, (error, freedom), p, p_holm in zip(effects, values, spreads, ps, holm(ps), strict=True)
+        Estimate(effect, value) if math.isnan(p) else Estimate(effect, value, half, p, p_holm)
+        for effect, value, (half, p, p_holm) in zip(effects, values, numbers, strict=True)
     ]
 
 
@@ -207,46 +194,22 @@ def weighted(weights: Mapping[str, float], means: Mapping[str, float]) -> float:
     return sum(weight * means[name] for name, weight in weights.items())
 
 
-def estimate_orders(
-    effects: Sequence[Effect], means: Mapping[str, float], counts: Mapping[str, int], noise: Noise | None
-) -> list[Estimate]:
-    """Effects that are means over sampled pairs of orders; none has an interval where the runs' noise is not known.
+def _over_orders(
+    effect: Effect, means: Mapping[str, float], measured: Measured, error: float, freedom: float
+) -> tuple[float, float]:
+    """The standard error and degrees of freedom of a mean over sampled pairs of orders, where the runs alone give these.
 
     The pairs vary for two reasons: they are other orders, and their runs are noisy. Of the noise, what the pairs share
-    (all orders begin at the same run) does not show in how they vary, and is added. Student's t with Satterthwaite's
-    degrees of freedom.
+    (all orders begin at the same run) does not show in how they vary, and is added.
     """
-    values = [weighted(effect.weights, means) for effect in effects]
-    return _tested(effects, values, [_spread(effect, means, counts, noise) for effect in effects] if noise else None)
-
-
-def _spread(effect: Effect, means: Mapping[str, float], counts: Mapping[str, int], noise: Noise) -> tuple[float, float]:
-    """The standard error of a mean over pairs of orders, and its degrees of freedom."""
     pairs = len(effect.parts)
     seen = statistics.variance([weighted(part, means) for part in effect.parts]) / pairs
-    of_runs = (standard_error(effect.weights, counts, noise) or 0.0) ** 2
-    of_a_pair = statistics.fmean((standard_error(part, counts, noise) or 0.0) ** 2 for part in effect.parts)
-    shared = (pairs * of_runs - of_a_pair) / (pairs - 1)
-    if seen + shared <= of_runs:  # the orders make no difference beyond the noise
-        return math.sqrt(of_runs), noise.freedom
+    of_a_pair = float((measured.spread(effect.parts)[0] ** 2).mean())
+    shared = (pairs * error**2 - of_a_pair) / (pairs - 1)
     total = seen + shared
-    parts = seen**2 / (pairs - 1) + shared**2 / noise.freedom
-    return math.sqrt(total), total**2 / parts
-
-
-def _p(value: float, error: float, freedom: float) -> float:
-    """Two-sided p of Student's t; certain where the runs do not vary at all."""
-    return float(2 * stats.t.sf(abs(value) / error, freedom)) if error else float(value == 0)
-
-
-def holm(ps: Sequence[float]) -> list[float]:
-    """Holm's step-down correction: reject where the result is below the level, and at most that share of tables errs."""
-    ranked = sorted(range(len(ps)), key=lambda i: ps[i])
-    corrected, worst = [1.0] * len(ps), 0.0
-    for rank, i in enumerate(ranked):
-        worst = max(worst, min(1.0, (len(ps) - rank) * ps[i]))
-        corrected[i] = worst
-    return corrected
+    if total <= error**2:  # the orders make no difference beyond the noise
+        return error, freedom
+    return math.sqrt(total), total**2 / (seen**2 / (pairs - 1) + shared**2 / freedom)
 
 
 def written_p(p: float | None) -> str:
@@ -257,36 +220,53 @@ def written_p(p: float | None) -> str:
 # --- power -----------------------------------------------------------------------------------------------------------
 
 
-def power(effect: float, error: float, freedom: int, comparisons: int) -> float:
-    """The chance that an effect of this size is resolved, as the first of so many by Holm's procedure."""
-    limit = stats.t.ppf(1 - (1 - LEVEL) / (2 * comparisons), freedom)
-    shift = abs(effect) / error if error else math.inf
-    if shift > 100:  # scipy's noncentral t is not to be trusted there, and the answer is not in doubt
-        return 1.0
-    return float(stats.nct.sf(limit, freedom, shift) + stats.nct.cdf(-limit, freedom, shift))
+@dataclass(frozen=True)
+class Power:
+    """How large an effect must be to be resolved, as the first of so many by Holm's procedure, in DRAWS equal studies.
+
+    The rows of the effect have the same noise; a study knows it only from its runs, and with few seeds the chance to resolve
+    an effect depends most on how large it happens to find it.
+    """
+
+    error: float  # true
+    limits: Array  # of the absolute value, (DRAWS,)
+
+    @classmethod
+    def of(cls, weights: Sequence[float], deviation: float, seeds: int, comparisons: int, paired: bool = False) -> Power:
+        """Of an effect of these weights, with runs of this deviation."""
+        squares = np.square(weights) * deviation**2 / seeds
+        squares = squares.sum(keepdims=True) if paired else squares
+        drawn = squares * np.random.default_rng(0).chisquare(seeds - 1, (DRAWS, len(squares))) / (seeds - 1)
+        sure = 1.0 if paired else SURE
+        freedom = sure * (seeds - 1) * (drawn.sum(1) ** 2 / (drawn**2).sum(1) if deviation else np.ones(DRAWS))
+        return cls(math.sqrt(squares.sum()), half_widths(np.sqrt(drawn.sum(1)), freedom, 1 - (1 - LEVEL) / comparisons))
+
+    def __call__(self, effect: float) -> float:
+        """The chance that an effect of this size is resolved."""
+        if self.error == 0:
+            return float(effect != 0)
+        ends = [special.ndtr((sign * effect - self.limits) / self.error) for sign in (-1, 1)]
+        return float(np.sum(ends, 0).mean())
+
+    @property
+    def smallest(self) -> float:
+        """The least effect that is resolved with a chance of 80 %."""
+        low, high = 0.0, 2 * float(self.limits.max()) + 4 * self.error
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (middle, high) if self(middle) < POWER else (low, middle)
+        return high
 
 
-def detectable(error: float, freedom: int, comparisons: int) -> float:
-    """The least effect that is resolved with a chance of 80 %, in the unit of its standard error."""
-    if error == 0:
-        return 0.0
-    low, high = 0.0, error * float(stats.t.ppf(1 - (1 - LEVEL) / (2 * comparisons), freedom)) * 4
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if power(middle, error, freedom, comparisons) < POWER else (low, middle)
-    return high
+def power_of(analysis: Analysis, seeds: int) -> Power:
+    """Of a study like this one with so many seeds, for the effect that takes most rows, in rows of usual noise."""
+    assert analysis.measured is not None
+    widest = max((list(effect.weights.values()) for effect in analysis.asked), key=lambda weights: sum(w * w for w in weights))
+    return Power.of(widest, analysis.measured.deviation, seeds, len(analysis.asked), analysis.measured.noise.few)
 
 
 def seeds_needed(effect: float, analysis: Analysis) -> int | None:
     """Seeds a row with which an effect of this size is resolved with a chance of 80 %; None beyond a thousand."""
-    noise, comparisons = analysis.noise, max(len(analysis.estimates), 1)
-    if noise is None:
+    if analysis.measured is None or not analysis.asked or power_of(analysis, MOST_SEEDS)(effect) < POWER:
         return None
-    weights = max((list(e.effect.weights.values()) for e in analysis.estimates), key=lambda w: sum(x * x for x in w))
-    rows = sum(not row.variant.reference for row in analysis.rows)
-    for seeds in range(2, MOST_SEEDS + 1):
-        freedom = (rows - 1) * (seeds - 1) if noise.paired else rows * (seeds - 1)
-        error = noise.std * math.sqrt(sum(weight**2 for weight in weights) / seeds)
-        if power(effect, error, freedom, comparisons) >= POWER:
-            return seeds
-    return None
+    return bisect_left(range(MOST_SEEDS), POWER, lo=2, key=lambda seeds: power_of(analysis, seeds)(effect))

@@ -8,16 +8,16 @@ from pathlib import Path
 from roadmap.base.claims import claim
 from roadmap.base.errors import StorageFault
 from roadmap.base.files import remove_partial, write_atomic
-from roadmap.record.study import read_plan
 from roadmap.report.columns import effects_csv, latex, markdown, table_columns, table_csv, terminal
-from roadmap.report.records import write_records
+from roadmap.report.records import plan_in, write_records
 from roadmap.report.report import Report
 
 WAIT_SECONDS = 120.0
+PAGE = "page.html"
 
 
 def write_report(folder: Path, keys: Sequence[str] = (), behind: Path | None = None) -> tuple[Report, str]:
-    """Write tables, figures, effects and records.
+    """Write tables, figures, effects and records, and the page anew where there is one: it is never older than the tables.
 
     Args:
         folder: of the study.
@@ -32,7 +32,7 @@ def write_report(folder: Path, keys: Sequence[str] = (), behind: Path | None = N
         StorageFault: where the folder cannot be written.
 
     """
-    table_columns(read_plan(folder), keys)  # without a study, or with a wrong key, nothing is made, not even the lock
+    table_columns(plan_in(folder), keys)  # without a study, or with a wrong key, nothing is made, not even the lock
     other = None if behind is None else Report.read(behind)
     try:
         with claim(folder / "claim", wait=WAIT_SECONDS):  # several sweeps may end at the same moment
@@ -42,6 +42,10 @@ def write_report(folder: Path, keys: Sequence[str] = (), behind: Path | None = N
             files = _files(report, keys, other)
             for name, content in files.items():
                 write_atomic(folder / name, content)
+            if (folder / PAGE).is_file():
+                from roadmap.report.page import write_page
+
+                write_page(report)
     except OSError as error:
         raise StorageFault(f"{folder}: the report could not be written: {error}") from error
     return report, "\n".join([terminal(report, keys), f"{folder}: {', '.join([*files, 'records.jsonl'])}"])

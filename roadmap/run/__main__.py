@@ -28,13 +28,16 @@ from roadmap.base.redaction import redact_file, redact_streams
 from roadmap.config.compose import completed, from_hydra
 from roadmap.config.overrides import check_override, config_folders, parse
 from roadmap.config.schema import Experiment
+from roadmap.config.settings import help_text
 from roadmap.data.images import sources
+from roadmap.record.alarms import alarms
 from roadmap.record.folder import RunFolder, runs_folder
 from roadmap.record.result import RunResult
 from roadmap.run.preflight import check_jobs
 from roadmap.train.progress import CONSOLE
 
 log = logging.getLogger("roadmap")
+MODES = ("run", "multirun", "cfg", "info", "shell_completion")  # Hydra's, of which a command line has one
 
 
 def main() -> int:
@@ -44,8 +47,14 @@ def main() -> int:
     for option in ("config_path", "config_name", "experimental_rerun"):
         if getattr(arguments, option):
             raise Refused(f"--{option.replace('_', '-')}: not open here; --config-dir adds steps and studies of your own")
+    modes = [f"--{name.replace('_', '-')}" for name in MODES if getattr(arguments, name)]
+    if len(modes) > 1:
+        raise Refused(f"{' '.join(modes)}: one at a time")
     folders = config_folders([arguments.config_dir] if arguments.config_dir else [])
-    if not (arguments.help or arguments.hydra_help or arguments.shell_completion):
+    if arguments.help:
+        print(help_text(folders))
+        return 0
+    if not (arguments.hydra_help or arguments.shell_completion):
         for override in parse(arguments.overrides):
             check_override(override, folders)
         if not (arguments.cfg or arguments.info):
@@ -103,13 +112,14 @@ def start(experiment: Experiment) -> RunResult:
 
 
 def summary(result: RunResult, experiment: Experiment) -> str:
-    """What came out, in two lines."""
+    """What came out, in two lines, and a line for what alarms."""
     folder = runs_folder(experiment) / result.run
     if not result.done:
         return f"{result.run}: {result.status}, {result.reason}\n{folder}"
+    said = "".join(f"\n{alarm}" for alarm in alarms(result))
     return (
         f"{result.step.name}, seed {result.seed}: {result.final}, {result.gmacs:.4f} G multiply-adds, "
-        f"{result.params_m:.2f} M parameters, {result.seconds:.0f} s\n{folder}"
+        f"{result.params_m:.2f} M parameters, {result.seconds:.0f} s{said}\n{folder}"
     )
 
 

@@ -33,6 +33,7 @@ def describe(trainer: Trainer, experiment: Experiment, inventory: Inventory, fin
         activations_m=cost.activations / 1e6,
         seconds=trainer.state.seconds,
         device=_device_name(trainer.ranks.device),
+        instructions=torch.backends.cpu.get_cpu_capability(),
         processes=trainer.ranks.world,
         precision=trainer.step.precision.value,
         pipeline=trainer.data.name.value,

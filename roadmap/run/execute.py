@@ -14,6 +14,7 @@ from roadmap.base.signals import Stop, stop_on_signals
 from roadmap.config.checks import check_processes
 from roadmap.config.schema import Experiment, RuntimeConfig
 from roadmap.data.images.inventory import Inventory
+from roadmap.record.alarms import alarms, at_chance
 from roadmap.record.folder import RunFolder
 from roadmap.record.result import RunResult
 from roadmap.run.describe import describe, outcome
@@ -85,6 +86,10 @@ def _train(trainer: Trainer, experiment: Experiment, inventory: Inventory, finge
         try:
             _follow_epochs(trainer, experiment, tracker, stop)
             result = outcome(trainer, result)
+            if at_chance(result):
+                result = replace(result, score_by_batch=trainer.score_by_batch())
+            for alarm in alarms(result):
+                log.warning(alarm)
         except Diverged as error:
             log.error("%s", error)
             result = replace(result, status="diverged", reason=str(error))
@@ -100,7 +105,7 @@ def _train(trainer: Trainer, experiment: Experiment, inventory: Inventory, finge
 def _follow_epochs(trainer: Trainer, experiment: Experiment, tracker: Tracker, stop: Stop) -> None:
     """Write each epoch into the record as it ends."""
     state, metric, updates = trainer.state, trainer.task.metric, trainer.data.updates
-    done, title = state.epoch * updates + state.update, f"{experiment.step.name} seed {experiment.seed}"
+    done, title = state.epoch * updates + state.update, f"{experiment.row} seed {experiment.seed}"
     with Bar(experiment.recipe.epochs * updates, done, title, experiment.runtime.progress) as bar:
         for line in trainer.train(bar, stop):
             state.updates.flush()

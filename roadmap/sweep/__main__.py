@@ -22,6 +22,8 @@ from roadmap.base.console import Parser, exits, say
 from roadmap.base.errors import EXIT_FAILED, EXIT_STOPPED, EXIT_STORAGE, Refused, RoadmapError
 from roadmap.base.processes import check_alone
 from roadmap.config.overrides import config_folders
+from roadmap.record.alarms import at_chance
+from roadmap.sweep.earlier import check_folder
 from roadmap.sweep.engines.base import Outcome
 from roadmap.sweep.engines.choose import engine
 from roadmap.sweep.engines.queue import Report, run_all
@@ -34,6 +36,7 @@ def main() -> int:
     arguments = read(sys.argv[1:])
     check_alone("roadmap.sweep")
     study = plan(arguments.overrides, config_folders(arguments.config_dir))
+    check_folder(study)
     for warning in study.warnings:
         print(f"roadmap: warning: {warning}", file=sys.stderr)
     chosen = [p for p in study.points if fnmatchcase(p.folder.path.name, arguments.only) or fnmatchcase(p.name, arguments.only)]
@@ -76,9 +79,7 @@ def read(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("overrides", nargs="*", help="study=NAME, and Hydra overrides for every run")
     parser.add_argument("--dry-run", action="store_true", help="print the plan with its cost and what is done; run nothing")
     parser.add_argument("--only", default="*", metavar="GLOB", help="only runs whose name matches, e.g. 'resnet-s0-*'")
-    parser.add_argument(
-        "--jobs", type=int, default=0, metavar="N", help="runs at a time (default: one a GPU, or what the cores hold)"
-    )
+    parser.add_argument("--jobs", type=int, metavar="N", help="runs at a time (default: one a GPU, or what the cores hold)")
     parser.add_argument("--max-failures", type=int, metavar="N", help="start no more runs after N failed (default: no limit)")
     parser.add_argument(
         "--retry-failed",
@@ -93,10 +94,10 @@ def read(arguments: list[str]) -> argparse.Namespace:
         "--config-dir", type=Path, action="append", default=[], help="a folder with steps and studies of your own"
     )
     parsed = parser.parse_intermixed_args(arguments)
-    for name, least in (("jobs", 0), ("max_failures", 1), ("retry_failed", 0)):
+    for name, least in (("jobs", 1), ("max_failures", 1), ("retry_failed", 0)):
         value = getattr(parsed, name)
         if value is not None and value < least:
-            raise Refused(f"--{name.replace('_', '-')} {value}: must be at least {max(least, 1)}")
+            raise Refused(f"--{name.replace('_', '-')} {value}: must be at least {least}")
     parsed.overrides = [f"+{o}" if o.startswith("study=") else o for o in parsed.overrides]
     if not any(o.startswith("+study=") for o in parsed.overrides):
         raise Refused("no study is chosen: add study=NAME, for example study=digits")
@@ -135,22 +136,21 @@ def _epochs(points: Sequence[Point]) -> int:
 
 def _description(over: Sequence[Outcome], running: Sequence[Point], total: int) -> str:
     failed = sum(outcome.code != 0 for outcome in over)
-    names = ", ".join(f"{point.experiment.step.name} s{point.experiment.seed}" for point in running)
+    names = ", ".join(point.name for point in running)
     return f"{len(over)}/{total} runs" + (f", {failed} failed" if failed else "") + f"  {names}"
 
 
 def _line(outcome: Outcome, number: int, total: int) -> str:
-    experiment = outcome.point.experiment
     result = outcome.point.folder.result() if outcome.code == 0 else None
-    said = outcome.reason or (f"{result.final}, {result.seconds:.1f} s" if result else "")
-    return f"[{number}/{total}] {experiment.step.name} seed {experiment.seed}: {said}"
+    said = outcome.reason or (f"{result.final}{', at chance' * at_chance(result)}, {result.seconds:.1f} s" if result else "")
+    return f"[{number}/{total}] {outcome.point.name}: {said}"
 
 
 def conclude(outcomes: list[Outcome], max_failures: int | None = None) -> int:
     """Say what failed, why, and where its log is; the sweep's exit code."""
     failed = [o for o in outcomes if o.failed]
     for outcome in failed:
-        print(f"failed: {outcome.point.folder.path.name}: {outcome.reason}\n        {outcome.point.folder.log}", file=sys.stderr)
+        print(f"failed: {outcome.point.name}: {outcome.reason}\n        {outcome.point.folder.log}", file=sys.stderr)
     stopped = sum(o.code == EXIT_STOPPED for o in outcomes)
     if stopped:
         print(f"{stopped} runs are stopped or not started; the same command goes on with them", file=sys.stderr)

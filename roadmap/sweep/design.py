@@ -108,7 +108,7 @@ def _leave_one_out(study: StudyConfig, steps: Mapping[str, Step], model_of: Mode
     """The roadmap's end, and the end without each change."""
     end = _main(steps)[-1]
     without = [_variant(end, change, "without", change.off) for change in changes(study, steps, model_of)]
-    return _compared([Variant(end.name, end.label, end.name), *without])
+    return _compared([Variant(end.name, "the whole network", end.name), *without])
 
 
 def _add_one_in(study: StudyConfig, steps: Mapping[str, Step], model_of: ModelOf) -> Design:

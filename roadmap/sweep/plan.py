@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from roadmap.base.errors import Held, Refused
-from roadmap.config.checks import check
+from roadmap.config.checks import NAME, check
 from roadmap.config.compose import with_toggles
 from roadmap.config.effects import ineffective_settings
 from roadmap.config.identity import decisive
@@ -20,7 +20,7 @@ from roadmap.config.steps import all_steps, known_steps
 from roadmap.data.images import sources
 from roadmap.model.check import compose_run, differs
 from roadmap.record.folder import RunFolder
-from roadmap.record.study import PlannedRow, StudyPlan, Variant, write_plan
+from roadmap.record.study import PlannedRow, StudyPlan, Variant, seed_and_identity, write_plan
 from roadmap.run.preflight import check_reference, preflight
 from roadmap.sweep.design import Design, design, set_between
 from roadmap.tasks.metrics import METRICS
@@ -43,7 +43,7 @@ class Point:
 
     def result_elsewhere(self) -> RunFolder | None:
         """The folder of the same run, done in another study under the same `output`."""
-        for path in sorted(self.folder.path.parents[2].glob(f"*/runs/*-s{_seed_and_identity(self)}")):
+        for path in sorted(self.folder.path.parents[2].glob(f"*/runs/*-s{_which(self)}")):
             with suppress(Refused):  # a record of another version of roadmap
                 result = RunFolder(path).result() if path != self.folder.path else None
                 if result is not None and result.done:
@@ -148,6 +148,8 @@ def _first(overrides: Sequence[str], step: str, config_dirs: Sequence[Path]) -> 
     """The experiment of the first step, with which every other run shares scale, data and recipe; its seeds are checked."""
     if any(override.startswith("reference=") for override in overrides):
         raise Refused("reference=NAME is a single run's; a study names its references in study.references=[NAME,...]")
+    if any(override.startswith("study.row=") for override in overrides):
+        raise Refused("study.row=NAME is a single run's; a study lists its rows in study.rows")
     first = compose_run([*overrides, f"+step={step}"], config_dirs)
     seeds = first.study.seeds
     if not seeds or len(set(seeds)) < len(seeds):
@@ -160,16 +162,13 @@ def _first(overrides: Sequence[str], step: str, config_dirs: Sequence[Path]) -> 
 def _share_runs(rows: Mapping[str, tuple[Point, ...]], study: Design) -> tuple[dict[str, tuple[Point, ...]], Design]:
     """Train a network once, however many variants have it; an effect that would compare it with itself is left out."""
     known: dict[str, Point] = {}
-    shared = {
-        name: tuple(known.setdefault(_seed_and_identity(point), point) for point in points) for name, points in rows.items()
-    }
+    shared = {name: tuple(known.setdefault(_which(point), point) for point in points) for name, points in rows.items()}
     effects = [effect for effect in study.effects if len({shared[name][0].folder.path for name in effect.weights}) > 1]
     return shared, dataclasses.replace(study, effects=tuple(effects))
 
 
-def _seed_and_identity(point: Point) -> str:
-    """Seed and identity: the step may have another name."""
-    return point.folder.path.name.rsplit("-s", 1)[1]
+def _which(point: Point) -> str:
+    return seed_and_identity(point.folder.path.name)
 
 
 def _points(
@@ -186,6 +185,9 @@ def _points(
         fingerprints[_images_of(experiment)] = sources.fingerprint(experiment.data, preflight(experiment))
     fingerprint = fingerprints[_images_of(experiment)]
     words = [*overrides, *variant.overrides]
+    if experiment.study.rows and variant.name != experiment.step.name and NAME.fullmatch(variant.name):
+        experiment = dataclasses.replace(experiment, study=dataclasses.replace(experiment.study, row=variant.name))
+        words.append(f"study.row={variant.name}")
     runs = [dataclasses.replace(experiment, seed=seed) for seed in seeds]
     return tuple(
         Point(f"{variant.name}-s{run.seed}", run, fingerprint, RunFolder.of(run, fingerprint), _command(run, words, config_dirs))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -12,6 +13,20 @@ from roadmap.data.batches import Batch
 from roadmap.tasks.task import Task
 from roadmap.train.precision import autocast
 from roadmap.train.ranks import Ranks
+
+
+@contextmanager
+def batch_statistics(network: nn.Module) -> Iterator[bool]:
+    """Inside, BatchNorms normalise by the batch before them in evaluation too, and note nothing; yields whether there are any."""
+    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    kept = [(norm.running_mean, norm.running_var) for norm in norms]
+    try:
+        for norm in norms:
+            norm.running_mean = norm.running_var = None
+        yield bool(norms)
+    finally:
+        for norm, (mean, variance) in zip(norms, kept, strict=True):
+            norm.running_mean, norm.running_var = mean, variance
 
 
 @torch.inference_mode()

@@ -10,6 +10,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -26,7 +27,7 @@ from roadmap.data.batches import Batch, InputPipeline
 from roadmap.tasks.task import Task
 from roadmap.train import memory
 from roadmap.train.diagnose import layer_at_fault
-from roadmap.train.evaluate import evaluate
+from roadmap.train.evaluate import batch_statistics, evaluate
 from roadmap.train.progress import Bar
 from roadmap.train.readings import Readings
 from roadmap.train.state import State, Totals
@@ -204,6 +205,15 @@ class Trainer:
                 name = key.removeprefix("val_")
                 raise Diverged(f"the evaluation's {name} is {value} after {self._where(self.state.update)}: the run diverged")
         return scores
+
+    def score_by_batch(self) -> float | None:
+        """The score with BatchNorm's statistics of each batch in place of the running ones; None where that cannot be said."""
+        network = self.state.scored
+        with batch_statistics(network) as any_norms, suppress(ValueError):  # a batch of one image has no statistics
+            if any_norms and self.ranks.world == 1:
+                scores = evaluate(network, self.task, self.data.evaluation(), self.step.precision, self.ranks)
+                return scores[self.task.metric.key]
+        return None
 
     def _images_per_second(self) -> float | None:
         """Median over the updates of this attempt but the first few; without any, the mean over the epoch before it."""

@@ -16,13 +16,14 @@ from markupsafe import Markup
 
 from roadmap.base.errors import Refused, StorageFault
 from roadmap.base.files import write_atomic
-from roadmap.record.study import PlannedRun, read_plan
+from roadmap.record.study import PlannedRun
 from roadmap.report.page.chart import NOT_COMPARABLE, roadmap, scatter, tips
 from roadmap.report.page.environment import environment
 from roadmap.report.page.payload import block, payload
 from roadmap.report.page.progress import Progress
 from roadmap.report.page.tables import runs, sortable
-from roadmap.report.records import Study, load
+from roadmap.report.recipe import recipe_words
+from roadmap.report.records import Study, load, plan_in
 from roadmap.report.report import Report
 
 
@@ -57,7 +58,7 @@ def report_of(folder: Path) -> Report:
         Refused: where there is no study, or its rows differ in more than the model.
 
     """
-    plan = read_plan(folder)
+    plan = plan_in(folder)
     results = any((folder / "runs" / run / "result.json").is_file() for run in plan.runs)
     return Report.of(load(folder) if results or (folder / "records.jsonl").is_file() else Study(folder, plan))
 
@@ -78,6 +79,7 @@ def render(
         state,
         plan=study.plan,
         metric=study.plan.metric,
+        recipe=recipe_words(study),
         status=_status(study, running),
         not_comparable=NOT_COMPARABLE,
         chart=roadmap(report, words),

@@ -16,7 +16,19 @@ from roadmap.report.frames import settings
 from roadmap.report.page.progress import Epoch, Progress, rounded
 from roadmap.report.records import Study
 
-SETTINGS = ("scale", "seed", "precision", "pipeline", "device", "processes", "compiled", "threads", "recipe_name")
+SETTINGS = (
+    "scale",
+    "seed",
+    "precision",
+    "pipeline",
+    "device",
+    "cpu",
+    "instructions",
+    "processes",
+    "compiled",
+    "threads",
+    "recipe_name",
+)
 
 
 def block(data: object) -> Markup:
@@ -48,7 +60,12 @@ def payload(study: Study, live: Mapping[str, Progress]) -> dict[str, Any]:
         if run.name in study.results or run.name in live
     ]
     rows = [variant.label for variant in study.plan.variants]
-    return {"rows": rows, "runs": runs, "shared": shared, "epochs": study.plan.epochs}
+    return {
+        "rows": rows,
+        "runs": runs,
+        "shared": shared,
+        "epochs": study.plan.epochs or max(map(len, study.histories.values()), default=0),
+    }
 
 
 def _run(study: Study, run: PlannedRun, progress: Progress | None, beside: dict[str, Any] | None) -> dict[str, Any]:

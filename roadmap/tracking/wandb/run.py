@@ -36,6 +36,8 @@ class WandbRun:
         """From a run's configuration as `config.yaml` holds it."""
         config = redact_record({key: value for key, value in config.items() if key != "output"})
         step, seed = config["step"]["name"], config["seed"]
+        keys = sorting_keys(folder, step, config["step"].get("parent"))
+        row = config["study"].get("row") or keys["row"]
         tags = [config["scale"]["name"], config["data"]["source"], config["recipe"]["name"], f"seed-{seed}"]
         return cls(
             folder=str(folder.absolute()),
@@ -43,11 +45,11 @@ class WandbRun:
             online=online,
             project=config["wandb"]["project"],
             entity=config["wandb"]["entity"],
-            name=f"{step}-s{seed}",
+            name=f"{row}-s{seed}",
             group=step,
             job_type=config["study"]["name"],
             tags=[tag[:64] for tag in tags if tag],  # W&B takes no longer ones
-            config=config | sorting_keys(folder, step, config["step"].get("parent")),
+            config=config | keys,
         )
 
 

@@ -39,8 +39,9 @@ class Record:
 
     @property
     def name(self) -> str:
-        """The name of its folder."""
-        return self.folder.path.name
+        """The name of its folder, after the row and the seed where it does not say them itself."""
+        folder, name = self.folder.path.name, self.shown.name
+        return folder if folder.startswith(f"{name}-") else f"{name} ({folder})"
 
     @property
     def marker(self) -> dict[str, Any]:

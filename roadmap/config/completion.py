@@ -1,0 +1,48 @@
+"""What a shell may put in the place of a word that is half typed: commands, groups and their options, keys and their values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from roadmap.config.overrides import group_options
+from roadmap.config.settings import GROUPS, sections, settings
+
+BASH = r"""# roadmap: put this into ~/.bashrc (zsh: after `autoload bashcompinit; bashcompinit`):  source <(roadmap --completion)
+_roadmap() {
+  local IFS=$'\n'
+  COMPREPLY=($(roadmap --complete "${COMP_LINE:0:COMP_POINT}"))
+  [[ ${#COMPREPLY[@]} == 1 && ${COMPREPLY[0]} == *= ]] && compopt -o nospace
+  return 0
+}
+complete -o default -F _roadmap roadmap
+"""
+COMPOSED = ("run", "sweep")  # the commands that take overrides
+
+
+def complete(line: str, commands: Sequence[str]) -> list[str]:
+    """The words that the last one of `roadmap ...` may become; behind a = only what follows it, as bash wants it."""
+    *before, word = line.split(" ")[1:] or [""]
+    if not before:
+        return [command for command in commands if command.startswith(word)]
+    if before[0] not in COMPOSED:
+        return []
+    key, given, value = word.rpartition("=")
+    known = _values(key.lstrip("+")) if given else _keys(before[0])
+    *_, last = (value if given else word).rpartition(",")
+    return [name for name in known if name.startswith(last)]
+
+
+def _keys(command: str) -> list[str]:
+    """What may stand before a =; a run adds its step and study with a plus."""
+    added = ("step", "study") if command == "run" else ()
+    groups = [f"{'+' * (group in added)}{group}=" for group in GROUPS if group in added or group != "step"]
+    return [
+        *groups,
+        *(f"{setting.key}=" for prefix, kind in sections() if prefix != "step." for setting in settings(prefix, kind)),
+    ]
+
+
+def _values(key: str) -> list[str]:
+    """The options of a group, or the choices of a setting that has any."""
+    values = next((one.values for prefix, kind in sections() for one in settings(prefix, kind) if one.key == key), ())
+    return group_options(key) or [value for value, _ in values if len(values) > 1]

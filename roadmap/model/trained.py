@@ -1,0 +1,71 @@
+"""A run's trained network, for timm's tools: its weights, and the images that it takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+
+from roadmap.base.errors import Refused
+from roadmap.config.schema import ModelConfig
+from roadmap.model.build import network_of
+from roadmap.model.registry import PRETRAINED_CFG, timm_name
+from roadmap.record.folder import RunFolder
+from roadmap.record.result import RunResult
+
+
+def load_trained(folder: Path | str) -> nn.Module:
+    """The network of a finished run, in eval mode on the CPU; (N, 3, S, S) to (N, classes), S being its image size.
+
+    Its `pretrained_cfg` holds the run's own image size, mean, deviation, crop and number of classes, so that
+    `timm.data.create_transform(**timm.data.resolve_data_config(model=network))` makes the images that it was scored on.
+
+    Raises:
+        Refused: where the folder holds no finished run, or not its weights.
+
+    """
+    run, weights = RunFolder(Path(folder)), Path(folder) / "weights.pt"
+    result = run.result()
+    if result is None or not result.done:
+        raise Refused(f"{folder}: no finished run; it is a folder like experiments/single/runs/gelu-s0-1a2b3c4d")
+    network = _network(result).eval()
+    try:
+        network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+    except FileNotFoundError:
+        raise Refused(f"{weights}: not there; a run keeps its weights with runtime.keep_weights=true") from None
+    except Exception as error:  # a damaged file makes torch raise what it likes
+        raise Refused(f"{weights}: not the weights of this run: {str(error).splitlines()[0]}") from error
+    network.pretrained_cfg = network.default_cfg = _pretrained_cfg(result)  # type: ignore[assignment]
+    return network
+
+
+def _network(result: RunResult) -> nn.Module:
+    """Freshly initialised; of a reference, the record holds its name and its stochastic depth alone."""
+    model, reference = result.model, _reference(result)
+    if reference is None:
+        known = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), model))
+        assert isinstance(known, ModelConfig)
+    else:
+        known = ModelConfig(drop_path=model["drop_path"])
+    return network_of(known, reference, result.data["classes"], result.data["image_size"])
+
+
+def _reference(result: RunResult) -> str | None:
+    return result.model.get("reference")
+
+
+def _pretrained_cfg(result: RunResult) -> dict[str, Any]:
+    """What timm reads of a model: the data configuration, and the names of the first and of the last layer."""
+    reference, data = _reference(result), result.data
+    if reference is None:
+        known = {**PRETRAINED_CFG, "architecture": timm_name(result.step.name, result.scale)}
+    else:
+        known = {**timm.get_pretrained_cfg(reference).to_dict(), "architecture": reference}
+    size = data["image_size"]
+    own = {"input_size": (3, size, size), "pool_size": (size // 32, size // 32), "num_classes": data["classes"]}
+    own |= {"mean": tuple(data["mean"]), "std": tuple(data["std"]), "crop_pct": data["crop_pct"]}
+    return {**known, **own, "interpolation": "bicubic", "crop_mode": "center", "tag": result.run}
