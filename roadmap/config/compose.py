@@ -137,7 +137,7 @@ def _recipe_of_study(given: Mapping[str, Override], config_dirs: Sequence[Path])
             content = OmegaConf.load(file)
         except (OmegaConfBaseException, YAMLError, UnicodeDecodeError):
             return recipe  # Hydra says what is wrong with it
-        for entry in content.get("defaults", []) if isinstance(content, DictConfig) else []:
+        for entry in (content.get("defaults") or []) if isinstance(content, DictConfig) else []:
             if isinstance(entry, DictConfig):
                 recipe = entry.get("recipe") or entry.get("override /recipe") or recipe
     return recipe
