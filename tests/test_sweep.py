@@ -186,9 +186,9 @@ def test_dry_run_and_bad_arguments(tmp_path):
         assert "Traceback" not in refused.stderr
 
 
-def test_the_digits_study_is_every_step_with_three_seeds():
+def test_the_digits_study_is_every_step_with_five_seeds():
     found = plan.plan(["+study=digits"])
-    assert len(found.points) == 48
+    assert len(found.points) == 80
     assert len({point.folder.path for point in found.points}) == 48
     assert {point.experiment.recipe.epochs for point in found.points} == {3}
     assert found.warnings == ()
