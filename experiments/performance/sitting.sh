@@ -21,6 +21,7 @@ mkdir "$site/logs"
 touch "$site/began"
 device=${DEVICE:-cuda}
 here=experiments/performance
+card=${CARD:-h100} # in the names of folders; roadmap.bench --resume refuses the rows of another card
 
 run() { # SECONDS STAGE COMMAND...
   local limit=$1 stage=$2 began=$SECONDS status=0
@@ -84,11 +85,15 @@ choice() { # the learning rate of the Imagenette study at both ends, on held-out
   done
 }
 
-side_by_side() { # what nobody times
-  choice
+tests_and_warm() {
   warm
   tests
   wait
+}
+
+side_by_side() { # what nobody times
+  choice
+  tests_and_warm
   cat "$site"/*.log | grep -A 4 ==
 }
 
@@ -96,14 +101,14 @@ depthwise() { run 90 depthwise python3 $here/depthwise.py; }
 
 augmentation() { run 60 augmentation python3 $here/augmentation.py; }
 
-ends() { bench 200 ends --steps resnet,separate_downsampling --rounds 3 --profile; }
+ends() { bench 200 ends --steps resnet,separate_downsampling --rounds 3 --profile --output "$here/$card-tiny-224px"; }
 
 last() { # with what the first sitting's profile asked for
-  bench 90 last --steps separate_downsampling --rounds 3 --against timm_best --profile --output $here/h100-depthwise
+  bench 90 last --steps separate_downsampling --rounds 3 --against timm_best --profile --output $here/$card-depthwise
 }
 
 eager() {
-  bench 100 eager --steps resnet,separate_downsampling --rounds 3 --compile none --output $here/h100-eager
+  bench 100 eager --steps resnet,separate_downsampling --rounds 3 --compile none --output $here/$card-eager
 }
 
 photographs() { # end to end: pictures kept on the device, or read and decoded beside it
@@ -112,16 +117,16 @@ photographs() { # end to end: pictures kept on the device, or read and decoded b
   for pipeline in ${PIPELINES:-device stream}; do
     bench 60 "photographs-$pipeline" --steps separate_downsampling --rounds 3 --seconds 0.5 --image-size 128 --batch-size 128 \
       --compile none --against none --data "$(dirname "$(find "$site/imagenette" -name train -type d)")" --pipeline "$pipeline" \
-      --output "$here/h100-photographs-$pipeline"
+      --output "$here/$card-photographs-$pipeline"
   done
 }
 
 graphs() { # small pictures: an update waits for the host
   bench 80 graphs --steps separate_downsampling --rounds 3 --seconds 0.5 --against none --image-size 128 --batch-size 128 \
-    --compile graphs --output $here/h100-graphs
+    --compile graphs --output $here/$card-graphs
 }
 
-all() { bench 500 all --rounds 3 --against timm_best --resume; }
+all() { bench 500 all --rounds 3 --resume --output "$here/$card-tiny-224px"; }
 
 [ "$device" = cpu ] || nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader
 for stage in "$@"; do

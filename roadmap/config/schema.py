@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
 from omegaconf import MISSING
 
@@ -17,6 +17,18 @@ from omegaconf import MISSING
 def number(default: Any = MISSING, **limits: float) -> Any:
     """A field with a range: `above`, `least`, `below`, `most` (in the order >, >=, <, <=)."""
     return field(default=default, metadata={"limits": limits})
+
+
+class NamedWithFacts(StrEnum):
+    """Choices that know something of themselves: `name = "name", facts`."""
+
+    facts: Any
+
+    def __new__(cls, name: str, facts: Any) -> Self:
+        """A name with its facts."""
+        member = str.__new__(cls, name)
+        member._value_, member.facts = name, facts
+        return member
 
 
 class Stem(StrEnum):
@@ -137,16 +149,10 @@ class SourceFacts:
     examined: bool = True  # each image is decoded before training, and data.accept lets faults through
 
 
-class Source(StrEnum):
+class Source(NamedWithFacts):
     """The data sets by name; the class of each is in `roadmap.data.images.sources`."""
 
     facts: SourceFacts
-
-    def __new__(cls, name: str, facts: SourceFacts) -> Source:
-        """A name with its facts."""
-        member = str.__new__(cls, name)
-        member._value_, member.facts = name, facts
-        return member
 
     digits = "digits", SourceFacts(package="scikit-learn", examined=False)
     folder = "folder", SourceFacts()
@@ -214,16 +220,10 @@ class OptimizerFacts:
     fused: bool = False  # in torch's fused form, which skips an update on the device itself, as float16's scaler needs
 
 
-class Optimizer(StrEnum):
+class Optimizer(NamedWithFacts):
     """What moves the weights, by timm's names."""
 
     facts: OptimizerFacts
-
-    def __new__(cls, name: str, facts: OptimizerFacts) -> Optimizer:
-        """A name with its facts."""
-        member = str.__new__(cls, name)
-        member._value_, member.facts = name, facts
-        return member
 
     adamw = "adamw", OptimizerFacts(frozenset({"betas", "eps"}), fused=True)
     sgd = "sgd", OptimizerFacts(frozenset({"momentum", "nesterov"}), fused=True)  # weight decay is added to the gradient

@@ -10,7 +10,7 @@ from scipy.stats import rankdata
 from roadmap.paper.rows import paper_row, paper_scale
 from roadmap.report.noise import Array
 from roadmap.report.records import Study
-from roadmap.report.statistics import LEVEL, Analysis
+from roadmap.report.statistics import LEVEL, Analysis, written_interval
 
 RESAMPLES = 2000
 FEWEST = 5  # steps; below, no interval means anything
@@ -101,7 +101,7 @@ def agreement_note(study: Study, analysis: Analysis) -> list[str]:
         return []
     tau, rho = found.tau, found.rho
     return [
-        f"Agreement with the paper's differences over {found.steps} steps: Kendall's tau {tau.value:+.2f} [{tau.low:+.2f}, "
-        f"{tau.high:+.2f}], Spearman's rho {rho.value:+.2f} [{rho.low:+.2f}, {rho.high:+.2f}] (95 % intervals: steps "
-        "and noise drawn anew)."
+        f"Agreement with the paper's differences over {found.steps} steps: Kendall's tau "
+        f"{written_interval(tau.value, tau.low, tau.high)}, Spearman's rho {written_interval(rho.value, rho.low, rho.high)} "
+        "(95 % intervals: steps and noise drawn anew)."
     ]

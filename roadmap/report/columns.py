@@ -12,7 +12,7 @@ from roadmap.paper.rows import HEADING, paper_scale
 from roadmap.record.study import StudyPlan
 from roadmap.report.frames import PAPER, SPEEDS, dictionaries
 from roadmap.report.report import Report
-from roadmap.report.statistics import written_p
+from roadmap.report.statistics import written_interval, written_p
 
 PAPER_EPOCHS = 300
 ASKED_FOR = {"images_per_second"}  # shown where it is named: it depends on what else the machine did, so tables would differ
@@ -104,8 +104,7 @@ def _seeds(row: Row) -> str:
 def _interval(source: str, missing: str, row: Row) -> str:
     if row.get(source) is None:
         return missing
-    interval = "" if row["delta_low"] is None else f" [{row['delta_low']:+.2f}, {row['delta_high']:+.2f}]"
-    return f"{row[source]:+.2f}{interval}"
+    return written_interval(row[source], row["delta_low"], row["delta_high"])
 
 
 def _verdict(row: Row) -> str:

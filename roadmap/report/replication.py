@@ -15,7 +15,7 @@ from roadmap.config.identity import differences
 from roadmap.report.against import Comparison, Difference, repeated
 from roadmap.report.recipe import cpu_words
 from roadmap.report.records import Study
-from roadmap.report.statistics import Estimate, written_p
+from roadmap.report.statistics import Estimate, written_interval, written_p
 from roadmap.report.write import WAIT_SECONDS
 
 NUMBERS = ("value", "low", "high", "resolved")
@@ -72,7 +72,9 @@ def _columns(comparison: Comparison) -> list[Column]:
         Column("label", "effect"),
         Column("first", f"{_name(one)}: points [95 % interval]", lambda row: _side_text("first_", row)),
         Column("second", f"{_name(other)}: points [95 % interval]", lambda row: _side_text("second_", row)),
-        Column("difference", "difference [95 % interval]", lambda row: _interval(row["difference"], row["low"], row["high"])),
+        Column(
+            "difference", "difference [95 % interval]", lambda row: written_interval(row["difference"], row["low"], row["high"])
+        ),
         Column("p", "p (Holm)", lambda row: written_p(row["p_holm"])),
         Column("came_back", "of what one resolved"),
     ]
@@ -84,11 +86,7 @@ def _name(study: Study) -> str:
 
 def _side_text(side: str, row: dict[str, Any]) -> str:
     value, low, high, resolved = (row[f"{side}{key}"] for key in NUMBERS)
-    return _interval(value, low, high) + ", resolved" * bool(resolved)
-
-
-def _interval(value: float, low: float | None, high: float | None) -> str:
-    return f"{value:+.2f}" + ("" if low is None else f" [{low:+.2f}, {high:+.2f}]")
+    return written_interval(value, low, high) + ", resolved" * bool(resolved)
 
 
 # --- notes -----------------------------------------------------------------------------------------------------------

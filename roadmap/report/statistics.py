@@ -212,6 +212,11 @@ def _over_orders(
     return math.sqrt(total), total**2 / (seen**2 / (pairs - 1) + shared**2 / freedom)
 
 
+def written_interval(value: float, low: float | None, high: float | None) -> str:
+    """A value with its interval, if it has one, as people read them."""
+    return f"{value:+.2f}" + ("" if low is None else f" [{low:+.2f}, {high:+.2f}]")
+
+
 def written_p(p: float | None) -> str:
     """A probability as people read it."""
     return "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
