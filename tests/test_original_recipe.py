@@ -56,7 +56,8 @@ def test_it_is_torchvisions_first_recipe_line_by_line():
 
 
 def test_it_stands_before_the_roadmap_and_is_no_network_of_it():
-    assert [*all_steps()] == ["original_recipe", *known_steps()]
+    assert [name for name, step in all_steps().items() if not step.roadmap] == ["original_recipe", *known_steps()]
+    assert next(iter(all_steps())) == "original_recipe"
     assert next(iter(known_steps())) == "resnet"
     first, second = compose(["+step=original_recipe"]).step, compose(["+step=resnet"]).step
     assert (first.parent, second.parent, second.group) == (None, "original_recipe", "Training")

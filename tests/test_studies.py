@@ -192,7 +192,10 @@ study:
     for spoil, says in (
         ("compare: full", "compare: ful"),
         ("step: fewer_norms, set", "step: fewer_norm, set"),
-        ("model.kernel_size=3", "recipe.lr=3"),
+        ("model.kernel_size=3", "recipe.lr=-3"),
+        ("model.kernel_size=3", "recipe.name=mine"),
+        ("model.kernel_size=3", "data.held_out=0.1"),
+        ("model.kernel_size=3", "recipe=paper"),
         ("model.kernel_size=3", "model.kernelsize=3"),
         ("model.kernel_size=3", "model.kernel_size=4"),
         ("model.kernel_size=3", "model.norm=instance"),

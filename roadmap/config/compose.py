@@ -28,7 +28,7 @@ from roadmap.base.paths import CONF
 from roadmap.config.checks import check
 from roadmap.config.messages import explain
 from roadmap.config.overrides import RESOLVER, check_override, config_folders, parse
-from roadmap.config.schema import Experiment, ModelConfig, StepConfig
+from roadmap.config.schema import ROOMS, Experiment, StepConfig
 from roadmap.config.steps import all_steps, known_steps
 
 ConfigStore.instance().store(name="schema", node=Experiment)
@@ -51,28 +51,37 @@ def _compose(overrides: tuple[str, ...], config_dirs: tuple[Path, ...]) -> Exper
     return experiment
 
 
-def with_toggles(experiment: Experiment, overrides: Sequence[str]) -> Experiment:
-    """The same experiment with toggles (`model.kernel_size=3`) set otherwise, checked; a hundred times faster than `compose`.
+def with_settings(experiment: Experiment, overrides: Sequence[str]) -> Experiment:
+    """The same experiment with settings of its rooms set otherwise, checked; a hundred times faster than `compose`.
+
+    Args:
+        experiment: to begin with.
+        overrides: of network, recipe or data: `model.kernel_size=3`, `recipe.label_smoothing=0`.
 
     Raises:
         Refused: for anything that no run could start from.
 
     """
-    changed = dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, **dict(map(_toggle, overrides))))
+    values: dict[str, dict[str, Any]] = {}
+    for room, name, value in map(_setting, overrides):
+        values.setdefault(room, {})[name] = value
+    rooms = {room: dataclasses.replace(getattr(experiment, room), **own) for room, own in values.items()}
+    changed = dataclasses.replace(experiment, **rooms)
     check(changed)
     return changed
 
 
-@lru_cache(maxsize=1024)
-def _toggle(override: str) -> tuple[str, Any]:
-    """Name and typed value of `model.kernel_size=3`."""
+@lru_cache(maxsize=4096)
+def _setting(override: str) -> tuple[str, str, Any]:
+    """Room, name and typed value of `model.kernel_size=3`."""
     for parsed in parse([override]):
         check_override(parsed)
-    name = override.removeprefix("model.").split("=")[0]
+    room, rest = override.split(".", 1)
+    name = rest.split("=")[0]
     try:
-        model = OmegaConf.merge(OmegaConf.structured(ModelConfig), OmegaConf.from_dotlist([override.removeprefix("model.")]))
-        value = OmegaConf.select(model, name)
-        return name, OmegaConf.to_object(value) if OmegaConf.is_config(value) else value
+        found = OmegaConf.merge(OmegaConf.structured(ROOMS[room]), OmegaConf.from_dotlist([rest]))
+        value = OmegaConf.select(found, name)
+        return room, name, OmegaConf.to_object(value) if OmegaConf.is_config(value) else value
     except OmegaConfBaseException as error:
         raise Refused(explain(error)) from error
 
@@ -177,7 +186,8 @@ def from_hydra(config: DictConfig, step: str | None, config_dirs: Sequence[Path]
     if experiment.reference is not None:
         return dataclasses.replace(experiment, step=StepConfig(experiment.reference, None, experiment.reference))
     about = all_steps(*config_dirs)[step]
-    return dataclasses.replace(experiment, step=StepConfig(about.name, about.parent, about.label, about.group, about.before))
+    step_config = StepConfig(about.name, about.parent, about.label, about.group, about.before, about.roadmap)
+    return dataclasses.replace(experiment, step=step_config)
 
 
 @lru_cache

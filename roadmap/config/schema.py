@@ -89,6 +89,7 @@ class StepConfig:
     label: str = ""
     group: str = ""
     before: str | None = None  # the roadmap's first step, where this one is its network under another recipe
+    roadmap: str = ""  # that it is part of, where that is not the paper's
 
 
 class TaskName(StrEnum):
@@ -333,6 +334,10 @@ class RecipeConfig:
         return self.lr * self.batch_size / self.lr_batch
 
 
+ROOMS = {"model": ModelConfig, "recipe": RecipeConfig, "data": DataConfig}
+"""What a step or a row may change, and a study asks the worth of."""
+
+
 class Logger(StrEnum):
     """Where curves go, beside the run's own files."""
 
@@ -435,7 +440,7 @@ class RowConfig:
 
     name: str = MISSING
     step: str = MISSING  # everything up to and including it
-    set: list[str] = field(default_factory=list)  # toggles on top, model.kernel_size=3
+    set: list[str] = field(default_factory=list)  # on top: model.kernel_size=3, recipe.label_smoothing=0, data.hflip=0
     compare: str | None = None  # the row that it is compared with
     label: str = ""
     group: str = ""

@@ -5,12 +5,15 @@ The longest chain is the roadmap; a step off it is a side branch (`kernel_9`, `k
 
 One step may stand before the roadmap (`step.before`): it has the first step's file for its own, changes the recipe back, and is
 what the first step is compared with. It is a row where it is asked for, and no network of its own.
+
+Other roadmaps may begin at any step: theirs are the steps with that `step.roadmap`, or built on one. Where a step's file begins
+with another than the step it follows, `step.parent` names this: the techniques of `training` each take back what comes later.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -34,13 +37,16 @@ class Step:
     group: str
     adopted: bool = True  # False: a side branch
     before: str | None = None  # of the step that stands before the roadmap: the roadmap's first
+    roadmap: str = ""  # that it is part of; empty: the paper's
 
 
 def order(steps: Iterable[Step]) -> list[Step]:
-    """Parents before children, side branches before the step that goes on, and `adopted` set on each."""
+    """Parents before children, side branches before the step that goes on, and `adopted` set on each; steps of one roadmap."""
+    listed = list(steps)
+    names = {step.name for step in listed}
     children: dict[str | None, list[Step]] = {}
-    for step in steps:
-        children.setdefault(step.parent, []).append(step)
+    for step in listed:
+        children.setdefault(step.parent if step.parent in names else None, []).append(step)
 
     def length(step: Step) -> int:
         return 1 + max(map(length, children.get(step.name, [])), default=0)
@@ -67,24 +73,30 @@ def _natural(name: str) -> list[Any]:
 
 @lru_cache
 def known_steps(*config_dirs: Path) -> dict[str, Step]:
-    """Every step of the roadmap in the project's own `conf/` and in `config_dirs`, by name, in its order: its networks."""
-    return {name: step for name, step in all_steps(*config_dirs).items() if step.before is None}
+    """Every step of the paper's roadmap in the project's own `conf/` and in `config_dirs`, by name, in its order: its networks."""
+    return {name: step for name, step in all_steps(*config_dirs).items() if step.before is None and not step.roadmap}
 
 
 @lru_cache
 def all_steps(*config_dirs: Path) -> dict[str, Step]:
-    """The same with the step that stands before the roadmap: everything that `+step=` takes."""
+    """The same with the step that stands before the roadmap and the other roadmaps: everything that `+step=` takes."""
     files: dict[str, Path] = {}
     for folder in (CONF, *config_dirs):
         for file in sorted(path for path in (folder / "step").glob("*.yaml") if path.is_file()):
             if file.stem in files:
                 raise Refused(f"{file}: the name {file.stem!r} is taken by {files[file.stem]}; give the step another")
             files[file.stem] = file
-    steps = [_read(file) for file in files.values()]
-    for step in steps:
-        if step.parent is not None and step.parent not in files:
-            raise Refused(f"{files[step.name]}: its parent {step.parent!r} is not a step among {', '.join(files)}")
-    ordered = {step.name: step for step in order(_with_the_first(steps))}
+    read = {name: _read(file) for name, file in files.items()}
+    for name, (step, base) in read.items():
+        for parent in filter(None, (base, step.parent)):
+            if parent not in files:
+                raise Refused(f"{files[name]}: its parent {parent!r} is not a step among {', '.join(files)}")
+    steps = _with_the_first([replace(step, roadmap=_roadmap_of(name, read)) for name, (step, _) in read.items()])
+    roadmaps = sorted({step.roadmap for step in steps})  # the paper's, which has no name, first
+    taken = sorted(set(roadmaps) & files.keys())
+    if taken:
+        raise Refused(f"step.roadmap={taken[0]}: a step has that name, {files[taken[0]]}; give the roadmap another")
+    ordered = {step.name: step for roadmap in roadmaps for step in order(s for s in steps if s.roadmap == roadmap)}
     lost = sorted(files.keys() - ordered.keys())
     if lost:
         raise Refused(f"steps {', '.join(lost)} are each other's parents: a step's chain must reach one without parent")
@@ -108,7 +120,17 @@ def _with_the_first(steps: list[Step]) -> list[Step]:
     return list(by_name.values())
 
 
-def _read(file: Path) -> Step:
+def _roadmap_of(name: str, read: Mapping[str, tuple[Step, str | None]]) -> str:
+    """The roadmap that a step's file names, or the file that it begins with."""
+    seen, at = set[str](), str(name)
+    while at not in seen and not read[at][0].roadmap and read[at][1]:
+        seen.add(at)
+        at = str(read[at][1])
+    return read[at][0].roadmap
+
+
+def _read(file: Path) -> tuple[Step, str | None]:
+    """A step, and the one that its file begins with."""
     try:
         content = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
     except (OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
@@ -118,5 +140,7 @@ def _read(file: Path) -> Step:
     if len(parents) > 1:
         raise Refused(f"{file}: a step has one parent, its defaults list names {', '.join(parents)}")
     about = content.get("step") or {}
-    label, group = about.get("label", file.stem.replace("_", " ")), about.get("group", "")
-    return Step(file.stem, parents[0] if parents else None, str(label), str(group or ""), before=about.get("before"))
+    base = parents[0] if parents else None
+    label, group = about.get("label", file.stem.replace("_", " ")), str(about.get("group") or "")
+    parent, roadmap = about.get("parent", base), str(about.get("roadmap") or "")
+    return Step(file.stem, parent, str(label), group, before=about.get("before"), roadmap=roadmap), base

@@ -105,7 +105,8 @@ class RunResult:
 
         Declared are settings of recipe or data, `recipe.optimizer`.
         """
-        free = {"pipeline"} if self.of_timm_alone or other.of_timm_alone else set[str]()
+        free = {key for key in ("precision", "pipeline") if {f"recipe.{key}", f"data.{key}"} & {*declared}}
+        free |= {"pipeline"} if self.of_timm_alone or other.of_timm_alone else set()
         for key in SHARED:
             mine, its = (_without(declared, key, getattr(run, key)) for run in (self, other))
             if mine != its and key not in free:
@@ -123,6 +124,7 @@ def _without(declared: Collection[str], room: str, value: Any) -> Any:
 def dump_result(result: RunResult) -> Content:
     """A result as JSON holds it; one that does not know its CPU reads as it was written."""
     about = {key: value for key, value in asdict(result).items() if key not in _LATER or value is not None}
+    about["step"] = {key: value for key, value in about["step"].items() if key != "roadmap" or value}
     return {"format": FORMAT, **about}
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from roadmap.paper.rows import paper_name
 from roadmap.record.alarms import IN_BLOCK, at_chance, layer_scale_reached, updates, why_at_chance
+from roadmap.record.result import RunResult
 from roadmap.report.agreement import agreement_note
-from roadmap.report.recipe import cpu_words, recipe_words
+from roadmap.report.recipe import as_typed, cpu_words, recipe_words, setting_of
 from roadmap.report.records import Study
 from roadmap.report.statistics import Analysis, Measured
 
@@ -74,16 +75,24 @@ def _behind_layer_scale(study: Study) -> list[str]:
 
 
 def _of_recipes(study: Study) -> list[str]:
-    """In which settings of recipe and data the rows differ from those that they are compared with."""
+    """In which settings of recipe and data the rows differ from those that they are compared with, and how."""
     plan = study.plan
     lines = []
     for row in plan.rows:
         taught = [toggle for toggle in row.toggles if toggle.startswith(("recipe.", "data."))]
         if taught and row.variant.parent:
-            lines.append(f"{row.variant.label} differs from {plan.row(row.variant.parent).variant.label} in {', '.join(taught)}.")
+            runs = [next(iter(study.of(name)), None) for name in (row.variant.name, row.variant.parent)]
+            said = ", ".join(_said(key, *runs) for key in taught)
+            lines.append(f"{row.variant.label} differs from {plan.row(row.variant.parent).variant.label} in {said}.")
     if any(paper_name(row.variant.name) == "resnet_original_recipe" for row in plan.rows):
         lines.append("The paper's number for the original recipe is one that it quotes, of one seed and fewer epochs.")
     return lines
+
+
+def _said(key: str, run: RunResult | None, other: RunResult | None) -> str:
+    """A setting with both values, where runs of both rows are there: recipe.label_smoothing (0.1, was 0)."""
+    values = [setting_of(result, key) for result in (run, other) if result is not None and result.recipe]
+    return f"{key} ({as_typed(values[0])}, was {as_typed(values[1])})" if len(values) == 2 else key
 
 
 def _of_orders(study: Study) -> str:

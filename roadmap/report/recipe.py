@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from typing import Any
 
+from roadmap.config.identity import plain
 from roadmap.config.recipes import recipe_file
-from roadmap.config.schema import RecipeConfig
+from roadmap.config.schema import ROOMS, RecipeConfig
 from roadmap.record.result import RunResult
 from roadmap.report.records import Study
 
@@ -23,10 +24,18 @@ def recipe_words(study: Study) -> str:
     base = recipe_file("paper") or {} if file is None else file
     unequal = {key: value for key, value in settings.items() if key in base and key not in SAID and value != base[key]}
     order = [entry.name for entry in fields(RecipeConfig)]
-    listed = ", ".join(f"{key}={_text(unequal[key])}" for key in order if key in unequal)
+    listed = ", ".join(f"{key}={as_typed(unequal[key])}" for key in order if key in unequal)
     if not listed:
         return name
     return f"{name} with {listed}" if file is not None else f"{name} (the paper's with {listed})"
+
+
+def setting_of(result: RunResult, key: str) -> Any:
+    """A setting of recipe or data, `recipe.lr`, that a run was made with: a record lacks those that stand at their default."""
+    room, name = key.split(".")
+    entry = next(entry for entry in fields(ROOMS[room]) if entry.name == name)
+    unsaid = entry.default if entry.default_factory is MISSING else entry.default_factory()
+    return getattr(result, room).get(name, plain(unsaid))
 
 
 def cpu_words(result: RunResult) -> str:
@@ -34,7 +43,7 @@ def cpu_words(result: RunResult) -> str:
     return ", ".join(filter(None, (result.cpu, result.instructions))) or "not known"
 
 
-def _text(value: Any) -> str:
+def as_typed(value: Any) -> str:
     """As one would type it."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]

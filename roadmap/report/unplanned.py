@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from roadmap.base.errors import Refused
 from roadmap.base.paths import CONF
 from roadmap.config.schema import ScaleConfig
-from roadmap.config.steps import known_steps
+from roadmap.config.steps import all_steps, known_steps
 from roadmap.record.result import RunResult
 from roadmap.record.study import Effect, PlannedRow, StudyPlan, Variant
 
@@ -140,7 +140,7 @@ def _ancestors(result: RunResult) -> list[str]:
 
 def _place(result: RunResult) -> tuple[float, str]:
     """In the roadmap's order; a step of one's own half a place after its parent, references at the end."""
-    order = list(known_steps())
+    order = list(all_steps())
     name, parent = result.step.name, result.step.parent
     at = order.index(name) if name in order else order.index(parent) + 0.5 if parent in order else float(len(order))
     return at, name

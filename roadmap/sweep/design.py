@@ -1,8 +1,9 @@
 """Studies as data: which networks answer a question, and which of their differences are the answer. No torch here.
 
-A study is a list of *variants* (a step with toggles on top, each compared with another variant) and a list of *effects*
+A study is a list of *variants* (a step with settings on top, each compared with another variant) and a list of *effects*
 (weighted sums of the variants' accuracies: a difference to the parent, a Shapley value, an interaction). `study.kind`
-names a rule that writes both from the roadmap's steps; `study.rows` lists variants of one's own.
+names a rule that writes both from a roadmap's steps, whether they change network, recipe or data; `study.rows` lists variants
+of one's own.
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ from typing import Any
 
 from roadmap.base.errors import Refused, nearest
 from roadmap.config.identity import plain
-from roadmap.config.schema import ModelConfig, RowConfig, StudyConfig, StudyKind
+from roadmap.config.schema import ROOMS, Experiment, RowConfig, StudyConfig, StudyKind
 from roadmap.config.steps import Step
 from roadmap.record.study import Effect, Variant
 
-ALL = "all"  # of study.steps: every step of the roadmap, without what stands before it
-Toggles = Mapping[str, Any]
-ModelOf = Callable[[str], ModelConfig]  # the model of a step under the study's settings
+ALL = "all"  # of study.steps: every step of the paper's roadmap, without what stands before it
+SAME_RESULT = ("recipe.name", "data.path", "data.accept", "data.download", "data.workers")
+OTHER_IMAGES = ("data.source", "data.held_out")
+Settings = Mapping[str, Any]  # by their dotted names, model.kernel_size
+ExperimentOf = Callable[[str], Experiment]  # of a step, under the study's settings
 
 
 @dataclass(frozen=True)
@@ -35,9 +38,9 @@ class Design:
 
 @dataclass(frozen=True)
 class Change:
-    """What one step does to the toggles, taken out of its place in the roadmap.
+    """What one step does to the settings of network, recipe and data, taken out of its place in the roadmap.
 
-    A toggle that several steps set belongs to the last of them, from its first value to its last: kernel 3 to 7 is one
+    A setting that several steps change belongs to the last of them, from its first value to its last: kernel 3 to 7 is one
     change, and at scale base the width grows from 64 to 128 in `increase_width`.
     """
 
@@ -46,7 +49,7 @@ class Change:
     on: dict[str, Any] = field(default_factory=dict)
 
 
-def design(study: StudyConfig, steps: Mapping[str, Step], model_of: ModelOf) -> Design:
+def design(study: StudyConfig, steps: Mapping[str, Step], experiment_of: ExperimentOf) -> Design:
     """The variants and effects of a study.
 
     Raises:
@@ -63,7 +66,7 @@ def design(study: StudyConfig, steps: Mapping[str, Step], model_of: ModelOf) -> 
         StudyKind.interactions: _interactions,
         StudyKind.equal_flops: _roadmap,  # its widths are found in roadmap.sweep.equal_cost, which needs the networks
     }
-    return _with_references(rules[study.kind](study, steps, model_of), study.references)
+    return _with_references(rules[study.kind](study, steps, experiment_of), study.references)
 
 
 def _with_references(study: Design, names: Sequence[str]) -> Design:
@@ -75,7 +78,7 @@ def _with_references(study: Design, names: Sequence[str]) -> Design:
     return Design((*study.variants, *references), study.effects)
 
 
-def _roadmap(study: StudyConfig, steps: Mapping[str, Step], model_of: ModelOf) -> Design:
+def _roadmap(study: StudyConfig, steps: Mapping[str, Step], experiment_of: ExperimentOf) -> Design:
     """Every step on top of all before it, side branches included; compared with the nearest before it that is chosen too."""
     chosen = _chosen(study, steps)
     names = {step.name for step in chosen}
@@ -104,33 +107,33 @@ def _follows_another_recipe(step: Step, steps: Mapping[str, Step]) -> bool:
     return step.parent is not None and steps[step.parent].before == step.name
 
 
-def _leave_one_out(study: StudyConfig, steps: Mapping[str, Step], model_of: ModelOf) -> Design:
+def _leave_one_out(study: StudyConfig, steps: Mapping[str, Step], experiment_of: ExperimentOf) -> Design:
     """The roadmap's end, and the end without each change."""
-    end = _main(steps)[-1]
-    without = [_variant(end, change, "without", change.off) for change in changes(study, steps, model_of)]
+    end = _chain(study, steps)[-1]
+    without = [_variant(end, change, "without", change.off) for change in changes(study, steps, experiment_of)]
     return _compared([Variant(end.name, "the whole network", end.name), *without])
 
 
-def _add_one_in(study: StudyConfig, steps: Mapping[str, Step], model_of: ModelOf) -> Design:
+def _add_one_in(study: StudyConfig, steps: Mapping[str, Step], experiment_of: ExperimentOf) -> Design:
     """The roadmap's start, and the start with each change alone."""
-    start = _main(steps)[0]
-    alone = [_variant(start, change, "only", change.on) for change in changes(study, steps, model_of)]
+    start = _chain(study, steps)[0]
+    alone = [_variant(start, change, "only", change.on) for change in changes(study, steps, experiment_of)]
     return _compared([Variant(start.name, start.label, start.name), *alone])
 
 
-def _variant(step: Step, change: Change, word: str, toggles: Toggles) -> Variant:
+def _variant(step: Step, change: Change, word: str, settings: Settings) -> Variant:
     name, label = f"{word}_{change.step.name}", f"{word} {change.step.label}"
-    return Variant(name, label, step.name, step.name, change.step.group, True, _overrides(toggles))
+    return Variant(name, label, step.name, step.name, change.step.group, True, _overrides(settings))
 
 
-def _orderings(study: StudyConfig, steps: Mapping[str, Step], model_of: ModelOf) -> Design:
+def _orderings(study: StudyConfig, steps: Mapping[str, Step], experiment_of: ExperimentOf) -> Design:
     """Each change's worth averaged over orders in which it may come: a Shapley value, from sampled orders.
 
     Orders come in pairs, one and its reverse, which cancels what the place in the order does. A set of changes that
     several orders pass through is one variant, trained once.
     """
-    changed = changes(study, steps, model_of)
-    start = _main(steps)[0]
+    changed = changes(study, steps, experiment_of)
+    start = _chain(study, steps)[0]
     variants: dict[frozenset[str], Variant] = {}
     parts: dict[str, list[dict[str, float]]] = {change.step.name: [] for change in changed}
     for number, order in enumerate(orders(list(parts), study.orders)):
@@ -169,10 +172,10 @@ def orders(names: Sequence[str], count: int) -> list[tuple[str, ...]]:
     return drawn
 
 
-def _interactions(study: StudyConfig, steps: Mapping[str, Step], model_of: ModelOf) -> Design:
+def _interactions(study: StudyConfig, steps: Mapping[str, Step], experiment_of: ExperimentOf) -> Design:
     """The start with every change alone and every pair of them: what two do together beyond what each does alone."""
-    changed = changes(study, steps, model_of)
-    start = _main(steps)[0]
+    changed = changes(study, steps, experiment_of)
+    start = _chain(study, steps)[0]
     sets = [frozenset(names) for size in (0, 1, 2) for names in combinations([change.step.name for change in changed], size)]
     variants = {members: _set_variant(start, changed, members) for members in sets}
     label = {change.step.name: change.step.label for change in changed}
@@ -190,27 +193,30 @@ def _interactions(study: StudyConfig, steps: Mapping[str, Step], model_of: Model
 def _set_variant(start: Step, changed: Sequence[Change], members: frozenset[str]) -> Variant:
     """The start with a set of changes."""
     members_in_order = [change for change in changed if change.step.name in members]
-    toggles = {key: value for change in members_in_order for key, value in change.on.items()}
+    settings = {key: value for change in members_in_order for key, value in change.on.items()}
     name = "+".join(change.step.name for change in members_in_order) or start.name
     label = " + ".join(change.step.label for change in members_in_order) or start.label
-    return Variant(name, label, start.name, None, "", True, _overrides(toggles))
+    return Variant(name, label, start.name, None, "", True, _overrides(settings))
 
 
-def changes(study: StudyConfig, steps: Mapping[str, Step], model_of: ModelOf) -> list[Change]:
-    """The chosen steps as changes of toggles of their own, in the roadmap's order."""
-    chain = _main(steps)
+def changes(study: StudyConfig, steps: Mapping[str, Step], experiment_of: ExperimentOf) -> list[Change]:
+    """The chosen steps as changes of settings of their own, in their roadmap's order."""
+    chain = _chain(study, steps)
     first: dict[str, Any] = {}
     owner: dict[str, tuple[Step, Any]] = {}
+    chosen = {step.name for step in _chosen(study, steps)}
     for before, step in pairwise(chain):
-        for key, (old, new) in set_between(model_of(before.name), model_of(step.name)).items():
+        between = set_between(experiment_of(before.name), experiment_of(step.name))
+        if not between and step.name in chosen:
+            raise Refused(f"study.steps={study.steps}: {step.name} changes nothing under these settings; leave it out")
+        for key, (old, new) in between.items():
             first.setdefault(key, old)
             owner[key] = (step, new)
     changed = []
     for step in chain[1:]:
-        toggles = {key: new for key, (last, new) in owner.items() if last.name == step.name and new != first[key]}
-        if toggles:
-            changed.append(Change(step, {key: first[key] for key in toggles}, toggles))
-    chosen = {step.name for step in _chosen(study, steps)}
+        settings = {key: new for key, (last, new) in owner.items() if last.name == step.name and new != first[key]}
+        if settings:
+            changed.append(Change(step, {key: first[key] for key in settings}, settings))
     kept = [change for change in changed if change.step.name in chosen]
     if not kept:
         names = ", ".join(change.step.name for change in changed)
@@ -228,12 +234,21 @@ def _rows(rows: Sequence[RowConfig], steps: Mapping[str, Step]) -> list[Variant]
             raise Refused(
                 f"study.rows: {row.name}: there is no row {row.compare!r} to compare with; {nearest(row.compare, names)}"
             )
-        foreign = [line for line in row.set if not line.startswith("model.") or "=" not in line]
+        foreign = [line for line in row.set if not _is_setting(line)]
         if foreign:
-            raise Refused(f"study.rows: {row.name}: set={foreign}: allowed: toggles, model.<name>=<value>")
+            raise Refused(
+                f"study.rows: {row.name}: set={foreign}: allowed: settings of network, recipe and pictures, model.<name>=<value>, "
+                f"recipe.<name>=<value>, data.<name>=<value>, without {', '.join((*SAME_RESULT, *OTHER_IMAGES))}"
+            )
     if len(set(names)) < len(names):
         raise Refused(f"study.rows: names={names}: each must be there once")
     return [Variant(row.name, row.label or row.name, row.step, row.compare, row.group, True, tuple(row.set)) for row in rows]
+
+
+def _is_setting(line: str) -> bool:
+    """Whether a row may say it: rows have the same images, and differ in what changes their result."""
+    key = line.split("=")[0]
+    return "=" in line and key.split(".")[0] in ROOMS and key.count(".") == 1 and key not in (*SAME_RESULT, *OTHER_IMAGES)
 
 
 def _compared(variants: Iterable[Variant]) -> Design:
@@ -244,32 +259,52 @@ def _compared(variants: Iterable[Variant]) -> Design:
 
 
 def _chosen(study: StudyConfig, steps: Mapping[str, Step]) -> list[Step]:
-    roadmap = [name for name, step in steps.items() if step.before is None]
-    names = [name for entry in study.steps for name in (roadmap if entry == ALL else [entry])]
+    roadmaps = {step.roadmap or ALL: [other.name for other in _roadmap_with(step, steps)] for step in steps.values()}
+    names = [name for entry in study.steps for name in roadmaps.get(entry, [entry])]
     for name in names:
         if name not in steps:
-            raise Refused(f"study.steps: there is no step {name!r}; {nearest(name, list(steps))}")
+            raise Refused(f"study.steps: there is no step {name!r}; {nearest(name, [*steps, *roadmaps])}")
     if not names or len(set(names)) < len(names):
         raise Refused(f"study.steps={names}: must name at least one, and none twice")
     return [step for step in steps.values() if step.name in names]
 
 
-def _main(steps: Mapping[str, Step]) -> list[Step]:
-    """The roadmap without its side branches and what stands before it."""
-    return [step for step in steps.values() if step.adopted and step.before is None]
+def _roadmap_with(step: Step, steps: Mapping[str, Step]) -> list[Step]:
+    """The steps of a roadmap, that of this step; one that is not the paper's begins with the step that it is built on."""
+    own = [other for other in steps.values() if other.roadmap == step.roadmap and other.before is None]
+    return [steps[own[0].parent], *own] if step.roadmap and own[0].parent else own
 
 
-def set_between(before: ModelConfig, after: ModelConfig) -> dict[str, tuple[Any, Any]]:
-    """The toggles that differ, with both values."""
-    return {
-        entry.name: (getattr(before, entry.name), getattr(after, entry.name))
-        for entry in dataclasses.fields(ModelConfig)
-        if getattr(before, entry.name) != getattr(after, entry.name)
-    }
+def _chain(study: StudyConfig, steps: Mapping[str, Step]) -> list[Step]:
+    """The roadmap of the chosen steps, without side branches and, if it is the paper's, without what stands before it.
+
+    Raises:
+        Refused: where they are of several.
+
+    """
+    chosen = _chosen(study, steps)
+    own = {step.roadmap: step for step in chosen if step.roadmap} or {"": chosen[0]}
+    (first, *others) = own.values()
+    whole = [step for step in _roadmap_with(first, steps) if step.adopted]
+    if others or not {step.name for step in chosen if step.adopted} <= {step.name for step in whole}:
+        names = ", ".join(step.roadmap or ALL for step in (first, *others))
+        raise Refused(f"study.steps={study.steps}: must be of one roadmap for study.kind={study.kind}, now {names}")
+    return whole
 
 
-def _overrides(toggles: Toggles) -> tuple[str, ...]:
-    return tuple(f"model.{key}={_text(value)}" for key, value in toggles.items())
+def set_between(before: Experiment, after: Experiment) -> dict[str, tuple[Any, Any]]:
+    """What differs of network, recipe and data, by its dotted name, with both values."""
+    found = {}
+    for room, kind in ROOMS.items():
+        one, other = getattr(before, room), getattr(after, room)
+        for key in (entry.name for entry in dataclasses.fields(kind)):
+            if getattr(one, key) != getattr(other, key) and f"{room}.{key}" not in SAME_RESULT:
+                found[f"{room}.{key}"] = (getattr(one, key), getattr(other, key))
+    return found
+
+
+def _overrides(settings: Settings) -> tuple[str, ...]:
+    return tuple(f"{key}={_text(value)}" for key, value in settings.items())
 
 
 def _text(value: Any) -> str:

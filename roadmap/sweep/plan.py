@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +11,10 @@ from typing import Any
 
 from roadmap.base.errors import Held, Refused
 from roadmap.config.checks import NAME, check
-from roadmap.config.compose import with_toggles
+from roadmap.config.compose import compose, with_settings
 from roadmap.config.effects import ineffective_settings
-from roadmap.config.identity import decisive
 from roadmap.config.overrides import config_folders, quoted
-from roadmap.config.schema import Experiment, ModelConfig, StudyKind
+from roadmap.config.schema import Experiment, StudyKind
 from roadmap.config.steps import all_steps, known_steps
 from roadmap.data.images import sources
 from roadmap.model.check import compose_run, differs
@@ -90,8 +89,8 @@ class SweepPlan:
             kind="rows" if study.rows else str(study.kind),
             scale=first.scale,
             data=str(data.source) + (f" ({100 * data.held_out:g} % of train held out)" if data.held_out else ""),
-            image_size=data.image_size,
-            epochs=recipe.epochs,
+            image_size=self._shared(lambda run: run.data.image_size),
+            epochs=self._shared(lambda run: run.recipe.epochs),
             recipe=recipe.name,
             seeds=tuple(study.seeds),
             rows=tuple(map(self._row, self.design.variants)),
@@ -99,13 +98,18 @@ class SweepPlan:
             metric=METRICS[first.task.name],
         )
 
+    def _shared(self, value: Callable[[Experiment], int]) -> int:
+        """What all runs have; 0 where they differ, and the notes say it."""
+        values = {value(point.experiment) for point in self.points}
+        return values.pop() if len(values) == 1 else 0
+
     def _row(self, variant: Variant) -> PlannedRow:
         point = self.rows[variant.name][0]
         parent = self.rows[variant.parent][0].experiment if variant.parent else None
-        toggles = set_between((parent or point.experiment).model, point.experiment.model)
-        taught = _taught_between(parent or self.first, point.experiment)
+        between = set_between(parent or self.first, point.experiment)
+        toggles = [key for key in between if parent or not key.startswith("model.")]  # a first row's network is its own
         runs = tuple(other.folder.path.name for other in self.rows[variant.name])
-        return PlannedRow(variant, (*toggles, *taught), runs)
+        return PlannedRow(variant, tuple(key.removeprefix("model.") for key in toggles), runs)
 
     def write(self) -> None:
         """Write `study.json` into the study's folder."""
@@ -127,14 +131,14 @@ def plan(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> SweepPla
     inventory = preflight(first)  # before the other steps are composed, which takes seconds
     fingerprint = sources.fingerprint(first.data, inventory)
 
-    def model_of(step: str) -> ModelConfig:
-        return compose_run([*overrides, f"+step={step}"], config_dirs).model
+    def experiment_of(step: str) -> Experiment:
+        return compose([*overrides, f"+step={step}"], config_dirs)
 
-    study = design(first.study, steps, model_of)
+    study = design(first.study, steps, experiment_of)
     if not first.study.rows and first.study.kind == StudyKind.equal_flops:
         from roadmap.sweep.equal_cost import at_equal_cost  # torch, from here on
 
-        study = at_equal_cost(study, model_of, len(inventory.classes), first.data.image_size)
+        study = at_equal_cost(study, lambda step: experiment_of(step).model, len(inventory.classes), first.data.image_size)
     seeds = first.study.seeds
     known = {_images_of(first): fingerprint}
     points = {variant.name: _points(variant, overrides, config_dirs, seeds, known) for variant in study.variants}
@@ -180,7 +184,7 @@ def _points(
 ) -> tuple[Point, ...]:
     """The runs of one variant; a step that takes other images, or more at once, has them checked."""
     base = compose_run([*overrides, f"reference={variant.name}" if variant.reference else f"+step={variant.step}"], config_dirs)
-    experiment = with_toggles(base, variant.overrides) if variant.overrides else base
+    experiment = with_settings(base, variant.overrides) if variant.overrides else base
     if _images_of(experiment) not in fingerprints:
         fingerprints[_images_of(experiment)] = sources.fingerprint(experiment.data, preflight(experiment))
     fingerprint = fingerprints[_images_of(experiment)]
@@ -199,13 +203,6 @@ def _images_of(experiment: Experiment) -> tuple[Any, ...]:
     """What the images of a run and their number in an update depend on."""
     data = experiment.data
     return data.source, data.path, data.held_out, experiment.recipe.batch_size
-
-
-def _taught_between(one: Experiment, other: Experiment) -> list[str]:
-    """The settings of recipe and data that differ, with their room: recipe.optimizer."""
-    a, b = (decisive(experiment, "") for experiment in (one, other))
-    rooms = ("recipe", "data")
-    return [f"{room}.{key}" for room in rooms for key in {**a[room], **b[room]} if a[room].get(key) != b[room].get(key)]
 
 
 def _command(run: Experiment, overrides: Sequence[str], config_dirs: Sequence[Path]) -> tuple[str, ...]:

@@ -59,7 +59,8 @@ def sorting_keys(folder: Path, step: str, parent: str | None) -> dict[str, Any]:
     A step of the user's own stands half a place after its parent. In studies whose rows are no steps (leave-one-out), all
     runs may be of one step: there `row` and `row_index` tell them apart.
     """
-    order, before = list(all_steps()), len(all_steps()) - len(known_steps())  # what stands before the roadmap has -1
+    order = list(all_steps())
+    before = order.index(next(iter(known_steps())))  # what stands before the roadmap has -1
     index = order.index(step) if step in order else order.index(parent) + 0.5 if parent in order else float(len(order))
     plan = find_plan(folder.absolute().parent.parent)
     run = plan.runs.get(folder.name) if plan else None
