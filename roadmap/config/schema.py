@@ -432,6 +432,7 @@ class StudyKind(StrEnum):
     orderings = "orderings"  # each change's worth averaged over orders in which it may come
     interactions = "interactions"  # the start with every change and every pair of changes
     equal_flops = "equal_flops"  # each step at the width at which it costs what the first costs
+    steps_x_recipes = "steps_x_recipes"  # each step under each of `recipes`: what the recipe changes of its worth
 
 
 @dataclass
@@ -456,7 +457,8 @@ class StudyConfig:
     rows: list[RowConfig] = field(default_factory=list)  # of one's own; then neither kind nor steps count
     references: list[str] = field(default_factory=list)  # timm models trained under the same recipe, beside the rows
     orders: int = number(16, least=4, most=10_000)  # of kind=orderings; an even number: each comes with its reverse
-    steps: list[str] = field(default_factory=lambda: ["all"])
+    steps: list[str] = field(default_factory=lambda: ["all"])  # by name; all: the paper's roadmap; training: that one
+    recipes: list[str] = field(default_factory=list)  # of kind=steps_x_recipes: recipes, and steps that change the recipe
     seeds: list[int] = field(default_factory=lambda: [0])
     row: str = ""  # of `rows`, that a single run is of: it names the run's folder; a sweep says it
 

@@ -12,6 +12,7 @@ from roadmap.paper.rows import HEADING, paper_scale
 from roadmap.record.study import StudyPlan
 from roadmap.report.frames import PAPER, SPEEDS, dictionaries
 from roadmap.report.report import Report
+from roadmap.report.sides import recipes_of
 from roadmap.report.statistics import written_interval, written_p
 
 PAPER_EPOCHS = 300
@@ -34,7 +35,13 @@ def table_columns(plan: StudyPlan, keys: Sequence[str] = ()) -> tuple[Column, ..
 
 def effect_columns(plan: StudyPlan) -> tuple[Column, ...]:
     """The columns of the effects, where they are not those of single rows."""
-    return (Column("label", "effect"), *_effect(plan, f"points of {plan.metric.label} [95 % interval]", missing="missing"))
+    points = f"points of {plan.metric.label} [95 % interval]"
+    recipes = recipes_of(plan)
+    if not recipes:
+        return (Column("label", "effect"), *_effect(plan, points, missing="missing"))
+    names = (f"under {recipes[0]}, {points}", f"under {recipes[1] if len(recipes) == 2 else 'the other recipe'}")
+    under = (Column(key, name, partial(_side, key)) for key, name in zip(("under_first", "under_other"), names, strict=True))
+    return (Column("label", "step, or all"), *under, *_effect(plan, "their difference", missing="missing"))
 
 
 def csv_columns(report: Report) -> list[Column]:
@@ -105,6 +112,12 @@ def _interval(source: str, missing: str, row: Row) -> str:
     if row.get(source) is None:
         return missing
     return written_interval(row[source], row["delta_low"], row["delta_high"])
+
+
+def _side(key: str, row: Row) -> str:
+    """A gain with its interval, or a score."""
+    value, low = row.get(key), row.get(f"{key}_low")
+    return "" if value is None else f"{value:.2f}" if low is None else written_interval(value, low, row[f"{key}_high"])
 
 
 def _verdict(row: Row) -> str:

@@ -13,6 +13,7 @@ from roadmap.record.folder import RunFolder
 from roadmap.record.result import RunResult
 from roadmap.record.study import FILE
 from roadmap.report.records import History, Study, every_run, load
+from roadmap.report.sides import Sides, is_gain, sides
 from roadmap.report.statistics import Analysis, Estimate, Row, analyse
 from roadmap.report.unplanned import row_names
 
@@ -68,7 +69,8 @@ def effects(folder: Path | str) -> pd.DataFrame:
     """What is asked of the rows, one row an effect: `effect`, `value`, `low`, `high`, `p`, `p_holm`, `resolved`.
 
     Values and the ends of their 95 % intervals are in the unit of the metric. Of single runs that no study planned: the
-    difference of each row to the nearest step before it.
+    difference of each row to the nearest step before it. Of steps under several recipes also `under_first` and `under_other`,
+    which the value is the difference of, with the ends of their intervals.
 
     Raises:
         Refused: where there are no runs, or those of a study differ in more than the model.
@@ -86,9 +88,12 @@ def table_frame(study: Study, analysis: Analysis) -> pd.DataFrame:
 
 def effects_frame(study: Study, analysis: Analysis) -> pd.DataFrame:
     """The effects of a study, under the names of `effects.csv`."""
-    score = study.plan.metric.key
-    rows = [{"effect": e.effect.name, "label": e.effect.label, **_effect(e, score)} for e in analysis.estimates]
-    return _frame(rows, ("effect", "label", *_effect(None, score)))
+    score, both = study.plan.metric.key, sides(study.plan, analysis)
+    rows = [
+        {"effect": e.effect.name, "label": e.effect.label, **_effect(e, score), **_sides(both.get(e.effect.name))}
+        for e in analysis.estimates
+    ]
+    return _frame(rows, ("effect", "label", *_effect(None, score), *(_sides(None) if both else ())))
 
 
 def dictionaries(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -153,6 +158,15 @@ def _row(study: Study, row: Row, estimate: Estimate | None) -> dict[str, Any]:
         "paper_gflops_printed": paper and paper.gflops_printed,
         delta: paper and before and paper.score - before.score, gmacs: paper and paper.gmacs,
     }  # fmt: skip
+
+
+def _sides(both: Sides | None) -> dict[str, float | None]:
+    """What an effect is the difference of, `under_first` and `under_other`, each with its interval where it is a gain."""
+    found: dict[str, float | None] = {}
+    for name, side in zip(("under_first", "under_other"), both or (None, None), strict=True):
+        low, high = (side and is_gain(side) and side.interval) or (None, None)
+        found |= {name: side and side.value, f"{name}_low": low, f"{name}_high": high}
+    return found
 
 
 def _effect(estimate: Estimate | None, score: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from roadmap.record.result import RunResult
 from roadmap.report.agreement import agreement_note
 from roadmap.report.recipe import as_typed, cpu_words, recipe_words, setting_of
 from roadmap.report.records import Study
+from roadmap.report.sides import recipes_of
 from roadmap.report.statistics import Analysis, Measured
 
 
@@ -24,7 +25,7 @@ def notes(study: Study, analysis: Analysis) -> list[str]:
             "No study planned these runs. Each row is compared with the nearest step before it that was trained alike, else with "
             "the first row of its own step; a seed that is missing is one that other rows have."
         )
-    lines += _of_recipes(study)
+    lines += [*_of_recipes(study), *_of_sides(study)]
     if analysis.measured is None:
         lines.append("With one seed a row there is no deviation: no difference can be resolved.")
     elif any(effect.parts for effect in plan.effects):
@@ -80,13 +81,26 @@ def _of_recipes(study: Study) -> list[str]:
     lines = []
     for row in plan.rows:
         taught = [toggle for toggle in row.toggles if toggle.startswith(("recipe.", "data."))]
-        if taught and row.variant.parent:
-            runs = [next(iter(study.of(name)), None) for name in (row.variant.name, row.variant.parent)]
+        other = plan.row(row.variant.parent) if row.variant.parent else plan.rows[0]
+        if taught and other != row:
+            runs = [next(iter(study.of(each.variant.name)), None) for each in (row, other)]
             said = ", ".join(_said(key, *runs) for key in taught)
-            lines.append(f"{row.variant.label} differs from {plan.row(row.variant.parent).variant.label} in {said}.")
+            lines.append(f"{row.variant.label} differs from {other.variant.label} in {said}.")
     if any(paper_name(row.variant.name) == "resnet_original_recipe" for row in plan.rows):
         lines.append("The paper's number for the original recipe is one that it quotes, of one seed and fewer epochs.")
     return lines
+
+
+def _of_sides(study: Study) -> list[str]:
+    """How to read a table of steps under several recipes."""
+    first, *others = recipes_of(study.plan) or ("",)
+    if not others:
+        return []
+    return [
+        f"Gains under {first} less those under {', '.join(others)}: a difference of 0 is a step whose worth does not depend on the "
+        "recipe. The lines of the recipe hold the two scores and what the first recipe adds. Verdicts, and the correction for their "
+        "number, are the differences'; the interval of a gain is for itself alone."
+    ]
 
 
 def _said(key: str, run: RunResult | None, other: RunResult | None) -> str:

@@ -11,10 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from roadmap.base.console import printable
 from roadmap.base.tables import cost_unit
 from roadmap.report.figure import GREY, LAST, REFERENCE, STYLE, saved
 from roadmap.report.records import Study
 from roadmap.report.report import Report
+from roadmap.report.sides import is_gain, recipes_of, sides
 from roadmap.report.statistics import Analysis, Estimate, Row
 
 # Okabe and Ito's colours, which colour-blind readers tell apart; with the line styles 24 curves differ in grey too.
@@ -32,6 +34,7 @@ def plots(report: Report) -> dict[str, bytes]:
         "curves": _curves(study, analysis.rows),
         "effects": _effects(study, analysis.estimates),
         "interactions": _interactions(study, analysis),
+        "steps_x_recipes": _steps_x_recipes(study, analysis),
     }
     return {f"{name}.svg": content for name, content in drawn.items() if content is not None}
 
@@ -158,6 +161,38 @@ def _interactions(study: Study, analysis: Analysis) -> bytes | None:
             loc="left",
         )
         return saved(figure, "svg")
+
+
+def _steps_x_recipes(study: Study, analysis: Analysis) -> bytes | None:
+    """Each step's gain under both recipes, and beside it their difference; filled differences are resolved."""
+    both = sides(study.plan, analysis)
+    known = [e for e in analysis.estimates if e.effect.name in both and is_gain(both[e.effect.name][0])]
+    if not known:
+        return None
+    first, *others = recipes_of(study.plan)
+    names = (first, others[0] if len(others) == 1 else "the other recipe")
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(11, 1.8 + 0.42 * len(known)), layout="constrained")
+        gains, differences = figure.subplots(1, 2, sharey=True)
+        for y, estimate in enumerate(known):
+            for side, name, marker, colour, off in zip(both[estimate.effect.name], names, "os", COLOURS, (-0.14, 0.14), strict=False):
+                _mark(gains, side, y + off, marker, colour, colour, "" if y else f"under {name}")
+            _mark(differences, estimate, y, "D", LAST, LAST if estimate.resolved else "white")
+        gains.set_yticks(range(len(known)), [estimate.effect.label for estimate in known], parse_math=False)
+        gains.set_ylim(len(known) - 0.4, -0.6)
+        gains.legend(loc="best", fontsize=9, frameon=False)
+        metric = study.plan.metric.label
+        for axes, said in ((gains, "gain"), (differences, "difference of the two gains; filled: resolved by Holm's procedure")):
+            axes.axvline(0, color=GREY, linewidth=1, zorder=0)
+            axes.set_xlabel(f"{said}\n(points of {metric}, 95 % interval)", parse_math=False)
+            _plain(figure, axes)
+        figure.suptitle(printable(study.plan.question), x=0.02, ha="left", fontweight="bold", parse_math=False)
+        return saved(figure, "svg")
+
+
+def _mark(axes: Axes, estimate: Estimate, y: float, marker: str, colour: str, filled: str, label: str = "") -> None:
+    style: Any = {"color": colour, "markerfacecolor": filled, "capsize": 3, "markersize": 6}
+    axes.errorbar(estimate.value, y, xerr=estimate.half_width, fmt=marker, label=label.replace("$", r"\$") or None, **style)
 
 
 def _plain(figure: Figure, axes: Axes) -> Figure:

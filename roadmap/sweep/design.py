@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, pairwise
 from typing import Any
@@ -25,7 +25,7 @@ ALL = "all"  # of study.steps: every step of the paper's roadmap, without what s
 SAME_RESULT = ("recipe.name", "data.path", "data.accept", "data.download", "data.workers")
 OTHER_IMAGES = ("data.source", "data.held_out")
 Settings = Mapping[str, Any]  # by their dotted names, model.kernel_size
-ExperimentOf = Callable[[str], Experiment]  # of a step, under the study's settings
+ExperimentOf = Callable[..., Experiment]  # of a step, under the study's settings, and those of a recipe if one is named
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,8 @@ def design(study: StudyConfig, steps: Mapping[str, Step], experiment_of: Experim
         Refused: for names that are no steps, and rows that contradict each other.
 
     """
+    if study.recipes and (study.rows or study.kind != StudyKind.steps_x_recipes):
+        raise Refused(f"study.recipes={study.recipes}: only study.kind=steps_x_recipes has several recipes")
     if study.rows:
         return _with_references(_compared(_rows(study.rows, steps)), study.references)
     rules = {
@@ -64,6 +66,7 @@ def design(study: StudyConfig, steps: Mapping[str, Step], experiment_of: Experim
         StudyKind.add_one_in: _add_one_in,
         StudyKind.orderings: _orderings,
         StudyKind.interactions: _interactions,
+        StudyKind.steps_x_recipes: _steps_x_recipes,
         StudyKind.equal_flops: _roadmap,  # its widths are found in roadmap.sweep.equal_cost, which needs the networks
     }
     return _with_references(rules[study.kind](study, steps, experiment_of), study.references)
@@ -188,6 +191,76 @@ def _interactions(study: StudyConfig, steps: Mapping[str, Step], experiment_of: 
         return Effect("*".join([first, *second]), " x ".join(label[name] for name in (first, *second)), weights)
 
     return Design(tuple(variants.values()), tuple(effect(members) for members in sets if members))
+
+
+def _steps_x_recipes(study: StudyConfig, steps: Mapping[str, Step], experiment_of: ExperimentOf) -> Design:
+    """Every step under each recipe: what it adds under the first, less what it adds under another."""
+    plain = _roadmap(study, steps, experiment_of).variants
+    recipes = _recipes(study, steps, experiment_of)
+    names = {recipe: steps[recipe].label if recipe in steps else recipe for recipe in recipes}
+
+    def under(recipe: str, variant: Variant) -> Variant:
+        def name(of: str | None) -> str | None:
+            return f"{of}_{recipe}" if of and recipes[recipe] else of
+
+        label, overrides = f"{variant.label}, {names[recipe]}", _overrides(recipes[recipe])
+        parent, group = name(variant.parent), names[recipe]
+        return dataclasses.replace(
+            variant, name=str(name(variant.name)), label=label, parent=parent, group=group, overrides=overrides
+        )
+
+    rows = {recipe: [under(recipe, variant) for variant in plain] for recipe in recipes}
+    first, *others = recipes
+    effects = [
+        effect
+        for other in others
+        for effect in _contrasts(plain, rows[first], rows[other], f" ({names[other]})" * (len(others) > 1), other)
+    ]
+    return Design(tuple(variant for variants in rows.values() for variant in variants), tuple(effects))
+
+
+def _contrasts(
+    plain: Sequence[Variant], ours: Sequence[Variant], theirs: Sequence[Variant], said: str, recipe: str
+) -> Iterator[Effect]:
+    """Each step's and all steps' gain under one recipe less that under the other; then the architecture's and the recipe's own."""
+    pairs = {variant.name: (one.name, other.name) for variant, one, other in zip(plain, ours, theirs, strict=True)}
+    start, end = plain[0], [variant for variant in plain if variant.adopted][-1]
+
+    def weights(of: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+        return {row: weight for name, both in of.items() for row, weight in zip(pairs[name], both, strict=True)}
+
+    for variant in plain:
+        if variant.parent:
+            contrast = weights({variant.name: (1, -1), variant.parent: (-1, 1)})
+            yield Effect(f"{variant.name}*{recipe}", f"{variant.label}{said}", contrast)
+    whole = f"all steps, {start.label} to {end.label}"
+    yield Effect(f"all*{recipe}", f"{whole}{said}", weights({end.name: (1, -1), start.name: (-1, 1)}))
+    mean = weights({end.name: (0.5, 0.5), start.name: (-0.5, -0.5)})
+    yield Effect(f"architecture*{recipe}", f"the architecture: {whole}, mean of both recipes{said}", mean)
+    for variant in (start, end):
+        yield Effect(f"recipe*{recipe}@{variant.name}", f"the recipe, at {variant.label}{said}", weights({variant.name: (1, -1)}))
+    mean = weights({start.name: (0.5, -0.5), end.name: (0.5, -0.5)})
+    yield Effect(f"recipe*{recipe}", f"the recipe, mean of both ends{said}", mean)
+
+
+def _recipes(study: StudyConfig, steps: Mapping[str, Step], experiment_of: ExperimentOf) -> dict[str, dict[str, Any]]:
+    """Of each of the study's recipes what it sets otherwise than the one that is chosen; nothing, where it is that one.
+
+    Raises:
+        Refused: for less than two, names that are neither recipes nor steps, steps that change the network, and equal recipes.
+
+    """
+    first = experiment_of(_chain(study, steps)[0].name)
+    found: dict[str, dict[str, Any]] = {}
+    for name in study.recipes:
+        other = experiment_of(name) if name in steps else experiment_of(first.step.name, name)
+        found[name] = {key: new for key, (_, new) in set_between(first, other).items()}
+        network = [key for key in found[name] if key.startswith("model.") and key != "model.drop_path"]
+        if network:
+            raise Refused(f"study.recipes={study.recipes}: {name} changes the network too ({', '.join(network)})")
+    if len(study.recipes) < 2 or len({str(settings) for settings in found.values()}) < len(study.recipes):
+        raise Refused(f"study.recipes={study.recipes}: must name two that differ, recipes or steps such as original_recipe")
+    return found
 
 
 def _set_variant(start: Step, changed: Sequence[Change], members: frozenset[str]) -> Variant:

@@ -107,7 +107,8 @@ class SweepPlan:
         point = self.rows[variant.name][0]
         parent = self.rows[variant.parent][0].experiment if variant.parent else None
         between = set_between(parent or self.first, point.experiment)
-        toggles = [key for key in between if parent or not key.startswith("model.")]  # a first row's network is its own
+        own = {override.split("=")[0] for override in variant.overrides}
+        toggles = [key for key in between if parent or not key.startswith("model.") or key in own]  # its network is its step's
         runs = tuple(other.folder.path.name for other in self.rows[variant.name])
         return PlannedRow(variant, tuple(key.removeprefix("model.") for key in toggles), runs)
 
@@ -131,8 +132,9 @@ def plan(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> SweepPla
     inventory = preflight(first)  # before the other steps are composed, which takes seconds
     fingerprint = sources.fingerprint(first.data, inventory)
 
-    def experiment_of(step: str) -> Experiment:
-        return compose([*overrides, f"+step={step}"], config_dirs)
+    def experiment_of(step: str, recipe: str = "") -> Experiment:
+        words = [word for word in overrides if not (recipe and word.startswith("recipe="))]
+        return compose([*words, *([f"recipe={recipe}"] * bool(recipe)), f"+step={step}"], config_dirs)
 
     study = design(first.study, steps, experiment_of)
     if not first.study.rows and first.study.kind == StudyKind.equal_flops:
