@@ -29,7 +29,7 @@ from roadmap.config.checks import check
 from roadmap.config.messages import explain
 from roadmap.config.overrides import RESOLVER, check_override, config_folders, parse
 from roadmap.config.schema import ROOMS, Experiment, StepConfig
-from roadmap.config.steps import all_steps, known_steps
+from roadmap.config.steps import all_steps, files_of, known_steps
 
 ConfigStore.instance().store(name="schema", node=Experiment)
 
@@ -107,8 +107,8 @@ def add_placeholder_step(overrides: Sequence[str], config_dirs: Sequence[Path] =
 def completed(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> list[str]:
     """The overrides as Hydra gets them: with a step in any case, and with what this has of its own beside the chosen recipe.
 
-    That is `step/<step>/<recipe>.yaml`, where there is one. It comes first, then the study, whose own settings of the recipe
-    win over it, then the step, whichever of the two is said first.
+    That is `step/<step>/<recipe>.yaml`, where there is one, after that of the step that its file begins with. It comes first,
+    then the study, whose own settings of the recipe win over it, then the step, whichever of the two is said first.
 
     Raises:
         Refused: where several such steps or recipes are swept, of which Hydra would give all jobs one.
@@ -118,9 +118,10 @@ def completed(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> lis
     given = {override.key_or_group: override for override in parse(words)}
     steps, recipes = _choices(given.get("step")), _choices(given.get("recipe")) or [_recipe_of_study(given, config_dirs)]
     own = [
-        (step, recipe)
+        (other, recipe)
         for step, recipe in product(steps, recipes)
-        if any((folder / "step" / step / f"{recipe}.yaml").is_file() for folder in (CONF, *config_dirs))
+        for other in _own_first(step, config_dirs)
+        if any((folder / "step" / other / f"{recipe}.yaml").is_file() for folder in (CONF, *config_dirs))
     ]
     if own and len(steps) * len(recipes) > 1:
         step, recipe = own[0]
@@ -128,6 +129,12 @@ def completed(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> lis
     studies = [word for word in words if word.startswith("+study=")]
     rest = [word for word in words if word not in studies]
     return [*(f"+step/{step}@recipe={recipe}" for step, recipe in own), *studies, *rest]
+
+
+def _own_first(step: str, config_dirs: Sequence[Path]) -> list[str]:
+    """The steps whose settings beside a recipe this step has, its own last."""
+    known = all_steps(*config_dirs)
+    return [other.name for other in files_of(known[step], known)][::-1] if step in known else []
 
 
 def _choices(override: Override | None) -> list[str]:

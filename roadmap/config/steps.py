@@ -38,6 +38,7 @@ class Step:
     adopted: bool = True  # False: a side branch
     before: str | None = None  # of the step that stands before the roadmap: the roadmap's first
     roadmap: str = ""  # that it is part of; empty: the paper's
+    base: str | None = None  # the step that its file begins with: its parent, but where `before` or `step.parent` says another
 
 
 def order(steps: Iterable[Step]) -> list[Step]:
@@ -73,7 +74,7 @@ def _natural(name: str) -> list[Any]:
 
 @lru_cache
 def known_steps(*config_dirs: Path) -> dict[str, Step]:
-    """Every step of the paper's roadmap in the project's own `conf/` and in `config_dirs`, by name, in its order: its networks."""
+    """Every step of the paper's roadmap in our own `conf/` and in `config_dirs`, by name, in its order: its networks."""
     return {name: step for name, step in all_steps(*config_dirs).items() if step.before is None and not step.roadmap}
 
 
@@ -87,11 +88,11 @@ def all_steps(*config_dirs: Path) -> dict[str, Step]:
                 raise Refused(f"{file}: the name {file.stem!r} is taken by {files[file.stem]}; give the step another")
             files[file.stem] = file
     read = {name: _read(file) for name, file in files.items()}
-    for name, (step, base) in read.items():
-        for parent in filter(None, (base, step.parent)):
+    for name, step in read.items():
+        for parent in filter(None, (step.base, step.parent)):
             if parent not in files:
                 raise Refused(f"{files[name]}: its parent {parent!r} is not a step among {', '.join(files)}")
-    steps = _with_the_first([replace(step, roadmap=_roadmap_of(name, read)) for name, (step, _) in read.items()])
+    steps = _with_the_first([replace(step, roadmap=_roadmap_of(step, read)) for step in read.values()])
     roadmaps = sorted({step.roadmap for step in steps})  # the paper's, which has no name, first
     taken = sorted(set(roadmaps) & files.keys())
     if taken:
@@ -120,17 +121,22 @@ def _with_the_first(steps: list[Step]) -> list[Step]:
     return list(by_name.values())
 
 
-def _roadmap_of(name: str, read: Mapping[str, tuple[Step, str | None]]) -> str:
-    """The roadmap that a step's file names, or the file that it begins with."""
-    seen, at = set[str](), str(name)
-    while at not in seen and not read[at][0].roadmap and read[at][1]:
-        seen.add(at)
-        at = str(read[at][1])
-    return read[at][0].roadmap
+def _roadmap_of(step: Step, steps: Mapping[str, Step]) -> str:
+    """The roadmap that a step's file names, or the nearest of those that it begins with."""
+    return next((other.roadmap for other in files_of(step, steps) if other.roadmap), "")
 
 
-def _read(file: Path) -> tuple[Step, str | None]:
-    """A step, and the one that its file begins with."""
+def files_of(step: Step, steps: Mapping[str, Step]) -> Iterator[Step]:
+    """The steps whose files make up a step's settings: itself, the one that its file begins with, and so on."""
+    seen: set[str] = set()
+    at: Step | None = step
+    while at is not None and at.name not in seen:
+        seen.add(at.name)
+        yield at
+        at = steps.get(at.base or "")
+
+
+def _read(file: Path) -> Step:
     try:
         content = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
     except (OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
@@ -143,4 +149,4 @@ def _read(file: Path) -> tuple[Step, str | None]:
     base = parents[0] if parents else None
     label, group = about.get("label", file.stem.replace("_", " ")), str(about.get("group") or "")
     parent, roadmap = about.get("parent", base), str(about.get("roadmap") or "")
-    return Step(file.stem, parent, str(label), group, before=about.get("before"), roadmap=roadmap), base
+    return Step(file.stem, parent, str(label), group, before=about.get("before"), roadmap=roadmap, base=base)

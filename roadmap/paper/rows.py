@@ -13,6 +13,7 @@ METRIC, HEADING = "top1", "top-1, %"  # what the paper compares its networks by:
 
 OTHER_NAMES = {  # ours or timm's, and the table's
     "original_recipe": "resnet_original_recipe",
+    "stochastic_depth": "resnet",  # where the roadmap `training` ends
     "swin_tiny_patch4_window7_224": "swin_t",
     "swin_base_patch4_window7_224": "swin_b",
 }

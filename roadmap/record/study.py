@@ -15,6 +15,7 @@ from roadmap.base.errors import Refused
 from roadmap.base.files import write_atomic
 from roadmap.base.redaction import redact_record
 from roadmap.config.schema import ScaleConfig
+from roadmap.paper.published import Published, PublishedRow
 from roadmap.record.formats import FORMAT, Content, current, upgraded_plan
 from roadmap.record.result import Metric
 
@@ -89,6 +90,7 @@ class StudyPlan:
     rows: tuple[PlannedRow, ...]
     effects: tuple[Effect, ...]
     metric: Metric
+    published: Published | None = None  # numbers to stand beside; None: the paper's
 
     @property
     def variants(self) -> list[Variant]:
@@ -170,6 +172,7 @@ def dump_plan(plan: StudyPlan) -> Content:
     about = {entry.name: getattr(plan, entry.name) for entry in dataclasses.fields(plan)}
     rows = [{**asdict(row.variant), "toggles": row.toggles, "runs": row.runs} for row in plan.rows]
     effects = [asdict(effect) for effect in plan.effects]
+    published = {"published": asdict(table)} if (table := about.pop("published")) else {}
     return {
         "format": FORMAT,
         **about,
@@ -177,6 +180,7 @@ def dump_plan(plan: StudyPlan) -> Content:
         "rows": rows,
         "effects": effects,
         "metric": asdict(plan.metric),
+        **published,
     }
 
 
@@ -200,10 +204,18 @@ def load_plan(content: Any, file: Path) -> StudyPlan:
                 "rows": tuple(map(_row, about["rows"])),
                 "effects": tuple(Effect(**effect | {"label": printable(effect["label"])}) for effect in about["effects"]),
                 "metric": Metric(**about["metric"]),
+                "published": _published(about.get("published")),
             }
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise Refused(f"{file}: not the plan of a study ({error})") from error
+
+
+def _published(content: Content | None) -> Published | None:
+    if content is None:
+        return None
+    rows = tuple(PublishedRow(**row | {"label": printable(row["label"])}) for row in content["rows"])
+    return Published(printable(content["source"]), rows)
 
 
 def _row(content: Content) -> PlannedRow:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import rankdata
 
-from roadmap.paper.rows import paper_row, paper_scale
 from roadmap.report.noise import Array
+from roadmap.report.published import published_difference
 from roadmap.report.records import Study
 from roadmap.report.statistics import LEVEL, Analysis, written_interval
 
@@ -39,14 +39,14 @@ def agreement(study: Study, analysis: Analysis) -> Agreement | None:
     """Compare the differences of the roadmap's steps to their parents; None where there are too few or other studies."""
     if study.plan.kind != "roadmap" or analysis.measured is None:
         return None
-    scale, variants = paper_scale(study.plan.scale.name), {variant.name: variant for variant in study.plan.variants}
+    variants = {variant.name: variant for variant in study.plan.variants}
     ours, theirs = [], []
     for estimate in analysis.estimates:
         variant = variants[estimate.effect.name]
-        paper, before = paper_row(scale, variant.name), paper_row(scale, variant.parent or "")
-        if paper and before and estimate.half_width is not None:
+        published = published_difference(study.plan, variant.name, variant.parent)
+        if published is not None and estimate.half_width is not None:
             ours.append(estimate)
-            theirs.append(round(paper.score - before.score, 2))  # as printed: equal differences are ties
+            theirs.append(round(published, 2))  # as printed: equal differences are ties
     if len(ours) < FEWEST:
         return None
     weights = analysis.measured.weights([estimate.effect.weights for estimate in ours])
@@ -99,9 +99,9 @@ def agreement_note(study: Study, analysis: Analysis) -> list[str]:
     found = agreement(study, analysis)
     if found is None:
         return []
-    tau, rho = found.tau, found.rho
+    tau, rho, whose = found.tau, found.rho, "the published" if study.plan.published else "the paper's"
     return [
-        f"Agreement with the paper's differences over {found.steps} steps: Kendall's tau "
+        f"Agreement with {whose} differences over {found.steps} steps: Kendall's tau "
         f"{written_interval(tau.value, tau.low, tau.high)}, Spearman's rho {written_interval(rho.value, rho.low, rho.high)} "
         "(95 % intervals: steps and noise drawn anew)."
     ]

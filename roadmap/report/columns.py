@@ -8,14 +8,13 @@ from functools import partial
 from roadmap.base.console import printable
 from roadmap.base.errors import Refused, nearest
 from roadmap.base.tables import Column, Row, as_csv, as_latex, as_markdown, as_table, latex_text, markdown_text
-from roadmap.paper.rows import HEADING, paper_scale
 from roadmap.record.study import StudyPlan
 from roadmap.report.frames import PAPER, SPEEDS, dictionaries
+from roadmap.report.published import published_heading
 from roadmap.report.report import Report
 from roadmap.report.sides import recipes_of
 from roadmap.report.statistics import written_interval, written_p
 
-PAPER_EPOCHS = 300
 ASKED_FOR = {"images_per_second"}  # shown where it is named: it depends on what else the machine did, so tables would differ
 
 
@@ -50,9 +49,7 @@ def csv_columns(report: Report) -> list[Column]:
 
 
 def _every_column(plan: StudyPlan) -> tuple[Column, ...]:
-    ends = {"tiny": "ResNet-50 to ConvNeXt-T", "base": "ResNet-200 to ConvNeXt-B"}[paper_scale(plan.scale.name)]
     metric, (score, delta, gmacs) = plan.metric, PAPER
-    paper = f"paper, {ends}, ImageNet-1K, {PAPER_EPOCHS} epochs: {HEADING}"
     return (
         Column("label", "step" if plan.kind == "roadmap" else "row", _label),
         Column(
@@ -64,7 +61,12 @@ def _every_column(plan: StudyPlan) -> tuple[Column, ...]:
         Column("params_m", "parameters, M", "{:.2f}", "params, M"),
         Column("images_per_second", "training of these runs, img/s", "{:.4g}", "img/s"),
         *(Column(key, heading, form) for key, heading, form in SPEEDS),
-        Column(score, paper, partial(_deviating, score, f"{score}_std"), "paper, %"),
+        Column(
+            score,
+            published_heading(plan),
+            partial(_deviating, score, f"{score}_std"),
+            "published" if plan.published else "paper, %",
+        ),
         Column(delta, "its difference", "{:+.2f}", "its Δ"),
         Column(gmacs, "its multiply-adds, G", "{:.2f}", "its MACs, G"),
     )

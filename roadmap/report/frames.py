@@ -7,11 +7,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from roadmap.paper.rows import METRIC, paper_row, paper_scale
+from roadmap.paper.rows import METRIC
 from roadmap.record.alarms import at_chance
 from roadmap.record.folder import RunFolder
 from roadmap.record.result import RunResult
 from roadmap.record.study import FILE
+from roadmap.report.published import published_difference, published_row
 from roadmap.report.records import History, Study, every_run, load
 from roadmap.report.sides import Sides, is_gain, sides
 from roadmap.report.statistics import Analysis, Estimate, Row, analyse
@@ -141,8 +142,7 @@ def settings(result: RunResult) -> dict[str, Any]:
 
 def _row(study: Study, row: Row, estimate: Estimate | None) -> dict[str, Any]:
     plan, variant, measured = study.plan, row.variant, study.speeds.get(row.variant.name, {})
-    scale = paper_scale(plan.scale.name)
-    paper, before = (paper_row(scale, name) if name else None for name in (variant.name, variant.parent))
+    paper = published_row(plan, variant.name)
     score, delta, gmacs = PAPER
     return {
         "step": variant.name, "parent": variant.parent, "label": variant.label, "group": variant.group,
@@ -156,7 +156,7 @@ def _row(study: Study, row: Row, estimate: Estimate | None) -> dict[str, Any]:
         **{key: measured.get(key) for key, _, _ in SPEEDS},
         score: paper and paper.score, f"{score}_std": paper and paper.score_std,
         "paper_gflops_printed": paper and paper.gflops_printed,
-        delta: paper and before and paper.score - before.score, gmacs: paper and paper.gmacs,
+        delta: published_difference(plan, variant.name, variant.parent), gmacs: paper and paper.gmacs,
     }  # fmt: skip
 
 
@@ -164,8 +164,8 @@ def _sides(both: Sides | None) -> dict[str, float | None]:
     """What an effect is the difference of, `under_first` and `under_other`, each with its interval where it is a gain."""
     found: dict[str, float | None] = {}
     for name, side in zip(("under_first", "under_other"), both or (None, None), strict=True):
-        low, high = (side and is_gain(side) and side.interval) or (None, None)
-        found |= {name: side and side.value, f"{name}_low": low, f"{name}_high": high}
+        low, high = (side.interval if side and is_gain(side) else None) or (None, None)
+        found |= {name: side.value if side else None, f"{name}_low": low, f"{name}_high": high}
     return found
 
 

@@ -6,6 +6,7 @@ from roadmap.paper.rows import paper_name
 from roadmap.record.alarms import IN_BLOCK, at_chance, layer_scale_reached, updates, why_at_chance
 from roadmap.record.result import RunResult
 from roadmap.report.agreement import agreement_note
+from roadmap.report.published import not_comparable
 from roadmap.report.recipe import as_typed, cpu_words, recipe_words, setting_of
 from roadmap.report.records import Study
 from roadmap.report.sides import recipes_of
@@ -17,8 +18,7 @@ def notes(study: Study, analysis: Analysis) -> list[str]:
     plan, first = study.plan, next(iter(study.speeds.values()), None)
     lines = [
         f"Ours: {plan.ends} (scale {plan.scale.name}) on {plan.measured_on}, recipe "
-        f"{recipe_words(study)}, final epoch, mean ± standard deviation over n seeds. The paper's numbers are "
-        f"ImageNet-1K's and not comparable with ours."
+        f"{recipe_words(study)}, final epoch, mean ± standard deviation over n seeds. {not_comparable(plan)}"
     ]
     if not study.planned:
         lines.append(
@@ -86,7 +86,7 @@ def _of_recipes(study: Study) -> list[str]:
             runs = [next(iter(study.of(each.variant.name)), None) for each in (row, other)]
             said = ", ".join(_said(key, *runs) for key in taught)
             lines.append(f"{row.variant.label} differs from {other.variant.label} in {said}.")
-    if any(paper_name(row.variant.name) == "resnet_original_recipe" for row in plan.rows):
+    if plan.published is None and any(paper_name(row.variant.name) == "resnet_original_recipe" for row in plan.rows):
         lines.append("The paper's number for the original recipe is one that it quotes, of one seed and fewer epochs.")
     return lines
 
@@ -97,9 +97,9 @@ def _of_sides(study: Study) -> list[str]:
     if not others:
         return []
     return [
-        f"Gains under {first} less those under {', '.join(others)}: a difference of 0 is a step whose worth does not depend on the "
-        "recipe. The lines of the recipe hold the two scores and what the first recipe adds. Verdicts, and the correction for their "
-        "number, are the differences'; the interval of a gain is for itself alone."
+        f"Gains under {first} less those under {', '.join(others)}: where the difference is 0, a step's worth does not depend on "
+        "the recipe. The lines of the recipe hold both scores and what the first recipe adds. Verdicts, and the correction for "
+        "their number, are the differences'; the interval of a gain is for itself alone."
     ]
 
 

@@ -175,14 +175,15 @@ def _steps_x_recipes(study: Study, analysis: Analysis) -> bytes | None:
         figure = Figure(figsize=(11, 1.8 + 0.42 * len(known)), layout="constrained")
         gains, differences = figure.subplots(1, 2, sharey=True)
         for y, estimate in enumerate(known):
-            for side, name, marker, colour, off in zip(both[estimate.effect.name], names, "os", COLOURS, (-0.14, 0.14), strict=False):
-                _mark(gains, side, y + off, marker, colour, colour, "" if y else f"under {name}")
+            for i, side in enumerate(both[estimate.effect.name]):
+                said = "" if y else f"under {names[i]}"
+                _mark(gains, side, y + 0.28 * i - 0.14, "os"[i], COLOURS[i], COLOURS[i], said)
             _mark(differences, estimate, y, "D", LAST, LAST if estimate.resolved else "white")
         gains.set_yticks(range(len(known)), [estimate.effect.label for estimate in known], parse_math=False)
         gains.set_ylim(len(known) - 0.4, -0.6)
         gains.legend(loc="best", fontsize=9, frameon=False)
         metric = study.plan.metric.label
-        for axes, said in ((gains, "gain"), (differences, "difference of the two gains; filled: resolved by Holm's procedure")):
+        for axes, said in ((gains, "gain"), (differences, "their difference; filled: resolved")):
             axes.axvline(0, color=GREY, linewidth=1, zorder=0)
             axes.set_xlabel(f"{said}\n(points of {metric}, 95 % interval)", parse_math=False)
             _plain(figure, axes)

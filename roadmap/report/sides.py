@@ -24,10 +24,9 @@ def sides(plan: StudyPlan, analysis: Analysis) -> dict[str, Sides]:
     effect that is not such a difference (a mean over both recipes) has none.
     """
     means = {row.variant.name: row.mean for row in analysis.rows if row.mean is not None}
-    parts = {e.effect.name: found for e in analysis.estimates if (found := _parts(e.effect, plan)) is not None}
-    effects = [replace(effect, parts=[]) for pair in parts.values() for effect in pair]
-    found = iter(estimate_effects(effects, means, analysis.measured))
-    return {name: (next(found), next(found)) for name in parts}
+    parts = {e.effect.name: pair for e in analysis.estimates if (pair := _parts(e.effect, plan)) is not None}
+    found = estimate_effects([effect for pair in parts.values() for effect in pair], means, analysis.measured)
+    return dict(zip(parts, zip(found[::2], found[1::2], strict=True), strict=True))
 
 
 def is_gain(side: Estimate) -> bool:

@@ -222,7 +222,7 @@ def _steps_x_recipes(study: StudyConfig, steps: Mapping[str, Step], experiment_o
 def _contrasts(
     plain: Sequence[Variant], ours: Sequence[Variant], theirs: Sequence[Variant], said: str, recipe: str
 ) -> Iterator[Effect]:
-    """Each step's and all steps' gain under one recipe less that under the other; then the architecture's and the recipe's own."""
+    """Each step's and all steps' gain under one recipe less that under the other; then the architecture's and recipe's own."""
     pairs = {variant.name: (one.name, other.name) for variant, one, other in zip(plain, ours, theirs, strict=True)}
     start, end = plain[0], [variant for variant in plain if variant.adopted][-1]
 
@@ -310,8 +310,8 @@ def _rows(rows: Sequence[RowConfig], steps: Mapping[str, Step]) -> list[Variant]
         foreign = [line for line in row.set if not _is_setting(line)]
         if foreign:
             raise Refused(
-                f"study.rows: {row.name}: set={foreign}: allowed: settings of network, recipe and pictures, model.<name>=<value>, "
-                f"recipe.<name>=<value>, data.<name>=<value>, without {', '.join((*SAME_RESULT, *OTHER_IMAGES))}"
+                f"study.rows: {row.name}: set={foreign}: allowed: settings of network, recipe and pictures, "
+                f"model.<name>=<value>, recipe.<name>=<value>, data.<name>=<value>, without {', '.join((*SAME_RESULT, *OTHER_IMAGES))}"
             )
     if len(set(names)) < len(names):
         raise Refused(f"study.rows: names={names}: each must be there once")

@@ -18,6 +18,7 @@ from roadmap.config.schema import Experiment, StudyKind
 from roadmap.config.steps import all_steps, known_steps
 from roadmap.data.images import sources
 from roadmap.model.check import compose_run, differs
+from roadmap.paper.published import Published, read_published
 from roadmap.record.folder import RunFolder
 from roadmap.record.study import PlannedRow, StudyPlan, Variant, seed_and_identity, write_plan
 from roadmap.run.preflight import check_reference, preflight
@@ -68,6 +69,7 @@ class SweepPlan:
     rows: dict[str, tuple[Point, ...]]  # runs of each variant, by seed; variants of one network share theirs
     first: Experiment  # the roadmap's first step: scale, data and recipe are those of every row that declares no others
     warnings: tuple[str, ...] = ()
+    published: Published | None = None
 
     @property
     def points(self) -> list[Point]:
@@ -96,6 +98,7 @@ class SweepPlan:
             rows=tuple(map(self._row, self.design.variants)),
             effects=self.design.effects,
             metric=METRICS[first.task.name],
+            published=self.published,
         )
 
     def _shared(self, value: Callable[[Experiment], int]) -> int:
@@ -147,7 +150,9 @@ def plan(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> SweepPla
     rows, study = _share_runs(points, study)
     for row in rows.values():
         check_reference(row[0].experiment, len(inventory.classes))
-    return SweepPlan(study, rows, first, tuple(_warnings(rows, study, overrides, config_dirs)))
+    name = first.study.published
+    published = None if name is None else read_published(name, {**steps, **rows})
+    return SweepPlan(study, rows, first, tuple(_warnings(rows, study, overrides, config_dirs)), published)
 
 
 def _first(overrides: Sequence[str], step: str, config_dirs: Sequence[Path]) -> Experiment:

@@ -17,11 +17,12 @@ from markupsafe import Markup
 from roadmap.base.errors import Refused, StorageFault
 from roadmap.base.files import write_atomic
 from roadmap.record.study import PlannedRun
-from roadmap.report.page.chart import NOT_COMPARABLE, roadmap, scatter, tips
+from roadmap.report.page.chart import roadmap, scatter, tips
 from roadmap.report.page.environment import environment
 from roadmap.report.page.payload import block, payload
 from roadmap.report.page.progress import Progress
 from roadmap.report.page.tables import runs, sortable
+from roadmap.report.published import aside
 from roadmap.report.recipe import recipe_words
 from roadmap.report.records import Study, load, plan_in
 from roadmap.report.report import Report
@@ -71,6 +72,7 @@ def render(
     With `state`, the page of a server: it says what runs (`live`), and asks the server for changes from that state on.
     """
     study, rows, running, words = report.study, report.analysis.rows, live or {}, tips(report)
+    whose, not_comparable = aside(study.plan)
     adopted = [i for i, row in enumerate(rows) if row.variant.adopted] or [0]
     return _document(
         "study.html.j2",
@@ -81,7 +83,8 @@ def render(
         metric=study.plan.metric,
         recipe=recipe_words(study),
         status=_status(study, running),
-        not_comparable=NOT_COMPARABLE,
+        whose={"paper": "the paper’s"}.get(whose, whose),
+        not_comparable=not_comparable,
         chart=roadmap(report, words),
         groups=list(dict.fromkeys(row.variant.group for row in rows if row.variant.group)),
         sortable=sortable(report),

@@ -11,17 +11,16 @@ from operator import itemgetter
 from typing import Any
 
 from roadmap.base.tables import cost_unit
-from roadmap.paper.rows import paper_row, paper_scale
 from roadmap.record.result import Metric
-from roadmap.report.columns import PAPER_EPOCHS, table_columns
+from roadmap.report.columns import table_columns
 from roadmap.report.frames import PAPER
 from roadmap.report.page.axis import Axis, axis, score_axis
+from roadmap.report.published import aside, published_row
 from roadmap.report.report import Report
 from roadmap.report.statistics import Row
 
 FIRST, LAST = (121, 141, 196), (98, 77, 176)  # 3:1 or more on the light ground and on the dark one
 REFERENCE = "#bd6a22"
-NOT_COMPARABLE = f"ImageNet-1K, {PAPER_EPOCHS} epochs: not comparable"
 PLOT = (780.0, 340.0)  # px for which names are placed beside their points
 HEIGHTS = (4, -14, 22, -26, 34)  # px: at which a name may stand beside its point, the best first
 LETTER, LINE = 6.4, 14.0  # px: width of a letter and height of a line
@@ -35,17 +34,17 @@ def tips(report: Report) -> list[str]:
     columns, metric = {column.key: column for column in table_columns(report.study.plan)}, report.study.plan.metric
     words = [{key: column.text(row) for key, column in columns.items()} for row in report.rows]
     return [
-        "\n".join(_tip(row, cells, columns["delta"].heading, metric))
+        "\n".join(_tip(row, cells, columns["delta"].heading, metric, *aside(report.study.plan)))
         for row, cells in zip(report.analysis.rows, words, strict=True)
     ]
 
 
-def _tip(row: Row, cells: dict[str, str], compared: str, metric: Metric) -> list[str]:
+def _tip(row: Row, cells: dict[str, str], compared: str, metric: Metric, whose: str, said: str) -> list[str]:
     lines = [cells["label"], f"{metric.heading}: {cells[metric.key]} (n = {cells['seeds']})"]
     lines += ["; ".join(f"seed {seed}: {value:.2f}" for seed, value in row.by_seed.items())] if row.values else []
     lines += [f"{compared}: {cells['delta']}" + (f", {cells['verdict']}" if cells["verdict"] else "")] if cells["delta"] else []
     lines += [f"multiply-adds: {cells['gmacs']} G; parameters: {cells['params_m']} M"] if row.gmacs is not None else []
-    return lines + ([f"paper: {cells[PAPER[0]]} ({NOT_COMPARABLE})"] if cells[PAPER[0]] else [])
+    return lines + ([f"{whose}: {cells[PAPER[0]]} ({said})"] if cells[PAPER[0]] else [])
 
 
 # --- the roadmap -----------------------------------------------------------------------------------------------------
@@ -54,7 +53,7 @@ def _tip(row: Row, cells: dict[str, str], compared: str, metric: Metric) -> list
 def roadmap(report: Report, tips: Sequence[str]) -> dict[str, Any]:
     """Every row as a bar with its deviation, its seeds, and its multiply-adds as a star on a scale of their own."""
     rows, plan = report.analysis.rows, report.study.plan
-    paper = [paper_row(paper_scale(plan.scale.name), row.variant.name) for row in rows]
+    paper = [published_row(plan, row.variant.name) for row in rows]
     scores, papers = score_axis(rows), axis([mark.score for mark in paper if mark], below=0.3, most=100.0)
     stars, (times, unit) = _star_places(rows), _unit(rows)
     bars = [

@@ -1,0 +1,46 @@
+"""The published numbers that stand beside a study's: the table that it names, else the paper's. No torch here."""
+
+from __future__ import annotations
+
+from roadmap.paper.published import PublishedRow
+from roadmap.paper.rows import HEADING, PaperRow, paper_row, paper_scale
+from roadmap.record.study import StudyPlan
+
+PAPER_EPOCHS = 300
+
+
+def published_row(plan: StudyPlan, row: str | None) -> PaperRow | PublishedRow | None:
+    """What was published of a row."""
+    if row is None:
+        return None
+    return plan.published.row(row) if plan.published else paper_row(paper_scale(plan.scale.name), row)
+
+
+def published_difference(plan: StudyPlan, row: str, parent: str | None) -> float | None:
+    """The published score of a row less that of its parent."""
+    if plan.published:
+        return plan.published.difference(row, parent) if parent else None
+    one, other = published_row(plan, row), published_row(plan, parent)
+    return one.score - other.score if one and other else None
+
+
+def published_heading(plan: StudyPlan) -> str:
+    """Over the column: what its numbers were measured on."""
+    if plan.published:
+        return f"published, {plan.published.source}: {plan.metric.heading}"
+    ends = {"tiny": "ResNet-50 to ConvNeXt-T", "base": "ResNet-200 to ConvNeXt-B"}[paper_scale(plan.scale.name)]
+    return f"paper, {ends}, ImageNet-1K, {PAPER_EPOCHS} epochs: {HEADING}"
+
+
+def not_comparable(plan: StudyPlan) -> str:
+    """What a reader must know of the column."""
+    if plan.published:
+        return f"The published numbers ({plan.published.source}) are not comparable with ours on other data."
+    return "The paper's numbers are ImageNet-1K's and not comparable with ours."
+
+
+def aside(plan: StudyPlan) -> tuple[str, str]:
+    """Whose numbers they are, and in few words that they are not comparable."""
+    if plan.published:
+        return "published", f"{plan.published.source}: not comparable"
+    return "paper", f"ImageNet-1K, {PAPER_EPOCHS} epochs: not comparable"
