@@ -311,7 +311,8 @@ def _rows(rows: Sequence[RowConfig], steps: Mapping[str, Step]) -> list[Variant]
         if foreign:
             raise Refused(
                 f"study.rows: {row.name}: set={foreign}: allowed: settings of network, recipe and pictures, "
-                f"model.<name>=<value>, recipe.<name>=<value>, data.<name>=<value>, without {', '.join((*SAME_RESULT, *OTHER_IMAGES))}"
+                "model.<name>=<value>, recipe.<name>=<value>, data.<name>=<value>, without "
+                f"{', '.join((*SAME_RESULT, *OTHER_IMAGES))}"
             )
     if len(set(names)) < len(names):
         raise Refused(f"study.rows: names={names}: each must be there once")
