@@ -31,7 +31,7 @@ def test_the_tab_key_completes_commands_settings_and_values():
         "roadmap run -m +step=resnet,inv": "inverted_bottleneck",
         "roadmap run +step=gelu model.act": "model.activation=",
         "roadmap run +step=gelu model.activation=": "relu gelu",
-        "roadmap sweep study=dig": "digits",
+        "roadmap sweep study=dig": "digits digits_steps_x_recipes digits_training",
         "roadmap sweep study=digits recipe=s": "short smoke",
         "roadmap report exp": "",  # left to bash, which knows the folders
     }
