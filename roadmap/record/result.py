@@ -13,7 +13,7 @@ from roadmap.base.errors import Refused
 from roadmap.config.schema import LOADER_ONLY, StepConfig
 from roadmap.record.formats import FORMAT, Content, current, upgraded_result
 
-_LATER = ("cpu", "instructions", "score_by_batch")  # fields that the first records have not
+_LATER = ("cpu", "instructions", "score_by_batch", "class_names")  # fields that the first records have not
 
 # What must be equal in results that are compared; the model is what a study varies.
 SHARED = ("metric", "scale", "data", "recipe", "precision", "pipeline")
@@ -71,6 +71,7 @@ class RunResult:
     model: Content = field(default_factory=dict)  # these three: what the run's identity depends on
     data: Content = field(default_factory=dict)
     recipe: Content = field(default_factory=dict)
+    class_names: list[str] | None = None  # in the order of the network's outputs
     versions: dict[str, str | None] = field(default_factory=dict)
     git: Content = field(default_factory=dict)
     trained_in: str | None = None  # the study whose result this is a copy of
@@ -121,7 +122,7 @@ def _without(declared: Collection[str], room: str, value: Any) -> Any:
 
 
 def dump_result(result: RunResult) -> Content:
-    """A result as JSON holds it; one that does not know its CPU reads as it was written."""
+    """A result as JSON holds it; one that knows less than today's, its CPU or its classes, reads as it was written."""
     about = {key: value for key, value in asdict(result).items() if key not in _LATER or value is not None}
     return {"format": FORMAT, **about}
 

@@ -43,6 +43,7 @@ def describe(trainer: Trainer, experiment: Experiment, inventory: Inventory, fin
         model=settings["model"],
         data={**settings["data"], **counts},
         recipe=settings["recipe"],
+        class_names=list(inventory.classes),
         **provenance(),
     )
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from torch.utils._pytree import tree_map_only
 
@@ -47,6 +48,22 @@ def write(path: Path, content: Any) -> None:
     """
     with _on_disk(path), atomic_file(path) as file:
         torch.save(_on_host(content), file)
+
+
+def write_weights(path: Path, weights: Mapping[str, torch.Tensor]) -> None:
+    """Write weights atomically as safetensors, which hold tensors and no code.
+
+    Raises:
+        StorageFault: where the disk is full or cannot be written; what was there before stays.
+
+    """
+    with _on_disk(path), atomic_file(path) as file:
+        file.write(safetensors.torch.save(plain_tensors(weights), {"format": "pt"}))
+
+
+def plain_tensors(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Each in memory of its own and in the order of its axes, as safetensors have them."""
+    return {name: weight.detach().cpu().clone(memory_format=torch.contiguous_format) for name, weight in weights.items()}
 
 
 def load_newest(folder: Path, foreign: Callable[[State], str | None] = lambda state: None) -> tuple[State | None, list[str]]:

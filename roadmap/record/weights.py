@@ -1,0 +1,46 @@
+"""A run's weights on disk, as far as they are known without torch: which file, and whether it is whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from roadmap.base.errors import Refused
+from roadmap.record.folder import RunFolder
+from roadmap.record.result import RunResult
+from roadmap.record.study import seed_and_identity
+
+WEIGHTS = "weights.safetensors"
+EARLIER = "weights.pt"  # what the first runs wrote
+
+
+def finished_run(folder: Path) -> RunResult:
+    """The record of a run that was trained to its end.
+
+    Raises:
+        Refused: where the folder holds none.
+
+    """
+    result = RunFolder(folder).result()
+    if result is None or not result.done:
+        why = "no finished run" if result is None else f"no finished run: it {result.status}"
+        raise Refused(f"{folder}: {why}; it is a folder like experiments/single/runs/gelu-s0-1a2b3c4d")
+    return result
+
+
+def weights_file(folder: Path) -> Path:
+    """The weights of a finished run: its own file, or where its record was copied from another study, the file there.
+
+    Raises:
+        Refused: where the folder holds no finished run, or it kept no weights.
+
+    """
+    result = finished_run(folder)
+    folders = [folder]
+    if result.trained_in:
+        study = folder.absolute().parent.parent.with_name(result.trained_in)
+        folders += sorted((study / "runs").glob(f"*-s{seed_and_identity(folder.absolute().name)}"))
+    files = [place / name for place in folders for name in (WEIGHTS, EARLIER)]
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
+        raise Refused(f"{folder / WEIGHTS}: not there; a run keeps its weights with runtime.keep_weights=true")
+    return file
