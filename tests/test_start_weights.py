@@ -6,25 +6,31 @@ import json
 import shutil
 
 import pytest
+import timm
 import torch
 from conftest import QUICK
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import roadmap.timm
 from roadmap.base.errors import Refused
 from roadmap.config.compose import compose
+from roadmap.config.identity import identity
 from roadmap.data.images import sources
+from roadmap.model.start import start_hash
 from roadmap.record.folder import RunFolder
 from roadmap.record.result import dump_result, load_result
 from roadmap.record.weights import weights_file
 from roadmap.run.execute import execute
+from roadmap.run.given import load_given
+from roadmap.run.start import resolved
+from roadmap.tasks.choose import choose_task
 
 SHORT = [*QUICK, "data.image_size=32", "recipe.epochs=1", "recipe.warmup_epochs=0"]
 
 
 def trained(folder, *overrides):
     """A run, trained in this process; its folder and its result."""
-    experiment = compose(["+step=gelu", *SHORT, f"output={folder}", *overrides])
+    experiment = resolved(compose(["+step=gelu", *SHORT, f"output={folder}", *overrides]))
     result = execute(experiment, sources.checked_images(experiment.data, experiment.recipe.batch_size), "0" * 16)
     return RunFolder.of(experiment, "0" * 16).path, result
 
@@ -91,3 +97,161 @@ def test_weights_that_are_not_whole_are_refused(copy, spoil, message):
     spoil(copy / "weights.safetensors")
     with pytest.raises(Refused, match=message):
         roadmap.timm.load_trained(copy)
+
+
+# What a run starts from.
+
+
+def started(folder, init, *overrides):
+    """A run that starts from these weights, as its command resolves it; its result and its network before training."""
+    experiment = resolved(compose(["+step=gelu", *SHORT, f"output={folder}", f"init={init}", *overrides]))
+    inventory = sources.checked_images(experiment.data, experiment.recipe.batch_size)
+    task = choose_task(experiment.task, experiment.recipe, len(inventory.classes))
+    network = task.network(experiment.model, experiment.reference, experiment.data.image_size)
+    return experiment, network, load_given(experiment, inventory.classes, task, network)
+
+
+def same(network, weights):
+    return all(torch.equal(weight, weights[name]) for name, weight in network.state_dict().items())
+
+
+def test_a_run_starts_from_another_runs_weights_whatever_they_are_called(run, tmp_path):
+    weights = load_file(run / "weights.safetensors")
+    torch.save({"state_dict": weights, "epoch": 3}, tmp_path / "other.pt")
+    shutil.copy(run / "weights.safetensors", tmp_path / "copy.safetensors")
+    identities = set()
+    for init in (run, tmp_path / "other.pt", tmp_path / "copy.safetensors"):
+        experiment, network, anew = started(tmp_path, init)
+        assert same(network, weights)
+        assert anew == []
+        identities.add(identity(experiment, "0" * 16))
+    assert len(identities) == 1  # the same weights, wherever they lie
+    assert identities.isdisjoint({identity(compose(["+step=gelu", *SHORT]), "0" * 16)})
+    weights["head.fc.bias"][0] += 1e-3
+    save_file(weights, tmp_path / "copy.safetensors")
+    experiment, _, _ = started(tmp_path, tmp_path / "copy.safetensors")
+    assert identity(experiment, "0" * 16) not in identities
+
+
+def test_the_first_update_is_of_the_weights_that_it_starts_from(run, tmp_path):
+    folder, result = trained(tmp_path, f"init={run}")
+    assert result.init == {"weights": start_hash(str(run), 32)}
+    first = (folder / "updates.csv").read_text().splitlines()[1]
+    again = (run / "updates.csv").read_text().splitlines()[1]
+    assert first.split(",")[:2] == again.split(",")[:2]
+    assert float(first.split(",")[2]) < float(again.split(",")[2])  # the loss
+    assert RunFolder(folder).result().start == result.init
+
+
+def test_a_classifier_of_other_classes_is_made_anew(run, tmp_path, tiny_images):
+    experiment, network, anew = started(tmp_path, run, "data=folder", f"data.path={tiny_images}", "recipe.batch_size=4")
+    assert anew == ["head.fc is made anew: 2 outputs in place of 10 outputs"]
+    weights = load_file(run / "weights.safetensors")
+    kept = {name: weight for name, weight in network.state_dict().items() if not name.startswith("head.fc.")}
+    assert all(torch.equal(weight, weights[name]) for name, weight in kept.items())
+    assert network.head.fc.weight.shape[0] == 2
+
+
+def test_as_many_classes_of_other_names_are_other_classes(copy, tmp_path):
+    record = json.loads((copy / "result.json").read_text())
+    (copy / "result.json").write_text(json.dumps(record | {"class_names": [f"class {i}" for i in range(10)]}))
+    _, network, anew = started(tmp_path, copy)
+    assert anew == ["head.fc is made anew: its classes are others"]
+    assert not torch.equal(network.head.fc.weight, load_file(copy / "weights.safetensors")["head.fc.weight"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: w.pop("stem.layer.conv.weight"), r"missing: stem\.layer\.conv\.weight"),
+        (lambda w: w.update(other=torch.zeros(2)), r"left over: other"),
+        (lambda w: w.update({"stem.layer.conv.weight": torch.zeros(8, 3, 7, 7)}), r"stem\.layer\.conv\.weight \(8 x 3 x 7 x 7 there, 8 x 3 x 4 x 4 here\)"),
+        (lambda w: w["stem.layer.conv.weight"].fill_(float("nan")), r"stem\.layer\.conv\.weight hold numbers that are not finite"),
+    ],
+)  # fmt: skip
+def test_weights_of_another_network_are_refused_by_name_with_both_sides(run, tmp_path, change, message):
+    weights = load_file(run / "weights.safetensors")
+    change(weights)
+    save_file(weights, tmp_path / "w.safetensors")
+    with pytest.raises(Refused, match=message):
+        started(tmp_path, tmp_path / "w.safetensors")
+
+
+class Code:
+    def __reduce__(self):
+        return print, ("executed",)
+
+
+def test_a_file_that_would_run_code_is_refused_and_runs_none(run, tmp_path, capsys):
+    torch.save({"w": torch.zeros(1), "code": Code()}, tmp_path / "w.pt")
+    with pytest.raises(Refused, match="cannot be read: it holds more than tensors"):
+        started(tmp_path, tmp_path / "w.pt")
+    assert "executed" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("init", "message"),
+    [
+        ("nowhere", "there is no such folder"),
+        ("nowhere.safetensors", "there is no such file"),
+        ("weights.ckpt", r"must be a run's folder, FILE\.safetensors, FILE\.pt or timm:NAME"),
+        ("timm:", "timm:NAME"),
+        ("timm:resnet5O", "no such model"),
+        ("timm:resnet50.a99_in1k", "no weights of that name"),
+        ("timm:convnext_atto/../x", "timm:NAME"),
+        (".", "no finished run"),
+    ],
+)
+def test_what_names_no_weights_is_refused(init, message, tmp_path):
+    with pytest.raises(Refused, match=message):
+        started(tmp_path, init)
+
+
+def test_a_start_that_is_filled_in_by_hand_is_refused(tmp_path):
+    with pytest.raises(Refused, match="no setting 'init_hash'"):
+        compose(["+step=gelu", "init_hash=0123456789abcdef"])
+    with pytest.raises(Refused, match="one start"):
+        compose(["+step=gelu", "init=a.pt", "after=gelu-s0-1a2b3c4d"])
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A cache of the hub with weights of timm's networks, freshly initialised, and no network."""
+
+    def put(name, **settings):
+        torch.manual_seed(1)
+        model = timm.create_model(name, **settings)
+        config = timm.get_pretrained_cfg(name)
+        place = tmp_path / "hub" / ("models--" + config.hf_hub_id.replace("/", "--"))
+        (place / "snapshots" / "1").mkdir(parents=True)
+        (place / "refs").mkdir()
+        (place / "refs" / "main").write_text("1")
+        save_file(model.state_dict(), place / "snapshots" / "1" / "model.safetensors")
+        return model.eval()
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    return put
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("convnext_atto.d2_in1k", ["+step=separate_downsampling", "scale=atto"]),
+        ("resnet50.a1_in1k", ["+step=resnet", "scale=tiny"]),
+        ("resnet10t.c3_in1k", ["reference=resnet10t"]),
+    ],
+)
+def test_timms_weights_start_the_two_ends_and_references(name, words, hub, tmp_path):
+    model = hub(name)
+    experiment = resolved(compose([*words, "data.image_size=64", "recipe=smoke", f"output={tmp_path}", f"init=timm:{name}"]))
+    task = choose_task(experiment.task, experiment.recipe, 1000)
+    network = task.network(experiment.model, experiment.reference, 64).eval()
+    assert load_given(experiment, [str(i) for i in range(1000)], task, network) == []
+    images = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(network(images), model(images), atol=1e-5, rtol=1e-4)
+
+
+def test_weights_that_cannot_be_fetched_are_refused(hub, tmp_path):
+    with pytest.raises(Refused, match=r"init=timm:convnext_atto\.d2_in1k: timm could not fetch its weights"):
+        started(tmp_path, "timm:convnext_atto.d2_in1k")

@@ -456,6 +456,10 @@ class StudyConfig:
     row: str = ""  # of `rows`, that a single run is of: it names the run's folder; a sweep says it
 
 
+FOUND_OUT = ("init_hash",)
+"""Keys of an `Experiment` that are no settings: the program fills them in."""
+
+
 @dataclass
 class Experiment:
     """One run, completely described."""
@@ -472,6 +476,9 @@ class Experiment:
     engine: EngineConfig = field(default_factory=EngineConfig)
     logger: Logger = Logger.none
     wandb: WandbConfig = field(default_factory=WandbConfig)
+    init: str | None = None  # weights to start from: a run's folder, FILE.safetensors, FILE.pt or timm:NAME; null: from scratch
+    after: str | None = None  # folder of the run whose weights this one starts from; a study's rows say it by its name
+    init_hash: str = ""  # of the weights that `init` names; found out, never said
     seed: int = number(0, least=0, most=2**31 - 1)
     output: str = "experiments"  # runs are written to <output>/<study>/runs
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,12 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     except Exception as error:  # a damaged file makes torch raise what it likes
         raise Refused(f"{file}: its weights cannot be read: {_reason(error)}") from error
     return _tensors(file, content)
+
+
+def as_safetensors(weights: Mapping[str, Tensor]) -> bytes:
+    """A .safetensors file of these tensors: each in memory of its own and in the order of its axes, on whatever device it is."""
+    plain = {name: weight.detach().cpu().clone(memory_format=torch.contiguous_format) for name, weight in weights.items()}
+    return safetensors.torch.save(plain, {"format": "pt"})
 
 
 def _tensors(file: Path, content: Any) -> dict[str, Tensor]:

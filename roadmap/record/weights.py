@@ -1,8 +1,11 @@
-"""A run's weights on disk, as far as they are known without torch: which file, and whether it is whole."""
+"""Weights on disk, as far as they are known without torch: which file, whether it is whole, and a hash of what it holds."""
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
+
+from safetensors import SafetensorError, deserialize
 
 from roadmap.base.errors import Refused
 from roadmap.record.folder import RunFolder
@@ -11,6 +14,7 @@ from roadmap.record.study import seed_and_identity
 
 WEIGHTS = "weights.safetensors"
 EARLIER = "weights.pt"  # what the first runs wrote
+SUFFIXES = (".safetensors", ".pt")
 
 
 def finished_run(folder: Path) -> RunResult:
@@ -44,3 +48,38 @@ def weights_file(folder: Path) -> Path:
     if file is None:
         raise Refused(f"{folder / WEIGHTS}: not there; a run keeps its weights with runtime.keep_weights=true")
     return file
+
+
+def located(init: str) -> Path:
+    """The file of the weights that `init` names: a finished run's, or itself.
+
+    Raises:
+        Refused: where there is none, or one of another kind.
+
+    """
+    place = Path(init).expanduser()
+    if place.is_dir():
+        return weights_file(place)
+    if place.suffix not in SUFFIXES:
+        raise Refused(f"init={init}: must be a run's folder, FILE{', FILE'.join(SUFFIXES)} or timm:NAME; there is no such folder")
+    if not place.is_file():
+        raise Refused(f"init={init}: there is no such file")
+    return place
+
+
+def hash_of(safetensors: bytes, where: str) -> str:
+    """Sixteen hex digits of names, types, shapes and numbers of the tensors in a .safetensors file, in whatever order it has them.
+
+    Raises:
+        Refused: where it is not whole.
+
+    """
+    try:
+        tensors = sorted(deserialize(safetensors))
+    except SafetensorError as error:
+        raise Refused(f"{where}: its weights cannot be read: {error}") from error
+    digest = hashlib.sha256()
+    for name, tensor in tensors:
+        digest.update(f"{name} {tensor['dtype']} {tensor['shape']}\n".encode())
+        digest.update(tensor["data"])
+    return digest.hexdigest()[:16]

@@ -74,11 +74,11 @@ def _behind_layer_scale(study: Study) -> list[str]:
 
 
 def _of_recipes(study: Study) -> list[str]:
-    """In which settings of recipe and data the rows differ from those that they are compared with."""
+    """In which settings of recipe and data, and in which start weights, the rows differ from those that they are compared with."""
     plan = study.plan
     lines = []
     for row in plan.rows:
-        taught = [toggle for toggle in row.toggles if toggle.startswith(("recipe.", "data."))]
+        taught = [toggle for toggle in row.toggles if toggle.startswith(("recipe.", "data.", "start."))]
         if taught and row.variant.parent:
             lines.append(f"{row.variant.label} differs from {plan.row(row.variant.parent).variant.label} in {', '.join(taught)}.")
     if any(paper_name(row.variant.name) == "resnet_original_recipe" for row in plan.rows):

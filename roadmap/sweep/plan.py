@@ -22,6 +22,7 @@ from roadmap.model.check import compose_run, differs
 from roadmap.record.folder import RunFolder
 from roadmap.record.study import PlannedRow, StudyPlan, Variant, seed_and_identity, write_plan
 from roadmap.run.preflight import check_reference, preflight
+from roadmap.run.start import check_start, resolved
 from roadmap.sweep.design import Design, design, set_between
 from roadmap.tasks.metrics import METRICS
 
@@ -141,6 +142,7 @@ def plan(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> SweepPla
     rows, study = _share_runs(points, study)
     for row in rows.values():
         check_reference(row[0].experiment, len(inventory.classes))
+        check_start(row[0].experiment, inventory.classes)
     return SweepPlan(study, rows, first, tuple(_warnings(rows, study, overrides, config_dirs)))
 
 
@@ -179,7 +181,8 @@ def _points(
     fingerprints: dict[tuple[Any, ...], str],
 ) -> tuple[Point, ...]:
     """The runs of one variant; a step that takes other images, or more at once, has them checked."""
-    base = compose_run([*overrides, f"reference={variant.name}" if variant.reference else f"+step={variant.step}"], config_dirs)
+    words = [*overrides, f"reference={variant.name}" if variant.reference else f"+step={variant.step}"]
+    base = resolved(compose_run(words, config_dirs))
     experiment = with_toggles(base, variant.overrides) if variant.overrides else base
     if _images_of(experiment) not in fingerprints:
         fingerprints[_images_of(experiment)] = sources.fingerprint(experiment.data, preflight(experiment))

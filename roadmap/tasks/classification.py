@@ -18,6 +18,7 @@ from roadmap.data.batches import Batch, InputPipeline, LabelledImages
 from roadmap.data.images.inventory import Inventory
 from roadmap.model.build import network_of
 from roadmap.model.cost import Cost, cost_of
+from roadmap.model.start import Fill, classifier_of
 from roadmap.record.result import Metric
 from roadmap.tasks.metrics import METRICS
 from roadmap.tasks.task import Processes
@@ -47,6 +48,10 @@ class Classification:
         """See `Task.network`: (N, 3, H, W) to (N, classes)."""
         recipe = self.recipe
         return network_of(model, reference, self.classes, image_size, recipe.dropout, recipe.initialisation)
+
+    def fill(self, network: nn.Module) -> Fill:
+        """See `Task.fill`: all of it, and its classifier."""
+        return Fill(network, classifier_of(network))
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """Cross-entropy of a micro-batch, mixed where the recipe mixes."""

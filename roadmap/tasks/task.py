@@ -11,6 +11,7 @@ from roadmap.config.schema import DataConfig, ModelConfig
 from roadmap.data.batches import Batch, InputPipeline
 from roadmap.data.images.inventory import Inventory
 from roadmap.model.cost import Cost
+from roadmap.model.start import Fill
 from roadmap.record.result import Metric
 
 
@@ -52,6 +53,9 @@ class Task(Protocol):
 
     def network(self, model: ModelConfig, reference: str | None, image_size: int) -> nn.Module:
         """The network at these coordinates, or timm's `reference`, freshly initialised."""
+
+    def fill(self, network: nn.Module) -> Fill:
+        """What of `network` weights given from elsewhere fill, and its layers for the task's own targets."""
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """The mean loss of a micro-batch, a scalar."""

@@ -9,12 +9,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch.utils._pytree import tree_map_only
 
 from roadmap.base.errors import StorageFault
 from roadmap.base.files import atomic_file, write_atomic
+from roadmap.model.saved import as_safetensors
 
 KEPT = 2
 State = dict[str, Any]
@@ -58,12 +58,7 @@ def write_weights(path: Path, weights: Mapping[str, torch.Tensor]) -> None:
 
     """
     with _on_disk(path), atomic_file(path) as file:
-        file.write(safetensors.torch.save(plain_tensors(weights), {"format": "pt"}))
-
-
-def plain_tensors(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Each in memory of its own and in the order of its axes, as safetensors have them."""
-    return {name: weight.detach().cpu().clone(memory_format=torch.contiguous_format) for name, weight in weights.items()}
+        file.write(as_safetensors(weights))
 
 
 def load_newest(folder: Path, foreign: Callable[[State], str | None] = lambda state: None) -> tuple[State | None, list[str]]:
