@@ -313,6 +313,7 @@ class RecipeConfig:
     lr_power: float = number(1.0, above=0.0, most=10.0)  # of schedule=polynomial
     dropout: float = number(0.0, least=0.0, below=1.0)  # probability before the classifier
     initialisation: Initialisation = Initialisation.paper
+    head_scale: float = number(1.0, above=0.0, most=1.0)  # a fresh classifier's weights are multiplied by it
     auto_augment: str | None = None  # timm's policies, or trivial: torchvision's TrivialAugmentWide; null: off
     color_jitter: float = number(0.0, least=0.0, most=1.0)  # of brightness, contrast and saturation
     interpolation: Interpolation = Interpolation.bicubic
@@ -437,6 +438,7 @@ class RowConfig:
     step: str = MISSING  # everything up to and including it
     set: list[str] = field(default_factory=list)  # toggles on top, model.kernel_size=3
     compare: str | None = None  # the row that it is compared with
+    after: str | None = None  # the row from whose run, of the same seed, it starts
     label: str = ""
     group: str = ""
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -21,7 +22,7 @@ NAMED = 3  # of each kind of difference
 
 @dataclass(frozen=True)
 class Fill:
-    """What given weights fill: a network or a part of it, and the layers that are made anew where theirs are for other targets."""
+    """What given weights fill: a network or a part of it, and its layers that are made anew for other targets than theirs."""
 
     part: nn.Module
     heads: tuple[str, ...] = ()  # names in `part`
@@ -127,7 +128,7 @@ def _shape(weight: Tensor) -> str:
 
 def classifier_of(network: nn.Module) -> tuple[str, ...]:
     """The name of a classifier's last layer, as timm's models and ours tell it; a network may have several, or none."""
-    asked = network.get_classifier() if hasattr(network, "get_classifier") else None
-    layers: Iterable[nn.Module] = asked if isinstance(asked, (tuple, list)) else [asked] if asked is not None else []
+    asked: Any = network.get_classifier() if hasattr(network, "get_classifier") else None  # type: ignore[operator]
+    layers = asked if isinstance(asked, (tuple, list)) else [asked]
     known = {id(layer) for layer in layers}
     return tuple(name for name, module in network.named_modules() if id(module) in known and list(module.parameters()))

@@ -68,7 +68,7 @@ def located(init: str) -> Path:
 
 
 def hash_of(safetensors: bytes, where: str) -> str:
-    """Sixteen hex digits of names, types, shapes and numbers of the tensors in a .safetensors file, in whatever order it has them.
+    """Sixteen hex digits of the tensors in a .safetensors file, in whatever order: names, types, shapes and numbers.
 
     Raises:
         Refused: where it is not whole.

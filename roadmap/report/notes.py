@@ -74,7 +74,7 @@ def _behind_layer_scale(study: Study) -> list[str]:
 
 
 def _of_recipes(study: Study) -> list[str]:
-    """In which settings of recipe and data, and in which start weights, the rows differ from those that they are compared with."""
+    """In which settings of recipe and data, and start weights, the rows differ from those that they are compared with."""
     plan = study.plan
     lines = []
     for row in plan.rows:

@@ -18,9 +18,18 @@ from roadmap.tasks.task import Task
 
 def try_given(experiment: Experiment, classes: Sequence[str]) -> None:
     """Refuse what `load_given` would, in a network that is thrown away."""
+    load_given(experiment, classes, *_network(experiment, classes))
+
+
+def try_follow(experiment: Experiment, before: Experiment, classes: Sequence[str], said: str) -> None:
+    """Refuse a run whose network does not take the weights that a run like `before` will have."""
+    (task, network), (_, theirs) = (_network(run, classes) for run in (experiment, before))
+    load_start(task.fill(network), theirs.state_dict(), said)
+
+
+def _network(experiment: Experiment, classes: Sequence[str]) -> tuple[Task, nn.Module]:
     task = choose_task(experiment.task, experiment.recipe, len(classes))
-    network = task.network(experiment.model, experiment.reference, experiment.data.image_size)
-    load_given(experiment, classes, task, network)
+    return task, task.network(experiment.model, experiment.reference, experiment.data.image_size)
 
 
 def load_given(experiment: Experiment, classes: Sequence[str], task: Task, network: nn.Module) -> list[str]:

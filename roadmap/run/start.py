@@ -31,3 +31,10 @@ def check_start(experiment: Experiment, classes: Sequence[str]) -> None:
         from roadmap.run.given import try_given  # torch
 
         try_given(experiment, classes)
+
+
+def check_follows(experiment: Experiment, before: Experiment, classes: Sequence[str], said: str) -> None:
+    """Refuse a run that is to start from another one, which need not be trained yet, but whose network is another."""
+    from roadmap.run.given import try_follow  # torch
+
+    try_follow(experiment, before, classes, said)

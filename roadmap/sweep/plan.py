@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from roadmap.base.errors import Held, Refused
 from roadmap.config.checks import NAME, check
 from roadmap.config.compose import with_toggles
 from roadmap.config.effects import ineffective_settings
-from roadmap.config.identity import decisive
+from roadmap.config.identity import decisive, start_of
 from roadmap.config.overrides import config_folders, quoted
 from roadmap.config.schema import Experiment, ModelConfig, StudyKind
 from roadmap.config.steps import all_steps, known_steps
@@ -21,9 +21,10 @@ from roadmap.data.images import sources
 from roadmap.model.check import compose_run, differs
 from roadmap.record.folder import RunFolder
 from roadmap.record.study import PlannedRow, StudyPlan, Variant, seed_and_identity, write_plan
+from roadmap.record.weights import weights_file
 from roadmap.run.preflight import check_reference, preflight
-from roadmap.run.start import check_start, resolved
-from roadmap.sweep.design import Design, design, set_between
+from roadmap.run.start import check_follows, check_start, resolved
+from roadmap.sweep.design import Design, design, in_order, set_between
 from roadmap.tasks.metrics import METRICS
 
 
@@ -36,11 +37,18 @@ class Point:
     fingerprint: str
     folder: RunFolder
     command: tuple[str, ...]
+    before: Point | None = None  # the run from whose weights it starts
 
     @property
     def done(self) -> bool:
         """Whether its result is there."""
         return self.folder.result() is not None
+
+    @property
+    def trained(self) -> bool:
+        """Whether it is done and did not diverge."""
+        result = self.folder.result()
+        return result is not None and result.done
 
     def result_elsewhere(self) -> RunFolder | None:
         """The folder of the same run, done in another study under the same `output`."""
@@ -138,11 +146,10 @@ def plan(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> SweepPla
         study = at_equal_cost(study, model_of, len(inventory.classes), first.data.image_size)
     seeds = first.study.seeds
     known = {_images_of(first): fingerprint}
-    points = {variant.name: _points(variant, overrides, config_dirs, seeds, known) for variant in study.variants}
-    rows, study = _share_runs(points, study)
+    rows, study = _rows_of(study, lambda variant, before: _points(variant, overrides, config_dirs, seeds, known, before))
     for row in rows.values():
         check_reference(row[0].experiment, len(inventory.classes))
-        check_start(row[0].experiment, inventory.classes)
+        _check_starts(row, inventory.classes)
     return SweepPlan(study, rows, first, tuple(_warnings(rows, study, overrides, config_dirs)))
 
 
@@ -153,6 +160,9 @@ def _first(overrides: Sequence[str], step: str, config_dirs: Sequence[Path]) -> 
     if any(override.startswith("study.row=") for override in overrides):
         raise Refused("study.row=NAME is a single run's; a study lists its rows in study.rows")
     first = compose_run([*overrides, f"+step={step}"], config_dirs)
+    follows = next((row.name for row in first.study.rows if row.after is not None), None)
+    if follows is not None and first.init is not None:
+        raise Refused(f"init={first.init}: must be null beside after, by which study.rows say what {follows} starts from")
     seeds = first.study.seeds
     if not seeds or len(set(seeds)) < len(seeds):
         raise Refused(f"study.seeds={seeds}: must name at least one, and none twice")
@@ -161,12 +171,37 @@ def _first(overrides: Sequence[str], step: str, config_dirs: Sequence[Path]) -> 
     return first
 
 
-def _share_runs(rows: Mapping[str, tuple[Point, ...]], study: Design) -> tuple[dict[str, tuple[Point, ...]], Design]:
-    """Train a network once, however many variants have it; an effect that would compare it with itself is left out."""
+def _rows_of(
+    study: Design, points_of: Callable[[Variant, tuple[Point, ...]], tuple[Point, ...]]
+) -> tuple[dict[str, tuple[Point, ...]], Design]:
+    """The runs of each variant, those that others start from first.
+
+    A network is trained once, however many variants have it; an effect that would compare it with itself is left out.
+    """
     known: dict[str, Point] = {}
-    shared = {name: tuple(known.setdefault(_which(point), point) for point in points) for name, points in rows.items()}
-    effects = [effect for effect in study.effects if len({shared[name][0].folder.path for name in effect.weights}) > 1]
-    return shared, dataclasses.replace(study, effects=tuple(effects))
+    shared: dict[str, tuple[Point, ...]] = {}
+    for variant in in_order(study.variants):
+        before = shared[variant.after] if variant.after is not None else ()
+        shared[variant.name] = tuple(known.setdefault(_which(point), point) for point in points_of(variant, before))
+    rows = {variant.name: shared[variant.name] for variant in study.variants}
+    effects = [effect for effect in study.effects if len({rows[name][0].folder.path for name in effect.weights}) > 1]
+    return rows, dataclasses.replace(study, effects=tuple(effects))
+
+
+def _check_starts(row: Sequence[Point], classes: Sequence[str]) -> None:
+    """Refuse a row whose start weights are not its network's, or will not be there."""
+    first, before = row[0], row[0].before
+    if before is None:
+        check_start(first.experiment, classes)
+        return
+    if not before.experiment.runtime.keep_weights:
+        raise Refused(
+            f"runtime.keep_weights=false: must be true where a run starts from another one's weights, as {first.name} does"
+        )
+    check_follows(first.experiment, before.experiment, classes, f"{first.name} after {before.name}")
+    for point in row:
+        if point.before is not None and point.before.trained and not point.done:
+            weights_file(point.before.folder.path)
 
 
 def _which(point: Point) -> str:
@@ -179,6 +214,7 @@ def _points(
     config_dirs: Sequence[Path],
     seeds: Sequence[int],
     fingerprints: dict[tuple[Any, ...], str],
+    before: Sequence[Point] = (),
 ) -> tuple[Point, ...]:
     """The runs of one variant; a step that takes other images, or more at once, has them checked."""
     words = [*overrides, f"reference={variant.name}" if variant.reference else f"+step={variant.step}"]
@@ -191,11 +227,28 @@ def _points(
     if experiment.study.rows and variant.name != experiment.step.name and NAME.fullmatch(variant.name):
         experiment = dataclasses.replace(experiment, study=dataclasses.replace(experiment.study, row=variant.name))
         words.append(f"study.row={variant.name}")
-    runs = [dataclasses.replace(experiment, seed=seed) for seed in seeds]
+    starts: Sequence[Point | None] = before or [None] * len(seeds)
+    runs = [_begun(dataclasses.replace(experiment, seed=seed), start) for seed, start in zip(seeds, starts, strict=True)]
     return tuple(
-        Point(f"{variant.name}-s{run.seed}", run, fingerprint, RunFolder.of(run, fingerprint), _command(run, words, config_dirs))
-        for run in runs
+        Point(
+            f"{variant.name}-s{run.seed}",
+            run,
+            fingerprint,
+            RunFolder.of(run, fingerprint),
+            _command(run, words, config_dirs),
+            start,
+        )
+        for run, start in zip(runs, starts, strict=True)
     )
+
+
+def _begun(run: Experiment, before: Point | None) -> Experiment:
+    """The same, started from another run."""
+    if before is None:
+        return run
+    begun = dataclasses.replace(run, after=str(before.folder.path))
+    check(begun)
+    return begun
 
 
 def _images_of(experiment: Experiment) -> tuple[Any, ...]:
@@ -205,10 +258,11 @@ def _images_of(experiment: Experiment) -> tuple[Any, ...]:
 
 
 def _taught_between(one: Experiment, other: Experiment) -> list[str]:
-    """The settings of recipe and data that differ, with their room: recipe.optimizer."""
+    """The settings of recipe and data that differ, with their room: recipe.optimizer; and the start weights."""
     a, b = (decisive(experiment, "") for experiment in (one, other))
     rooms = ("recipe", "data")
-    return [f"{room}.{key}" for room in rooms for key in {**a[room], **b[room]} if a[room].get(key) != b[room].get(key)]
+    differing = [f"{room}.{key}" for room in rooms for key in {**a[room], **b[room]} if a[room].get(key) != b[room].get(key)]
+    return [*differing, *["start.weights"] * (start_of(one) != start_of(other))]
 
 
 def _command(run: Experiment, overrides: Sequence[str], config_dirs: Sequence[Path]) -> tuple[str, ...]:
@@ -217,7 +271,8 @@ def _command(run: Experiment, overrides: Sequence[str], config_dirs: Sequence[Pa
     folders = [word for folder in config_folders(config_dirs) for word in ("--config-dir", str(folder))]
     output = quoted(str(Path(run.output).absolute()))
     trained = f"+step={run.step.name}" if run.reference is None else f"reference={run.reference}"
-    return (*folders, *own, trained, f"seed={run.seed}", f"output={output}")
+    after = [f"after={quoted(run.after)}"] if run.after is not None else []
+    return (*folders, *own, trained, *after, f"seed={run.seed}", f"output={output}")
 
 
 def _warnings(

@@ -47,7 +47,13 @@ class Classification:
     def network(self, model: ModelConfig, reference: str | None, image_size: int) -> nn.Module:
         """See `Task.network`: (N, 3, H, W) to (N, classes)."""
         recipe = self.recipe
-        return network_of(model, reference, self.classes, image_size, recipe.dropout, recipe.initialisation)
+        network = network_of(model, reference, self.classes, image_size, recipe.dropout, recipe.initialisation)
+        if recipe.head_scale != 1:
+            with torch.no_grad():
+                for name in classifier_of(network):
+                    for weight in network.get_submodule(name).parameters():
+                        weight.mul_(recipe.head_scale)
+        return network
 
     def fill(self, network: nn.Module) -> Fill:
         """See `Task.fill`: all of it, and its classifier."""
