@@ -443,8 +443,9 @@ def test_a_sweep_trains_a_row_from_another_rows_weights(transfer, tmp_path):
 # Fine-tuning.
 
 TABLE_6 = {
-    "optimizer": "adamw", "lr": 5e-5, "weight_decay": 1e-8, "betas": [0.9, 0.999], "batch_size": 512, "lr_batch": 512, "epochs": 30,
-    "schedule": "cosine", "layer_decay": 0.7, "warmup_epochs": 0, "randaugment": "rand-m9-mstd0.5-inc1", "mixup": 0, "cutmix": 0,
+    "optimizer": "adamw", "lr": 5e-5, "lr_batch": 512, "batch_size": 512, "weight_decay": 1e-8, "betas": [0.9, 0.999],
+    "epochs": 30, "schedule": "cosine", "layer_decay": 0.7, "warmup_epochs": 0, "mixup": 0, "cutmix": 0,
+    "randaugment": "rand-m9-mstd0.5-inc1",
     "random_erasing": 0.25, "label_smoothing": 0.1, "head_scale": 0.001, "clip_grad": None, "ema": None,
 }  # fmt: skip
 """Appendix A.2, ConvNeXt-B and -L from 224 to 384 pixels, row by row; the layer decay is of three blocks."""

@@ -5,10 +5,10 @@ timm is imported when something is trained: its import takes seconds, and a stud
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from roadmap.model.build import network_of
 from roadmap.model.cost import Cost, cost_of
 from roadmap.model.start import Fill, classifier_of
 from roadmap.record.result import Metric
+from roadmap.tasks.confusion import Confusion
 from roadmap.tasks.metrics import METRICS
 from roadmap.tasks.task import Processes
 
@@ -69,6 +70,18 @@ class Classification:
     def scorer(self, device: torch.device) -> Accuracy:
         """See `Task.scorer`."""
         return Accuracy(device)
+
+    def breakdown(self, classes: Sequence[str], device: torch.device) -> Confusion:
+        """See `Task.breakdown`."""
+        return Confusion(classes, device)
+
+    def answers(self, outputs: Tensor, classes: Sequence[str], most: int) -> list[list[dict[str, Any]]]:
+        """See `Task.answers`: classes with their probabilities, of logits (B, classes)."""
+        ranked = outputs.float().softmax(-1).topk(min(most, outputs.shape[-1]))
+        return [
+            [{"class": classes[index], "probability": value} for value, index in zip(*pair, strict=True)]
+            for pair in zip(ranked.values.tolist(), ranked.indices.tolist(), strict=True)
+        ]
 
     def cost(self, model: ModelConfig, reference: str | None, image_size: int) -> Cost:
         """See `Task.cost`."""
