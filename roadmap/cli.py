@@ -1,4 +1,4 @@
-"""`roadmap run|sweep|report|serve|cost|bench|pack|replay|dashboard`: one command for `python -m roadmap.run` and the rest."""
+"""`roadmap run|sweep|report|...`: one command for `python -m roadmap.run` and the rest, each in `COMMANDS`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ COMMANDS = {
     "serve": ("roadmap.serve", "show a study in the browser while it runs: roadmap serve experiments/digits"),
     "cost": ("roadmap.cost", "parameters and multiply-adds of every step; nothing is trained"),
     "bench": ("roadmap.bench.__main__", "speed and memory of every step, beside timm's own loop"),
+    "score": ("roadmap.score", "a trained network's scores: roadmap score RUN data=folder data.path=photos"),
+    "predict": ("roadmap.predict", "what a trained network says of pictures: roadmap predict RUN IMAGE..."),
+    "export": ("roadmap.export", "a trained network as timm keeps one, or as ONNX: roadmap export RUN --onnx"),
     "pack": ("roadmap.pack", "store a data set of images as a few large files, smaller pictures on request"),
     "replay": ("roadmap.replay", "upload finished runs to W&B: roadmap replay experiments/digits"),
     "dashboard": ("roadmap.dashboard", "build a study's W&B view and report: roadmap dashboard experiments/digits"),

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import QUICK
+from safetensors.torch import load_file
 
 import roadmap
 from roadmap.base.errors import Refused
@@ -40,7 +41,7 @@ def run(tmp_path, *overrides, processes=1):
 
 def record(tmp_path):
     file = next(tmp_path.rglob("result.json"))
-    return json.loads(file.read_text()), torch.load(file.parent / "weights.pt"), file.parent
+    return json.loads(file.read_text()), load_file(file.parent / "weights.safetensors"), file.parent
 
 
 def test_two_processes_train_the_weights_of_one_that_accumulates(tmp_path):

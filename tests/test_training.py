@@ -294,8 +294,8 @@ def test_an_evaluation_that_is_not_finite_is_no_score(tmp_path):
 def test_weights_that_find_no_room_do_not_cost_the_result(tmp_path, monkeypatch):
     experiment = composed(tmp_path)
     folder = RunFolder.of(experiment, "0" * 16)
-    (folder.path / "weights.pt" / "in the way").mkdir(parents=True)
-    with pytest.raises(StorageFault, match=r"weights\.pt"):
+    (folder.path / "weights.safetensors" / "in the way").mkdir(parents=True)
+    with pytest.raises(StorageFault, match=r"weights\.safetensors"):
         executed(experiment)
     assert folder.result().done
 
@@ -355,7 +355,7 @@ def test_a_run_leaves_its_whole_record(tmp_path):
         "log.txt",
         "result.json",
         "updates.csv",
-        "weights.pt",
+        "weights.safetensors",
     }
     assert folder.path.parent == tmp_path / "single" / "runs"
     written = json.loads((folder.path / "result.json").read_text())

@@ -25,6 +25,8 @@ from roadmap.config.schema import (
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 TIMM_NAME = re.compile(r"[A-Za-z0-9_]{1,100}")  # of an architecture, without the tag of its weights
+RUN_NAME = re.compile(r".*-s\d+-[0-9a-f]{8}")  # of a run's folder
+PRETRAINED = re.compile(r"timm:[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?")  # with or without the tag of its weights
 CLUSTER_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,:@/&|()*-]{0,199}")
 AUTO_AUGMENT = re.compile(
     rf"{TRIVIAL}|(original|originalr|v0|v0r|3a)(-mstd\d+(\.\d+)?)?|augmix(-(m([0-9]|10)|w\d|d\d|b[01]|mstd\d+(\.\d+)?))*"
@@ -53,6 +55,7 @@ def check(experiment: Experiment) -> None:
         for name in names:
             fits = name is None or bool(TIMM_NAME.fullmatch(name))
             _require(fits, key, repr(name), "the name of a model of timm's, of letters, digits and _")
+    _check_start(experiment.init, experiment.after)
     study = experiment.study
     _require(study.orders % 2 == 0, "study.orders", study.orders, "an even number: each order comes with its reverse")
     engine = experiment.engine
@@ -61,6 +64,15 @@ def check(experiment: Experiment) -> None:
         allowed = f"null, or what {engine.name} calls it: letters, digits and _ . , : @ / & | ( ) * -"
         _require(word is None or bool(CLUSTER_WORD.fullmatch(word)), f"engine.{key}", repr(word), allowed)
     _require(bool(experiment.output.strip()), "output", repr(experiment.output), "a folder")
+
+
+def _check_start(init: str | None, after: str | None) -> None:
+    _require(init is None or after is None, "init", init, f"null beside after={after}: a run has one start")
+    forms = "null, a run's folder, FILE.safetensors, FILE.pt, or timm:NAME, for example timm:convnext_tiny.fb_in1k"
+    foreign = init is not None and (not init.strip() or (init.startswith("timm:") and not PRETRAINED.fullmatch(init)))
+    _require(not foreign, "init", repr(init), forms)
+    named = after is None or bool(RUN_NAME.fullmatch(after.rstrip("/").split("/")[-1]))
+    _require(named, "after", repr(after), "null, or a run's folder, whose name ends in its identity: gelu-s0-1a2b3c4d")
 
 
 def _check_model(model: ModelConfig) -> None:

@@ -16,7 +16,7 @@ _roadmap() {
 }
 complete -o default -F _roadmap roadmap
 """
-COMPOSED = ("run", "sweep")  # the commands that take overrides
+COMPOSED = ("run", "sweep", "score")  # the commands that take overrides
 
 
 def complete(line: str, commands: Sequence[str]) -> list[str]:

@@ -47,8 +47,8 @@ def differences(one: Any, other: Any, key: str = "") -> list[str]:
 def decisive(experiment: Experiment, fingerprint: str) -> dict[str, Any]:
     """Everything that changes a run's result, and nothing else.
 
-    Model, data (its fingerprint, not its path nor the faults in it that are accepted), recipe, seed and any task but
-    classification count; the step's name, output folder, logger, device and number of workers do not.
+    Model, data (its fingerprint, not its path nor the faults in it that are accepted), recipe, seed, given start weights and
+    any task but classification count; the step's name, output folder, logger, device and number of workers do not.
     """
     model = described(experiment)["model"]
     if experiment.reference is None and model["width"].is_integer():
@@ -65,7 +65,20 @@ def decisive(experiment: Experiment, fingerprint: str) -> dict[str, Any]:
     }
     if experiment.task.name != TaskName.classification:  # the runs from before there were others keep their identity
         decides["task"] = plain(experiment.task)
+    start = start_of(experiment)
+    if start:
+        decides["start"] = start
     return decides
+
+
+def start_of(experiment: Experiment) -> dict[str, str]:
+    """What a run's weights start from: a hash of given ones, or another run's identity; empty from scratch.
+
+    Nothing of the path counts: the same weights in another file are the same start.
+    """
+    if experiment.after is not None:
+        return {"run": experiment.after.rstrip("/").rsplit("-", 1)[-1]}
+    return {"weights": experiment.init_hash} if experiment.init is not None else {}
 
 
 def _decisive_recipe(recipe: RecipeConfig) -> dict[str, Any]:
@@ -79,4 +92,5 @@ def _default(entry: dataclasses.Field[Any]) -> Any:
 
 def identity(experiment: Experiment, fingerprint: str) -> str:
     """Eight hex digits of what is decisive: runs of equal identity are the same run."""
+    assert experiment.init is None or experiment.init_hash, "the weights that it starts from are not looked at yet"
     return hashlib.sha256(json.dumps(decisive(experiment, fingerprint), sort_keys=True).encode()).hexdigest()[:8]

@@ -19,7 +19,7 @@ from hydra.errors import HydraException
 
 from roadmap.base.errors import Refused, nearest
 from roadmap.base.paths import CONF
-from roadmap.config.schema import Experiment
+from roadmap.config.schema import FOUND_OUT, Experiment
 from roadmap.config.steps import all_steps
 
 RESOLVER = re.compile(r"\$\{\s*[^}]*:")
@@ -114,7 +114,7 @@ def keys(cls: type = Experiment, prefix: str = "") -> tuple[str, ...]:
     for name, kind in get_type_hints(cls).items():
         nested = keys(kind, f"{prefix}{name}.") if isinstance(kind, type) and dataclasses.is_dataclass(kind) else ()
         names += [f"{prefix}{name}", *nested]
-    return tuple(names)
+    return tuple(name for name in names if name not in FOUND_OUT)
 
 
 def nearest_key(key: str) -> str:

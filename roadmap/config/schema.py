@@ -314,6 +314,7 @@ class RecipeConfig:
     lr_power: float = number(1.0, above=0.0, most=10.0)  # of schedule=polynomial
     dropout: float = number(0.0, least=0.0, below=1.0)  # probability before the classifier
     initialisation: Initialisation = Initialisation.paper
+    head_scale: float = number(1.0, above=0.0, most=1.0)  # a fresh classifier's weights are multiplied by it
     auto_augment: str | None = None  # timm's policies, or trivial: torchvision's TrivialAugmentWide; null: off
     color_jitter: float = number(0.0, least=0.0, most=1.0)  # of brightness, contrast and saturation
     interpolation: Interpolation = Interpolation.bicubic
@@ -443,6 +444,7 @@ class RowConfig:
     step: str = MISSING  # everything up to and including it
     set: list[str] = field(default_factory=list)  # on top: model.kernel_size=3, recipe.label_smoothing=0, data.hflip=0
     compare: str | None = None  # the row that it is compared with
+    after: str | None = None  # the row from whose run, of the same seed, it starts
     label: str = ""
     group: str = ""
 
@@ -464,6 +466,10 @@ class StudyConfig:
     row: str = ""  # of `rows`, that a single run is of: it names the run's folder; a sweep says it
 
 
+FOUND_OUT = ("init_hash",)
+"""Keys of an `Experiment` that are no settings: the program fills them in."""
+
+
 @dataclass
 class Experiment:
     """One run, completely described."""
@@ -480,6 +486,9 @@ class Experiment:
     engine: EngineConfig = field(default_factory=EngineConfig)
     logger: Logger = Logger.none
     wandb: WandbConfig = field(default_factory=WandbConfig)
+    init: str | None = None  # weights to start from: a run's folder, FILE.safetensors, FILE.pt or timm:NAME; null: from scratch
+    after: str | None = None  # folder of the run whose weights this one starts from; a study's rows say it by its name
+    init_hash: str = ""  # of the weights that `init` names; found out, never said
     seed: int = number(0, least=0, most=2**31 - 1)
     output: str = "experiments"  # runs are written to <output>/<study>/runs
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, get_args, get_type_hints
 from omegaconf import MISSING
 
 from roadmap.config.overrides import group_options
-from roadmap.config.schema import Experiment
+from roadmap.config.schema import FOUND_OUT, Experiment
 
 RANGE = {"above": "above {}", "least": "at least {}", "below": "below {}", "most": "at most {}"}
 COMMENT = re.compile(r"^    (\w+)(?::| =)[^#\n]*#\s*(.*)$", re.MULTILINE)
@@ -40,7 +40,7 @@ def settings(prefix: str, kind: Any) -> Iterator[Setting]:
     """The settings of one part."""
     hints, comments = get_type_hints(kind), _comments(kind)
     for field in dataclasses.fields(kind):
-        if not dataclasses.is_dataclass(hints[field.name]):
+        if not dataclasses.is_dataclass(hints[field.name]) and f"{prefix}{field.name}" not in FOUND_OUT:
             values = _values(hints[field.name], field)
             yield Setting(f"{prefix}{field.name}", values, _default(field), comments.get(field.name, ""))
 

@@ -10,7 +10,7 @@ from typing import Any
 from roadmap.base.errors import Refused
 from roadmap.config.compose import compose, compose_unchecked
 from roadmap.config.effects import idle_in_recipe
-from roadmap.config.identity import decisive
+from roadmap.config.identity import decisive, start_of
 from roadmap.config.schema import Experiment, StepConfig
 from roadmap.model.layout import layout
 
@@ -41,8 +41,9 @@ def _check_step_acts(step: StepConfig, overrides: Sequence[str], config_dirs: Se
 
 
 def differs(one: Experiment, other: Experiment) -> bool:
-    """Whether network, recipe or data differ; in a recipe what has no effect beside the rest does not count."""
-    return layout(one.model) != layout(other.model) or _taught(one) != _taught(other)
+    """Whether network, recipe, data or start weights differ; in a recipe what has no effect beside the rest does not count."""
+    starts = start_of(one), start_of(other)
+    return layout(one.model) != layout(other.model) or _taught(one) != _taught(other) or starts[0] != starts[1]
 
 
 def _taught(experiment: Experiment) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from roadmap.base.errors import Refused
+from roadmap.base.errors import Refused, nearest
 
 KINDS = {"aten.convolution": "conv", "aten.addmm": "linear", "aten.mm": "linear"}
 """Of the operators that torch counts; what is left are products of activations with each other."""
@@ -24,13 +24,7 @@ def build_reference(name: str, num_classes: int, image_size: int, drop_path: flo
         Refused: where there is no such model, or timm cannot build it like this.
 
     """
-    if not timm.is_model(name):
-        models = timm.list_models()
-        close = get_close_matches(name, models, n=5, cutoff=0.4) or models[:5]
-        raise Refused(
-            f"reference={name}: timm {timm.__version__} has no such model; it has {', '.join(close)} and "
-            f"{len(models) - len(close)} others, timm.list_models()"
-        )
+    check_known(name, f"reference={name}")
     settings: dict[str, Any] = {"drop_path_rate": drop_path}  # also where it is 0: timm's own default may be another
     if dropout:
         settings["drop_rate"] = dropout
@@ -46,6 +40,40 @@ def build_reference(name: str, num_classes: int, image_size: int, drop_path: flo
                 return timm.create_model(name, num_classes=num_classes, **settings)
         listed = ", ".join(f"{key}={value}" for key, value in settings.items()) or "its own settings"
         raise Refused(f"reference={name}: timm does not build it with {listed}: {error}") from error
+
+
+def check_known(name: str, said: str) -> None:
+    """Refuse what is no model of timm's; `said` is how it was named."""
+    if not timm.is_model(name):
+        models = timm.list_models()
+        close = get_close_matches(name, models, n=5, cutoff=0.4) or models[:5]
+        raise Refused(
+            f"{said}: timm {timm.__version__} has no such model; it has {', '.join(close)} and "
+            f"{len(models) - len(close)} others, timm.list_models()"
+        )
+
+
+def pretrained(name: str, image_size: int, said: str) -> nn.Module:
+    """Timm's model with its published weights, as timm fetches and keeps them; `said` is how it was named.
+
+    Raises:
+        Refused: where timm has no such model or no such weights, or cannot fetch them.
+
+    """
+    architecture = name.split(".")[0]
+    check_known(architecture, said)
+    tagged = timm.list_models(f"{architecture}.*", pretrained=True) or [architecture] * timm.is_model_pretrained(architecture)
+    if name != architecture and name not in tagged:
+        raise Refused(f"{said}: timm {timm.__version__} has no weights of that name; {nearest(name, tagged)}")
+    if not tagged:
+        raise Refused(f"{said}: timm {timm.__version__} has no weights of it")
+    known = timm.get_pretrained_cfg(name)
+    size = {"img_size": image_size} if known is not None and known.fixed_input_size else {}
+    try:
+        return timm.create_model(name, pretrained=True, **size)
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise Refused(f"{said}: timm could not fetch its weights: {reason}") from error
 
 
 def count_reference(name: str, num_classes: int, image_size: int, drop_path: float) -> tuple[int, dict[str, int], int]:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import timm
-import torch
 from omegaconf import OmegaConf
 from torch import nn
 
@@ -14,8 +13,9 @@ from roadmap.base.errors import Refused
 from roadmap.config.schema import ModelConfig
 from roadmap.model.build import network_of
 from roadmap.model.registry import PRETRAINED_CFG, timm_name
-from roadmap.record.folder import RunFolder
+from roadmap.model.saved import read_weights
 from roadmap.record.result import RunResult
+from roadmap.record.weights import finished_run, weights_file
 
 
 def load_trained(folder: Path | str) -> nn.Module:
@@ -28,16 +28,11 @@ def load_trained(folder: Path | str) -> nn.Module:
         Refused: where the folder holds no finished run, or not its weights.
 
     """
-    run, weights = RunFolder(Path(folder)), Path(folder) / "weights.pt"
-    result = run.result()
-    if result is None or not result.done:
-        raise Refused(f"{folder}: no finished run; it is a folder like experiments/single/runs/gelu-s0-1a2b3c4d")
+    result, weights = finished_run(Path(folder)), weights_file(Path(folder))
     network = _network(result).eval()
     try:
-        network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-    except FileNotFoundError:
-        raise Refused(f"{weights}: not there; a run keeps its weights with runtime.keep_weights=true") from None
-    except Exception as error:  # a damaged file makes torch raise what it likes
+        network.load_state_dict(read_weights(weights))
+    except RuntimeError as error:
         raise Refused(f"{weights}: not the weights of this run: {str(error).splitlines()[0]}") from error
     network.pretrained_cfg = network.default_cfg = _pretrained_cfg(result)  # type: ignore[assignment]
     return network

@@ -42,6 +42,9 @@ CONVNEXT = {
     r"head\.fc": "head.fc",
 }
 
+SIGNS = {"conv1.weight": RESNET, "stem.0.weight": CONVNEXT}
+"""A weight by which timm's names are told from ours, at each end."""
+
 
 def timm_twin(step: str, scale: str) -> str | None:
     """The timm model that this step at this scale equals, if there is one."""
@@ -70,6 +73,25 @@ def to_timm(network: Network, model: nn.Module) -> None:
     ours, theirs = network.state_dict(), model.state_dict()
     names = _paired(ours, theirs)
     model.load_state_dict({name: _shaped(ours[key], theirs[name]) for key, name in names})
+
+
+def like_ours(weights: Mapping[str, Tensor], needed: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Weights under our names, and what is left: timm's names are translated at either end, other names are taken as they are.
+
+    A linear layer of timm's that is a 1x1 convolution here gets two axes more; nothing else is given another shape.
+    """
+    table = next((names for sign, names in SIGNS.items() if sign in weights), None)
+    if table is None:
+        return dict(weights), {}
+    theirs = {name: _timm_name(name, table) for name in needed}
+    found = {name: _with_axes(weights[their], needed[name]) for name, their in theirs.items() if their in weights}
+    left = {name: weight for name, weight in weights.items() if name not in theirs.values()}
+    return found, {re.sub(r"^fc\.", "head.fc.", name): weight for name, weight in left.items()}
+
+
+def _with_axes(weight: Tensor, like: Tensor) -> Tensor:
+    same = weight.numel() == like.numel() and weight.shape[:2] == like.shape[:2]
+    return weight.reshape(like.shape) if same and {weight.ndim, like.ndim} == {2, 4} else weight
 
 
 def _shaped(weight: Tensor, like: Tensor) -> Tensor:

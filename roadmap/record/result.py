@@ -13,10 +13,10 @@ from roadmap.base.errors import Refused
 from roadmap.config.schema import LOADER_ONLY, StepConfig
 from roadmap.record.formats import FORMAT, Content, current, upgraded_result
 
-_LATER = ("cpu", "instructions", "score_by_batch")  # fields that the first records have not
+_LATER = ("cpu", "instructions", "score_by_batch", "class_names", "init")  # fields that the first records have not
 
 # What must be equal in results that are compared; the model is what a study varies.
-SHARED = ("metric", "scale", "data", "recipe", "precision", "pipeline")
+SHARED = ("metric", "scale", "data", "recipe", "start", "precision", "pipeline")
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,8 @@ class RunResult:
     model: Content = field(default_factory=dict)  # these three: what the run's identity depends on
     data: Content = field(default_factory=dict)
     recipe: Content = field(default_factory=dict)
+    init: dict[str, str] | None = None  # what its weights started from: {"weights": a hash of them} or {"run": a run's name}
+    class_names: list[str] | None = None  # in the order of the network's outputs
     versions: dict[str, str | None] = field(default_factory=dict)
     git: Content = field(default_factory=dict)
     trained_in: str | None = None  # the study whose result this is a copy of
@@ -96,6 +98,12 @@ class RunResult:
         return hashlib.sha256(json.dumps(dump_result(self), sort_keys=True).encode()).hexdigest()[:16]
 
     @property
+    def start(self) -> Content:
+        """What it started from, the same for all seeds of a row: a hash of given weights, or the row of another run."""
+        begun = self.init or {}
+        return {"weights": begun["run"].rsplit("-s", 1)[0]} if "run" in begun else dict(begun)
+
+    @property
     def of_timm_alone(self) -> bool:
         """Whether the recipe makes pictures that only timm's transforms make, which leaves the run no choice of a pipeline."""
         return not LOADER_ONLY.keys().isdisjoint(self.recipe)
@@ -103,7 +111,7 @@ class RunResult:
     def unshared(self, other: RunResult, declared: Collection[str] = ()) -> Iterator[tuple[str, Any, Any]]:
         """What the two should share and do not, with both values: anything but the network, the seed, and what is `declared`.
 
-        Declared are settings of recipe or data, `recipe.optimizer`.
+        Declared are settings of recipe or data, `recipe.optimizer`, or `start.weights`.
         """
         free = {key for key in ("precision", "pipeline") if {f"recipe.{key}", f"data.{key}"} & {*declared}}
         free |= {"pipeline"} if self.of_timm_alone or other.of_timm_alone else set()
@@ -122,7 +130,7 @@ def _without(declared: Collection[str], room: str, value: Any) -> Any:
 
 
 def dump_result(result: RunResult) -> Content:
-    """A result as JSON holds it; one that does not know its CPU reads as it was written."""
+    """A result as JSON holds it; one that knows less than today's, its CPU or its classes, reads as it was written."""
     about = {key: value for key, value in asdict(result).items() if key not in _LATER or value is not None}
     about["step"] = {key: value for key, value in about["step"].items() if key != "roadmap" or value}
     return {"format": FORMAT, **about}

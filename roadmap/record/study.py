@@ -33,6 +33,7 @@ class Variant:
     group: str = ""
     adopted: bool = True  # False: a side branch, or a row beside the question
     overrides: tuple[str, ...] = ()
+    after: str | None = None  # the variant from whose runs its own start, seed by seed
     reference: bool = False  # a timm model beside the study's networks: in no effect, and no part of their noise
 
     @property
@@ -170,7 +171,7 @@ def find_plan(folder: Path) -> StudyPlan | None:
 def dump_plan(plan: StudyPlan) -> Content:
     """A plan as JSON holds it."""
     about = {entry.name: getattr(plan, entry.name) for entry in dataclasses.fields(plan)}
-    rows = [{**asdict(row.variant), "toggles": row.toggles, "runs": row.runs} for row in plan.rows]
+    rows = [{**_dump_variant(row.variant), "toggles": row.toggles, "runs": row.runs} for row in plan.rows]
     effects = [asdict(effect) for effect in plan.effects]
     published = {"published": asdict(table)} if (table := about.pop("published")) else {}
     return {
@@ -182,6 +183,10 @@ def dump_plan(plan: StudyPlan) -> Content:
         "metric": asdict(plan.metric),
         **published,
     }
+
+
+def _dump_variant(variant: Variant) -> Content:
+    return {key: value for key, value in asdict(variant).items() if key != "after" or value is not None}
 
 
 def load_plan(content: Any, file: Path) -> StudyPlan:

@@ -76,11 +76,11 @@ def _behind_layer_scale(study: Study) -> list[str]:
 
 
 def _of_recipes(study: Study) -> list[str]:
-    """In which settings of recipe and data the rows differ from those that they are compared with, and how."""
+    """In which settings of recipe and data, and start weights, the rows differ from those that they are compared with, and how."""
     plan = study.plan
     lines = []
     for row in plan.rows:
-        taught = [toggle for toggle in row.toggles if toggle.startswith(("recipe.", "data."))]
+        taught = [toggle for toggle in row.toggles if toggle.startswith(("recipe.", "data.", "start."))]
         other = plan.row(row.variant.parent) if row.variant.parent else plan.rows[0]
         if taught and other != row:
             runs = [next(iter(study.of(each.variant.name)), None) for each in (row, other)]

@@ -31,8 +31,13 @@ def recipe_words(study: Study) -> str:
 
 
 def setting_of(result: RunResult, key: str) -> Any:
-    """A setting of recipe or data, `recipe.lr`, that a run was made with: a record lacks those that stand at their default."""
+    """A setting of recipe or data, `recipe.lr`, that a run was made with: a record lacks those that stand at their default.
+
+    `start.weights` is what it started from; None: from scratch.
+    """
     room, name = key.split(".")
+    if room == "start":
+        return result.start.get(name)
     entry = next(entry for entry in fields(ROOMS[room]) if entry.name == name)
     unsaid = entry.default if entry.default_factory is MISSING else entry.default_factory()
     return getattr(result, room).get(name, plain(unsaid))

@@ -17,7 +17,7 @@ from roadmap.record.result import RunResult, dump_result, load_result
 from roadmap.record.study import FILE, StudyPlan, read_plan
 from roadmap.report.unplanned import plan_of
 
-ROOMS = ("model", "recipe", "data")  # of a result, in which rows may differ where the study says so
+ROOMS = ("model", "recipe", "data", "start")  # of a result, in which rows may differ where the study says so
 History = list[list[float | None]]  # of each epoch: training loss, validation loss, score
 
 

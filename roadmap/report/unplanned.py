@@ -153,7 +153,8 @@ def _settings(result: RunResult) -> Settings:
     data = {key: value for key, value in result.data.items() if key not in COUNTS}
     groups = {"model": result.model, "data": data, "recipe": result.recipe}
     flat = {f"{group}.{key}": value for group, values in groups.items() for key, value in values.items()}
-    return flat | {key: getattr(result, key) for key in BESIDE}
+    start = {f"start.{key}": value for key, value in result.start.items()}
+    return flat | start | {key: getattr(result, key) for key in BESIDE}
 
 
 def _of_model(settings: Iterable[Settings]) -> set[str]:

@@ -34,6 +34,7 @@ from roadmap.record.alarms import alarms
 from roadmap.record.folder import RunFolder, runs_folder
 from roadmap.record.result import RunResult
 from roadmap.run.preflight import check_jobs
+from roadmap.run.start import resolved
 from roadmap.train.progress import CONSOLE
 
 log = logging.getLogger("roadmap")
@@ -99,6 +100,7 @@ def start(experiment: Experiment) -> RunResult:
     """Run one experiment in this process."""
     inventory = sources.checked_images(experiment.data, experiment.recipe.batch_size)
     fingerprint = sources.fingerprint(experiment.data, inventory)
+    experiment = resolved(experiment)
     folder = RunFolder.of(experiment, fingerprint)
     done = folder.result()
     if done is not None:

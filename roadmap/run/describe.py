@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
 from roadmap.base.errors import StorageFault
-from roadmap.config.identity import decisive
+from roadmap.config.identity import decisive, start_of
 from roadmap.config.schema import Experiment
 from roadmap.data.images.inventory import Inventory
 from roadmap.record.provenance import provenance
@@ -43,8 +44,14 @@ def describe(trainer: Trainer, experiment: Experiment, inventory: Inventory, fin
         model=settings["model"],
         data={**settings["data"], **counts},
         recipe=settings["recipe"],
+        init=_start(experiment),
+        class_names=list(inventory.classes),
         **provenance(),
     )
+
+
+def _start(experiment: Experiment) -> dict[str, str] | None:
+    return {"run": Path(experiment.after).name} if experiment.after is not None else start_of(experiment) or None
 
 
 def outcome(trainer: Trainer, described: RunResult) -> RunResult:

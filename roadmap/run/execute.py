@@ -17,6 +17,7 @@ from roadmap.data.images.inventory import Inventory
 from roadmap.record.alarms import alarms, at_chance
 from roadmap.record.folder import RunFolder
 from roadmap.record.result import RunResult
+from roadmap.record.weights import WEIGHTS
 from roadmap.run.describe import describe, outcome
 from roadmap.run.prepare import prepare
 from roadmap.tracking.tracker import Tracker, tracking
@@ -130,7 +131,7 @@ def _keep(trainer: Trainer, runtime: RuntimeConfig) -> StorageFault | None:
     folder.check_claim()
     try:
         if runtime.keep_weights:
-            checkpoint.write(folder.path / "weights.pt", state.scored.state_dict())
+            checkpoint.write_weights(folder.path / WEIGHTS, state.scored.state_dict())
         if runtime.keep_state:
             checkpoint.write(folder.path / "state.pt", state.dump())
     except StorageFault as fault:

@@ -20,6 +20,7 @@ from roadmap.data.images import sources
 from roadmap.data.images.inventory import Inventory
 from roadmap.model.check import compose_run
 from roadmap.record.folder import runs_folder
+from roadmap.run.start import check_start, resolved
 
 if TYPE_CHECKING:
     from roadmap.model.cost import Cost
@@ -39,7 +40,7 @@ def check_jobs(overrides: list[str], folders: Sequence[Path], multirun: bool) ->
     for job in jobs:
         experiment = compose_run(job, folders)
         check_processes(experiment, processes.world_size())
-        preflight(experiment)
+        check_start(resolved(experiment), preflight(experiment).classes)
         idle = [f"{key} has no effect here: {why}" for key, why in SINGLE.items() if any(o.startswith(key) for o in job)]
         for warning in ineffective_settings(experiment, job, folders) + idle:
             print(f"roadmap: warning: {warning}", file=sys.stderr)

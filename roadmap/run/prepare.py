@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 
 import torch
@@ -13,6 +14,7 @@ from roadmap.config.schema import Experiment, RecipeConfig
 from roadmap.data.images.inventory import Inventory
 from roadmap.record.folder import RunFolder
 from roadmap.record.updates import UpdateLog
+from roadmap.run.given import load_given
 from roadmap.tasks.choose import choose_task
 from roadmap.train import memory
 from roadmap.train import recipe as parts
@@ -23,6 +25,7 @@ from roadmap.train.ranks import Ranks
 from roadmap.train.state import State
 from roadmap.train.update import Update
 
+log = logging.getLogger("roadmap")
 BUILDING = 2**31  # seeds the initial weights, where an epoch's number seeds its updates
 
 
@@ -45,7 +48,10 @@ def prepare(experiment: Experiment, inventory: Inventory, folder: RunFolder, ran
     task = choose_task(experiment.task, recipe, len(inventory.classes), memory_format)
     kind = experiment.model, experiment.reference, data.image_size
     ranks.seed(seed, BUILDING)
-    network = _on_device(task.network(*kind), recipe, ranks, memory_format)
+    network = task.network(*kind)
+    for anew in load_given(experiment, inventory.classes, task, network):
+        log.info("%s", anew)
+    network = _on_device(network, recipe, ranks, memory_format)
     average = parts.average(recipe, network)
     compiled = pick_compile(runtime.compile, recipe, inventory.train.size, partial(task.cost, *kind), ranks.device)
     compiled = compile_network(network, compiled)

@@ -316,7 +316,38 @@ def _rows(rows: Sequence[RowConfig], steps: Mapping[str, Step]) -> list[Variant]
             )
     if len(set(names)) < len(names):
         raise Refused(f"study.rows: names={names}: each must be there once")
-    return [Variant(row.name, row.label or row.name, row.step, row.compare, row.group, True, tuple(row.set)) for row in rows]
+    _check_starts({row.name: row.after for row in rows})
+    return [
+        Variant(row.name, row.label or row.name, row.step, row.compare, row.group, True, tuple(row.set), row.after)
+        for row in rows
+    ]
+
+
+def _check_starts(after: Mapping[str, str | None]) -> None:
+    """Refuse rows that start from a row that there is not, or in a circle from themselves."""
+    for name, before in after.items():
+        if before is not None and before not in after:
+            raise Refused(f"study.rows: {name}: there is no row {before!r} to start after; {nearest(before, list(after))}")
+        passed = [name]
+        while before is not None:
+            if before in passed:
+                raise Refused(f"study.rows: {' after '.join([*passed, before])}: a row cannot start from itself")
+            passed.append(before)
+            before = after[before]
+
+
+def in_order(variants: Sequence[Variant]) -> list[Variant]:
+    """Each behind the one whose runs it starts from, otherwise as they stand."""
+    by_name, ordered = {variant.name: variant for variant in variants}, dict[str, Variant]()
+
+    def add(variant: Variant) -> None:
+        if variant.after is not None:
+            add(by_name[variant.after])
+        ordered.setdefault(variant.name, variant)
+
+    for variant in variants:
+        add(variant)
+    return list(ordered.values())
 
 
 def _is_setting(line: str) -> bool:

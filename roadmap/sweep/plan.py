@@ -13,6 +13,7 @@ from roadmap.base.errors import Held, Refused
 from roadmap.config.checks import NAME, check
 from roadmap.config.compose import compose, with_settings
 from roadmap.config.effects import ineffective_settings
+from roadmap.config.identity import start_of
 from roadmap.config.overrides import config_folders, quoted
 from roadmap.config.schema import Experiment, StudyKind
 from roadmap.config.steps import all_steps, known_steps
@@ -21,8 +22,10 @@ from roadmap.model.check import compose_run, differs
 from roadmap.paper.published import Published, read_published
 from roadmap.record.folder import RunFolder
 from roadmap.record.study import PlannedRow, StudyPlan, Variant, seed_and_identity, write_plan
+from roadmap.record.weights import weights_file
 from roadmap.run.preflight import check_reference, preflight
-from roadmap.sweep.design import Design, design, set_between
+from roadmap.run.start import check_follows, check_start, resolved
+from roadmap.sweep.design import Design, design, in_order, set_between
 from roadmap.tasks.metrics import METRICS
 
 
@@ -35,11 +38,18 @@ class Point:
     fingerprint: str
     folder: RunFolder
     command: tuple[str, ...]
+    before: Point | None = None  # the run from whose weights it starts
 
     @property
     def done(self) -> bool:
         """Whether its result is there."""
         return self.folder.result() is not None
+
+    @property
+    def trained(self) -> bool:
+        """Whether it is done and did not diverge."""
+        result = self.folder.result()
+        return result is not None and result.done
 
     def result_elsewhere(self) -> RunFolder | None:
         """The folder of the same run, done in another study under the same `output`."""
@@ -112,6 +122,7 @@ class SweepPlan:
         between = set_between(parent or self.first, point.experiment)
         own = {override.split("=")[0] for override in variant.overrides}
         toggles = [key for key in between if parent or not key.startswith("model.") or key in own]  # its network is its step's
+        toggles += ["start.weights"] * (start_of(parent or self.first) != start_of(point.experiment))
         runs = tuple(other.folder.path.name for other in self.rows[variant.name])
         return PlannedRow(variant, tuple(key.removeprefix("model.") for key in toggles), runs)
 
@@ -146,10 +157,10 @@ def plan(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> SweepPla
         study = at_equal_cost(study, lambda step: experiment_of(step).model, len(inventory.classes), first.data.image_size)
     seeds = first.study.seeds
     known = {_images_of(first): fingerprint}
-    points = {variant.name: _points(variant, overrides, config_dirs, seeds, known) for variant in study.variants}
-    rows, study = _share_runs(points, study)
+    rows, study = _rows_of(study, lambda variant, before: _points(variant, overrides, config_dirs, seeds, known, before))
     for row in rows.values():
         check_reference(row[0].experiment, len(inventory.classes))
+        _check_starts(row, inventory.classes)
     name = first.study.published
     published = None if name is None else read_published(name, {**steps, **rows})
     return SweepPlan(study, rows, first, tuple(_warnings(rows, study, overrides, config_dirs)), published)
@@ -162,6 +173,9 @@ def _first(overrides: Sequence[str], step: str, config_dirs: Sequence[Path]) -> 
     if any(override.startswith("study.row=") for override in overrides):
         raise Refused("study.row=NAME is a single run's; a study lists its rows in study.rows")
     first = compose_run([*overrides, f"+step={step}"], config_dirs)
+    follows = next((row.name for row in first.study.rows if row.after is not None), None)
+    if follows is not None and first.init is not None:
+        raise Refused(f"init={first.init}: must be null beside after, by which study.rows say what {follows} starts from")
     seeds = first.study.seeds
     if not seeds or len(set(seeds)) < len(seeds):
         raise Refused(f"study.seeds={seeds}: must name at least one, and none twice")
@@ -170,12 +184,37 @@ def _first(overrides: Sequence[str], step: str, config_dirs: Sequence[Path]) -> 
     return first
 
 
-def _share_runs(rows: Mapping[str, tuple[Point, ...]], study: Design) -> tuple[dict[str, tuple[Point, ...]], Design]:
-    """Train a network once, however many variants have it; an effect that would compare it with itself is left out."""
+def _rows_of(
+    study: Design, points_of: Callable[[Variant, tuple[Point, ...]], tuple[Point, ...]]
+) -> tuple[dict[str, tuple[Point, ...]], Design]:
+    """The runs of each variant, those that others start from first.
+
+    A network is trained once, however many variants have it; an effect that would compare it with itself is left out.
+    """
     known: dict[str, Point] = {}
-    shared = {name: tuple(known.setdefault(_which(point), point) for point in points) for name, points in rows.items()}
-    effects = [effect for effect in study.effects if len({shared[name][0].folder.path for name in effect.weights}) > 1]
-    return shared, dataclasses.replace(study, effects=tuple(effects))
+    shared: dict[str, tuple[Point, ...]] = {}
+    for variant in in_order(study.variants):
+        before = shared[variant.after] if variant.after is not None else ()
+        shared[variant.name] = tuple(known.setdefault(_which(point), point) for point in points_of(variant, before))
+    rows = {variant.name: shared[variant.name] for variant in study.variants}
+    effects = [effect for effect in study.effects if len({rows[name][0].folder.path for name in effect.weights}) > 1]
+    return rows, dataclasses.replace(study, effects=tuple(effects))
+
+
+def _check_starts(row: Sequence[Point], classes: Sequence[str]) -> None:
+    """Refuse a row whose start weights are not its network's, or will not be there."""
+    first, before = row[0], row[0].before
+    if before is None:
+        check_start(first.experiment, classes)
+        return
+    if not before.experiment.runtime.keep_weights:
+        raise Refused(
+            f"runtime.keep_weights=false: must be true where a run starts from another one's weights, as {first.name} does"
+        )
+    check_follows(first.experiment, before.experiment, classes, f"{first.name} after {before.name}")
+    for point in row:
+        if point.before is not None and point.before.trained and not point.done:
+            weights_file(point.before.folder.path)
 
 
 def _which(point: Point) -> str:
@@ -188,9 +227,11 @@ def _points(
     config_dirs: Sequence[Path],
     seeds: Sequence[int],
     fingerprints: dict[tuple[Any, ...], str],
+    before: Sequence[Point] = (),
 ) -> tuple[Point, ...]:
     """The runs of one variant; a step that takes other images, or more at once, has them checked."""
-    base = compose_run([*overrides, f"reference={variant.name}" if variant.reference else f"+step={variant.step}"], config_dirs)
+    words = [*overrides, f"reference={variant.name}" if variant.reference else f"+step={variant.step}"]
+    base = resolved(compose_run(words, config_dirs))
     experiment = with_settings(base, variant.overrides) if variant.overrides else base
     if _images_of(experiment) not in fingerprints:
         fingerprints[_images_of(experiment)] = sources.fingerprint(experiment.data, preflight(experiment))
@@ -199,11 +240,28 @@ def _points(
     if experiment.study.rows and variant.name != experiment.step.name and NAME.fullmatch(variant.name):
         experiment = dataclasses.replace(experiment, study=dataclasses.replace(experiment.study, row=variant.name))
         words.append(f"study.row={variant.name}")
-    runs = [dataclasses.replace(experiment, seed=seed) for seed in seeds]
+    starts: Sequence[Point | None] = before or [None] * len(seeds)
+    runs = [_begun(dataclasses.replace(experiment, seed=seed), start) for seed, start in zip(seeds, starts, strict=True)]
     return tuple(
-        Point(f"{variant.name}-s{run.seed}", run, fingerprint, RunFolder.of(run, fingerprint), _command(run, words, config_dirs))
-        for run in runs
+        Point(
+            f"{variant.name}-s{run.seed}",
+            run,
+            fingerprint,
+            RunFolder.of(run, fingerprint),
+            _command(run, words, config_dirs),
+            start,
+        )
+        for run, start in zip(runs, starts, strict=True)
     )
+
+
+def _begun(run: Experiment, before: Point | None) -> Experiment:
+    """The same, started from another run."""
+    if before is None:
+        return run
+    begun = dataclasses.replace(run, after=str(before.folder.path))
+    check(begun)
+    return begun
 
 
 def _images_of(experiment: Experiment) -> tuple[Any, ...]:
@@ -218,7 +276,8 @@ def _command(run: Experiment, overrides: Sequence[str], config_dirs: Sequence[Pa
     folders = [word for folder in config_folders(config_dirs) for word in ("--config-dir", str(folder))]
     output = quoted(str(Path(run.output).absolute()))
     trained = f"+step={run.step.name}" if run.reference is None else f"reference={run.reference}"
-    return (*folders, *own, trained, f"seed={run.seed}", f"output={output}")
+    after = [f"after={quoted(run.after)}"] if run.after is not None else []
+    return (*folders, *own, trained, *after, f"seed={run.seed}", f"output={output}")
 
 
 def _warnings(

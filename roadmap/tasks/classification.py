@@ -5,10 +5,10 @@ timm is imported when something is trained: its import takes seconds, and a stud
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,9 @@ from roadmap.data.batches import Batch, InputPipeline, LabelledImages
 from roadmap.data.images.inventory import Inventory
 from roadmap.model.build import network_of
 from roadmap.model.cost import Cost, cost_of
+from roadmap.model.start import Fill, classifier_of
 from roadmap.record.result import Metric
+from roadmap.tasks.confusion import Confusion
 from roadmap.tasks.metrics import METRICS
 from roadmap.tasks.task import Processes
 
@@ -46,7 +48,17 @@ class Classification:
     def network(self, model: ModelConfig, reference: str | None, image_size: int) -> nn.Module:
         """See `Task.network`: (N, 3, H, W) to (N, classes)."""
         recipe = self.recipe
-        return network_of(model, reference, self.classes, image_size, recipe.dropout, recipe.initialisation)
+        network = network_of(model, reference, self.classes, image_size, recipe.dropout, recipe.initialisation)
+        if recipe.head_scale != 1:
+            with torch.no_grad():
+                for name in classifier_of(network):
+                    for weight in network.get_submodule(name).parameters():
+                        weight.mul_(recipe.head_scale)
+        return network
+
+    def fill(self, network: nn.Module) -> Fill:
+        """See `Task.fill`: all of it, and its classifier."""
+        return Fill(network, classifier_of(network))
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """Cross-entropy of a micro-batch, mixed where the recipe mixes."""
@@ -58,6 +70,18 @@ class Classification:
     def scorer(self, device: torch.device) -> Accuracy:
         """See `Task.scorer`."""
         return Accuracy(device)
+
+    def breakdown(self, classes: Sequence[str], device: torch.device) -> Confusion:
+        """See `Task.breakdown`."""
+        return Confusion(classes, device)
+
+    def answers(self, outputs: Tensor, classes: Sequence[str], most: int) -> list[list[dict[str, Any]]]:
+        """See `Task.answers`: classes with their probabilities, of logits (B, classes)."""
+        ranked = outputs.float().softmax(-1).topk(min(most, outputs.shape[-1]))
+        return [
+            [{"class": classes[index], "probability": value} for value, index in zip(*pair, strict=True)]
+            for pair in zip(ranked.values.tolist(), ranked.indices.tolist(), strict=True)
+        ]
 
     def cost(self, model: ModelConfig, reference: str | None, image_size: int) -> Cost:
         """See `Task.cost`."""

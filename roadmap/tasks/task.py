@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -11,6 +13,7 @@ from roadmap.config.schema import DataConfig, ModelConfig
 from roadmap.data.batches import Batch, InputPipeline
 from roadmap.data.images.inventory import Inventory
 from roadmap.model.cost import Cost
+from roadmap.model.start import Fill
 from roadmap.record.result import Metric
 
 
@@ -34,6 +37,13 @@ class Scorer(Protocol):
         """The scores over what all processes saw, in the order in which people read them; the metric's is among them."""
 
 
+class Breakdown(Scorer, Protocol):
+    """What lies behind a score, gathered in the same evaluation; `compute` ends it and may add nothing."""
+
+    def write(self, folder: Path) -> list[Path]:
+        """Tables and pictures, into a folder that is there; returns their files."""
+
+
 class Task(Protocol):
     """A task: what is learnt from which targets, and how it is scored. It is made by `tasks.choose.choose_task`.
 
@@ -53,11 +63,20 @@ class Task(Protocol):
     def network(self, model: ModelConfig, reference: str | None, image_size: int) -> nn.Module:
         """The network at these coordinates, or timm's `reference`, freshly initialised."""
 
+    def fill(self, network: nn.Module) -> Fill:
+        """What of `network` weights given from elsewhere fill, and its layers for the task's own targets."""
+
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """The mean loss of a micro-batch, a scalar."""
 
     def scorer(self, device: torch.device) -> Scorer:
         """An empty scorer for one evaluation."""
+
+    def breakdown(self, classes: Sequence[str], device: torch.device) -> Breakdown:
+        """An empty one for one evaluation."""
+
+    def answers(self, outputs: Any, classes: Sequence[str], most: int) -> list[list[dict[str, Any]]]:
+        """What the network says of each image in words and numbers, the surest first: rows of a table, at most so many."""
 
     def cost(self, model: ModelConfig, reference: str | None, image_size: int) -> Cost:
         """What the same network costs for one image of `image_size` pixels."""

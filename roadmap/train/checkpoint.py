@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map_only
 
 from roadmap.base.errors import StorageFault
 from roadmap.base.files import atomic_file, write_atomic
+from roadmap.model.saved import as_safetensors
 
 KEPT = 2
 State = dict[str, Any]
@@ -47,6 +48,17 @@ def write(path: Path, content: Any) -> None:
     """
     with _on_disk(path), atomic_file(path) as file:
         torch.save(_on_host(content), file)
+
+
+def write_weights(path: Path, weights: Mapping[str, torch.Tensor]) -> None:
+    """Write weights atomically as safetensors, which hold tensors and no code.
+
+    Raises:
+        StorageFault: where the disk is full or cannot be written; what was there before stays.
+
+    """
+    with _on_disk(path), atomic_file(path) as file:
+        file.write(as_safetensors(weights))
 
 
 def load_newest(folder: Path, foreign: Callable[[State], str | None] = lambda state: None) -> tuple[State | None, list[str]]:

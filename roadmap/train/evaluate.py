@@ -10,7 +10,7 @@ from torch import nn
 
 from roadmap.config.schema import Precision
 from roadmap.data.batches import Batch
-from roadmap.tasks.task import Task
+from roadmap.tasks.task import Scorer, Task
 from roadmap.train.precision import autocast
 from roadmap.train.ranks import Ranks
 
@@ -37,8 +37,10 @@ def evaluate(
     precision: Precision,
     ranks: Ranks,
     between: Callable[[], None] = lambda: None,
+    beside: Scorer | None = None,
 ) -> dict[str, float]:
-    """Score a network on the batches of all processes together, each on its device; `between` is called before each batch.
+    """Score a network on the batches of all processes together, each on its device; `between` is called before each batch,
+    and `beside` sees what the task's own scorer sees.
 
     Each process brings its own batches, not the same number of them. Nothing is compiled for it: a forward pass over a
     small split does not earn that back.
@@ -50,4 +52,6 @@ def evaluate(
         with autocast(precision, ranks.device), torch.compiler.set_stance("force_eager"):
             outputs = network(batch.images)
         scorer.update(outputs, batch.targets)
-    return scorer.compute(ranks)
+        if beside is not None:
+            beside.update(outputs, batch.targets)
+    return (beside.compute(ranks) if beside is not None else {}) | scorer.compute(ranks)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import QUICK
 from killing import killed_after, one_run, server
+from safetensors.torch import load_file
 
 from roadmap.base.errors import EXIT_STOPPED
 from roadmap.config.compose import compose
@@ -41,7 +42,7 @@ def record(folder):
     result = {k: v for k, v in vars(folder.result()).items() if k not in ("seconds", "images_per_second", "git")}
     state = torch.load(folder.path / "state.pt", weights_only=True)  # no map_location: a machine without a GPU reads it too
     tensors = {key: state[key] for key in ("network", "average", "optimizer", "epoch", "update")}
-    weights = torch.load(folder.path / "weights.pt", weights_only=True)
+    weights = load_file(folder.path / "weights.safetensors")
     return timeless, result, (folder.path / "updates.csv").read_text(), flat(tensors) | flat({"weights": weights})
 
 

@@ -42,6 +42,7 @@ class Outcome:
     point: Point
     code: int
     reason: str = ""
+    begun: bool = True  # False: the run that it would start from failed
 
     @property
     def failed(self) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from random import randrange
 from typing import Any
 
-from roadmap.base.errors import EXIT_HELD, EXIT_STOPPED
+from roadmap.base.errors import EXIT_FAILED, EXIT_HELD, EXIT_STOPPED
 from roadmap.base.signals import Stop, stop_on_signals
 from roadmap.sweep.engines.base import Cancel, Ending, Engine, Outcome, holder, outcome
 from roadmap.sweep.plan import Point
@@ -71,6 +71,7 @@ class Queue:
     waiting: list[Point]
     jobs: dict[Any, Point]
     held_by_others: list[Point] = field(default_factory=list)
+    blocked: list[Point] = field(default_factory=list)  # those that start from a run which is not done yet
     over: list[Outcome] = field(default_factory=list)
     lost: dict[str, list[Ending]] = field(default_factory=lambda: defaultdict(list))  # of each run, by the name of its folder
     begun: set[Any] = field(default_factory=set)  # jobs, as of the last look
@@ -78,9 +79,12 @@ class Queue:
     looked: float = 0.0
     stop_asked: float | None = None  # when the runs were asked to save
 
+    def __post_init__(self) -> None:
+        self.expected = {point.folder.path for point in (*self.waiting, *self.jobs.values())}
+
     def run(self, report: Report) -> list[Outcome]:
         """Until every run is over or nothing more is started; see `run_once`."""
-        while self.jobs or ((self.waiting or self.held_by_others) and not self._closed()):
+        while self.jobs or ((self.waiting or self.held_by_others or self.blocked) and not self._closed()):
             if self.stop.asked:
                 self._stop()
             elif self._closed():
@@ -91,11 +95,11 @@ class Queue:
             self._collect()
             self._look()
             report(self.over, [point for job, point in self.jobs.items() if job in self.begun])
-        return [*self.over, *(self._not_started(point) for point in (*self.waiting, *self.held_by_others))]
+        return [*self.over, *(self._not_started(point) for point in (*self.waiting, *self.held_by_others, *self.blocked))]
 
     def _closed(self) -> str:
         """Why nothing more is started; empty while something is."""
-        failed = sum(end.failed for end in self.over)
+        failed = sum(end.failed and end.begun for end in self.over)
         return f"{failed} runs failed" if self.max_failures and failed >= self.max_failures else self.stop.asked or ""
 
     def _not_started(self, point: Point) -> Outcome:
@@ -112,12 +116,18 @@ class Queue:
         self.waiting = batch[len(jobs) :] + self.waiting
 
     def _free(self, points: Iterable[Point]) -> list[Point]:
-        """Those of these runs that may be started; the others are done, held by other processes, or were lost too often."""
+        """Those of these runs that may be started; the others are done, wait for the run that they start from or can no longer
+        have it, are held by other processes, or were lost too often.
+        """
         free = []
         for point in points:
             lost = self.lost[point.folder.path.name]
             if point.done:
                 self.over.append(outcome(point, Ending(0)))
+            elif point.before is not None and (end := self._without(point, point.before)):
+                self.over.append(end)
+            elif point.before is not None and not point.before.trained:
+                self.blocked.append(point)
             elif holder(point) is not None:
                 self.held_by_others.append(point)
             elif len(lost) > self.engine.config.retries:
@@ -125,6 +135,25 @@ class Queue:
             else:
                 free.append(point)
         return free
+
+    def _without(self, point: Point, before: Point) -> Outcome | None:
+        """What becomes of a run whose start will not come; None while it may, and where it is there."""
+        result = before.folder.result()
+        if result is not None and not result.done:
+            return Outcome(point, EXIT_FAILED, f"not run because {before.name} {result.status}", begun=False)
+        end = next((end for end in self.over if end.point.folder.path == before.folder.path and end.code), None)
+        if end is not None and end.code == EXIT_STOPPED:
+            return Outcome(point, EXIT_STOPPED, f"not started: {before.name} was stopped", begun=False)
+        if end is not None:
+            return Outcome(point, EXIT_FAILED, f"not run because {before.name} failed: {end.reason}", begun=False)
+        if result is None and before.folder.path not in self.expected and holder(before) is None:
+            return Outcome(point, EXIT_FAILED, f"not run because {before.name} is not done and not among these runs", begun=False)
+        return None
+
+    def _unblock(self) -> None:
+        """See which runs have their start by now, or will not have it."""
+        blocked, self.blocked = self.blocked, []
+        self.waiting += self._free(blocked)
 
     def _rest(self) -> None:
         """Sleep until the next poll is due, or a signal comes."""
@@ -137,6 +166,7 @@ class Queue:
         """Settle the jobs that are over."""
         for job, ending in self.engine.poll(self.jobs).items():
             self._settle(job, self.jobs.pop(job), ending)
+            self._unblock()
 
     def _settle(self, job: Any, point: Point, ending: Ending) -> None:
         """What a job that is over means for its run."""
@@ -160,6 +190,7 @@ class Queue:
         self.begun = self.jobs.keys() - self.engine.pending(self.jobs)
         held, self.held_by_others = self.held_by_others, []
         self.waiting += self._free(held)
+        self._unblock()
 
     def _withdraw(self) -> None:
         """Take back the jobs that have not begun."""

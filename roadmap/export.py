@@ -1,0 +1,50 @@
+"""A run's network for other tools: `python -m roadmap.export RUN [--output FOLDER] [--onnx]`.
+
+The folder holds `model.safetensors` and timm's `config.json`, so `timm.create_model("local-dir:FOLDER")` builds it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from roadmap.base.console import Parser, exits
+from roadmap.base.errors import Refused
+from roadmap.base.processes import check_alone
+
+
+def main() -> int:
+    """Write the folder, and say how timm takes it."""
+    parser = Parser(prog="python -m roadmap.export", description=__doc__)
+    parser.add_argument("network", metavar="RUN", help="a finished run's folder")
+    parser.add_argument("--output", type=Path, help="an empty folder, or one that an export wrote (default: exported/<RUN>)")
+    parser.add_argument("--onnx", action="store_true", help="an ONNX program too, checked against onnxruntime")
+    arguments = parser.parse_args()
+    check_alone("roadmap.export")
+    from roadmap.use.export import CONFIG, ONNX, WEIGHTS, exported, write, write_onnx  # torch
+    from roadmap.use.trained import find_trained
+
+    trained = find_trained(arguments.network)
+    export = exported(trained)
+    folder = arguments.output or Path("exported") / trained.name
+    _make(folder, {CONFIG, WEIGHTS, ONNX})
+    if arguments.onnx:
+        file, off = write_onnx(trained, export, folder)
+        print(f"{file}: any number of images; outputs as the network's to {off:.0e} of the largest")
+    print("\n".join(map(str, write(trained, export, folder))))
+    before = "" if export.of_timm_alone else "import roadmap.timm; "
+    print(f"{before}timm.create_model('local-dir:{folder}', pretrained=True)")
+    return 0
+
+
+def _make(folder: Path, own: set[str]) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        foreign = sorted(path.name for path in folder.iterdir() if path.name not in own)
+    except OSError as error:
+        raise Refused(f"--output {folder}: cannot be written: {error}") from error
+    if foreign:
+        raise Refused(f"--output {folder}: holds {', '.join(foreign[:3])}; must be empty, or what an export wrote")
+
+
+if __name__ == "__main__":
+    exits(main)()

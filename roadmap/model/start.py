@@ -1,0 +1,134 @@
+"""Weights that a network starts from: where they are from, and whether they are its own but for a classifier of other classes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from torch import Tensor, nn
+
+from roadmap.base.errors import Refused
+from roadmap.model.network import Network
+from roadmap.model.saved import as_safetensors, read_weights
+from roadmap.model.weights import like_ours
+from roadmap.record.weights import hash_of, located
+
+TIMM = "timm:"
+COUNTER = "num_batches_tracked"  # of a BatchNorm, which no network here reads; torchvision's older files lack it
+NAMED = 3  # of each kind of difference
+
+
+@dataclass(frozen=True)
+class Fill:
+    """What given weights fill: a network or a part of it, and its layers that are made anew for other targets than theirs."""
+
+    part: nn.Module
+    heads: tuple[str, ...] = ()  # names in `part`
+
+
+@dataclass
+class Fit:
+    """Start weights beside the weights that are needed."""
+
+    weights: dict[str, Tensor] = field(default_factory=dict)  # under the names of the part that they fill
+    anew: list[str] = field(default_factory=list)  # heads that keep their fresh weights
+    faults: list[str] = field(default_factory=list)
+
+
+def start_weights(init: str, image_size: int) -> dict[str, Tensor]:
+    """The tensors that `init` names.
+
+    Raises:
+        Refused: where there are none that can be read.
+
+    """
+    if not init.startswith(TIMM):
+        return read_weights(located(init))
+    from roadmap.model.reference import pretrained  # timm, whose import takes seconds
+
+    return dict(pretrained(init.removeprefix(TIMM), image_size, f"init={init}").state_dict())
+
+
+@lru_cache(maxsize=16)
+def start_hash(init: str, image_size: int, modified: int = 0) -> str:
+    """Sixteen hex digits of these weights; `modified` tells one state of a file from another."""
+    return hash_of(as_safetensors(start_weights(init, image_size)), f"init={init}")
+
+
+def load_start(fill: Fill, weights: Mapping[str, Tensor], said: str, same_targets: bool = True) -> list[str]:
+    """Fill a network with start weights, in place; returns a sentence for each layer that was made anew.
+
+    Args:
+        fill: what of the network they fill.
+        weights: by our names, or at the roadmap's ends by timm's.
+        said: how they were named, for messages.
+        same_targets: False where they are known to be for other classes, though perhaps for as many.
+
+    Raises:
+        Refused: where they are not this network's, by names and shapes of both sides.
+
+    """
+    fit = fitted(fill, weights, same_targets)
+    if fit.faults:
+        raise Refused(f"{said}: not the weights of this network: {'; '.join(fit.faults)}")
+    odd = [name for name, weight in fit.weights.items() if weight.is_floating_point() and not weight.isfinite().all()]
+    if odd:
+        raise Refused(f"{said}: {_listed(odd)} hold numbers that are not finite")
+    fill.part.load_state_dict(fit.weights, strict=False)
+    return fit.anew
+
+
+def fitted(fill: Fill, weights: Mapping[str, Tensor], same_targets: bool = True) -> Fit:
+    """Compare start weights with what is needed, by names and shapes; tensors without numbers (on `meta`) will do."""
+    needed = fill.part.state_dict()
+    given, left = like_ours(weights, needed) if isinstance(fill.part, Network) else (dict(weights), {})
+    fit = Fit({name: given[name] for name in needed if name in given})
+    for head in fill.heads:
+        _judge_head(fit, head, needed, given, same_targets)
+    anew = tuple(f"{head}." for head in fill.heads if any(line.startswith(f"{head} ") for line in fit.anew))
+    over = [name for name in (*given, *left) if name not in needed and not name.startswith(tuple(f"{h}." for h in fill.heads))]
+    missing = [name for name in needed if name not in given and not name.startswith(anew) and not name.endswith(COUNTER)]
+    shaped = [
+        f"{name} ({_shape(given[name])} there, {_shape(needed[name])} here)"
+        for name in fit.weights
+        if given[name].shape != needed[name].shape
+    ]
+    kinds = (("missing", missing), ("left over", over), ("of another shape", shaped))
+    fit.faults = [f"{kind}: {_listed(names)}" for kind, names in kinds if names]
+    return fit
+
+
+def _judge_head(fit: Fit, head: str, needed: Mapping[str, Tensor], given: Mapping[str, Tensor], same_targets: bool) -> None:
+    """Leave a head out where it is for other targets, or is not among the weights."""
+    ours, theirs = ({name: w for name, w in side.items() if name.startswith(f"{head}.")} for side in (needed, given))
+    alike = ours.keys() == theirs.keys() and all(ours[name].shape == theirs[name].shape for name in ours)
+    if not ours or (alike and same_targets):
+        return
+    for name in ours:
+        fit.weights.pop(name, None)
+    had = f"{_outputs(theirs)} outputs" if theirs else "none"
+    why = f"{_outputs(ours)} outputs in place of {had}" if not alike else "its classes are others"
+    fit.anew.append(f"{head} is made anew: {why}")
+
+
+def _outputs(layer: Mapping[str, Tensor]) -> int:
+    return next((weight.shape[0] for weight in layer.values() if weight.ndim), 0)
+
+
+def _listed(names: Collection[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(list(names)[:NAMED]) + more
+
+
+def _shape(weight: Tensor) -> str:
+    return " x ".join(map(str, weight.shape)) or "one number"
+
+
+def classifier_of(network: nn.Module) -> tuple[str, ...]:
+    """The name of a classifier's last layer, as timm's models and ours tell it; a network may have several, or none."""
+    asked: Any = network.get_classifier() if hasattr(network, "get_classifier") else None  # type: ignore[operator]
+    layers = asked if isinstance(asked, (tuple, list)) else [asked]
+    known = {id(layer) for layer in layers}
+    return tuple(name for name, module in network.named_modules() if id(module) in known and list(module.parameters()))

@@ -1,0 +1,47 @@
+"""What a trained network says of pictures: `python -m roadmap.predict RUN IMAGE...`, or `timm:NAME` in place of RUN."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from roadmap.base.console import Parser, exits
+from roadmap.base.errors import Refused, nearest
+from roadmap.base.processes import check_alone
+from roadmap.base.tables import FORMATS, Column
+from roadmap.config.schema import Device, RuntimeConfig
+
+FORMS = {"probability": "{:.4f}"}
+
+
+def main() -> int:
+    """Print a table of answers, a few rows for each picture."""
+    parser = Parser(prog="python -m roadmap.predict", description=__doc__)
+    parser.add_argument("network", metavar="RUN", help="a finished run's folder, or timm:NAME")
+    parser.add_argument("pictures", metavar="IMAGE", nargs="+", type=Path, help="files of pictures")
+    parser.add_argument("--top", type=int, default=5, help="answers for each picture (default 5)")
+    parser.add_argument("--format", default="table", help=f"one of {', '.join(FORMATS)}")
+    parser.add_argument("--device", default="auto", help=f"one of {', '.join(Device)}")
+    arguments = parser.parse_intermixed_args()
+    check_alone("roadmap.predict")
+    if arguments.top < 1:
+        raise Refused(f"--top {arguments.top}: must be at least 1")
+    for name, allowed in (("format", list(FORMATS)), ("device", list(map(str, Device)))):
+        if getattr(arguments, name) not in allowed:
+            raise Refused(f"--{name} {getattr(arguments, name)}: {nearest(getattr(arguments, name), allowed)}")
+    from roadmap.use.predict import predict, read_pictures  # torch
+    from roadmap.use.trained import find_trained
+
+    trained = find_trained(arguments.network)
+    pictures = read_pictures(trained, arguments.pictures)
+    runtime = RuntimeConfig(device=Device(arguments.device))
+    answers = predict(trained, pictures, arguments.top, runtime)
+    rows = [{"image": str(file), **row} for file, own in zip(arguments.pictures, answers, strict=True) for row in own]
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    columns = [Column(key, key, FORMS.get(key, "{}")) for key in keys]
+    sys.stdout.write(FORMATS[arguments.format](rows, columns, trained.name))
+    return 0
+
+
+if __name__ == "__main__":
+    exits(main)()

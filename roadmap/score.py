@@ -1,0 +1,57 @@
+"""A trained network's scores: `python -m roadmap.score RUN [data=NAME data.path=FOLDER]`, or `timm:NAME` in place of RUN.
+
+Without `data=` a run is scored on its own evaluation images, as in training. Its classes must be those of the images.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from roadmap.base.console import Parser, exits
+from roadmap.base.errors import Refused
+from roadmap.base.files import write_atomic
+from roadmap.base.processes import check_alone
+from roadmap.config.overrides import config_folders
+
+
+def main() -> int:
+    """Score the network that the command line names, and write what lies behind the score."""
+    parser = Parser(prog="python -m roadmap.score", description=__doc__)
+    parser.add_argument("network", metavar="RUN", help="a finished run's folder, or timm:NAME")
+    parser.add_argument("overrides", nargs="*", help="data=NAME data.path=FOLDER, runtime.device=cpu")
+    parser.add_argument("--output", type=Path, help="folder for score.json, tables and pictures (default: scores/<NETWORK>)")
+    parser.add_argument("--config-dir", type=Path, action="append", default=[], help="a folder with data sets of your own")
+    arguments = parser.parse_intermixed_args()
+    check_alone("roadmap.score")
+    folders = config_folders(arguments.config_dir)
+    from roadmap.use.score import score  # torch
+    from roadmap.use.trained import asked, find_trained
+
+    trained = find_trained(arguments.network)
+    use = asked(trained, arguments.overrides, folders)
+    folder = arguments.output or Path("scores") / trained.name
+    _make(folder)
+    scored = score(trained, use)
+    about = {"network": trained.name, "data": use.data.source.value, "images": scored.images, "scores": scored.scores}
+    write_atomic(folder / "score.json", json.dumps(about, indent=2) + "\n")
+    files = scored.breakdown.write(folder)
+    final = scored.metric.text(scored.scores[scored.metric.key])
+    print(f"{trained.name} on {use.data.source.value}, {scored.images} images: {final}")
+    print("\n".join(f"  {key} {value:.4f}" for key, value in scored.scores.items()))
+    if trained.result is not None and "data" not in {word.split("=")[0].split(".")[0] for word in arguments.overrides}:
+        print(f"its record says {trained.result.final}")
+    print("\n".join(str(file) for file in (folder / "score.json", *files)))
+    return 0
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "score.json").touch()
+    except OSError as error:
+        raise Refused(f"--output {folder}: cannot be written: {error}") from error
+
+
+if __name__ == "__main__":
+    exits(main)()

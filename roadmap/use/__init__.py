@@ -1,0 +1,1 @@
+"""A trained network in use: scored on images, asked about pictures, handed to other tools."""

@@ -1,0 +1,77 @@
+"""A trained network's scores on a data set, as its task scores in training, and what lies behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from roadmap.base.errors import Refused
+from roadmap.config.schema import Experiment
+from roadmap.data.images import sources
+from roadmap.data.images.inventory import Inventory
+from roadmap.record.result import Metric
+from roadmap.tasks.choose import choose_task
+from roadmap.tasks.task import Breakdown
+from roadmap.train.evaluate import evaluate
+from roadmap.train.precision import pick_precision, repeat_bits, tf32
+from roadmap.train.ranks import process_group
+from roadmap.use.trained import Trained
+
+NAMED = 3  # classes in a message
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What came out."""
+
+    metric: Metric
+    scores: dict[str, float]
+    images: int
+    breakdown: Breakdown
+
+
+def score(trained: Trained, use: Experiment) -> Scored:
+    """Score a network on the evaluation split of `use.data`.
+
+    Raises:
+        Refused: for images that cannot be used, or of other classes.
+
+    """
+    inventory = sources.checked_images(use.data, 1)
+    check_classes(trained, inventory.classes)
+    if use.runtime.threads is not None:
+        torch.set_num_threads(use.runtime.threads)
+    repeat_bits(use.runtime.deterministic)
+    tf32(False)
+    memory_format = torch.channels_last if use.runtime.channels_last else torch.contiguous_format
+    task = choose_task(use.task, use.recipe, len(inventory.classes), memory_format)
+    with process_group(use.runtime.device) as ranks:
+        network = trained.network.to(ranks.device, memory_format=memory_format)  # type: ignore[call-overload]
+        batches = task.batches(use.data, 0, _evaluation_alone(inventory), ranks.device)
+        breakdown = task.breakdown(inventory.classes, ranks.device)
+        precision = pick_precision(use.recipe.precision, ranks.device)
+        scores = evaluate(network, task, batches.evaluation(), precision, ranks, beside=breakdown)
+    return Scored(task.metric, scores, inventory.val.size, breakdown)
+
+
+def _evaluation_alone(inventory: Inventory) -> Inventory:
+    """Without the training images, which a pipeline may hold on the device."""
+    return replace(inventory, train=inventory.val) if inventory.val.files else inventory
+
+
+def check_classes(trained: Trained, classes: Sequence[str]) -> None:
+    """Refuse images of other classes than the network's, or in another order: every score would be wrong."""
+    ours, theirs = trained.classes, list(classes)
+    if len(theirs) != trained.count or (ours is not None and list(ours) != theirs):
+        only_ours = [name for name in ours or () if name not in theirs]
+        only_theirs = [name for name in theirs if ours is not None and name not in ours]
+        why = [f"{trained.count} classes there, {len(theirs)} here"] if len(theirs) != trained.count else []
+        why += [f"only there: {_listed(only_ours)}"] if only_ours else []
+        why += [f"only here: {_listed(only_theirs)}"] if only_theirs else []
+        raise Refused(f"{trained.name}: its classes are not those of the images: {'; '.join(why) or 'in another order'}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")

@@ -1,0 +1,139 @@
+"""A trained network with all that was decided for it: the images that it takes, its classes, its task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_data_config
+from torch import nn
+from yaml import YAMLError
+
+from roadmap.base.errors import Refused
+from roadmap.config.compose import compose
+from roadmap.config.overrides import quoted
+from roadmap.config.schema import DataConfig, Experiment, Interpolation, RecipeConfig, RuntimeConfig, TaskConfig
+from roadmap.model.reference import pretrained
+from roadmap.model.trained import load_trained
+from roadmap.record.result import RunResult
+from roadmap.record.weights import finished_run
+
+TIMM = "timm:"
+OF_NETWORK = ("image_size", "mean", "std", "crop_pct")  # settings of data that belong to a network, whatever images it is shown
+Section = TypeVar("Section", DataConfig, RecipeConfig, TaskConfig, RuntimeConfig)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network in eval mode on the CPU, and what it was trained as."""
+
+    name: str  # of the run, or of timm's weights
+    network: nn.Module
+    data: DataConfig  # of a run its own images; of timm's the size and colours that its network takes
+    recipe: RecipeConfig
+    task: TaskConfig
+    runtime: RuntimeConfig
+    count: int  # of classes
+    classes: tuple[str, ...] | None  # None where nobody wrote them down
+    described: Mapping[str, str]  # classes whose names say little, in words
+    result: RunResult | None = None
+
+    def labels(self) -> list[str]:
+        """What each class is called, for people."""
+        names = self.classes or [f"class {index}" for index in range(self.count)]
+        return [self.described.get(name, name) for name in names]
+
+
+def find_trained(said: str) -> Trained:
+    """The network of a run's folder, or with timm's weights of `timm:NAME`.
+
+    Raises:
+        Refused: where there is no such network.
+
+    """
+    return _of_timm(said) if said.startswith(TIMM) else _of_run(Path(said).expanduser())
+
+
+def _of_run(folder: Path) -> Trained:
+    result = finished_run(folder)
+    network = load_trained(folder)
+    file = folder / "config.yaml"
+    try:
+        content = OmegaConf.load(file)
+        data, recipe = _section(content, "data", DataConfig), _section(content, "recipe", RecipeConfig)
+        task, runtime = _section(content, "task", TaskConfig), _section(content, "runtime", RuntimeConfig)
+    except (OSError, OmegaConfBaseException, YAMLError, AttributeError) as error:
+        raise Refused(f"{file}: not the configuration of this run: {str(error).splitlines()[0]}") from error
+    classes = tuple(result.class_names) if result.class_names else None
+    return Trained(
+        result.run, network, data, recipe, task, runtime, result.data["classes"], classes, _in_words(classes or ()), result
+    )
+
+
+def _section(content: Any, name: str, kind: type[Section]) -> Section:
+    made = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), content[name]))
+    assert isinstance(made, kind)
+    return made
+
+
+def _of_timm(said: str) -> Trained:
+    plain = compose(["+step=resnet", "data=folder", "data.path=."])
+    network = pretrained(said.removeprefix(TIMM), plain.data.image_size, said).eval()
+    config = resolve_data_config(model=network)
+    if config["interpolation"] not in list(Interpolation):
+        raise Refused(f"{said}: resizes with {config['interpolation']}; it must be one of {', '.join(Interpolation)}")
+    data = replace(
+        plain.data,
+        image_size=config["input_size"][-1],
+        mean=list(config["mean"]),
+        std=list(config["std"]),
+        crop_pct=config["crop_pct"],
+    )
+    recipe = replace(plain.recipe, interpolation=Interpolation(config["interpolation"]))
+    subset = infer_imagenet_subset(network)
+    classes = tuple(ImageNetInfo(subset).label_names()) if subset else None
+    count = int(network.num_classes)  # type: ignore[arg-type]
+    return Trained(
+        said.removeprefix(TIMM), network, data, recipe, plain.task, plain.runtime, count, classes, _in_words(classes or ())
+    )
+
+
+def _in_words(classes: Sequence[str]) -> dict[str, str]:
+    """ImageNet's numbers of its classes in words; nothing for other names."""
+    numbers = [name for name in classes if name[:1] == "n" and name[1:].isdigit() and len(name) == 9]
+    if not numbers:
+        return {}
+    known = ImageNetInfo("imagenet-1k")
+    return {name: known.label_name_to_description(name) for name in numbers if name in known.label_names()}
+
+
+def asked(trained: Trained, words: Sequence[str], config_dirs: Sequence[Path] = ()) -> Experiment:
+    """Data and runtime of a use: a run's own, or what `data=` names in the size and colours that the network takes.
+
+    Raises:
+        Refused: for other settings, and where timm's weights come without data.
+
+    """
+    for word in words:
+        if not word.startswith(("data=", "data.", "runtime.")):
+            raise Refused(f"{word}: only data=NAME and settings under data. and runtime. are for a network that is trained")
+    said = {word.split("=")[0] for word in words}
+    own = trained.data
+    if "data" not in said and trained.result is None:
+        raise Refused(f"{TIMM}{trained.name}: on which images? Add data=NAME data.path=FOLDER, for example data=imagenet")
+    kept: Sequence[str] = OF_NETWORK
+    given = list(words)
+    if "data" not in said:
+        kept = [entry.name for entry in fields(DataConfig)]
+        given = [f"data={own.source.value}", *([f"data.path={quoted(own.path)}"] if own.path else []), *words]
+        if "data.path" in said and own.path:
+            del given[1]
+    if trained.runtime.threads is not None and "runtime.threads" not in said:
+        given.append(f"runtime.threads={trained.runtime.threads}")
+    composed = compose(["+step=resnet", *given], config_dirs)
+    data = replace(composed.data, **{key: getattr(own, key) for key in kept if f"data.{key}" not in said})
+    return replace(composed, data=data, recipe=trained.recipe, task=trained.task)
