@@ -56,7 +56,7 @@ def test_it_is_torchvisions_first_recipe_line_by_line():
 
 
 def test_it_stands_before_the_roadmap_and_is_no_network_of_it():
-    assert [*all_steps()] == ["original_recipe", *known_steps()]
+    assert [*all_steps()] == ["original_recipe", *known_steps(), "grn"]
     assert next(iter(known_steps())) == "resnet"
     first, second = compose(["+step=original_recipe"]).step, compose(["+step=resnet"]).step
     assert (first.parent, second.parent, second.group) == (None, "original_recipe", "Training")

@@ -177,7 +177,9 @@ def from_hydra(config: DictConfig, step: str | None, config_dirs: Sequence[Path]
     if experiment.reference is not None:
         return dataclasses.replace(experiment, step=StepConfig(experiment.reference, None, experiment.reference))
     about = all_steps(*config_dirs)[step]
-    return dataclasses.replace(experiment, step=StepConfig(about.name, about.parent, about.label, about.group, about.before))
+    return dataclasses.replace(
+        experiment, step=StepConfig(**{entry.name: getattr(about, entry.name) for entry in dataclasses.fields(StepConfig)})
+    )
 
 
 @lru_cache

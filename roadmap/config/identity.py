@@ -51,8 +51,11 @@ def decisive(experiment: Experiment, fingerprint: str) -> dict[str, Any]:
     classification count; the step's name, output folder, logger, device and number of workers do not.
     """
     model = described(experiment)["model"]
-    if experiment.reference is None and model["width"].is_integer():
-        model["width"] = int(model["width"])
+    if experiment.reference is None:
+        if model["width"].is_integer():
+            model["width"] = int(model["width"])
+        if model["block_part"] is None:  # a toggle that came later: the runs from before keep their identity
+            del model["block_part"]
     data = {key: value for key, value in plain(experiment.data).items() if key not in ("path", "accept", "download", "workers")}
     if not data["held_out"]:
         del data["held_out"]

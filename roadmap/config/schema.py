@@ -66,6 +66,12 @@ class Norm(StrEnum):
     layer = "layer"  # LayerNorm over channels at each position, eps 1e-6
 
 
+class BlockPart(StrEnum):
+    """What stands in a block before its last convolution, where it stands in any."""
+
+    grn = "grn"  # global response normalisation (ConvNeXt V2, arXiv 2301.00808)
+
+
 class Keep(StrEnum):
     """How many norms or activations a block keeps."""
 
@@ -89,6 +95,7 @@ class StepConfig:
     label: str = ""
     group: str = ""
     before: str | None = None  # the roadmap's first step, where this one is its network under another recipe
+    beyond: bool = False  # it builds on the roadmap's end and is no part of it
 
 
 class TaskName(StrEnum):
@@ -138,6 +145,7 @@ class ModelConfig:
     downsampling: Downsampling = MISSING
     layer_scale: float | None = number(above=0.0)  # initial value; null: off
     drop_path: float = number(least=0.0, below=1.0)  # stochastic depth of the last block; linear from 0
+    block_part: BlockPart | None = None  # before the block's last convolution, after the activation there; null: nothing
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ The longest chain is the roadmap; a step off it is a side branch (`kernel_9`, `k
 
 One step may stand before the roadmap (`step.before`): it has the first step's file for its own, changes the recipe back, and is
 what the first step is compared with. It is a row where it is asked for, and no network of its own.
+
+Others may stand beyond its end (`step.beyond`), with all that builds on them: rows where they are asked for.
 """
 
 from __future__ import annotations
@@ -34,6 +36,12 @@ class Step:
     group: str
     adopted: bool = True  # False: a side branch
     before: str | None = None  # of the step that stands before the roadmap: the roadmap's first
+    beyond: bool = False  # it stands beyond the roadmap's end
+
+    @property
+    def on_roadmap(self) -> bool:
+        """Whether it is a step of the roadmap itself."""
+        return self.before is None and not self.beyond
 
 
 def order(steps: Iterable[Step]) -> list[Step]:
@@ -52,7 +60,8 @@ def order(steps: Iterable[Step]) -> list[Step]:
             # Leaves that nothing builds on are side branches when a sibling goes on, or when a sibling leaf came first.
             yield from walk(child, adopted and child is _continuation(following, length))
 
-    roots = children.get(None, [])
+    listed = {step.name for kind in children.values() for step in kind}
+    roots = [step for parent, kind in children.items() if parent not in listed for step in kind]
     return [step for root in sorted(roots, key=lambda s: (-length(s), s.name)) for step in walk(root, True)]
 
 
@@ -67,13 +76,19 @@ def _natural(name: str) -> list[Any]:
 
 @lru_cache
 def known_steps(*config_dirs: Path) -> dict[str, Step]:
-    """Every step of the roadmap in the project's own `conf/` and in `config_dirs`, by name, in its order: its networks."""
+    """Every step of the roadmap in the project's own `conf/` and in `config_dirs`, by name, in its order."""
+    return {name: step for name, step in all_steps(*config_dirs).items() if step.on_roadmap}
+
+
+@lru_cache
+def networks(*config_dirs: Path) -> dict[str, Step]:
+    """The same with the steps beyond the roadmap: every step that has a network of its own."""
     return {name: step for name, step in all_steps(*config_dirs).items() if step.before is None}
 
 
 @lru_cache
 def all_steps(*config_dirs: Path) -> dict[str, Step]:
-    """The same with the step that stands before the roadmap: everything that `+step=` takes."""
+    """The same with what stands before the roadmap and beyond it: everything that `+step=` takes."""
     files: dict[str, Path] = {}
     for folder in (CONF, *config_dirs):
         for file in sorted(path for path in (folder / "step").glob("*.yaml") if path.is_file()):
@@ -84,11 +99,21 @@ def all_steps(*config_dirs: Path) -> dict[str, Step]:
     for step in steps:
         if step.parent is not None and step.parent not in files:
             raise Refused(f"{files[step.name]}: its parent {step.parent!r} is not a step among {', '.join(files)}")
-    ordered = {step.name: step for step in order(_with_the_first(steps))}
+    beyond = _beyond(steps)
+    roadmap = order(_with_the_first([step for step in steps if step.name not in beyond]))
+    ordered = {step.name: step for step in (*roadmap, *order(beyond.values()))}
     lost = sorted(files.keys() - ordered.keys())
     if lost:
         raise Refused(f"steps {', '.join(lost)} are each other's parents: a step's chain must reach one without parent")
     return ordered
+
+
+def _beyond(steps: list[Step]) -> dict[str, Step]:
+    """The steps beyond the roadmap by name: those that say so, and all that build on them."""
+    found: dict[str, Step] = {}
+    while more := [step for step in steps if step.name not in found and (step.beyond or step.parent in found)]:
+        found |= {step.name: replace(step, beyond=True) for step in more}
+    return found
 
 
 def _with_the_first(steps: list[Step]) -> list[Step]:
@@ -119,4 +144,11 @@ def _read(file: Path) -> Step:
         raise Refused(f"{file}: a step has one parent, its defaults list names {', '.join(parents)}")
     about = content.get("step") or {}
     label, group = about.get("label", file.stem.replace("_", " ")), about.get("group", "")
-    return Step(file.stem, parents[0] if parents else None, str(label), str(group or ""), before=about.get("before"))
+    return Step(
+        file.stem,
+        parents[0] if parents else None,
+        str(label),
+        str(group or ""),
+        before=about.get("before"),
+        beyond=about.get("beyond") is True,
+    )

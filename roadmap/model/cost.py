@@ -20,8 +20,8 @@ with warnings.catch_warnings():
     from fvcore.nn.jit_handles import conv_flop_jit, get_shape, linear_flop_jit
 
 from roadmap.base.errors import Refused
-from roadmap.config.schema import Activation, ModelConfig, Norm
-from roadmap.model.layers import ACTIVATIONS, NORMS, conv_layer
+from roadmap.config.schema import Activation, BlockPart, ModelConfig, Norm
+from roadmap.model.layers import ACTIVATIONS, BLOCK_PARTS, NORMS, conv_layer
 from roadmap.model.layout import BlockLayout, Conv, StageLayout, StemLayout, layout
 from roadmap.model.network import Head, max_pool
 
@@ -31,7 +31,8 @@ PARAMETERS = "parameters"
 OUTPUTS = "outputs"  # outputs of convolutions and linear layers, as fvcore's ActivationCountAnalysis counts
 MULTIPLY_ADDS = ("conv", "linear", "attention")  # attention's own products: of references only
 # Operators that fvcore knows no count for and that have no multiply-adds of convolutions, linear layers or norms.
-FREE_OPERATORS = {"aten::add", "aten::mul", "aten::gelu", "aten::max_pool2d"}
+FREE_OPERATORS = {"aten::add", "aten::mul", "aten::gelu", "aten::max_pool2d", "aten::div", "aten::mean"}
+RESPONSE_NORM = "aten::linalg_vector_norm"  # of a global response norm: it squares and adds each number, then scales it
 
 
 @dataclass(frozen=True)
@@ -124,8 +125,8 @@ def _block(block: BlockLayout, shape: Shape) -> Counted:
 
 def _conv_layer(conv: Conv, shape: Shape) -> Counted:
     """A convolution, whose place in a network does not matter, and what follows it: many layouts share the parts."""
-    counts, shape = _count(conv_layer, (dataclasses.replace(conv, norm=None, activation=None),), shape)
-    return counts + _norm(conv.norm, shape) + _activation(conv.activation), shape
+    counts, shape = _count(conv_layer, (dataclasses.replace(conv, norm=None, activation=None, part=None),), shape)
+    return counts + _norm(conv.norm, shape) + _activation(conv.activation) + _part(conv.part, shape), shape
 
 
 def _norm(norm: Norm | None, shape: Shape) -> Counter[str]:
@@ -135,6 +136,10 @@ def _norm(norm: Norm | None, shape: Shape) -> Counter[str]:
 def _activation(activation: Activation | None) -> Counter[str]:
     """Nothing, once it is traced that it is free."""
     return Counter() if activation is None else _count(ACTIVATIONS[activation], (), (1, 1, 1, 1))[0]
+
+
+def _part(part: BlockPart | None, shape: Shape) -> Counter[str]:
+    return Counter() if part is None else _count(BLOCK_PARTS[part], (shape[1],), shape)[0]
 
 
 @cache
@@ -159,6 +164,7 @@ def _trace(part: nn.Module, image: Tensor) -> tuple[Counter[str], Shape]:
         for names, handle in ((("aten::_convolution", "aten::convolution"), _conv), (("aten::linear",), _linear)):
             for name in names:
                 analysis.set_op_handle(name, handle)
+        analysis.set_op_handle(RESPONSE_NORM, _response_norm)
         counted, unknown = analysis.by_operator(), set(analysis.unsupported_ops()) - FREE_OPERATORS
     if unknown:
         raise Refused(f"the cost of {', '.join(sorted(unknown))} is not known; free are {', '.join(FREE_OPERATORS)}")
@@ -173,6 +179,10 @@ def _conv(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
 
 def _linear(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
     return Counter({"linear": linear_flop_jit(inputs, outputs), OUTPUTS: _elements(outputs[0])})
+
+
+def _response_norm(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
+    return Counter({"response_norm": 2 * _elements(inputs[0])})
 
 
 def _elements(value: Any) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch._jit_internal import is_scripting
 from torch.nn import functional
 
-from roadmap.config.schema import Activation, Norm
+from roadmap.config.schema import Activation, BlockPart, Norm
 from roadmap.model.depthwise import Depthwise
 from roadmap.model.layout import BlockLayout, Conv
 
@@ -41,6 +41,31 @@ def normalize_channels(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> T
     return functional.layer_norm(x, channels, weight, bias, eps).permute(0, 3, 1, 2)
 
 
+class ResponseNorm2d(nn.Module):
+    """Global response normalisation of (N, C, H, W): channels compete by their norms over all positions.
+
+    Each channel is scaled by its norm over the mean of all channels', with a learnt factor and shift; at first it changes
+    nothing. Source: ConvNeXt V2 (Woo et al., arXiv 2301.00808), section 3.2.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.zeros(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (N, C, H, W)."""
+        return normalize_responses(x, self.weight, self.bias, self.eps)
+
+
+def normalize_responses(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """(N, C, H, W) as `ResponseNorm2d` says, in the type of x; squares are summed in float32 at least."""
+    norms = torch.linalg.vector_norm(x, dim=(2, 3), keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
+    scale = 1.0 + weight.view(1, -1, 1, 1) * norms / (norms.mean(dim=1, keepdim=True) + eps)
+    return x * scale.to(x.dtype) + bias.view(1, -1, 1, 1).to(x.dtype)
+
+
 NORMS: dict[Norm, Callable[[int], nn.Module]] = {
     Norm.batch: partial(nn.BatchNorm2d, eps=1e-5),
     Norm.layer: partial(LayerNorm2d, eps=1e-6),
@@ -50,6 +75,8 @@ ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
     Activation.relu: partial(nn.ReLU, inplace=True),
     Activation.gelu: nn.GELU,
 }
+
+BLOCK_PARTS: dict[BlockPart, Callable[[int], nn.Module]] = {BlockPart.grn: ResponseNorm2d}
 
 FEW_POSITIONS = 384  # images x height x width, up to which a matrix product beats a 1x1 convolution on a CPU
 
@@ -96,7 +123,7 @@ def _many_positions(x: Tensor, few: int = FEW_POSITIONS) -> bool:
 
 
 def conv_layer(conv: Conv) -> nn.Sequential:
-    """Convolution, norm, activation: children `conv`, `norm` and `act`, those that the layout has."""
+    """Convolution, norm, activation, part: children `conv`, `norm`, `act` and `part`, those that the layout has."""
     parts: OrderedDict[str, nn.Module] = OrderedDict()
     parts["conv"] = _convolution(conv)(
         conv.in_channels,
@@ -112,6 +139,8 @@ def conv_layer(conv: Conv) -> nn.Sequential:
         parts["norm"] = NORMS[conv.norm](conv.out_channels)
     if conv.activation is not None:
         parts["act"] = ACTIVATIONS[conv.activation]()
+    if conv.part is not None:
+        parts["part"] = BLOCK_PARTS[conv.part](conv.out_channels)
     return nn.Sequential(parts)
 
 
@@ -176,7 +205,7 @@ def scale_channels(x: Tensor, gamma: Tensor) -> Tensor:
 
 
 # What asks for types, devices and shapes is one node to torch.fx, which knows none while it traces.
-for name in ("normalize_channels", "mix_channels", "drop_images", "scale_channels"):
+for name in ("normalize_channels", "normalize_responses", "mix_channels", "drop_images", "scale_channels"):
     torch.fx.wrap(name)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from roadmap.config.schema import Activation, Bottleneck, Downsampling, Keep, ModelConfig, Norm, SpatialConv, Stem
+from roadmap.config.schema import Activation, BlockPart, Bottleneck, Downsampling, Keep, ModelConfig, Norm, SpatialConv, Stem
 
 EXPANSION = 4  # between the two widths of a block, either way round
 
@@ -29,6 +29,7 @@ class Conv:
     bias: bool = False
     norm: Norm | None = None
     activation: Activation | None = None
+    part: BlockPart | None = None
 
     @property
     def padding(self) -> int | str:
@@ -174,6 +175,7 @@ def _block(model: ModelConfig, channels: int, width: int, stride: int, dilation:
             bias=model.block_bias,
             norm=model.norm if is_spatial or model.block_norms == Keep.all else None,
             activation=activations[i],
+            part=model.block_part if i == 1 else None,
         )
 
     projects = stride > 1 or channels != out_channels

@@ -13,7 +13,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
 from roadmap.config.overrides import group_options
-from roadmap.config.steps import known_steps
+from roadmap.config.steps import networks
 from roadmap.model.front import build_model
 from roadmap.model.network import Network, layer_groups
 
@@ -38,7 +38,7 @@ default_cfgs: dict[str, Any] = {}  # where timm's registry looks for them
 def register() -> None:
     """Enter the models in timm's registry; the scale `tiny` goes without its name."""
     module = sys.modules[__name__]
-    models = {timm_name(step, scale): (step, scale) for step in known_steps() for scale in group_options("scale")}
+    models = {timm_name(step, scale): (step, scale) for step in networks() for scale in group_options("scale")}
     default_cfgs.update(generate_default_cfgs(dict.fromkeys(models, PRETRAINED_CFG)))
     for name, (step, scale) in models.items():
         if not hasattr(module, name):

@@ -44,7 +44,7 @@ def agreement(study: Study, analysis: Analysis) -> Agreement | None:
     for estimate in analysis.estimates:
         variant = variants[estimate.effect.name]
         paper, before = paper_row(scale, variant.name), paper_row(scale, variant.parent or "")
-        if paper and before and estimate.half_width is not None:
+        if paper and before and not paper.beyond and estimate.half_width is not None:
             ours.append(estimate)
             theirs.append(round(paper.score - before.score, 2))  # as printed: equal differences are ties
     if len(ours) < FEWEST:

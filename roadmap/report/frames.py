@@ -138,6 +138,7 @@ def _row(study: Study, row: Row, estimate: Estimate | None) -> dict[str, Any]:
     plan, variant, measured = study.plan, row.variant, study.speeds.get(row.variant.name, {})
     scale = paper_scale(plan.scale.name)
     paper, before = (paper_row(scale, name) if name else None for name in (variant.name, variant.parent))
+    difference = paper.score - before.score if paper and before and not paper.beyond else None
     score, delta, gmacs = PAPER
     return {
         "step": variant.name, "parent": variant.parent, "label": variant.label, "group": variant.group,
@@ -151,7 +152,7 @@ def _row(study: Study, row: Row, estimate: Estimate | None) -> dict[str, Any]:
         **{key: measured.get(key) for key, _, _ in SPEEDS},
         score: paper and paper.score, f"{score}_std": paper and paper.score_std,
         "paper_gflops_printed": paper and paper.gflops_printed,
-        delta: paper and before and paper.score - before.score, gmacs: paper and paper.gmacs,
+        delta: difference, gmacs: paper and paper.gmacs,
     }  # fmt: skip
 
 

@@ -83,6 +83,8 @@ def _of_recipes(study: Study) -> list[str]:
             lines.append(f"{row.variant.label} differs from {plan.row(row.variant.parent).variant.label} in {', '.join(taught)}.")
     if any(paper_name(row.variant.name) == "resnet_original_recipe" for row in plan.rows):
         lines.append("The paper's number for the original recipe is one that it quotes, of one seed and fewer epochs.")
+    if any(row.variant.name == "grn" for row in plan.rows):
+        lines.append("The published number for GRN is that of ConvNeXt V2 trained supervised (arXiv 2301.00808, Table 14).")
     return lines
 
 

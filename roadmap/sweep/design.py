@@ -20,7 +20,7 @@ from roadmap.config.schema import ModelConfig, RowConfig, StudyConfig, StudyKind
 from roadmap.config.steps import Step
 from roadmap.record.study import Effect, Variant
 
-ALL = "all"  # of study.steps: every step of the roadmap, without what stands before it
+ALL = "all"  # of study.steps: every step of the roadmap, without what stands before it and beyond it
 Toggles = Mapping[str, Any]
 ModelOf = Callable[[str], ModelConfig]  # the model of a step under the study's settings
 
@@ -244,7 +244,7 @@ def _compared(variants: Iterable[Variant]) -> Design:
 
 
 def _chosen(study: StudyConfig, steps: Mapping[str, Step]) -> list[Step]:
-    roadmap = [name for name, step in steps.items() if step.before is None]
+    roadmap = [name for name, step in steps.items() if step.on_roadmap]
     names = [name for entry in study.steps for name in (roadmap if entry == ALL else [entry])]
     for name in names:
         if name not in steps:
@@ -255,8 +255,8 @@ def _chosen(study: StudyConfig, steps: Mapping[str, Step]) -> list[Step]:
 
 
 def _main(steps: Mapping[str, Step]) -> list[Step]:
-    """The roadmap without its side branches and what stands before it."""
-    return [step for step in steps.values() if step.adopted and step.before is None]
+    """The roadmap without its side branches, what stands before it and what stands beyond it."""
+    return [step for step in steps.values() if step.adopted and step.on_roadmap]
 
 
 def set_between(before: ModelConfig, after: ModelConfig) -> dict[str, tuple[Any, Any]]:

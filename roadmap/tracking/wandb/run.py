@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from roadmap.base.redaction import redact_record
-from roadmap.config.steps import all_steps, known_steps
+from roadmap.config.steps import all_steps
 from roadmap.record.study import find_plan
 
 MARKER = Path("wandb") / "uploaded.json"  # in a run's folder: where it is on W&B, and which result
@@ -59,7 +59,7 @@ def sorting_keys(folder: Path, step: str, parent: str | None) -> dict[str, Any]:
     A step of the user's own stands half a place after its parent. In studies whose rows are no steps (leave-one-out), all
     runs may be of one step: there `row` and `row_index` tell them apart.
     """
-    order, before = list(all_steps()), len(all_steps()) - len(known_steps())  # what stands before the roadmap has -1
+    order, before = list(all_steps()), sum(step.before is not None for step in all_steps().values())  # which has -1
     index = order.index(step) if step in order else order.index(parent) + 0.5 if parent in order else float(len(order))
     plan = find_plan(folder.absolute().parent.parent)
     run = plan.runs.get(folder.name) if plan else None
