@@ -21,16 +21,22 @@ def main() -> int:
     parser.add_argument("--format", default="table", help=f"one of {', '.join(FORMATS)}")
     parser.add_argument("--image-size", type=int, default=224, help="pixels; the paper's costs are at 224")
     parser.add_argument("--steps", default="all", help="all (default: the roadmap's), or a comma-separated list: all,grn")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a toggle for every step: model.width=96")
+    parser.add_argument("--parts", default="", help="folders of --config-dir whose parts.py is run, comma-separated")
     parser.add_argument("--config-dir", type=Path, action="append", default=[], help="a folder with steps of your own")
     arguments = parser.parse_args()
     if not 32 <= arguments.image_size <= 4096:
         raise Refused(f"--image-size {arguments.image_size}: must be at least 32 and at most 4096")
     folders = config_folders(arguments.config_dir)
-    compose([f"scale={arguments.scale}", "+step=resnet"], folders)
+    for word in arguments.set:
+        if not word.startswith("model."):
+            raise Refused(f"--set {word}: must be a toggle, model.NAME=VALUE")
+    own = (*([f"parts=[{arguments.parts}]"] if arguments.parts else []), *arguments.set)
+    compose([f"scale={arguments.scale}", "+step=resnet", *own], folders)
     if arguments.format not in FORMATS:
         raise Refused(f"there is no format {arguments.format!r}; {nearest(arguments.format, FORMATS)}")
     names = _steps(arguments.steps.split(","), folders)
-    rows = cost_rows(arguments.scale, arguments.image_size, folders, names)
+    rows = cost_rows(arguments.scale, arguments.image_size, folders, names, own)
     title = f"scale {arguments.scale}, {arguments.image_size} px, 1000 classes; multiply-adds of one image"
     sys.stdout.write(FORMATS[arguments.format](rows, COLUMNS, title))
     return 0

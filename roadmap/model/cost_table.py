@@ -36,7 +36,9 @@ COLUMNS = (
 NORMS = ("batch_norm", "layer_norm", "response_norm")
 
 
-def cost_rows(scale: str, image_size: int, config_dirs: tuple[Path, ...] = (), names: Sequence[str] = ()) -> list[dict[str, Any]]:
+def cost_rows(
+    scale: str, image_size: int, config_dirs: tuple[Path, ...] = (), names: Sequence[str] = (), own: tuple[str, ...] = ()
+) -> list[dict[str, Any]]:
     """The rows of the cost table, of these steps or of all; counted by processes that are forked once torch is imported."""
     import torch
 
@@ -44,17 +46,19 @@ def cost_rows(scale: str, image_size: int, config_dirs: tuple[Path, ...] = (), n
 
     steps = list(names or known_steps(*config_dirs))
     processes = min(os.cpu_count() or 1, 4)
-    tasks = [(step, scale, image_size, config_dirs) for step in steps]
+    tasks = [(step, scale, image_size, config_dirs, own) for step in steps]
     with ProcessPoolExecutor(processes, multiprocessing.get_context("fork"), torch.set_num_threads, (1,)) as pool:
         # Neighbours in one process: a step shares most of its parts with the step before it, and counts them once.
         return list(pool.map(cost_row, *zip(*tasks, strict=True), chunksize=-(-len(steps) // processes)))
 
 
-def cost_row(step: str, scale: str, image_size: int, config_dirs: tuple[Path, ...] = ()) -> dict[str, Any]:
+def cost_row(
+    step: str, scale: str, image_size: int, config_dirs: tuple[Path, ...] = (), own: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """One row of the cost table, multiply-adds in G (1e9), activations in M (1e6)."""
     from roadmap.model.cost import cost
 
-    experiment = compose_run([f"scale={scale}", f"+step={step}"], config_dirs)
+    experiment = compose_run([f"scale={scale}", f"+step={step}", *own], config_dirs)
     counted = cost(experiment.model, image_size=image_size)
     operators = {name: count / 1e9 for name, count in counted.by_operator.items()}
     paper = paper_row(scale, step)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch._jit_internal import is_scripting
 from torch.nn import functional
 
+from roadmap.config.parts import part
 from roadmap.config.schema import Activation, BlockPart, Norm
 from roadmap.model.depthwise import Depthwise
 from roadmap.model.layout import BlockLayout, Conv
@@ -66,17 +67,33 @@ def normalize_responses(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> 
     return x * scale.to(x.dtype) + bias.view(1, -1, 1, 1).to(x.dtype)
 
 
-NORMS: dict[Norm, Callable[[int], nn.Module]] = {
+NORMS: dict[str, Callable[[int], nn.Module]] = {
     Norm.batch: partial(nn.BatchNorm2d, eps=1e-5),
     Norm.layer: partial(LayerNorm2d, eps=1e-6),
 }
 # In place: what comes before an activation here does not need its output for its gradient.
-ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     Activation.relu: partial(nn.ReLU, inplace=True),
     Activation.gelu: nn.GELU,
 }
 
-BLOCK_PARTS: dict[BlockPart, Callable[[int], nn.Module]] = {BlockPart.grn: ResponseNorm2d}
+BLOCK_PARTS: dict[str, Callable[[int], nn.Module]] = {BlockPart.grn: ResponseNorm2d}
+
+
+def norm_of(name: str) -> Callable[[int], nn.Module]:
+    """What makes the norm of this name, the roadmap's or one's own."""
+    return NORMS.get(name) or part("norm", name)
+
+
+def activation_of(name: str) -> Callable[[], nn.Module]:
+    """What makes the activation of this name."""
+    return ACTIVATIONS.get(name) or part("activation", name)
+
+
+def block_part_of(name: str) -> Callable[[int], nn.Module]:
+    """What makes the block part of this name."""
+    return BLOCK_PARTS.get(name) or part("block_part", name)
+
 
 FEW_POSITIONS = 384  # images x height x width, up to which a matrix product beats a 1x1 convolution on a CPU
 
@@ -136,11 +153,11 @@ def conv_layer(conv: Conv) -> nn.Sequential:
         bias=conv.bias,
     )
     if conv.norm is not None:
-        parts["norm"] = NORMS[conv.norm](conv.out_channels)
+        parts["norm"] = norm_of(conv.norm)(conv.out_channels)
     if conv.activation is not None:
-        parts["act"] = ACTIVATIONS[conv.activation]()
+        parts["act"] = activation_of(conv.activation)()
     if conv.part is not None:
-        parts["part"] = BLOCK_PARTS[conv.part](conv.out_channels)
+        parts["part"] = block_part_of(conv.part)(conv.out_channels)
     return nn.Sequential(parts)
 
 
@@ -222,7 +239,7 @@ class Block(nn.Module):
         self.scale = nn.Identity() if layout.layer_scale is None else LayerScale(channels, layout.layer_scale)
         self.drop_path = DropPath(layout.drop_path)
         self.shortcut = nn.Identity() if layout.shortcut is None else conv_layer(layout.shortcut)
-        self.act = nn.Identity() if layout.activation is None else ACTIVATIONS[layout.activation]()
+        self.act = nn.Identity() if layout.activation is None else activation_of(layout.activation)()
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform (N, C_in, H, W)."""

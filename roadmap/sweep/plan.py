@@ -21,7 +21,7 @@ from roadmap.data.images import sources
 from roadmap.model.check import compose_run, differs
 from roadmap.record.folder import RunFolder
 from roadmap.record.study import PlannedRow, StudyPlan, Variant, seed_and_identity, write_plan
-from roadmap.run.preflight import check_reference, preflight
+from roadmap.run.preflight import check_network, preflight
 from roadmap.sweep.design import Design, design, set_between
 from roadmap.tasks.metrics import METRICS
 
@@ -140,7 +140,7 @@ def plan(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> SweepPla
     points = {variant.name: _points(variant, overrides, config_dirs, seeds, known) for variant in study.variants}
     rows, study = _share_runs(points, study)
     for row in rows.values():
-        check_reference(row[0].experiment, len(inventory.classes))
+        check_network(row[0].experiment, len(inventory.classes))
     return SweepPlan(study, rows, first, tuple(_warnings(rows, study, overrides, config_dirs)))
 
 
