@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from enum import StrEnum
 from html import escape
 from typing import Any, get_args, get_type_hints
@@ -15,7 +16,8 @@ def settings_tables() -> str:
 
 
 def _section(prefix: str, kind: Any) -> str:
-    choices = {f"{prefix}{name}" for name, hint in get_type_hints(kind).items() if _is_enumeration(hint)}
+    named = {field.name for field in fields(kind) if "names" in field.metadata}
+    choices = {f"{prefix}{name}" for name, hint in get_type_hints(kind).items() if name in named or _is_enumeration(hint)}
     rows = [_row(setting, setting.key in choices) for setting in settings(prefix, kind)]
     about = f"```{{py:class}} {kind.__module__}.{kind.__qualname__}\n:no-contents-entry:\n\n{kind.__doc__}\n```"
     table = ["| setting | values | default | meaning |", "|---|---|---|---|", *rows]

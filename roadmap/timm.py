@@ -3,6 +3,6 @@
 from roadmap.model.registry import register
 from roadmap.model.trained import load_trained
 
-__all__ = ["load_trained"]
+__all__ = ["load_trained", "register"]
 
 register()

@@ -11,11 +11,11 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.feature_extraction import create_feature_extractor
 
 import roadmap.timm  # noqa: F401
-from roadmap.config.steps import known_steps
+from roadmap.config.steps import networks
 from roadmap.model.front import build_model
 from roadmap.model.layers import FEW_POSITIONS, Pointwise
 
-KINDS = ["resnet", "gelu", "separate_downsampling"]  # strides in blocks and between them, either norm, layer scale
+KINDS = ["resnet", "gelu", "separate_downsampling", "grn"]  # strides in blocks and between, either norm, layer scale, GRN
 SIZES = [(1, 3, 64, 64), (5, 3, 96, 64), (2, 3, 133, 70), (3, 3, 256, 256)]  # of a map of 2 x 2 positions and more
 DYNAMIC = {"x": {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}}
 
@@ -39,7 +39,7 @@ def test_there_is_something_to_choose_between():
 
 
 @pytest.mark.filterwarnings("ignore:The TorchScript type system:UserWarning")  # of torch.fx's own GraphModule
-@pytest.mark.parametrize("step", known_steps())
+@pytest.mark.parametrize("step", networks())
 def test_fx_traces_a_network_and_torchscript_compiles_it(step):
     network = small(step, drop_path=0.5)
     traced = torch.fx.symbolic_trace(network)

@@ -16,8 +16,8 @@ import roadmap.timm
 from roadmap.base.errors import Refused
 from roadmap.config.compose import compose
 from roadmap.config.overrides import group_options
-from roadmap.config.schema import Activation, Bottleneck, Downsampling, Keep, Norm, SpatialConv, Stem
-from roadmap.config.steps import known_steps
+from roadmap.config.schema import Activation, BlockPart, Bottleneck, Downsampling, Keep, Norm, SpatialConv, Stem
+from roadmap.config.steps import known_steps, networks
 from roadmap.model.front import build_model
 from roadmap.model.layers import Block, DropPath, LayerNorm2d, Pointwise
 from roadmap.model.layout import layout
@@ -42,6 +42,7 @@ SPACE = {
     "downsampling": list(Downsampling),
     "layer_scale": [None, 1e-6, 0.1],
     "drop_path": [0.0, 0.3],
+    "block_part": [None, *BlockPart],
 }
 
 
@@ -61,7 +62,7 @@ def test_parameters_equal_the_paper_to_the_unit(row):
 
 
 TWIN_PAIRS = [(step, scale, name) for step, scales in TWINS.items() for scale, name in scales.items()]
-HEAVY = ("large", "xlarge")
+HEAVY = ("large", "xlarge", "huge")
 
 
 @pytest.mark.parametrize(("step", "scale", "name"), TWIN_PAIRS, ids=lambda value: str(value))
@@ -96,7 +97,9 @@ def scattered(model):
 
 
 def test_every_scale_ends_in_a_timm_model():
-    assert {scale for scale in group_options("scale") if timm_twin("separate_downsampling", scale)} == set(group_options("scale"))
+    ends = {scale: timm_twin("separate_downsampling", scale) or timm_twin("grn", scale) for scale in group_options("scale")}
+    assert all(ends.values())
+    assert {scale for scale in ends if not timm_twin("separate_downsampling", scale)} == {"huge"}
 
 
 def test_another_network_is_not_taken_for_a_twin():
@@ -260,7 +263,7 @@ def test_pointwise_is_a_convolution(stride):
 
 
 def test_one_block_serves_every_step():
-    for step in known_steps():
+    for step in networks():
         network = build_model(step, "atto")
         assert all(type(block) is Block for stage in network.stages for block in stage.blocks)
 
@@ -269,7 +272,7 @@ def test_one_block_serves_every_step():
 
 
 def test_timm_builds_every_step_and_features():
-    assert len(timm.list_models("roadmap_*")) == len(known_steps()) * len(group_options("scale"))
+    assert len(timm.list_models("roadmap_*")) == len(networks()) * len(group_options("scale"))
     network = timm.create_model("roadmap_inverted_bottleneck_atto", num_classes=7, drop_path_rate=0.2, in_chans=1)
     assert network(torch.randn(2, 1, 64, 64)).shape == (2, 7)
     features = timm.create_model("roadmap_resnet_atto", features_only=True, out_indices=(1, 3))

@@ -19,7 +19,7 @@ from timm.optim import param_groups_layer_decay
 import roadmap.timm
 from roadmap.base.errors import Refused
 from roadmap.config.compose import compose
-from roadmap.config.steps import known_steps
+from roadmap.config.steps import networks
 from roadmap.data.images import sources
 from roadmap.data.loader import val_transform
 from roadmap.model.front import build_model
@@ -32,7 +32,7 @@ TESTS = SOURCES / "tests" / "test_models.py"
 SMALL = {"depths": [1, 1, 1, 1], "width": 8}
 ENDS = ["resnet", "separate_downsampling"]
 
-every_step = pytest.mark.parametrize("step", known_steps())
+every_step = pytest.mark.parametrize("step", networks())
 
 
 def small(step, **options):
@@ -63,7 +63,7 @@ def test_timms_own_tests_pass():
     passed = re.search(r"^(\d+) passed", done.stdout, re.M)
     assert passed, done.stdout
     if "TIMM_MODELS" not in os.environ:
-        assert int(passed[1]) >= 10 * len(known_steps())
+        assert int(passed[1]) >= 10 * len(networks())
 
 
 # The same, of our own, where timm's sources are not at hand.

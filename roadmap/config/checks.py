@@ -5,11 +5,19 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, get_type_hints
 
-from roadmap.base.errors import Refused
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from roadmap.base.errors import Refused, nearest
+from roadmap.config.parts import KINDS
+from roadmap.config.parts import names as part_names
 from roadmap.config.schema import (
     TRIVIAL,
     Compile,
@@ -34,10 +42,11 @@ AUTO_AUGMENT = re.compile(
 RANDAUGMENT = re.compile(r"rand(-(m\d+|n\d+|mstd\d+(\.\d+)?|mmax\d+|inc[01]|p[01](\.\d+)?))+")
 
 
-def check(experiment: Experiment) -> None:
-    """Refuse values out of range and settings that contradict each other."""
+def check(experiment: Experiment, config_dirs: Sequence[Path] = ()) -> None:
+    """Refuse values out of range and settings that contradict each other; `config_dirs` may hold the file that says one."""
     for key, value, limits in _numbers(experiment):
         _check_number(key, value, limits)
+    _check_parts(experiment, config_dirs)
     _check_model(experiment.model)
     _check_recipe(experiment)
     data = experiment.data
@@ -73,6 +82,23 @@ def _check_start(init: str | None, after: str | None) -> None:
     _require(not foreign, "init", repr(init), forms)
     named = after is None or bool(RUN_NAME.fullmatch(after.rstrip("/").split("/")[-1]))
     _require(named, "after", repr(after), "null, or a run's folder, whose name ends in its identity: gelu-s0-1a2b3c4d")
+
+
+def _check_parts(experiment: Experiment, config_dirs: Sequence[Path]) -> None:
+    for kind in KINDS:
+        name, known = getattr(experiment.model, kind), part_names(kind, experiment.parts)
+        if name is not None and name not in known:
+            place = next(_files_that_say(f"model.{kind}", name, config_dirs), "")
+            raise Refused(f"{place}model.{kind}: invalid value {name!r}; {nearest(name, known)}")
+
+
+def _files_that_say(key: str, value: str, folders: Sequence[Path]) -> Iterator[str]:
+    """The files of one's own that give a setting this value, as the beginning of a message."""
+    for file in (file for folder in folders for file in sorted(folder.glob("*/*.yaml"))):
+        with suppress(OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException):
+            content = OmegaConf.load(file)
+            if isinstance(content, DictConfig) and OmegaConf.select(content, key) == value:
+                yield f"{file}: "
 
 
 def _check_model(model: ModelConfig) -> None:

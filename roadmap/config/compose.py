@@ -28,6 +28,7 @@ from roadmap.base.paths import CONF
 from roadmap.config.checks import check
 from roadmap.config.messages import explain
 from roadmap.config.overrides import RESOLVER, check_override, config_folders, parse
+from roadmap.config.parts import load, resolve
 from roadmap.config.schema import ROOMS, Experiment, StepConfig
 from roadmap.config.steps import all_steps, files_of, known_steps
 
@@ -41,13 +42,15 @@ def compose(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> Exper
         Refused: for anything that no run could start from.
 
     """
-    return _compose(tuple(overrides), config_folders(config_dirs))
+    experiment = _compose(tuple(overrides), config_folders(config_dirs))
+    load(experiment.parts)  # which may have changed since
+    return experiment
 
 
 @lru_cache(maxsize=1024)
 def _compose(overrides: tuple[str, ...], config_dirs: tuple[Path, ...]) -> Experiment:
     experiment = compose_unchecked(overrides, config_dirs)
-    check(experiment)
+    check(experiment, config_dirs)
     return experiment
 
 
@@ -171,6 +174,8 @@ def compose_unchecked(overrides: tuple[str, ...], config_dirs: tuple[Path, ...])
             config = hydra_compose("config", [*words, *search], return_hydra_config=True)
             if config_dirs:
                 _check_foreign(config, _own_hydra())
+        if config.parts and not any(word.startswith("parts=") for word in words):
+            raise Refused(f"parts={config.parts}: set in a file; only the command line may name what is run")
         experiment = from_hydra(config, config.hydra.runtime.choices.get("step"), config_dirs)
         if experiment.reference is not None and not any(word.startswith("reference=") for word in words):
             raise Refused(
@@ -190,11 +195,13 @@ def from_hydra(config: DictConfig, step: str | None, config_dirs: Sequence[Path]
         config.pop("hydra", None)
     experiment = OmegaConf.to_object(config)
     assert isinstance(experiment, Experiment)
+    experiment.parts = resolve(experiment.parts, config_folders(config_dirs))
     if experiment.reference is not None:
         return dataclasses.replace(experiment, step=StepConfig(experiment.reference, None, experiment.reference))
     about = all_steps(*config_dirs)[step]
-    step_config = StepConfig(about.name, about.parent, about.label, about.group, about.before, about.roadmap)
-    return dataclasses.replace(experiment, step=step_config)
+    return dataclasses.replace(
+        experiment, step=StepConfig(**{entry.name: getattr(about, entry.name) for entry in dataclasses.fields(StepConfig)})
+    )
 
 
 @lru_cache

@@ -8,6 +8,7 @@ import json
 from enum import Enum
 from typing import Any
 
+from roadmap.config.parts import own_parts
 from roadmap.config.schema import Experiment, RecipeConfig, TaskName
 
 FIRST = {
@@ -47,12 +48,17 @@ def differences(one: Any, other: Any, key: str = "") -> list[str]:
 def decisive(experiment: Experiment, fingerprint: str) -> dict[str, Any]:
     """Everything that changes a run's result, and nothing else.
 
-    Model, data (its fingerprint, not its path nor the faults in it that are accepted), recipe, seed, given start weights and
-    any task but classification count; the step's name, output folder, logger, device and number of workers do not.
+    Model (parts of one's own with their source), data (its fingerprint, not its path nor the faults in it that are
+    accepted), recipe, seed, given start weights and any task but classification count; the step's name, output folder,
+    logger, device and number of workers do not.
     """
     model = described(experiment)["model"]
-    if experiment.reference is None and model["width"].is_integer():
-        model["width"] = int(model["width"])
+    if experiment.reference is None:
+        if model["width"].is_integer():
+            model["width"] = int(model["width"])
+        if model["block_part"] is None:  # a toggle that came later: the runs from before keep their identity
+            del model["block_part"]
+        model |= {part.kind: part.stamped for part in own_parts(experiment.model)}
     data = {key: value for key, value in plain(experiment.data).items() if key not in ("path", "accept", "download", "workers")}
     if not data["held_out"]:
         del data["held_out"]

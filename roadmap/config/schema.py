@@ -19,6 +19,11 @@ def number(default: Any = MISSING, **limits: float) -> Any:
     return field(default=default, metadata={"limits": limits})
 
 
+def named(kind: type[StrEnum], default: Any = MISSING) -> Any:
+    """A field that takes these names, and those of one's own parts."""
+    return field(default=default, metadata={"names": kind})
+
+
 class NamedWithFacts(StrEnum):
     """Choices that know something of themselves: `name = "name", facts`."""
 
@@ -64,6 +69,12 @@ class Norm(StrEnum):
 
     batch = "batch"  # BatchNorm, eps 1e-5
     layer = "layer"  # LayerNorm over channels at each position, eps 1e-6
+
+
+class BlockPart(StrEnum):
+    """What stands in a block before its last convolution, where it stands in any."""
+
+    grn = "grn"  # global response normalisation (ConvNeXt V2, arXiv 2301.00808)
 
 
 class Keep(StrEnum):
@@ -131,14 +142,17 @@ class ModelConfig:
     bottleneck: Bottleneck = MISSING
     spatial_conv: SpatialConv = MISSING
     kernel_size: int = number(least=1, most=63)  # of the spatial convolution; odd
-    activation: Activation = MISSING
+    activation: str = named(Activation)
     block_activations: Keep = MISSING  # one: the one before the block's last convolution
-    norm: Norm = MISSING
+    norm: str = named(Norm)
     block_norms: Keep = MISSING  # one: the one after the spatial convolution; the shortcut keeps its own
     block_bias: bool = MISSING  # of the block's three convolutions; the shortcut's has none
     downsampling: Downsampling = MISSING
     layer_scale: float | None = number(above=0.0)  # initial value; null: off
     drop_path: float = number(least=0.0, below=1.0)  # stochastic depth of the last block; linear from 0
+    block_part: str | None = named(
+        BlockPart, None
+    )  # before the block's last convolution, after the activation there; null: nothing
 
 
 @dataclass(frozen=True)
@@ -484,6 +498,7 @@ class Experiment:
     study: StudyConfig = field(default_factory=StudyConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
+    parts: list[str] = field(default_factory=list)  # folders of --config-dir whose parts.py is run; on the command line only
     logger: Logger = Logger.none
     wandb: WandbConfig = field(default_factory=WandbConfig)
     init: str | None = None  # weights to start from: a run's folder, FILE.safetensors, FILE.pt or timm:NAME; null: from scratch

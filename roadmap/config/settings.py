@@ -71,7 +71,7 @@ def help_text(config_dirs: Sequence[Path] = ()) -> str:
 
 def _values(hint: Any, field: dataclasses.Field[Any]) -> list[tuple[str, str]]:
     inner = [kind for kind in get_args(hint) if kind is not type(None)]
-    kind = inner[0] if inner else hint
+    kind = field.metadata.get("names") or (inner[0] if inner else hint)
     if issubclass(kind, StrEnum):
         comments = _comments(kind)
         return [(choice.value, comments.get(choice, "")) for choice in kind]

@@ -8,6 +8,7 @@ what the first step is compared with. It is a row where it is asked for, and no 
 
 Other roadmaps may begin at any step: theirs are the steps with that `step.roadmap`, or built on one. Where a step's file begins
 with another than the step it follows, `step.parent` names this: the techniques of `training` each take back what comes later.
+One of these roadmaps has networks of its own: `beyond`, what builds on the end of the paper's.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from yaml import YAMLError
 from roadmap.base.errors import Refused
 from roadmap.base.paths import CONF
 
+BEYOND = "beyond"  # the roadmap of what builds on the paper's end
+
 
 @dataclass(frozen=True)
 class Step:
@@ -39,6 +42,11 @@ class Step:
     before: str | None = None  # of the step that stands before the roadmap: the roadmap's first
     roadmap: str = ""  # that it is part of; empty: the paper's
     base: str | None = None  # the step that its file begins with: its parent, but where `before` or `step.parent` says another
+
+    @property
+    def on_roadmap(self) -> bool:
+        """Whether it is a step of the paper's roadmap itself."""
+        return self.before is None and not self.roadmap
 
 
 def order(steps: Iterable[Step]) -> list[Step]:
@@ -59,7 +67,8 @@ def order(steps: Iterable[Step]) -> list[Step]:
             # Leaves that nothing builds on are side branches when a sibling goes on, or when a sibling leaf came first.
             yield from walk(child, adopted and child is _continuation(following, length))
 
-    roots = children.get(None, [])
+    listed = {step.name for kind in children.values() for step in kind}
+    roots = [step for parent, kind in children.items() if parent not in listed for step in kind]
     return [step for root in sorted(roots, key=lambda s: (-length(s), s.name)) for step in walk(root, True)]
 
 
@@ -74,8 +83,14 @@ def _natural(name: str) -> list[Any]:
 
 @lru_cache
 def known_steps(*config_dirs: Path) -> dict[str, Step]:
-    """Every step of the paper's roadmap in our own `conf/` and in `config_dirs`, by name, in its order: its networks."""
-    return {name: step for name, step in all_steps(*config_dirs).items() if step.before is None and not step.roadmap}
+    """Every step of the paper's roadmap in our own `conf/` and in `config_dirs`, by name, in its order."""
+    return {name: step for name, step in all_steps(*config_dirs).items() if step.on_roadmap}
+
+
+@lru_cache
+def networks(*config_dirs: Path) -> dict[str, Step]:
+    """The same with the steps beyond the roadmap: every step that has a network of its own."""
+    return {name: step for name, step in all_steps(*config_dirs).items() if step.on_roadmap or step.roadmap == BEYOND}
 
 
 @lru_cache
@@ -102,6 +117,14 @@ def all_steps(*config_dirs: Path) -> dict[str, Step]:
     if lost:
         raise Refused(f"steps {', '.join(lost)} are each other's parents: a step's chain must reach one without parent")
     return ordered
+
+
+def _beyond(steps: list[Step]) -> dict[str, Step]:
+    """The steps beyond the roadmap by name: those that say so, and all that build on them."""
+    found: dict[str, Step] = {}
+    while more := [step for step in steps if step.name not in found and (step.beyond or step.parent in found)]:
+        found |= {step.name: replace(step, beyond=True) for step in more}
+    return found
 
 
 def _with_the_first(steps: list[Step]) -> list[Step]:

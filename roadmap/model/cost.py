@@ -6,9 +6,9 @@ import dataclasses
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -20,8 +20,9 @@ with warnings.catch_warnings():
     from fvcore.nn.jit_handles import conv_flop_jit, get_shape, linear_flop_jit
 
 from roadmap.base.errors import Refused
-from roadmap.config.schema import Activation, ModelConfig, Norm
-from roadmap.model.layers import ACTIVATIONS, NORMS, conv_layer
+from roadmap.config.parts import Part
+from roadmap.config.schema import ModelConfig
+from roadmap.model.layers import activation_of, block_part_of, conv_layer, norm_of
 from roadmap.model.layout import BlockLayout, Conv, StageLayout, StemLayout, layout
 from roadmap.model.network import Head, max_pool
 
@@ -31,7 +32,8 @@ PARAMETERS = "parameters"
 OUTPUTS = "outputs"  # outputs of convolutions and linear layers, as fvcore's ActivationCountAnalysis counts
 MULTIPLY_ADDS = ("conv", "linear", "attention")  # attention's own products: of references only
 # Operators that fvcore knows no count for and that have no multiply-adds of convolutions, linear layers or norms.
-FREE_OPERATORS = {"aten::add", "aten::mul", "aten::gelu", "aten::max_pool2d"}
+FREE_OPERATORS = {"aten::add", "aten::mul", "aten::gelu", "aten::max_pool2d", "aten::div", "aten::mean"}
+RESPONSE_NORM = "aten::linalg_vector_norm"  # of a global response norm: it squares and adds each number, then scales it
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def cost(model: ModelConfig, num_classes: int = 1000, image_size: int = 224) -> 
     for stage in network.stages:
         counts, shape = _stage(stage, shape)
         total = total + counts
-    total = total + _count(Head, (network.head_norm, shape[1], num_classes), shape)[0]
+    total = total + _norm(network.head_norm, (1, shape[1], 1, 1)) + _count(Head, (None, shape[1], num_classes), shape)[0]
     activations, params = total.pop(OUTPUTS), total.pop(PARAMETERS)
     return Cost(params, dict(sorted(total.items())), activations)
 
@@ -119,22 +121,29 @@ def _block(block: BlockLayout, shape: Shape) -> Counted:
         counts = counts + counted
     if block.layer_scale is not None:
         counts[PARAMETERS] += shape[1]
-    return counts + _activation(block.activation), shape
+    return counts + _activation(block.activation, shape), shape
 
 
 def _conv_layer(conv: Conv, shape: Shape) -> Counted:
     """A convolution, whose place in a network does not matter, and what follows it: many layouts share the parts."""
-    counts, shape = _count(conv_layer, (dataclasses.replace(conv, norm=None, activation=None),), shape)
-    return counts + _norm(conv.norm, shape) + _activation(conv.activation), shape
+    counts, shape = _count(conv_layer, (dataclasses.replace(conv, norm=None, activation=None, part=None),), shape)
+    return counts + _norm(conv.norm, shape) + _activation(conv.activation, shape) + _part(conv.part, shape), shape
 
 
-def _norm(norm: Norm | None, shape: Shape) -> Counter[str]:
-    return Counter() if norm is None else _count(NORMS[norm], (shape[1],), shape)[0]
+def _norm(norm: str | None, shape: Shape) -> Counter[str]:
+    return Counter() if norm is None else _count(norm_of(norm), (shape[1],), shape)[0]
 
 
-def _activation(activation: Activation | None) -> Counter[str]:
-    """Nothing, once it is traced that it is free."""
-    return Counter() if activation is None else _count(ACTIVATIONS[activation], (), (1, 1, 1, 1))[0]
+def _activation(activation: str | None, shape: Shape) -> Counter[str]:
+    """What one's own says; the roadmap's are free, which is traced once."""
+    if activation is None:
+        return Counter()
+    build = activation_of(activation)
+    return _count(build, (), shape if isinstance(build, Part) else (1, 1, 1, 1))[0]
+
+
+def _part(part: str | None, shape: Shape) -> Counter[str]:
+    return Counter() if part is None else _count(block_part_of(part), (shape[1],), shape)[0]
 
 
 @cache
@@ -145,10 +154,26 @@ def _count(build: Callable[..., nn.Module], values: tuple[Any, ...], shape: Shap
     part.to_empty(device="cpu")
     for tensor in part.state_dict().values():
         tensor.zero_()  # uninitialised numbers may be denormal, and slow
+    if isinstance(build, Part):
+        return _own(build, part, shape)
     return _trace(part, torch.zeros(shape))
 
 
-def _trace(part: nn.Module, image: Tensor) -> tuple[Counter[str], Shape]:
+def _own(declared: Part, part: nn.Module, shape: Shape) -> Counted:
+    """A part of one's own, whose declaration says what its operators cost that are not known."""
+    about = f"{declared.file}: {declared.kind} {declared.name!r}"
+    try:
+        counts, out = _trace(part, torch.zeros(shape), declared.cost)
+    except Refused as error:
+        raise Refused(f"{about}: {error}; say in its declaration what else costs: cost={{operator: multiply-adds}}") from None
+    except Exception as error:
+        raise Refused(f"{about}: cannot be run on a picture of shape {shape}: {error}") from error
+    if out != shape:
+        raise Refused(f"{about}: makes {out} of {shape}; a part keeps the shape")
+    return counts, out
+
+
+def _trace(part: nn.Module, image: Tensor, own: Sequence[tuple[str, float]] = ()) -> tuple[Counter[str], Shape]:
     shapes: list[Shape] = []
     part.register_forward_hook(lambda module, inputs, output: shapes.append(tuple(int(n) for n in output.shape)))
     with torch.no_grad(), warnings.catch_warnings():
@@ -159,6 +184,9 @@ def _trace(part: nn.Module, image: Tensor) -> tuple[Counter[str], Shape]:
         for names, handle in ((("aten::_convolution", "aten::convolution"), _conv), (("aten::linear",), _linear)):
             for name in names:
                 analysis.set_op_handle(name, handle)
+        analysis.set_op_handle(RESPONSE_NORM, _response_norm)
+        for name, each in own:
+            analysis.set_op_handle(name, partial(_declared, each))
         counted, unknown = analysis.by_operator(), set(analysis.unsupported_ops()) - FREE_OPERATORS
     if unknown:
         raise Refused(f"the cost of {', '.join(sorted(unknown))} is not known; free are {', '.join(FREE_OPERATORS)}")
@@ -173,6 +201,14 @@ def _conv(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
 
 def _linear(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
     return Counter({"linear": linear_flop_jit(inputs, outputs), OUTPUTS: _elements(outputs[0])})
+
+
+def _response_norm(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
+    return Counter({"response_norm": 2 * _elements(inputs[0])})
+
+
+def _declared(each: float, inputs: list[Any], outputs: list[Any]) -> Counter[str]:
+    return Counter({"own": round(each * _elements(outputs[0]))})
 
 
 def _elements(value: Any) -> int:

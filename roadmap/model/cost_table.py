@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from roadmap.base.tables import Column
-from roadmap.config.steps import Step, known_steps
+from roadmap.config.steps import BEYOND, Step, known_steps, networks
 from roadmap.model.check import compose_run
 from roadmap.paper.rows import paper_row
 
@@ -32,25 +33,32 @@ COLUMNS = (
 )
 
 
-def cost_rows(scale: str, image_size: int, config_dirs: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
-    """The rows of the cost table, counted by several processes forked once torch is imported."""
+NORMS = ("batch_norm", "layer_norm", "response_norm")
+
+
+def cost_rows(
+    scale: str, image_size: int, config_dirs: tuple[Path, ...] = (), names: Sequence[str] = (), own: tuple[str, ...] = ()
+) -> list[dict[str, Any]]:
+    """The rows of the cost table, of these steps or of all; counted by processes that are forked once torch is imported."""
     import torch
 
     import roadmap.model.cost  # noqa: F401 (before the fork)
 
-    steps = list(known_steps(*config_dirs))
+    steps = list(names or known_steps(*config_dirs))
     processes = min(os.cpu_count() or 1, 4)
-    tasks = [(step, scale, image_size, config_dirs) for step in steps]
+    tasks = [(step, scale, image_size, config_dirs, own) for step in steps]
     with ProcessPoolExecutor(processes, multiprocessing.get_context("fork"), torch.set_num_threads, (1,)) as pool:
         # Neighbours in one process: a step shares most of its parts with the step before it, and counts them once.
         return list(pool.map(cost_row, *zip(*tasks, strict=True), chunksize=-(-len(steps) // processes)))
 
 
-def cost_row(step: str, scale: str, image_size: int, config_dirs: tuple[Path, ...] = ()) -> dict[str, Any]:
+def cost_row(
+    step: str, scale: str, image_size: int, config_dirs: tuple[Path, ...] = (), own: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """One row of the cost table, multiply-adds in G (1e9), activations in M (1e6)."""
     from roadmap.model.cost import cost
 
-    experiment = compose_run([f"scale={scale}", f"+step={step}"], config_dirs)
+    experiment = compose_run([f"scale={scale}", f"+step={step}", *own], config_dirs)
     counted = cost(experiment.model, image_size=image_size)
     operators = {name: count / 1e9 for name, count in counted.by_operator.items()}
     paper = paper_row(scale, step)
@@ -61,11 +69,11 @@ def cost_row(step: str, scale: str, image_size: int, config_dirs: tuple[Path, ..
         "gmacs_total": counted.total / 1e9,
         "gmacs_conv": operators.get("conv", 0.0),
         "gmacs_linear": operators.get("linear", 0.0),
-        "gmacs_norm": operators.get("batch_norm", 0.0) + operators.get("layer_norm", 0.0),
+        "gmacs_norm": sum(operators.get(name, 0.0) for name in NORMS),
         "gmacs_pool": operators.get("adaptive_avg_pool2d", 0.0),
         "activations_m": counted.activations / 1e6,
         "paper_gflops": paper.gflops_printed if paper and image_size == 224 else None,
-        "note": _note(scale, known_steps(*config_dirs)[step], image_size),
+        "note": _note(scale, networks(*config_dirs)[step], image_size),
     }
 
 
@@ -73,4 +81,6 @@ def _note(scale: str, step: Step, image_size: int) -> str | None:
     paper = paper_row(scale, step.name)
     if paper and paper.misprint and image_size == 224:
         return "misprint in Table 10; Figure 2 agrees with the computed value"
+    if step.roadmap == BEYOND:
+        return "beyond the paper"
     return None if step.adopted else "side branch, not adopted"

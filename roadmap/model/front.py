@@ -10,6 +10,7 @@ from typing import Any
 
 from roadmap.base.errors import Refused
 from roadmap.config.effects import ineffective_settings
+from roadmap.config.overrides import config_folders, quoted
 from roadmap.model.check import compose_run
 from roadmap.model.layout import layout
 from roadmap.model.network import Network
@@ -23,7 +24,8 @@ def build_model(
     scale: str = "tiny",
     num_classes: int = 1000,
     *,
-    config_dirs: Sequence[Path] = (),
+    config_dirs: Sequence[Path | str] = (),
+    parts: Sequence[str] = (),
     in_chans: int = 3,
     drop_rate: float = 0.0,
     global_pool: str = "avg",
@@ -37,6 +39,7 @@ def build_model(
         scale: a name from `conf/scale/`.
         num_classes: outputs of the classifier; 0 leaves it out.
         config_dirs: folders with steps of your own, laid out like `conf/`.
+        parts: the names of those whose `parts.py` is run, for activations, norms and block parts of your own.
         in_chans: colours of the images.
         drop_rate: dropout before the classifier (the paper has none).
         global_pool: "avg", or "" with 0 classes: features at each position.
@@ -55,9 +58,10 @@ def build_model(
     if output_stride not in OUTPUT_STRIDES:
         raise Refused(f"output_stride={output_stride}: it is one of {', '.join(map(str, OUTPUT_STRIDES))}")
     settings = [f"model.{key}={_as_override(value)}" for key, value in toggles.items()]
-    overrides = [f"scale={scale}", f"+step={step}", *settings]
-    experiment = compose_run(overrides, config_dirs)
-    for warning in ineffective_settings(experiment, settings, config_dirs):
+    own = [f"parts=[{','.join(map(quoted, parts))}]"] if parts else []
+    folders = config_folders(config_dirs)
+    experiment = compose_run([f"scale={scale}", f"+step={step}", *own, *settings], folders)
+    for warning in ineffective_settings(experiment, [*own, *settings], folders):
         log.warning("%s", warning)
     return Network(layout(experiment.model, in_chans, output_stride), num_classes, drop_rate, global_pool=global_pool)
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch._jit_internal import is_scripting
 from torch.nn import functional
 
-from roadmap.config.schema import Activation, Norm
+from roadmap.config.parts import part
+from roadmap.config.schema import Activation, BlockPart, Norm
 from roadmap.model.depthwise import Depthwise
 from roadmap.model.layout import BlockLayout, Conv
 
@@ -41,15 +42,58 @@ def normalize_channels(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> T
     return functional.layer_norm(x, channels, weight, bias, eps).permute(0, 3, 1, 2)
 
 
-NORMS: dict[Norm, Callable[[int], nn.Module]] = {
+class ResponseNorm2d(nn.Module):
+    """Global response normalisation of (N, C, H, W): channels compete by their norms over all positions.
+
+    Each channel is scaled by its norm over the mean of all channels', with a learnt factor and shift; at first it changes
+    nothing. Source: ConvNeXt V2 (Woo et al., arXiv 2301.00808), section 3.2.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.zeros(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (N, C, H, W)."""
+        return normalize_responses(x, self.weight, self.bias, self.eps)
+
+
+def normalize_responses(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """(N, C, H, W) as `ResponseNorm2d` says, in the type of x; squares are summed in float32 at least."""
+    norms = torch.linalg.vector_norm(x, dim=(2, 3), keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
+    scale = 1.0 + weight.view(1, -1, 1, 1) * norms / (norms.mean(dim=1, keepdim=True) + eps)
+    return x * scale.to(x.dtype) + bias.view(1, -1, 1, 1).to(x.dtype)
+
+
+NORMS: dict[str, Callable[[int], nn.Module]] = {
     Norm.batch: partial(nn.BatchNorm2d, eps=1e-5),
     Norm.layer: partial(LayerNorm2d, eps=1e-6),
 }
 # In place: what comes before an activation here does not need its output for its gradient.
-ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     Activation.relu: partial(nn.ReLU, inplace=True),
     Activation.gelu: nn.GELU,
 }
+
+BLOCK_PARTS: dict[str, Callable[[int], nn.Module]] = {BlockPart.grn: ResponseNorm2d}
+
+
+def norm_of(name: str) -> Callable[[int], nn.Module]:
+    """What makes the norm of this name, the roadmap's or one's own."""
+    return NORMS.get(name) or part("norm", name)
+
+
+def activation_of(name: str) -> Callable[[], nn.Module]:
+    """What makes the activation of this name."""
+    return ACTIVATIONS.get(name) or part("activation", name)
+
+
+def block_part_of(name: str) -> Callable[[int], nn.Module]:
+    """What makes the block part of this name."""
+    return BLOCK_PARTS.get(name) or part("block_part", name)
+
 
 FEW_POSITIONS = 384  # images x height x width, up to which a matrix product beats a 1x1 convolution on a CPU
 
@@ -96,7 +140,7 @@ def _many_positions(x: Tensor, few: int = FEW_POSITIONS) -> bool:
 
 
 def conv_layer(conv: Conv) -> nn.Sequential:
-    """Convolution, norm, activation: children `conv`, `norm` and `act`, those that the layout has."""
+    """Convolution, norm, activation, part: children `conv`, `norm`, `act` and `part`, those that the layout has."""
     parts: OrderedDict[str, nn.Module] = OrderedDict()
     parts["conv"] = _convolution(conv)(
         conv.in_channels,
@@ -109,9 +153,11 @@ def conv_layer(conv: Conv) -> nn.Sequential:
         bias=conv.bias,
     )
     if conv.norm is not None:
-        parts["norm"] = NORMS[conv.norm](conv.out_channels)
+        parts["norm"] = norm_of(conv.norm)(conv.out_channels)
     if conv.activation is not None:
-        parts["act"] = ACTIVATIONS[conv.activation]()
+        parts["act"] = activation_of(conv.activation)()
+    if conv.part is not None:
+        parts["part"] = block_part_of(conv.part)(conv.out_channels)
     return nn.Sequential(parts)
 
 
@@ -176,7 +222,7 @@ def scale_channels(x: Tensor, gamma: Tensor) -> Tensor:
 
 
 # What asks for types, devices and shapes is one node to torch.fx, which knows none while it traces.
-for name in ("normalize_channels", "mix_channels", "drop_images", "scale_channels"):
+for name in ("normalize_channels", "normalize_responses", "mix_channels", "drop_images", "scale_channels"):
     torch.fx.wrap(name)
 
 
@@ -193,7 +239,7 @@ class Block(nn.Module):
         self.scale = nn.Identity() if layout.layer_scale is None else LayerScale(channels, layout.layer_scale)
         self.drop_path = DropPath(layout.drop_path)
         self.shortcut = nn.Identity() if layout.shortcut is None else conv_layer(layout.shortcut)
-        self.act = nn.Identity() if layout.activation is None else ACTIVATIONS[layout.activation]()
+        self.act = nn.Identity() if layout.activation is None else activation_of(layout.activation)()
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform (N, C_in, H, W)."""

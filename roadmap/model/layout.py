@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from roadmap.config.schema import Activation, Bottleneck, Downsampling, Keep, ModelConfig, Norm, SpatialConv, Stem
+from roadmap.config.schema import Bottleneck, Downsampling, Keep, ModelConfig, SpatialConv, Stem
 
 EXPANSION = 4  # between the two widths of a block, either way round
 
@@ -27,8 +27,9 @@ class Conv:
     groups: int = 1
     dilation: int = 1
     bias: bool = False
-    norm: Norm | None = None
-    activation: Activation | None = None
+    norm: str | None = None
+    activation: str | None = None
+    part: str | None = None
 
     @property
     def padding(self) -> int | str:
@@ -44,7 +45,7 @@ class StemLayout:
 
     conv: Conv
     max_pool: bool
-    norm: Norm | None
+    norm: str | None
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class BlockLayout:
 
     convs: tuple[Conv, Conv, Conv]
     shortcut: Conv | None  # None: identity
-    activation: Activation | None  # after the addition
+    activation: str | None  # after the addition
     layer_scale: float | None
     drop_path: float
 
@@ -62,7 +63,7 @@ class BlockLayout:
 class DownsamplingLayout:
     """What stands between two stages when the blocks have no strides."""
 
-    norm: Norm
+    norm: str
     conv: Conv
 
 
@@ -86,7 +87,7 @@ class NetworkLayout:
 
     stem: StemLayout
     stages: tuple[StageLayout, ...]
-    head_norm: Norm | None  # after the global average pool
+    head_norm: str | None  # after the global average pool
 
 
 @dataclass(frozen=True)
@@ -174,6 +175,7 @@ def _block(model: ModelConfig, channels: int, width: int, stride: int, dilation:
             bias=model.block_bias,
             norm=model.norm if is_spatial or model.block_norms == Keep.all else None,
             activation=activations[i],
+            part=model.block_part if i == 1 else None,
         )
 
     projects = stride > 1 or channels != out_channels
@@ -192,7 +194,7 @@ def _block_widths(model: ModelConfig, width: int) -> tuple[int, int]:
     return (wide, width) if model.bottleneck == Bottleneck.inverted else (width, wide)
 
 
-def _activations(model: ModelConfig) -> tuple[Activation | None, ...]:
+def _activations(model: ModelConfig) -> tuple[str | None, ...]:
     """After each of the three convolutions and after the addition; the one that is kept feeds the last convolution."""
     kept = (False, True, False, False) if model.block_activations == Keep.one else (True, True, False, True)
     return tuple(model.activation if keep else None for keep in kept)

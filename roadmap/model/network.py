@@ -14,8 +14,8 @@ from torch._jit_internal import is_scripting
 from torch.utils.checkpoint import checkpoint_sequential
 
 from roadmap.base.errors import Refused
-from roadmap.config.schema import Initialisation, ModelConfig, Norm
-from roadmap.model.layers import NORMS, Block, conv_layer
+from roadmap.config.schema import Initialisation, ModelConfig
+from roadmap.model.layers import Block, conv_layer, norm_of
 from roadmap.model.layout import NetworkLayout, StageLayout, StemLayout, layout
 
 BLOCKS_OF_A_LAYER = 3
@@ -30,7 +30,7 @@ class Stem(nn.Sequential):
         if layout.max_pool:
             parts["pool"] = max_pool()
         if layout.norm is not None:
-            parts["norm"] = NORMS[layout.norm](layout.conv.out_channels)
+            parts["norm"] = norm_of(layout.norm)(layout.conv.out_channels)
         super().__init__(parts)
 
 
@@ -47,7 +47,7 @@ class Stage(nn.Module):
         self.downsampling = nn.Sequential()
         if layout.downsampling is not None:
             before = layout.downsampling
-            self.downsampling.append(NORMS[before.norm](before.conv.in_channels)).append(conv_layer(before.conv))
+            self.downsampling.append(norm_of(before.norm)(before.conv.in_channels)).append(conv_layer(before.conv))
         self.blocks = nn.Sequential(*map(Block, layout.blocks))
         self.grad_checkpointing = False
 
@@ -66,10 +66,10 @@ class Head(nn.Module):
     """
 
     def __init__(
-        self, norm: Norm | None, channels: int, num_classes: int, drop_rate: float = 0.0, global_pool: str = "avg"
+        self, norm: str | None, channels: int, num_classes: int, drop_rate: float = 0.0, global_pool: str = "avg"
     ) -> None:
         super().__init__()
-        self.norm = nn.Identity() if norm is None else NORMS[norm](channels)
+        self.norm = nn.Identity() if norm is None else norm_of(norm)(channels)
         self.drop = nn.Dropout(drop_rate)
         self.reset(channels, num_classes, global_pool)
 

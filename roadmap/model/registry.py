@@ -6,14 +6,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
-from roadmap.config.overrides import group_options
-from roadmap.config.steps import known_steps
+from roadmap.config.overrides import config_folders, group_options
+from roadmap.config.parts import resolve
+from roadmap.config.steps import networks
 from roadmap.model.front import build_model
 from roadmap.model.network import Network, layer_groups
 
@@ -33,13 +35,24 @@ PRETRAINED_CFG = {
 
 
 default_cfgs: dict[str, Any] = {}  # where timm's registry looks for them
+_own: dict[str, Any] = {}  # folders and parts of one's own, as they were registered last
 
 
-def register() -> None:
-    """Enter the models in timm's registry; the scale `tiny` goes without its name."""
-    module = sys.modules[__name__]
-    models = {timm_name(step, scale): (step, scale) for step in known_steps() for scale in group_options("scale")}
+def register(config_dirs: Sequence[Path | str] = (), parts: Sequence[str] = ()) -> None:
+    """Enter the models in timm's registry; the scale `tiny` goes without its name.
+
+    With folders of your own their steps and scales are models too, and all models take the parts that are named:
+    `register(["my"], parts=["my"])`, then `timm.create_model("roadmap_gelu", activation="silu")`.
+
+    Raises:
+        Refused: for folders and parts that a command would refuse.
+
+    """
+    module, folders = sys.modules[__name__], config_folders(config_dirs)
+    resolve(parts, folders)
+    models = {timm_name(step, scale): (step, scale) for step in networks(*folders) for scale in group_options("scale", folders)}
     default_cfgs.update(generate_default_cfgs(dict.fromkeys(models, PRETRAINED_CFG)))
+    _own.update(config_dirs=folders, parts=tuple(parts))
     for name, (step, scale) in models.items():
         if not hasattr(module, name):
             setattr(module, name, register_model(_entry(name, step, scale)))
@@ -54,7 +67,7 @@ def _entry(name: str, step: str, scale: str) -> Callable[..., Any]:
     def network(drop_path_rate: float | None = None, **given: Any) -> Network:
         if drop_path_rate is not None:
             given["drop_path"] = drop_path_rate
-        return build_model(step, scale, **given)
+        return build_model(step, scale, **_own, **given)
 
     def entry(pretrained: bool = False, **kwargs: Any) -> Any:
         feature_cfg = {"out_indices": (0, 1, 2, 3), "flatten_sequential": True}

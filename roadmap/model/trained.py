@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from roadmap.base.errors import Refused
+from roadmap.config.overrides import config_folders
+from roadmap.config.parts import KINDS, part, resolve
 from roadmap.config.schema import ModelConfig
 from roadmap.model.build import network_of
 from roadmap.model.registry import PRETRAINED_CFG, timm_name
@@ -18,16 +21,20 @@ from roadmap.record.result import RunResult
 from roadmap.record.weights import finished_run, weights_file
 
 
-def load_trained(folder: Path | str) -> nn.Module:
+def load_trained(folder: Path | str, config_dirs: Sequence[Path | str] = (), parts: Sequence[str] = ()) -> nn.Module:
     """The network of a finished run, in eval mode on the CPU; (N, 3, S, S) to (N, classes), S being its image size.
 
     Its `pretrained_cfg` holds the run's own image size, mean, deviation, crop and number of classes, so that
     `timm.data.create_transform(**timm.data.resolve_data_config(model=network))` makes the images that it was scored on.
 
+    A run with parts of one's own needs them again: `config_dirs=["my"], parts=["my"]`.
+
     Raises:
-        Refused: where the folder holds no finished run, or not its weights.
+        Refused: where the folder holds no finished run, or not its weights; where it was made of parts that are not given,
+            or are others by now.
 
     """
+    resolve(parts, config_folders(config_dirs))
     result, weights = finished_run(Path(folder)), weights_file(Path(folder))
     network = _network(result).eval()
     try:
@@ -42,11 +49,22 @@ def _network(result: RunResult) -> nn.Module:
     """Freshly initialised; of a reference, the record holds its name and its stochastic depth alone."""
     model, reference = result.model, _reference(result)
     if reference is None:
-        known = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), model))
+        plain = {key: _part(key, value) if key in KINDS and value else value for key, value in model.items()}
+        known = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), plain))
         assert isinstance(known, ModelConfig)
     else:
         known = ModelConfig(drop_path=model["drop_path"])
     return network_of(known, reference, result.data["classes"], result.data["image_size"])
+
+
+def _part(kind: str, recorded: str) -> str:
+    """The name in what a record says; of one's own part also that it is the one that was trained."""
+    name, _, digest = recorded.partition("@")
+    if digest and (found := part(kind, name)).digest != digest:
+        raise Refused(
+            f"{found.file}: {kind} {name!r} is not the one that the run was trained with ({found.digest}, then {digest})"
+        )
+    return name
 
 
 def _reference(result: RunResult) -> str | None:

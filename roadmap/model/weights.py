@@ -1,4 +1,4 @@
-"""Weights to and from timm, at the roadmap's two ends: ResNet (`resnet`) and ConvNeXt (`separate_downsampling`)."""
+"""Weights to and from timm: ResNet (`resnet`) and ConvNeXt (`separate_downsampling`), the roadmap's ends, and V2 (`grn`)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from torch import Tensor, nn
 from roadmap.base.errors import Refused
 from roadmap.model.network import Network
 
-# timm's model at each end of each scale; where the starting point is ours, only the other end has one.
+# timm's model at each end of each scale; where the starting point is ours, only the ends that it leads to.
 TWINS = {
     "resnet": {"tiny": "resnet50", "base": "resnet200", "small": "resnet101"},
     "separate_downsampling": {
         scale: f"convnext_{scale}" for scale in ("atto", "femto", "pico", "nano", "tiny", "small", "base", "large", "xlarge")
+    },
+    "grn": {
+        scale: f"convnextv2_{scale}" for scale in ("atto", "femto", "pico", "nano", "tiny", "small", "base", "large", "huge")
     },
 }
 
@@ -36,6 +39,7 @@ CONVNEXT = {
     r"stages\.(\d+)\.blocks\.(\d+)\.branch\.0\.conv": "stages.{0}.blocks.{1}.conv_dw",
     r"stages\.(\d+)\.blocks\.(\d+)\.branch\.0\.norm": "stages.{0}.blocks.{1}.norm",
     r"stages\.(\d+)\.blocks\.(\d+)\.branch\.1\.conv": "stages.{0}.blocks.{1}.mlp.fc1",
+    r"stages\.(\d+)\.blocks\.(\d+)\.branch\.1\.part": "stages.{0}.blocks.{1}.mlp.grn",
     r"stages\.(\d+)\.blocks\.(\d+)\.branch\.2\.conv": "stages.{0}.blocks.{1}.mlp.fc2",
     r"stages\.(\d+)\.blocks\.(\d+)\.scale\.gamma": "stages.{0}.blocks.{1}.gamma",
     r"head\.norm": "head.norm",

@@ -76,7 +76,7 @@ def _behind_layer_scale(study: Study) -> list[str]:
 
 
 def _of_recipes(study: Study) -> list[str]:
-    """In which settings of recipe and data, and start weights, the rows differ from those that they are compared with, and how."""
+    """In which settings of recipe and data, and start weights, rows differ from those that they are compared with, and how."""
     plan = study.plan
     lines = []
     for row in plan.rows:
@@ -88,6 +88,8 @@ def _of_recipes(study: Study) -> list[str]:
             lines.append(f"{row.variant.label} differs from {other.variant.label} in {said}.")
     if plan.published is None and any(paper_name(row.variant.name) == "resnet_original_recipe" for row in plan.rows):
         lines.append("The paper's number for the original recipe is one that it quotes, of one seed and fewer epochs.")
+    if any(row.variant.name == "grn" for row in plan.rows):
+        lines.append("The published number for GRN is that of ConvNeXt V2 trained supervised (arXiv 2301.00808, Table 14).")
     return lines
 
 

@@ -21,7 +21,7 @@ def published_difference(plan: StudyPlan, row: str, parent: str | None) -> float
     if plan.published:
         return plan.published.difference(row, parent) if parent else None
     one, other = published_row(plan, row), published_row(plan, parent)
-    return one.score - other.score if one and other else None
+    return one.score - other.score if one and other and not one.beyond else None
 
 
 def published_heading(plan: StudyPlan) -> str:

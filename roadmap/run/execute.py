@@ -12,6 +12,7 @@ from roadmap.base.errors import Diverged, StorageFault
 from roadmap.base.redaction import Redacting
 from roadmap.base.signals import Stop, stop_on_signals
 from roadmap.config.checks import check_processes
+from roadmap.config.parts import load
 from roadmap.config.schema import Experiment, RuntimeConfig
 from roadmap.data.images.inventory import Inventory
 from roadmap.record.alarms import alarms, at_chance
@@ -36,6 +37,7 @@ def execute(experiment: Experiment, inventory: Inventory, fingerprint: str) -> R
         Held, OutOfMemory, Refused, StorageFault, Stopped: see `roadmap.base.errors`. A run that diverges is a result, no error.
 
     """
+    load(experiment.parts)
     folder = RunFolder.of(experiment, fingerprint)
     done = folder.result()
     if done is not None:

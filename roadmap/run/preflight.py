@@ -15,6 +15,7 @@ from roadmap.base.errors import Refused
 from roadmap.config.checks import check_processes
 from roadmap.config.effects import ineffective_settings
 from roadmap.config.overrides import parse
+from roadmap.config.parts import own_parts
 from roadmap.config.schema import Experiment
 from roadmap.data.images import sources
 from roadmap.data.images.inventory import Inventory
@@ -55,13 +56,13 @@ def preflight(experiment: Experiment) -> Inventory:
     """
     check_output(experiment)
     inventory = sources.checked_images(experiment.data, experiment.recipe.batch_size)
-    check_reference(experiment, len(inventory.classes))
+    check_network(experiment, len(inventory.classes))
     return inventory
 
 
-def check_reference(experiment: Experiment, classes: int) -> None:
-    """Refuse a reference that timm does not have, or that does not take the experiment's images."""
-    if experiment.reference is not None:
+def check_network(experiment: Experiment, classes: int) -> None:
+    """Refuse a reference or a part of one's own that cannot be built and counted for the experiment's images."""
+    if experiment.reference is not None or own_parts(experiment.model):
         cost_of(experiment, classes)
 
 

@@ -23,7 +23,7 @@ from roadmap.paper.published import Published, read_published
 from roadmap.record.folder import RunFolder
 from roadmap.record.study import PlannedRow, StudyPlan, Variant, seed_and_identity, write_plan
 from roadmap.record.weights import weights_file
-from roadmap.run.preflight import check_reference, preflight
+from roadmap.run.preflight import check_network, preflight
 from roadmap.run.start import check_follows, check_start, resolved
 from roadmap.sweep.design import Design, design, in_order, set_between
 from roadmap.tasks.metrics import METRICS
@@ -159,7 +159,7 @@ def plan(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> SweepPla
     known = {_images_of(first): fingerprint}
     rows, study = _rows_of(study, lambda variant, before: _points(variant, overrides, config_dirs, seeds, known, before))
     for row in rows.values():
-        check_reference(row[0].experiment, len(inventory.classes))
+        check_network(row[0].experiment, len(inventory.classes))
         _check_starts(row, inventory.classes)
     name = first.study.published
     published = None if name is None else read_published(name, {**steps, **rows})

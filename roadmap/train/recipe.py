@@ -14,9 +14,10 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from roadmap.config.schema import Clip, Optimizer, RecipeConfig, Schedule, Spared
+from roadmap.model.layers import ResponseNorm2d
 
 Clipping = Callable[[Sequence[Tensor], Tensor], None]
-NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, ResponseNorm2d)
 
 
 def optimizer(recipe: RecipeConfig, network: nn.Module) -> torch.optim.Optimizer:

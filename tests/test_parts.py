@@ -1,0 +1,276 @@
+"""Parts of one's own: declared in a `parts.py`, named on the command line, and from then on as good as the roadmap's."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from conftest import QUICK
+from torch import nn
+
+import roadmap.timm
+from roadmap import build_model, cost
+from roadmap.base.errors import EXIT_REFUSED, Refused
+from roadmap.config import parts
+from roadmap.config.compose import compose
+from roadmap.config.identity import decisive, identity
+from roadmap.model import registry
+from roadmap.model.check import compose_run
+from roadmap.model.cost import cost as counted
+from roadmap.model.weights import from_timm, to_timm
+from roadmap.run.preflight import check_jobs
+from roadmap.sweep.plan import plan
+
+PARTS = """
+from roadmap.parts import activation, block_part, norm
+
+@activation("silu", cost={"aten::silu": 0})
+def silu():
+    from torch import nn
+    return nn.SiLU()
+
+@norm("group", cost={})
+def group(channels):
+    from torch import nn
+    return nn.GroupNorm(1, channels)
+
+@block_part("squeeze_excitation", cost={"aten::relu": 0, "aten::sigmoid": 0})
+def squeeze_excitation(channels):
+    from torchvision.ops import SqueezeExcitation
+    return SqueezeExcitation(channels, channels // 4)
+"""
+OWN = "parts=[my]"
+SMALL = ["scale=atto", "model.depths=[1,1,1,1]", "model.width=8"]
+
+
+@pytest.fixture
+def my(tmp_path):
+    """A folder with parts, and a place for other texts of it."""
+    folder = tmp_path / "my"
+    folder.mkdir()
+    (folder / "parts.py").write_text(PARTS)
+    yield folder
+    parts._declared.clear()
+    compose.__globals__["_compose"].cache_clear()
+    compose.__globals__["compose_unchecked"].cache_clear()
+    registry._own.clear()
+
+
+def composed(my, *words):
+    return compose_run(["+step=gelu", OWN, *SMALL, *words], [my])
+
+
+def refused(my, text, *words):
+    (my / "parts.py").write_text(text)
+    with pytest.raises(Refused) as fault:
+        composed(my, *words)
+    return str(fault.value)
+
+
+def kinds(network, kind):
+    return sum(isinstance(module, kind) for module in network.modules())
+
+
+# --- the name is a toggle's ------------------------------------------------------------------------------------------
+
+
+def test_every_kind_of_part_reaches_its_layers(my):
+    from torchvision.ops import SqueezeExcitation
+
+    def network(**toggles):
+        return build_model("gelu", "atto", 10, config_dirs=[my], parts=["my"], depths=[1, 1, 1, 1], width=8, **toggles)
+
+    assert kinds(network(activation="silu"), nn.SiLU) == kinds(network(), nn.GELU) > 0
+    assert kinds(network(norm="group"), nn.GroupNorm) == kinds(network(), nn.BatchNorm2d) > 0
+    whole = network(block_part="squeeze_excitation", activation="silu", norm="group").train()
+    assert [type(layer[-1]) for layer in whole.stages[0].blocks[0].branch] == [nn.SiLU, SqueezeExcitation, nn.GroupNorm]
+    whole(torch.randn(2, 3, 64, 64)).sum().backward()
+    assert all(weight.grad is not None for weight in whole.parameters())
+
+
+def test_a_step_and_a_study_of_ones_own_take_the_name(my, tmp_path):
+    (my / "step").mkdir()
+    (my / "study").mkdir()
+    (my / "step" / "silu.yaml").write_text("# @package _global_\ndefaults: [gelu, _self_]\nmodel: {activation: silu}\n")
+    rows = "[{name: plain, step: gelu}, {name: se, step: silu, set: [model.block_part=squeeze_excitation], compare: plain}]"
+    (my / "study" / "own.yaml").write_text(f"# @package _global_\nstudy: {{name: own, rows: {rows}}}\n")
+    found = plan(["+study=own", OWN, *SMALL, f"output={tmp_path}"], [my])
+    model = found.rows["se"][0].experiment.model
+    assert (model.activation, model.block_part) == ("silu", "squeeze_excitation")
+    assert set(found.study_plan().row("se").toggles) == {"activation", "block_part"}
+    assert OWN in found.rows["se"][0].command  # so do the runs on Slurm and Ray
+    with pytest.raises(Refused, match=r"model\.activation: invalid value 'silu'; allowed: relu, gelu"):
+        compose(["+step=silu"], [my])  # nothing is run that is not named
+
+
+def test_its_cost_is_counted_and_what_it_declares_is_added(my):
+    plain = counted(composed(my).model)
+    with_part = counted(composed(my, "model.block_part=squeeze_excitation").model)
+    widths = [8, 16, 32, 64]
+    assert with_part.conv_linear - plain.conv_linear == sum(2 * 4 * w * w for w in widths)  # two layers, at one position
+    assert with_part.params - plain.params == sum(2 * 4 * w * w + w + 4 * w for w in widths)
+    assert counted(composed(my, "model.activation=silu").model).total == plain.total
+    (my / "parts.py").write_text(PARTS.replace('aten::silu": 0', 'aten::silu": 3'))
+    dearer = counted(composed(my, "model.activation=silu").model)
+    assert dearer.by_operator["own"] > 0
+    assert dearer.by_operator["own"] % 3 == 0
+    assert dearer.conv_linear == plain.conv_linear
+
+
+def test_the_cost_table_takes_it(my, monkeypatch, capsys):
+    words = ["--scale", "atto", "--steps", "gelu", "--format", "json", "--config-dir", str(my), "--parts", "my"]
+    monkeypatch.setattr(sys, "argv", ["cost", *words, "--set", "model.norm=group"])
+    assert cost.main() == 0
+    assert json.loads(capsys.readouterr().out)[0]["step"] == "gelu"
+    monkeypatch.setattr(sys, "argv", ["cost", *words, "--set", "seed=3"])
+    with pytest.raises(Refused, match="must be a toggle"):
+        cost.main()
+
+
+def test_timm_builds_it(my):
+    (my / "step").mkdir()
+    (my / "step" / "silu.yaml").write_text("# @package _global_\ndefaults: [gelu, _self_]\nmodel: {activation: silu}\n")
+    roadmap.timm.register([my], parts=["my"])
+    assert kinds(timm.create_model("roadmap_silu_atto", num_classes=2), nn.SiLU) > 0
+    assert kinds(timm.create_model("roadmap_resnet_atto", block_part="squeeze_excitation"), nn.Sigmoid) > 0
+
+
+def test_silu_is_timms_own(my):
+    """timm's ConvNeXt with its own SiLU, its weights here and back."""
+    theirs = timm.create_model("convnext_atto", act_layer="silu", num_classes=10).eval()
+    ours = build_model("separate_downsampling", "atto", 10, config_dirs=[my], parts=["my"], activation="silu").eval()
+    from_timm(ours, theirs)
+    to_timm(ours, theirs)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(images), theirs(images), atol=1e-5, rtol=1e-5)
+
+
+# --- its source is part of what a run is -----------------------------------------------------------------------------
+
+
+def test_the_identity_holds_the_source_where_the_part_is_used(my):
+    plain, unused = compose(["+step=gelu", *SMALL]), composed(my)
+    assert identity(plain, "f") == identity(unused, "f")
+    used = decisive(composed(my, "model.activation=silu"), "f")["model"]["activation"]
+    assert used.startswith("silu@")
+    (my / "parts.py").write_text(PARTS + "# another\n")
+    assert decisive(composed(my, "model.activation=silu"), "f")["model"]["activation"] not in (used, "silu")
+
+
+def roadmap_command(*words, cwd):
+    environment = {**os.environ, "PYTHONPATH": str(Path(roadmap.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", *words]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=240)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_runs_and_sweeps_of_processes_train_it_and_the_network_comes_back(my, tmp_path):
+    (my / "study").mkdir()
+    rows = "[{name: plain, step: gelu}, {name: silu, step: gelu, set: [model.activation=silu], compare: plain}]"
+    (my / "study" / "own.yaml").write_text(f"# @package _global_\nstudy: {{name: own, seeds: [0], rows: {rows}}}\n")
+    words = ["--config-dir", "my", OWN, *QUICK, "output=out"]
+    done = roadmap_command("roadmap.sweep", "study=own", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "silu" in done.stdout
+    again = roadmap_command(
+        "roadmap.run", "+study=own", "+step=gelu", "model.activation=silu", "study.row=silu", *words, cwd=tmp_path
+    )
+    assert "already done" in again.stderr, again.stderr  # the same identity in a process of its own
+    (folder,) = (tmp_path / "out" / "own" / "runs").glob("silu-*")
+    network = roadmap.timm.load_trained(folder, [my], ["my"])
+    assert kinds(network, nn.SiLU) > 0
+    (my / "parts.py").write_text(PARTS + "# another\n")
+    with pytest.raises(Refused, match="'silu' is not the one that the run was trained with"):
+        roadmap.timm.load_trained(folder, [my], ["my"])
+
+
+# --- what is refused, with the user's path and line ------------------------------------------------------------------
+
+
+def test_unknown_names_list_what_is_allowed(my):
+    said = refused(my, PARTS, "model.activation=sillu")
+    assert said == "model.activation: invalid value 'sillu'; allowed: relu, gelu, silu. Did you mean 'silu'?"
+    assert refused(my, PARTS, "model.block_part=se") == ("model.block_part: invalid value 'se'; allowed: grn, squeeze_excitation")
+    with pytest.raises(Refused, match=r"model.norm: invalid value 'btch'; allowed: batch, layer. Did you mean 'batch'\?"):
+        compose(["+step=gelu", "model.norm=btch"])
+
+
+def test_a_name_is_taken_once(my, tmp_path):
+    first = 'from roadmap.parts import activation\n@activation("gelu", cost={})\ndef gelu(): ...\n'
+    assert f"{my}/parts.py, line 2: activation 'gelu': the name is taken by the roadmap" in refused(my, first)
+    twice = PARTS + '@activation("silu", cost={})\ndef other(): ...\n'
+    assert f"activation 'silu': the name is taken by {my}/parts.py" in refused(my, twice)
+    (my / "parts.py").write_text(PARTS)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "parts.py").write_text(PARTS)
+    with pytest.raises(Refused, match=f"{other}/parts.py, line 4: activation 'silu': the name is taken by {my}"):
+        compose(["+step=gelu", "parts=[my,other]"], [my, other])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x = 1\n1 / 0\n", "line 2: ZeroDivisionError: division by zero"),
+        ("def broken(:\n", "line 1: SyntaxError"),
+        ("x = 1\n", "declares no part"),
+        ("from roadmap.parts import norm\n\n@norm('mine')\ndef mine(c): ...\n", "line 3: norm 'mine' has no cost; say cost="),
+        ("from roadmap.parts import norm\nnorm('a b', cost={})\n", "line 2: norm 'a b': a name is made of letters"),
+    ],
+)
+def test_a_file_that_fails_is_named_with_its_line(my, text, said):
+    assert f"{my}/parts.py" in (found := refused(my, text))
+    assert said in found
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("    raise KeyError('x')", "line 4: activation 'odd': KeyError: 'x'"),
+        ("    return 3", "activation 'odd': makes 3; it must make a torch.nn.Module"),
+        ("    import torch.nn as nn\n    return nn.Softsign()", "activation 'odd': the cost of aten::"),
+        ("    import torch.nn as nn\n    return nn.Flatten()", "a part keeps the shape"),
+    ],
+)
+def test_a_part_that_cannot_be_built_or_counted_is_refused_before_training(my, body, said):
+    (my / "parts.py").write_text(f"from roadmap.parts import activation\n@activation('odd', cost={{}})\ndef odd():\n{body}\n")
+    with pytest.raises(Refused) as fault:
+        check_jobs(["+step=gelu", OWN, "model.activation=odd", *SMALL], [my], multirun=False)
+    assert str(my) in str(fault.value)
+    assert said in str(fault.value)
+
+
+def test_only_the_command_line_names_what_is_run(my):
+    (my / "step").mkdir()
+    (my / "parts.py").write_text("raise SystemExit('it ran')\n")
+    (my / "step" / "sly.yaml").write_text("# @package _global_\ndefaults: [gelu, _self_]\nparts: [my]\nmodel: {kernel_size: 9}\n")
+    with pytest.raises(Refused, match="only the command line may name what is run"):
+        compose(["+step=sly"], [my])
+    with pytest.raises(Refused, match=r"parts=\[mi\]: there is no such folder of --config-dir.*Did you mean 'my'"):
+        compose(["+step=gelu", "parts=[mi]"], [my])
+    (my / "parts.py").unlink()
+    with pytest.raises(Refused, match=r"parts=\[my\]: there is no such folder of --config-dir with a parts.py; allowed: nothing"):
+        compose(["+step=gelu", OWN], [my])
+
+
+def test_a_misspelt_name_is_refused_without_torch(my, tmp_path):
+    words = ["--config-dir", str(my), "+step=gelu", OWN, "model.activation=sillu"]
+    code = (
+        f"import sys\nfrom roadmap.run.__main__ import exits, main\nsys.argv[1:] = {words!r}\n"
+        "try: exits(main)()\nfinally: print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.strip()) == (EXIT_REFUSED, "False"), done.stderr
+    assert "Did you mean 'silu'" in done.stderr
+
+
+def test_declarations_stand_in_a_parts_file():
+    with pytest.raises(Refused, match="--config-dir my parts="):
+        parts.activation("silu", cost={})
