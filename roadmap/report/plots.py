@@ -83,7 +83,7 @@ def against(study: Study, rows: Sequence[Row], key: str, label_of_cost: str, com
     said += ["square: reference"] if any(row.variant.reference for row, _, _ in known) else []
     _caption(figure, f"{study.plan.measured_on}; {'; '.join(said)}", inches)
     figure.draw_without_rendering()  # now the axes have their place
-    _numbers(axes, list(places.values()))
+    _numbers(figure, axes, list(places.values()))
     return figure
 
 
@@ -97,9 +97,9 @@ def _listed(labels: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def _numbers(axes: Axes, places: Sequence[tuple[float, float]]) -> None:
+def _numbers(figure: Figure, axes: Axes, places: Sequence[tuple[float, float]]) -> None:
     """Each point's number beside it, where it covers no other; a thin line leads to one that stands further off."""
-    pixels = axes.get_figure(root=True).dpi / 72  # in a point
+    pixels = figure.dpi / 72  # in a point
     points = axes.transData.transform(places) / pixels
     left, bottom, right, top = (float(end) / pixels for end in axes.get_window_extent().extents)
     taken: list[Box] = [(x - 4, y - 4, x + 4, y + 4) for x, y in points]
