@@ -20,7 +20,7 @@ def name_of(row, length=40):
 def large_study(folder, rows, *, seeds=3, length=40, groups=True, references=0, epochs=6, kind="roadmap"):
     """A roadmap of so many rows: each is compared with the one before, every sixth is a side branch."""
     random = Random(rows)
-    steps = [_step(i, rows, length, groups, references) for i in range(rows + references)]
+    steps = [_step(i, rows, length, groups, references, kind) for i in range(rows + references)]
     planned = [
         {**step, "step": step["name"], "overrides": [], "toggles": ["kernel_size"], "runs": _runs(step, seeds)} for step in steps
     ]
@@ -38,10 +38,15 @@ def large_study(folder, rows, *, seeds=3, length=40, groups=True, references=0, 
     return folder
 
 
-def _step(i, rows, length, groups, references):
+WORDS = {"leave_one_out": "without", "add_one_in": "only"}
+
+
+def _step(i, rows, length, groups, references, kind):
     reference, side = i >= rows, i % 6 == 5
     before = None if reference or i == 0 else f"k{i - 1 - ((i - 1) % 6 == 5)}"
     label = name_of(i, length) + " (reference)" * reference
+    if kind in WORDS and i:
+        return _step_of_view(i, f"{WORDS[kind]}_k{i}", f"{WORDS[kind]} {label}")
     group = GROUPS[i * len(GROUPS) // rows] if groups and not reference else ""
     return {
         "name": f"k{i}",
@@ -51,6 +56,11 @@ def _step(i, rows, length, groups, references):
         "adopted": not side and not reference,
         "reference": reference,
     }
+
+
+def _step_of_view(i, name, label):
+    """Each row of it is compared with the first."""
+    return {"name": name, "parent": "k0", "label": label, "group": "", "adopted": True, "reference": False}
 
 
 def _runs(step, seeds):
