@@ -16,17 +16,19 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import Normal, Stroke
-from matplotlib.textpath import TextPath
 from matplotlib.transforms import ScaledTranslation
+from PIL import Image
 
 from roadmap.base.console import printable
 from roadmap.base.tables import cost_unit
 from roadmap.config.steps import known_steps
 from roadmap.paper.rows import HEADING, PaperRow, paper_rows
+from roadmap.report.lettering import FONT, SIZE, broken, width
 from roadmap.report.report import Report
 from roadmap.report.statistics import Row
 
 FIRST, LAST = "#93a5cf", "#46327e"  # of a bar: from the roadmap's start to its end
+DPI = 150
 MOST_BARS = 40  # that still make a picture
 BEHIND = "#d4d4d8"
 REFERENCE = "#c4691c"
@@ -37,10 +39,13 @@ STYLE: Any = {
     "svg.hashsalt": "roadmap",
     "svg.fonttype": "none",
     "pdf.fonttype": 42,
-    "font.size": 10,
+    "font.size": SIZE,
     "hatch.linewidth": 1.2,
-    "font.family": "DejaVu Sans",
+    "font.family": FONT,
 }
+INCHES = 9.5  # of the picture's width
+INSIDE = 72 * INCHES - 24  # points: what a line may take
+NAMES, SECTIONS, COSTS = 165.0, (70.0, 100.0, 130.0), 120.0  # points: the most that a row's name, a section's, and the stars take
 TIMELESS: dict[str, dict[str, None]] = {"svg": {"Date": None}, "png": {"Software": None}, "pdf": {"CreationDate": None}}
 
 
@@ -134,44 +139,82 @@ def _paper_bars(scale: str) -> tuple[Bar, ...]:
 def draw(shown: Picture) -> dict[str, bytes]:
     """The picture as `svg`, `png` and `pdf`: the same bytes from the same numbers."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(9.5, 1.9 + 0.42 * len(shown.bars)), layout="constrained")
-        axes = figure.add_subplot()
-        low, high = _limits((*shown.bars, *shown.behind))
-        _draw_behind(axes, shown, low)
-        _draw_bars(axes, shown.bars, low, high)
-        _stars(axes, shown.bars)
-        _names(axes, shown.bars)
-        _groups(figure, axes, shown.bars)
-        axes.set_xlim(low, high)
-        axes.set_xticks([tick for tick in axes.get_xticks() if low <= tick <= min(high - 0.3 * (high - low), 100)])
-        axes.set_xlabel(_caption(shown), loc="left", parse_math=False)
-        figure.suptitle(shown.title, x=0.02, ha="left", fontweight="bold", parse_math=False)
-        return {kind: saved(figure, kind) for kind in TIMELESS}
+        return every_kind(drawn(shown))
 
 
-def saved(figure: Figure, kind: str) -> bytes:
-    """A figure as the bytes of a file, without the time at which it was drawn."""
+def drawn(shown: Picture) -> Figure:
+    """The picture: bars with their names and sections at the left, at the right the stars of the multiply-adds."""
+    names = [_shown(bar) for bar in shown.bars]
+    sections = _sections(shown.bars)
+    used = max(map(width, names), default=0.0) + max((width(said) + 24 for said, _, _ in sections), default=0.0)
+    across = INSIDE - used - COSTS - 20  # points, for the bars
+    lines = max((name.count("\n") + 1 for name in names), default=1)
+    title, caption = broken(shown.title, INSIDE, 12, bold=True), broken(_caption(shown), INSIDE)
+    text = 0.2 * (title.count("\n") + caption.count("\n") + 2)
+    figure = Figure(figsize=(INCHES, 1.0 + text + max(0.42, 0.17 * lines + 0.08) * len(shown.bars)), layout="constrained")
+    axes, costs = figure.subplots(1, 2, sharey=True, width_ratios=(across, COSTS))
+    low, high = _limits((*shown.bars, *shown.behind))
+    room = (high - low) / across  # of a point
+    _draw_behind(axes, shown, low)
+    _draw_bars(axes, shown.bars, low, room)
+    _stars(costs, shown.bars)
+    axes.set_yticks(range(len(names)), names, parse_math=False)
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    for name, first, last in sections:
+        _bracket(figure, axes, name, first, last, max(map(width, names)))
+    axes.set_xlim(low, high)
+    axes.set_xticks([tick for tick in axes.get_xticks() if low <= tick <= min(high, 100)])
+    axes.set_xlabel(shown.heading, loc="left", parse_math=False)
+    plain(axes)
+    figure.suptitle(title, x=0.02, ha="left", fontsize=12, fontweight="bold", parse_math=False)
+    figure.supxlabel(caption, x=0.02, ha="left", fontsize=SIZE, parse_math=False)
+    return figure
+
+
+def every_kind(figure: Figure) -> dict[str, bytes]:
+    """A figure as the bytes of each kind of file, without the time at which it was drawn."""
+    if figure.get_layout_engine() is not None:
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # all have their place now, once for all kinds
+    return {kind: _saved(figure, kind) for kind in TIMELESS}
+
+
+def _saved(figure: Figure, kind: str) -> bytes:
     out = BytesIO()
-    figure.savefig(out, format=kind, dpi=150, metadata=TIMELESS[kind])
+    figure.savefig(out, format=kind, dpi=DPI, metadata=TIMELESS[kind])
+    return _fewer_colours(out) if kind == "png" else out.getvalue()
+
+
+def _fewer_colours(picture: BytesIO) -> bytes:
+    """The same picture in a third of the bytes: beside the edges of its letters it has some tens of colours, rare ones too."""
+    out, whole = BytesIO(), Image.open(picture).convert("RGB")
+    whole.quantize(method=Image.Quantize.MAXCOVERAGE).save(out, "png", optimize=True, dpi=(DPI, DPI))
     return out.getvalue()
 
 
+def plain(axes: Axes) -> None:
+    """Without a frame at the top and the right."""
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
 def _caption(shown: Picture) -> str:
-    lines = [f"{shown.heading} ({shown.about})"]
+    lines = [shown.about]
     said = ["line: ± one standard deviation over seeds"] if any(bar.std is not None for bar in shown.bars) else []
-    said += ["hatched: tried, not adopted"] if any(not bar.adopted for bar in shown.bars) else []
+    said += ["hatched: tried, not adopted"] if any(not bar.adopted and not bar.reference for bar in shown.bars) else []
     lines += ["; ".join(said)] if said else []
     lines += [f"grey, behind: {shown.behind_about}"] if shown.behind else []
     return "\n".join(lines)
 
 
 def _limits(bars: Sequence[Bar]) -> tuple[float, float]:
-    """The axis starts at the whole number below the least value, in the paper 78, and leaves room for the stars."""
+    """The axis starts at the whole number below the least value, in the paper 78; beyond the bars there is room for a number."""
     ends = [bar.mean + sign * (bar.std or 0.0) for bar in bars if bar.mean is not None for sign in (-1, 1)]
     least, most = (min(ends), max(ends)) if ends else (0.0, 100.0)
     span = max(most - least, 1.0)
     low = max(0.0, math.floor(least - 0.02 * span))
-    return low, low + (most - low) * 1.45
+    return low, low + (most - low) * (1.25 if any(bar.aside for bar in bars) else 1.14)
 
 
 def _draw_behind(axes: Axes, shown: Picture, low: float) -> None:
@@ -196,16 +239,17 @@ def _draw_behind(axes: Axes, shown: Picture, low: float) -> None:
         )
 
 
-def _draw_bars(axes: Axes, bars: Sequence[Bar], low: float, high: float) -> None:
+def _draw_bars(axes: Axes, bars: Sequence[Bar], low: float, point: float) -> None:
+    """The bars from `low` on; a point of the page is so much of the score."""
     colours = matplotlib.colors.LinearSegmentedColormap.from_list("roadmap", [FIRST, LAST])
     for y, bar in enumerate(bars):
         if bar.mean is None:
-            axes.text(low + 0.01 * (high - low), y, bar.absent, va="center", color=GREY, style="italic")
+            axes.text(low + 4 * point, y, bar.absent, va="center", color=GREY, style="italic")
             continue
         colour = REFERENCE if bar.reference else colours(y / max(len(bars) - 1, 1))
-        hatch = None if bar.adopted else "//"
+        hatch = None if bar.adopted or bar.reference else "//"
         axes.barh(y, bar.mean - low, left=low, height=0.68, color=colour, hatch=hatch, edgecolor="white", linewidth=0)
-        _value(axes, bar, y, colour, low, high)
+        _value(axes, bar, y, colour, low, point)
         if bar.std is not None:
             outline = [Stroke(linewidth=3.2, foreground="white"), Normal()]  # visible on the bar and beside it
             lines = axes.errorbar(bar.mean, y, xerr=bar.std, color="black", capsize=3, linewidth=1.2).lines
@@ -213,11 +257,11 @@ def _draw_bars(axes: Axes, bars: Sequence[Bar], low: float, high: float) -> None
                 artist.set_path_effects(outline)
 
 
-def _value(axes: Axes, bar: Bar, y: int, colour: Any, low: float, high: float) -> None:
+def _value(axes: Axes, bar: Bar, y: int, colour: Any, low: float, point: float) -> None:
     """The number at the bar's end, inside where there is room before the whisker, else beyond it."""
     assert bar.mean is not None
-    said, pad, half = f"{_rounded(bar.mean)}{bar.aside}", 0.01 * (high - low), bar.std or 0.0
-    inside = bar.mean - half - pad > low + (0.016 * len(said) + 0.01) * (high - low)
+    said, pad, half = f"{_rounded(bar.mean)}{bar.aside}", 5 * point, bar.std or 0.0
+    inside = bar.mean - half - pad > low + (width(said, bold=True) + 4) * point
     style: Any = {"va": "center", "fontweight": "bold", "zorder": 5}
     if inside:
         box = {"facecolor": colour, "edgecolor": "none", "pad": 1.5}  # readable on hatching
@@ -233,46 +277,39 @@ def _rounded(value: float) -> str:
 
 
 def _stars(axes: Axes, bars: Sequence[Bar]) -> None:
-    """Multiply-adds on a scale of their own, at the right: stars joined by a dashed line."""
+    """Multiply-adds in a column of their own: stars joined by a dashed line."""
+    axes.axis("off")
     points = [(bar.gmacs, y, bar.adopted and not bar.reference) for y, bar in enumerate(bars) if bar.gmacs is not None]
     if not points:
         return
     costs = [cost for cost, _, _ in points]
     scaled = [bar.gmacs for bar in bars if bar.gmacs is not None and not bar.reference] or costs
     unit, name = cost_unit(costs)
-    twin = axes.twiny()
     span = max(max(scaled) - min(scaled), 1e-9)
     least, most = min(scaled) - 0.15 * span, max(scaled) + 0.1 * span  # a reference beyond them stands at the edge, with an arrow
-    twin.set_xlim(min(scaled) - 3.4 * span, max(scaled) + 0.55 * span)
-    twin.plot([c for c, _, a in points if a], [y for _, y, a in points if a], "--", color=STAR, linewidth=1.4)
+    axes.set_xlim(min(scaled) - 0.3 * span, max(scaled) + 0.9 * span)
+    axes.plot([c for c, _, a in points if a], [y for _, y, a in points if a], "--", color=STAR, linewidth=1.4)
     for cost, y, _ in points:
         place = min(max(cost, least), most)
-        twin.plot(place, y, "*", color=STAR, markersize=12, markeredgecolor="white")
+        axes.plot(place, y, "*", color=STAR, markersize=12, markeredgecolor="white")
         said = _rounded(cost * unit) + (" →" if cost > most else " ←" if cost < least else "")
-        twin.annotate(said, (place, y), xytext=(9, 0), textcoords="offset points", va="center", color=STAR_TEXT, fontsize=9)
-    twin.set_xticks([])
-    twin.set_xlabel(f"★ multiply-adds of one image, {name}", loc="right", color=STAR_TEXT)
-    for side in ("top", "right", "left", "bottom"):
-        twin.spines[side].set_visible(False)
+        axes.annotate(said, (place, y), xytext=(9, 0), textcoords="offset points", va="center", color=STAR_TEXT, fontsize=9)
+    axes.set_title(f"multiply-adds of\none image, {name}", loc="left", color=STAR_TEXT, fontsize=SIZE)
 
 
-def _names(axes: Axes, bars: Sequence[Bar]) -> None:
-    axes.set_yticks(range(len(bars)), [_shown(bar) for bar in bars], parse_math=False)
-    axes.tick_params(axis="y", length=0)
-    axes.set_ylim(len(bars) - 0.4, -0.6)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-
-
-def _groups(figure: Figure, axes: Axes, bars: Sequence[Bar]) -> None:
-    """Brackets on the left around the steps of one section of the paper."""
+def _sections(bars: Sequence[Bar]) -> list[tuple[str, int, int]]:
+    """Runs of rows of one section of the paper: its name in as many lines as there is room for, first row, last row."""
+    found: list[tuple[str, int, int]] = []
     start = 0
     for y in range(1, len(bars) + 1):
         if y < len(bars) and bars[y].group == bars[start].group:
             continue
         if bars[start].group:
-            _bracket(figure, axes, bars[start].group, start, y - 1, max(_width(_shown(bar)) for bar in bars))
+            lines = [broken(bars[start].group, room) for room in SECTIONS]
+            fits = (said for said in lines if said.count("\n") < 2.4 * (y - start))
+            found.append((next(fits, lines[-1]), start, y - 1))
         start = y
+    return found
 
 
 def _bracket(figure: Figure, axes: Axes, name: str, first: int, last: int, widest: float) -> None:
@@ -285,7 +322,7 @@ def _bracket(figure: Figure, axes: Axes, name: str, first: int, last: int, wides
         tip = {"arrowstyle": "-", "shrinkA": 0, "shrinkB": 0, **line}
         axes.annotate("", (0, y), (7, 0), xycoords=left, textcoords="offset points", arrowprops=tip, annotation_clip=False)
     axes.annotate(
-        name.replace(" ", "\n"),
+        name,
         (0, (first + last) / 2),
         (-5, 0),
         xycoords=left,
@@ -298,12 +335,5 @@ def _bracket(figure: Figure, axes: Axes, name: str, first: int, last: int, wides
 
 
 def _shown(bar: Bar) -> str:
-    """Its label, in two lines where it is a reference's."""
-    return bar.label.replace(" (reference)", "\n(reference)")
-
-
-def _width(label: str) -> float:
-    """Of the widest line of a label, in points."""
-    size: float = matplotlib.rcParams["font.size"]
-    lines = label.replace("$", "S").splitlines() or [""]
-    return max(TextPath((0, 0), line or " ", size=size).get_extents().width for line in lines)
+    """Its label, a reference's word in a line of its own."""
+    return broken(bar.label.replace(" (reference)", "\n(reference)"), NAMES)

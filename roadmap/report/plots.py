@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,90 +10,159 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from roadmap.base.console import printable
 from roadmap.base.tables import cost_unit
-from roadmap.report.figure import GREY, LAST, REFERENCE, STYLE, saved
+from roadmap.report.figure import GREY, LAST, MOST_BARS, REFERENCE, STYLE, every_kind, plain
+from roadmap.report.lettering import SIZE, Box, broken, free_place, width
 from roadmap.report.records import Study
 from roadmap.report.report import Report
 from roadmap.report.sides import is_gain, recipes_of, sides
 from roadmap.report.statistics import Analysis, Estimate, Row
 
-# Okabe and Ito's colours, which colour-blind readers tell apart; with the line styles 24 curves differ in grey too.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555", "#000000")
-DASHES = ("-", "--", ":")
-MOST_ROWS = 24  # whose names or curves can be told apart
+Array = np.ndarray[Any, Any]
+
+SMALL = 9.0  # points: size of the letters in lists and panels
+NAMES = 200.0  # points: the most that a name takes beside a picture
+PANEL, GAP, ACROSS = (1.95, 1.05), 0.2, 4  # of the learning curves: inches of a panel and to the next; panels beside each other
+REACH = (8, 15, 24, 35)  # points: how far from its point a number may stand, the nearest first
 
 
 def plots(report: Report) -> dict[str, bytes]:
     """Every picture that this study's records allow, by file name; the same bytes from the same records."""
     study, analysis = report.study, report.analysis
-    drawn = {
-        "cost": _against(study, analysis.rows, "gmacs", "multiply-adds of one image"),
-        "throughput": _against(study, analysis.rows, "images_per_second", "training, images per second", compare=False),
-        "curves": _curves(study, analysis.rows),
-        "effects": _effects(study, analysis.estimates),
-        "interactions": _interactions(study, analysis),
-        "steps_x_recipes": _steps_x_recipes(study, analysis),
-    }
-    return {f"{name}.svg": content for name, content in drawn.items() if content is not None}
+    with matplotlib.rc_context(STYLE):
+        drawn = {
+            "cost": against(study, analysis.rows, "gmacs", "multiply-adds of one image"),
+            "throughput": against(study, analysis.rows, "images_per_second", "training, images per second", compare=False),
+            "curves": curves(study, analysis.rows, 2, study.plan.metric.heading),
+            "losses": curves(study, analysis.rows, 1, "validation loss"),
+            "effects": effects(study, analysis.estimates),
+            "interactions": interactions(study, analysis),
+            "steps_x_recipes": steps_x_recipes(study, analysis),
+        }
+        every = {name: every_kind(figure) for name, figure in drawn.items() if figure is not None}
+    return {f"{name}.{kind}": content for name, kinds in every.items() for kind, content in kinds.items()}
 
 
-def _against(study: Study, rows: Sequence[Row], key: str, label_of_cost: str, compare: bool = True) -> bytes | None:
+def _caption(figure: Figure, text: str, inches: float) -> None:
+    """Below all, as wide as the picture."""
+    figure.supxlabel(broken(text, 72 * inches - 24), x=0.02, ha="left", fontsize=SIZE, parse_math=False)
+
+
+# --- accuracy against cost -------------------------------------------------------------------------------------------
+
+
+def against(study: Study, rows: Sequence[Row], key: str, label_of_cost: str, compare: bool = True) -> Figure | None:
     """Mean score with its deviation over a cost of the row; points are numbered, a line joins what is compared."""
     known = [(row, getattr(row, key), row.mean) for row in rows if row.mean is not None and getattr(row, key) is not None]
-    if key == "gmacs":
-        times, unit = cost_unit(cost for _, cost, _ in known)
-        known = [(row, times * cost, mean) for row, cost, mean in known]
-        label_of_cost = f"{label_of_cost}, {unit}"
+    if not 2 <= len(known) <= MOST_BARS:
+        return None
+    times, unit = cost_unit(cost for _, cost, _ in known) if key == "gmacs" else (1.0, "")
+    known = [(row, times * cost, mean) for row, cost, mean in known]
     places = {row.variant.name: (cost, mean) for row, cost, mean in known}
-    if not 2 <= len(known) <= MOST_ROWS:
+    listed = _listed([row.variant.label for row, _, _ in known])
+    inches = 7.4 + width(listed, SMALL) / 72
+    figure = Figure(figsize=(inches, max(6.0, 0.9 + 1.45 * SMALL / 72 * (listed.count("\n") + 1))), layout="constrained")
+    axes = figure.add_subplot()
+    for row, cost, mean in known:
+        before = places.get(row.variant.parent or "")
+        if compare and before is not None:
+            axes.plot([before[0], cost], [before[1], mean], color="#bbbbbb", linewidth=1, zorder=1)
+        marker = "s" if row.variant.reference else "D" if row.variant.side_branch else "o"
+        filled = REFERENCE if row.variant.reference else "white" if row.variant.side_branch else LAST
+        axes.errorbar(cost, mean, yerr=row.std, fmt="none", ecolor="#c3bdd8", capsize=2, zorder=2)
+        edge = LAST if row.variant.side_branch else "white"
+        axes.plot(cost, mean, marker, color=filled, markersize=7, markeredgecolor=edge, zorder=3)
+    axes.text(1.03, 1.0, listed, transform=axes.transAxes, va="top", fontsize=SMALL, linespacing=1.35, parse_math=False)
+    axes.set_xlabel(f"{label_of_cost}{', ' * bool(unit)}{unit}")
+    axes.set_ylabel(study.plan.metric.heading, parse_math=False)
+    axes.margins(x=0.08, y=0.08)
+    plain(axes)
+    said = ["line: ± one standard deviation over seeds"]
+    said += ["hollow: tried, not adopted"] if any(row.variant.side_branch for row, _, _ in known) else []
+    said += ["square: reference"] if any(row.variant.reference for row, _, _ in known) else []
+    _caption(figure, f"{study.plan.measured_on}; {'; '.join(said)}", inches)
+    figure.draw_without_rendering()  # now the axes have their place
+    _numbers(figure, axes, list(places.values()))
+    return figure
+
+
+def _listed(labels: Sequence[str]) -> str:
+    """Numbered names in lines; a digit is as wide as two spaces."""
+    digits = len(str(len(labels)))
+    lines = []
+    for number, label in enumerate(labels, 1):
+        first, *rest = broken(label, NAMES, SMALL).split("\n")
+        lines += [f"{'  ' * (digits - len(str(number)))}{number}  {first}", *(f"{'  ' * digits}  {line}" for line in rest)]
+    return "\n".join(lines)
+
+
+def _numbers(figure: Figure, axes: Axes, places: Sequence[tuple[float, float]]) -> None:
+    """Each point's number beside it, where it covers no other; a thin line leads to one that stands further off."""
+    pixels = figure.dpi / 72  # in a point
+    points = axes.transData.transform(places) / pixels
+    left, bottom, right, top = (float(end) / pixels for end in axes.get_window_extent().extents)
+    taken: list[Box] = [(x - 4, y - 4, x + 4, y + 4) for x, y in points]
+    for number, (x, y) in enumerate(points, 1):
+        half, turns = width(str(number), SMALL) / 2 + 1, np.arange(8) * math.pi / 4
+        middles = [(x + (reach + half - 4) * math.cos(turn), y + reach * math.sin(turn)) for reach in REACH for turn in turns]
+        spots = [(a - half, b - 5.5, a + half, b + 5.5) for a, b in middles]
+        found = free_place(spots, taken, (left, bottom, right, top))
+        taken.append(spots[found])
+        lead = {"arrowstyle": "-", "color": GREY, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3} if found >= 8 else None
+        offset = (middles[found][0] - x, middles[found][1] - y)
+        axes.annotate(
+            str(number), places[number - 1], offset, textcoords="offset points", ha="center", va="center", fontsize=SMALL,
+            arrowprops=lead, zorder=4, bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5},
+        )  # fmt: skip
+
+
+# --- learning curves -------------------------------------------------------------------------------------------------
+
+
+def curves(study: Study, rows: Sequence[Row], column: int, heading: str) -> Figure | None:
+    """A panel a row: mean over seeds of each epoch with a band of one standard deviation; in grey the row it is compared with."""
+    histories = {row.variant.name: history for row in rows if (history := _history(study, row)) is not None}
+    shown = [row for row in rows if row.variant.name in histories]
+    if not 1 <= len(shown) <= MOST_BARS:
         return None
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(10, 6), layout="constrained")
-        axes = figure.add_subplot()
-        for number, (row, cost, mean) in enumerate(known, 1):
-            before = places.get(row.variant.parent or "")
-            if compare and before is not None:
-                axes.plot([before[0], cost], [before[1], mean], color="#bbbbbb", linewidth=1, zorder=1)
-            marker = "s" if row.variant.reference else "D" if row.variant.side_branch else "o"
-            colour = REFERENCE if row.variant.reference else LAST
-            axes.errorbar(cost, mean, yerr=row.std, fmt="none", ecolor="#c3bdd8", capsize=2, zorder=2)
-            axes.plot(cost, mean, marker, color=colour, markersize=13, markeredgecolor="white", zorder=3 + number)
-            axes.text(cost, mean, str(number), color="white", fontsize=7.5, ha="center", va="center", zorder=3 + number)
-        names = "\n".join(f"{number}  {row.variant.label}" for number, (row, _, _) in enumerate(known, 1))
-        axes.text(1.03, 1.0, names, transform=axes.transAxes, va="top", fontsize=9, linespacing=1.6, parse_math=False)
-        axes.set_xlabel(label_of_cost)
-        axes.set_ylabel(f"{study.plan.metric.heading} ({study.plan.measured_on}), ± one standard deviation", parse_math=False)
-        axes.margins(x=0.08)
-        return saved(_plain(figure, axes), "svg")
+    names = [broken(row.variant.label, 72 * PANEL[0], SMALL) for row in shown]
+    said = "across: epochs; line and band: mean ± one standard deviation over seeds; dashed: the row compared with"
+    figure, grid = _panels(names, f"{study.plan.measured_on}; {said}")
+    for axes, row in zip(grid, shown, strict=True):
+        before = histories.get(row.variant.parent or "")
+        if before is not None:
+            axes.plot(np.arange(1, before.shape[1] + 1), before[:, :, column].mean(0), "--", color="#888888", linewidth=1.2)
+        _curve(axes, histories[row.variant.name][:, :, column])
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    figure.supylabel(heading, x=0.06 / figure.get_figwidth(), ha="left", fontsize=SIZE, parse_math=False)
+    return figure
 
 
-def _curves(study: Study, rows: Sequence[Row]) -> bytes | None:
-    """Mean over seeds of each epoch, with a band of one standard deviation: score and validation loss."""
-    found = [(row, _history(study, row)) for row in rows]
-    curves = [(row, history) for row, history in found if history is not None]
-    if not 1 <= len(curves) <= MOST_ROWS:
-        return None
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(11, 5.5), layout="constrained")
-        for axes, column in zip(figure.subplots(1, 2), (2, 1), strict=True):
-            for number, (row, history) in enumerate(curves):
-                _curve(axes, history[:, :, column], row.variant.label, number)
-            axes.set_xlabel("epoch")
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-            axes.set_ylabel(("training loss", "validation loss", study.plan.metric.heading)[column])
-            _plain(figure, axes)
-        handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9, frameon=False)
-        figure.suptitle(
-            f"{study.plan.measured_on}: mean over seeds, band of ± one standard deviation", x=0.02, ha="left", parse_math=False
-        )
-        return saved(figure, "svg")
+def _panels(titles: Sequence[str], caption: str) -> tuple[Figure, list[Axes]]:
+    """A panel for each title, all with the same axes, and a caption below; placed in inches: to lay out many takes seconds."""
+    across = min(ACROSS, len(titles))
+    down, inches = math.ceil(len(titles) / across), 0.9 + (PANEL[0] + GAP) * across
+    said = broken(caption, 72 * inches - 24)
+    head, foot = 0.1 + 0.16 * (1 + max(title.count("\n") for title in titles)), 0.5 + 0.2 * (1 + said.count("\n"))
+    high = foot + (PANEL[1] + head) * down
+    figure = Figure(figsize=(inches, high))
+    spaces = {"wspace": GAP / PANEL[0], "hspace": head / PANEL[1]}
+    places = {"left": 0.75 / inches, "right": 1 - (GAP + 0.15) / inches, "bottom": foot / high, "top": 1 - head / high}
+    grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False, gridspec_kw={**spaces, **places})
+    for axes, title in zip(grid.flat, titles, strict=False):
+        axes.set_title(title, loc="left", fontsize=SMALL, pad=3, parse_math=False)
+        plain(axes)
+    for spare in range(len(titles), down * across):
+        grid.flat[spare].set_visible(False)
+        grid.flat[spare - across].tick_params(labelbottom=True)
+    figure.text(12 / 72 / inches, 0.1 / high, said, va="bottom", fontsize=SIZE, parse_math=False)
+    return figure, list(grid.flat[: len(titles)])
 
 
-def _history(study: Study, row: Row) -> np.ndarray[Any, Any] | None:
+def _history(study: Study, row: Row) -> Array | None:
     """(seeds, epochs, 3) of the runs that have every epoch."""
     histories = [history for run in study.of(row.variant.name) if run.done and (history := study.histories[run.run])]
     length = max(map(len, histories), default=0)
@@ -100,95 +170,82 @@ def _history(study: Study, row: Row) -> np.ndarray[Any, Any] | None:
     return np.array(whole, dtype=float) if whole else None
 
 
-def _curve(axes: Axes, values: np.ndarray[Any, Any], label: str, number: int) -> None:
-    epochs = np.arange(1, values.shape[1] + 1)
-    mean = values.mean(0)
-    colour, dash = COLOURS[number % len(COLOURS)], DASHES[number // len(COLOURS) % len(DASHES)]
-    axes.plot(epochs, mean, dash, color=colour, linewidth=1.4, label=label.replace("$", r"\$"))
+def _curve(axes: Axes, values: Array) -> None:
+    epochs, mean = np.arange(1, values.shape[1] + 1), values.mean(0)
+    axes.plot(epochs, mean, color=LAST, linewidth=1.5)
     if len(values) > 1:
         spread = values.std(0, ddof=1)
-        axes.fill_between(epochs, mean - spread, mean + spread, color=colour, alpha=0.12, linewidth=0)
+        axes.fill_between(epochs, mean - spread, mean + spread, color=LAST, alpha=0.2, linewidth=0)
 
 
-def _effects(study: Study, estimates: Sequence[Estimate]) -> bytes | None:
+# --- effects ---------------------------------------------------------------------------------------------------------
+
+
+def effects(study: Study, estimates: Sequence[Estimate]) -> Figure | None:
     """Each effect with its interval; filled marks are resolved."""
-    if not estimates or len(estimates) > 40:
+    if not 1 <= len(estimates) <= MOST_BARS:
         return None
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(8, 1.4 + 0.36 * len(estimates)), layout="constrained")
-        axes = figure.add_subplot()
-        axes.axvline(0, color=GREY, linewidth=1)
-        for y, estimate in enumerate(estimates):
-            filled = LAST if estimate.resolved else "white"
-            axes.errorbar(
-                estimate.value, y, xerr=estimate.half_width, fmt="o", color=LAST, markerfacecolor=filled, capsize=3, markersize=7
-            )
-        axes.set_yticks(range(len(estimates)), [estimate.effect.label for estimate in estimates], parse_math=False)
-        axes.set_ylim(len(estimates) - 0.4, -0.6)
-        axes.set_xlabel(
-            f"points of {study.plan.metric.label} ({study.plan.measured_on}), 95 % interval; "
-            "filled: resolved by Holm's procedure",
-            parse_math=False,
+    names = [broken(estimate.effect.label, NAMES) for estimate in estimates]
+    lines = max(name.count("\n") + 1 for name in names)
+    figure = Figure(figsize=(8, 1.5 + max(0.36, 0.17 * lines + 0.08) * len(names)), layout="constrained")
+    axes = figure.add_subplot()
+    axes.axvline(0, color=GREY, linewidth=1)
+    for y, estimate in enumerate(estimates):
+        filled = LAST if estimate.resolved else "white"
+        axes.errorbar(
+            estimate.value, y, xerr=estimate.half_width, fmt="o", color=LAST, markerfacecolor=filled, capsize=3, markersize=7
         )
-        return saved(_plain(figure, axes), "svg")
+    axes.set_yticks(range(len(names)), names, parse_math=False)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set_xlabel(f"points of {study.plan.metric.label}", parse_math=False)
+    plain(axes)
+    _caption(figure, f"{study.plan.measured_on}; line: 95 % interval; filled: resolved by Holm's procedure", 8)
+    return figure
 
 
-def _interactions(study: Study, analysis: Analysis) -> bytes | None:
+def interactions(study: Study, analysis: Analysis) -> Figure | None:
     """What two changes do together beyond what each does alone, as a matrix; the diagonal is each alone."""
     if study.plan.kind != "interactions":
         return None
     names = [effect.name for effect in study.plan.effects if "*" not in effect.name]
     labels = {effect.name: effect.label for effect in study.plan.effects}
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(2.5 + 0.8 * len(names), 1.8 + 0.7 * len(names)), layout="constrained")
-        axes = figure.add_subplot()
-        values = np.full((len(names), len(names)), np.nan)
-        for i, first in enumerate(names):
-            for j, second in enumerate(names[: i + 1]):
-                estimate = analysis.estimate(first if i == j else f"{second}*{first}")
-                if estimate is not None:
-                    values[i, j] = estimate.value
-                    axes.text(
-                        j, i, f"{estimate.value:+.1f}" + "*" * bool(estimate.resolved), ha="center", va="center", fontsize=9
-                    )
-        most = float(np.nanmax(np.abs(values))) if np.isfinite(values).any() else 1.0
-        axes.imshow(values, cmap="PuOr", vmin=-2 * most, vmax=2 * most)  # half of the colours: words stay readable on them
-        axes.set_xticks(range(len(names)), [labels[name] for name in names], rotation=45, ha="right", parse_math=False)
-        axes.set_yticks(range(len(names)), [labels[name] for name in names], parse_math=False)
-        axes.set_title(
-            f"points of {study.plan.metric.label}: alone (diagonal), and beyond the sum of both; * resolved",
-            fontsize=10,
-            loc="left",
-        )
-        return saved(figure, "svg")
+    words = [broken(labels[name], 130) for name in names]
+    inches = 2.5 + 0.8 * len(names)
+    figure = Figure(figsize=(inches, 2.6 + 0.6 * len(names)), layout="constrained")
+    axes = figure.add_subplot()
+    matrix(axes, names, analysis)
+    axes.set_xticks(range(len(names)), words, rotation=90, fontsize=SMALL, parse_math=False)
+    axes.set_yticks(range(len(names)), words, fontsize=SMALL, parse_math=False)
+    said = f"points of {study.plan.metric.label}, {study.plan.measured_on}; on the diagonal: each change alone; below it: what "
+    _caption(figure, f"{said}two do beyond the sum of both; bold and framed: resolved by Holm's procedure", inches)
+    return figure
 
 
-def _steps_x_recipes(study: Study, analysis: Analysis) -> bytes | None:
+def steps_x_recipes(study: Study, analysis: Analysis) -> Figure | None:
     """Each step's gain under both recipes, and beside it their difference; filled differences are resolved."""
     both = sides(study.plan, analysis)
     known = [e for e in analysis.estimates if e.effect.name in both and is_gain(both[e.effect.name][0])]
     if not known:
         return None
     first, *others = recipes_of(study.plan)
-    names = (first, others[0] if len(others) == 1 else "the other recipe")
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(11, 1.8 + 0.42 * len(known)), layout="constrained")
-        gains, differences = figure.subplots(1, 2, sharey=True)
-        for y, estimate in enumerate(known):
-            for i, side in enumerate(both[estimate.effect.name]):
-                said = "" if y else f"under {names[i]}"
-                _mark(gains, side, y + 0.28 * i - 0.14, "os"[i], COLOURS[i], COLOURS[i], said)
-            _mark(differences, estimate, y, "D", LAST, LAST if estimate.resolved else "white")
-        gains.set_yticks(range(len(known)), [estimate.effect.label for estimate in known], parse_math=False)
-        gains.set_ylim(len(known) - 0.4, -0.6)
-        gains.legend(loc="best", fontsize=9, frameon=False)
-        metric = study.plan.metric.label
-        for axes, said in ((gains, "gain"), (differences, "their difference; filled: resolved")):
-            axes.axvline(0, color=GREY, linewidth=1, zorder=0)
-            axes.set_xlabel(f"{said}\n(points of {metric}, 95 % interval)", parse_math=False)
-            _plain(figure, axes)
-        figure.suptitle(printable(study.plan.question), x=0.02, ha="left", fontweight="bold", parse_math=False)
-        return saved(figure, "svg")
+    recipes = (first, others[0] if len(others) == 1 else "the other recipe")
+    names = [broken(estimate.effect.label, NAMES) for estimate in known]
+    figure = Figure(figsize=(11, 2.2 + 0.42 * len(known)), layout="constrained")
+    gains, differences = figure.subplots(1, 2, sharey=True)
+    for y, estimate in enumerate(known):
+        for i, side in enumerate(both[estimate.effect.name]):
+            said = "" if y else broken(f"under {recipes[i]}", NAMES)
+            _mark(gains, side, y + 0.28 * i - 0.14, "os"[i], (LAST, GREY)[i], (LAST, "white")[i], said)
+        _mark(differences, estimate, y, "D", LAST, LAST if estimate.resolved else "white")
+    gains.set_yticks(range(len(known)), names, parse_math=False)
+    gains.set_ylim(len(known) - 0.4, -0.6)
+    figure.legend(*gains.get_legend_handles_labels(), loc="outside upper left", ncols=2, fontsize=SMALL, frameon=False)
+    for axes, said in ((gains, "gain"), (differences, "their difference")):
+        axes.axvline(0, color=GREY, linewidth=1, zorder=0)
+        axes.set_xlabel(f"{said}, points of {study.plan.metric.label}", parse_math=False)
+        plain(axes)
+    _caption(figure, f"{study.plan.measured_on}; line: 95 % interval; filled difference: resolved by Holm's procedure", 11)
+    return figure
 
 
 def _mark(axes: Axes, estimate: Estimate, y: float, marker: str, colour: str, filled: str, label: str = "") -> None:
@@ -196,7 +253,21 @@ def _mark(axes: Axes, estimate: Estimate, y: float, marker: str, colour: str, fi
     axes.errorbar(estimate.value, y, xerr=estimate.half_width, fmt=marker, label=label.replace("$", r"\$") or None, **style)
 
 
-def _plain(figure: Figure, axes: Axes) -> Figure:
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    return figure
+def matrix(axes: Axes, names: Sequence[str], analysis: Analysis) -> None:
+    """The values of changes and of pairs of changes, as far as they are known."""
+    values = np.full((len(names), len(names)), np.nan)
+    for i, first in enumerate(names):
+        for j, second in enumerate(names[: i + 1]):
+            estimate = analysis.estimate(first if i == j else f"{second}*{first}")
+            if estimate is not None:
+                values[i, j] = estimate.value
+                _cell(axes, j, i, estimate)
+    most = float(np.nanmax(np.abs(values))) if np.isfinite(values).any() else 1.0
+    axes.imshow(values, cmap="PuOr", vmin=-2 * most, vmax=2 * most, aspect="auto")  # half of the colours: words stay readable
+
+
+def _cell(axes: Axes, x: int, y: int, estimate: Estimate) -> None:
+    weight = "bold" if estimate.resolved else "normal"
+    axes.text(x, y, f"{estimate.value:+.1f}", ha="center", va="center", fontsize=SMALL, fontweight=weight)
+    if estimate.resolved:
+        axes.add_patch(Rectangle((x - 0.46, y - 0.46), 0.92, 0.92, fill=False, linewidth=1.4))

@@ -140,10 +140,10 @@ def _heterogeneity(comparison: Comparison) -> str:
 def what_differs(one: Study, other: Study) -> list[str]:
     """Everything beside the runs' numbers in which the studies differ, as `what: first / second`."""
     seeds = [f"seeds: {_listed(one.plan.seeds)} / {_listed(other.plan.seeds)}"] * (one.plan.seeds != other.plan.seeds)
-    return seeds + differences(_settings(one), _settings(other))
+    return seeds + differences(settings_of(one), settings_of(other))
 
 
-def _settings(study: Study) -> dict[str, str]:
+def settings_of(study: Study) -> dict[str, str]:
     """Every value that the runs of a study have of a setting."""
     runs = list(study.results.values())
     values: dict[str, list[object]] = {

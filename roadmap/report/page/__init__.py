@@ -74,7 +74,7 @@ def render(
     study, rows, running, words = report.study, report.analysis.rows, live or {}, tips(report)
     whose, not_comparable = aside(study.plan)
     adopted = [i for i, row in enumerate(rows) if row.variant.adopted] or [0]
-    return _document(
+    return document(
         "study.html.j2",
         study.plan.study,
         payload(study, running),
@@ -98,10 +98,10 @@ def render(
 
 def render_fault(error: Exception, state: str) -> str:
     """The page of a server whose study cannot be shown."""
-    return _document("page.html.j2", "no study", {}, state, error=error)
+    return document("page.html.j2", "no study", {}, state, error=error)
 
 
-def _document(template: str, title: str, data: Mapping[str, Any], state: str | None, **content: Any) -> str:
+def document(template: str, title: str, data: Mapping[str, Any], state: str | None, **content: Any) -> str:
     """A page with its style, script and policy; `state` where a server is behind it."""
     style, script = (Path(__file__).with_name(f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
     policy = (

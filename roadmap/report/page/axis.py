@@ -30,13 +30,13 @@ class Axis:
         return [(self.at(tick), f"{tick:.{digits}f}") for tick in self.ticks]
 
 
-def axis(values: Iterable[float], below: float = 0.0, most: float = math.inf) -> Axis:
-    """An axis around the values, with `below` of their span more room at the low end, inside 0 to `most`."""
+def axis(values: Iterable[float], below: float = 0.0, most: float = math.inf, least: float = 0.0) -> Axis:
+    """An axis around the values, with `below` of their span more room at the low end, inside `least` to `most`."""
     known = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
-    least, greatest = min(known), max(known)
-    span = max(greatest - least, abs(greatest) * 0.02, 1e-9)
+    lowest, greatest = min(known), max(known)
+    span = max(greatest - lowest, abs(greatest) * 0.02, 1e-9)
     step = _round_step(span * (1 + below) / TICKS)
-    low = max(0.0, math.floor((least - below * span) / step) * step)
+    low = max(least, math.floor((lowest - below * span) / step) * step)
     high = min(most, math.ceil(greatest / step) * step)
     if high <= low:
         low, high = high - step, high

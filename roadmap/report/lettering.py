@@ -1,0 +1,74 @@
+"""Words in pictures: how wide they are, where they are broken into lines, and where they stand without covering others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+
+from matplotlib.font_manager import FontProperties, findfont, get_font
+
+FONT = "DejaVu Sans"
+SIZE = 10.0  # points
+
+Box = tuple[float, float, float, float]  # left, bottom, right, top (or with y downwards: left, top, right, bottom)
+
+
+def width(text: str, size: float = SIZE, bold: bool = False) -> float:
+    """Of the widest line of a text, in points."""
+    return size * max(sum(_advance(letter, bold) for letter in line) for line in text.split("\n"))
+
+
+@cache
+def _advance(letter: str, bold: bool) -> float:
+    """Of a letter in a font of size 1; one that the font has not is drawn as a box."""
+    font = get_font(findfont(FontProperties(family=FONT, weight="bold" if bold else "normal")))
+    font.set_size(100, 72)
+    advance: float = font.load_char(ord(letter) if ord(letter) in font.get_charmap() else ord("W")).linearHoriAdvance
+    return advance / 65536 / 100
+
+
+def broken(text: str, room: float, size: float = SIZE, bold: bool = False) -> str:
+    """A text in lines of at most so many points; words that are wider are broken too."""
+    lines: list[str] = []
+    for line in text.split("\n"):
+        lines += _filled([piece for word in line.split(" ") for piece in _pieces(word, room, size, bold)], room, size, bold)
+    return "\n".join(lines)
+
+
+def _filled(words: Iterable[str], room: float, size: float, bold: bool) -> list[str]:
+    lines: list[str] = []
+    for word in words:
+        if lines and width(f"{lines[-1]} {word}", size, bold) <= room:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines
+
+
+def _pieces(word: str, room: float, size: float, bold: bool) -> list[str]:
+    pieces = [""]
+    for letter in word:
+        if pieces[-1] and width(pieces[-1] + letter, size, bold) > room:
+            pieces.append("")
+        pieces[-1] += letter
+    return pieces
+
+
+def free_place(spots: Sequence[Box], taken: Sequence[Box], inside: Box, cost: Callable[[int], float] = float) -> int:
+    """Which of some boxes covers least of what is `taken`; among equals the first, as each costs one square unit more.
+
+    What lies outside of `inside` counts as covered.
+    """
+    covered = [sum(shared(spot, box) for box in taken) + area(spot) - shared(spot, inside) for spot in spots]
+    return min(range(len(spots)), key=lambda i: covered[i] + cost(i))
+
+
+def area(box: Box) -> float:
+    """Of a box."""
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def shared(one: Box, other: Box) -> float:
+    """The area that two boxes share."""
+    across, up = min(one[2], other[2]) - max(one[0], other[0]), min(one[3], other[3]) - max(one[1], other[1])
+    return max(0.0, across) * max(0.0, up)

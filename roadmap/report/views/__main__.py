@@ -1,0 +1,95 @@
+"""`python -m roadmap.report.views FOLDER FOLDER ... --to FOLDER`: what each step is worth by each view: table, figure, page.
+
+python -m roadmap.report.views experiments/digits experiments/digits_leave_one_out --to experiments/digits_views
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from roadmap.base.console import Parser, exits, printable
+from roadmap.base.errors import Refused, StorageFault
+from roadmap.base.files import write_atomic
+from roadmap.base.tables import Column, as_csv, as_markdown, as_table, markdown_text
+from roadmap.record.study import FILE
+from roadmap.report.views import VIEWS, Views, Worth, notes, read_views, written
+
+COLUMNS = ("step", "label", "view", "effect", "low", "high", "p", "p_holm", "resolved", "n")
+
+
+def main() -> int:
+    """Write the files and print the table."""
+    parser = Parser(prog="python -m roadmap.report.views", description="What each step is worth by each of several studies.")
+    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="studies of the same steps, each of another kind")
+    parser.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="where table, figure and page are written")
+    arguments = parser.parse_args()
+    if (arguments.to / FILE).exists() or arguments.to.is_file():
+        raise Refused(f"--to {arguments.to}: a study's folder or a file; needed: a folder of its own")
+    views = read_views(arguments.folders)
+    written = write_views(views, arguments.to)
+    print("\n".join([as_table(_rows(views), _columns(views)), *map(printable, notes(views)), written]))
+    return 0
+
+
+def write_views(views: Views, folder: Path) -> str:
+    """Write `views.*`, and `pairs.*` where pairs were trained; returns their names for a terminal.
+
+    Raises:
+        StorageFault: where the folder cannot be written.
+
+    """
+    from roadmap.report.page.views import render
+    from roadmap.report.views.figure import pictures
+
+    rows, columns = _rows(views), _columns(views)
+    files: dict[str, str | bytes] = {
+        "views.csv": as_csv(_lines(views), [Column(key, key) for key in COLUMNS]),
+        "views.md": "\n".join([as_markdown(rows, columns), *(f"{markdown_text(note)}\n" for note in notes(views))]),
+        "views.html": render(views),
+        **pictures(views),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            write_atomic(folder / name, content)
+    except OSError as error:
+        raise StorageFault(f"{folder}: the views could not be written: {error}") from error
+    return f"{folder}: {', '.join(files)}"
+
+
+def _lines(views: Views) -> list[dict[str, Any]]:
+    """One for each step and view; without numbers where the view has not that step."""
+    pairs = [(step, kind) for step in views.steps for kind in views.kinds]
+    return [
+        {"step": step, "label": views.steps[step], "view": kind} | _numbers(views.worths.get((step, kind)))
+        for step, kind in pairs
+    ]
+
+
+def _numbers(worth: Worth | None) -> dict[str, Any]:
+    if worth is None:
+        return {"n": 0}
+    found = worth.estimate
+    low, high = found.interval or (None, None)
+    tested = {"p": found.p, "p_holm": found.p_holm, "resolved": found.resolved}
+    return {"effect": found.value, "low": low, "high": high, **tested, "n": worth.seeds}
+
+
+def _rows(views: Views) -> list[dict[str, Any]]:
+    return [
+        {"label": label, **{kind: views.worths.get((step, kind)) for kind in views.kinds}} for step, label in views.steps.items()
+    ]
+
+
+def _columns(views: Views) -> list[Column]:
+    return [Column("label", "step"), *(Column(kind, VIEWS[kind], partial(_cell, kind)) for kind in views.kinds)]
+
+
+def _cell(kind: str, row: dict[str, Any]) -> str:
+    return written(row[kind])
+
+
+if __name__ == "__main__":
+    exits(main)()

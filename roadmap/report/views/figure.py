@@ -1,0 +1,71 @@
+"""What each step is worth by each view, as one picture; a view has a colour and a form of mark, which survives in grey."""
+
+from __future__ import annotations
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from roadmap.report.figure import GREY, STYLE, every_kind, plain
+from roadmap.report.lettering import SIZE, broken, width
+from roadmap.report.plots import NAMES, SMALL, interactions
+from roadmap.report.views import VIEWS, Views, Worth
+
+MARKS = {  # Okabe and Ito's colours, which colour-blind readers tell apart
+    "roadmap": ("#0072B2", "o"),
+    "leave_one_out": ("#D55E00", "s"),
+    "add_one_in": ("#009E73", "^"),
+    "orderings": ("#000000", "D"),
+    "equal_flops": ("#AA4499", "v"),
+}
+LINE = 0.17  # inches between the views of a step
+INCHES = 9.0
+
+
+def pictures(views: Views) -> dict[str, bytes]:
+    """The figure of all views, and that of the pairs where they were trained, in every kind of file."""
+    with matplotlib.rc_context(STYLE):
+        pairs = None if views.pairs is None else interactions(views.pairs.study, views.pairs.analysis)
+        figures = {"views": drawn(views), "pairs": pairs}
+        every = {name: every_kind(figure) for name, figure in figures.items() if figure is not None}
+    return {f"{name}.{kind}": content for name, kinds in every.items() for kind, content in kinds.items()}
+
+
+def drawn(views: Views) -> Figure:
+    """A band for each step, in it a line for each view."""
+    plan, kinds = views.first.study.plan, views.kinds
+    names = [broken(label, NAMES) for label in views.steps.values()]
+    band = max(LINE * (len(kinds) + 1), *(0.17 * (name.count("\n") + 1) + 0.08 for name in names))
+    figure = Figure(figsize=(INCHES, 2.4 + band * len(names)), layout="constrained")
+    axes = figure.add_subplot()
+    axes.axvline(0, color=GREY, linewidth=1, zorder=1)
+    for y, step in enumerate(views.steps):
+        if y % 2 == 0:
+            axes.axhspan(y - 0.5, y + 0.5, color="#f0f0ee", linewidth=0, zorder=0)
+        for place, kind in enumerate(kinds):
+            _mark(axes, y + (place - (len(kinds) - 1) / 2) * LINE / band, kind, views.worths.get((step, kind)))
+    axes.set_yticks(range(len(names)), names, parse_math=False)
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlabel(f"points of {plan.metric.label}", parse_math=False)
+    plain(axes)
+    handles = [Line2D([], [], color=MARKS[kind][0], marker=MARKS[kind][1], label=VIEWS[kind]) for kind in kinds]
+    columns = 3 if max(width(VIEWS[kind], SMALL) for kind in kinds) < 220 else 2
+    figure.legend(handles=handles, loc="outside upper left", ncols=columns, fontsize=SMALL, frameon=False)
+    caption = f"{plan.measured_on}; line: 95 % interval; filled: resolved by Holm's procedure among those of its view"
+    figure.supxlabel(broken(caption, 72 * INCHES - 24), x=0.02, ha="left", fontsize=SIZE, parse_math=False)
+    return figure
+
+
+def _mark(axes: Axes, y: float, kind: str, worth: Worth | None) -> None:
+    colour, form = MARKS[kind]
+    if worth is None:
+        axes.text(0, y, " missing", va="center", fontsize=7, color=colour, style="italic")
+        return
+    found = worth.estimate
+    filled = colour if found.resolved else "white"
+    axes.errorbar(
+        found.value, y, xerr=found.half_width, fmt=form, color=colour, markerfacecolor=filled, capsize=2, markersize=5.5,
+        linewidth=1.3, zorder=3,
+    )  # fmt: skip
