@@ -87,7 +87,7 @@ def test_a_step_must_change_the_network(tmp_path):
 def test_what_a_command_sets_hides_no_step():
     hidden = compose_run(["+step=kernel_9", "model.kernel_size=7"])
     assert hidden.model == compose(["+step=kernel_7"]).model
-    with pytest.raises(Refused, match="at scale tiny with scale.convnext_width=64, its"):
+    with pytest.raises(Refused, match=r"at scale tiny with scale\.convnext_width=64, its"):
         compose_run(["+step=increase_width", "scale.convnext_width=64", "model.kernel_size=5", "seed=3"])
 
 

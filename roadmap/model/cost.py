@@ -6,7 +6,8 @@ import dataclasses
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -145,7 +146,19 @@ def _count(build: Callable[..., nn.Module], values: tuple[Any, ...], shape: Shap
     part.to_empty(device="cpu")
     for tensor in part.state_dict().values():
         tensor.zero_()  # uninitialised numbers may be denormal, and slow
-    return _trace(part, torch.zeros(shape))
+    with _one_thread():
+        return _trace(part, torch.zeros(shape))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """What is counted is small: further threads would mostly wait for it, spinning."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _trace(part: nn.Module, image: Tensor) -> tuple[Counter[str], Shape]:
