@@ -12,11 +12,12 @@ import pytest
 
 from roadmap.base.errors import Refused
 from roadmap.base.paths import CONF
+from roadmap.config import compose as composing
 from roadmap.config.compose import compose
 from roadmap.config.effects import ineffective_settings
 from roadmap.config.identity import decisive, identity
 from roadmap.config.schema import Norm, Stem, TaskConfig
-from roadmap.config.steps import Step, known_steps, order
+from roadmap.config.steps import Step, all_steps, known_steps, order
 from roadmap.data.images import sources
 from roadmap.model.check import compose_run
 from roadmap.model.layout import layout
@@ -81,6 +82,29 @@ def test_a_step_must_change_the_network(tmp_path):
             compose_run([f"+step={name}"], [tmp_path])
     with pytest.raises(Refused, match="must change it"):
         compose_run(["+step=increase_width", "scale.convnext_width=64"])
+
+
+def test_what_a_command_sets_hides_no_step():
+    hidden = compose_run(["+step=kernel_9", "model.kernel_size=7"])
+    assert hidden.model == compose(["+step=kernel_7"]).model
+    with pytest.raises(Refused, match=r"at scale tiny with scale\.convnext_width=64, its"):
+        compose_run(["+step=increase_width", "scale.convnext_width=64", "model.kernel_size=5", "seed=3"])
+
+
+@pytest.mark.parametrize("extra", [
+    ["scale=base"],
+    ["+study=digits", "output=/x"],
+    ["recipe=paper", "data=imagenet", "data.path=/x"],
+    ["model.kernel_size=3", "scale.convnext_width=64", "recipe.lr=0.1", "model.depths=[1,1,2,1]"],
+])  # fmt: skip
+def test_a_step_is_its_change_to_its_parent_as_hydra_composes_it(extra, monkeypatch):
+    words = [(*extra, f"+step={step}") for step in all_steps()]
+    quick = [composing.compose_unchecked(word, ()) for word in words]
+    monkeypatch.setattr(composing, "_on_parent", lambda overrides: None)
+    for word, experiment in list(zip(words, quick, strict=True))[::3]:
+        composing.compose_unchecked.cache_clear()
+        assert repr(composing.compose_unchecked(word, ())) == repr(experiment)
+    composing.compose_unchecked.cache_clear()
 
 
 BASE = ["+step=gelu", "scale=atto"]

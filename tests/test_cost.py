@@ -67,6 +67,23 @@ def test_an_operator_without_a_known_cost_is_an_error():
         counting._trace(nn.Sequential(nn.Conv2d(3, 3, 1), Odd()), torch.zeros(1, 3, 8, 8))
 
 
+def test_counting_takes_one_thread_and_gives_the_others_back():
+    """Two threads that wait for each other take two to four times the CPU time."""
+    threads, seen = torch.get_num_threads(), []
+
+    class Part(nn.Conv2d):
+        def forward(self, x):
+            seen.append(torch.get_num_threads())
+            return super().forward(x)
+
+    torch.set_num_threads(3)
+    try:
+        counting._count(Part, (3, 4, 1), (1, 3, 8, 8))
+        assert (seen, torch.get_num_threads()) == ([1], 3)
+    finally:
+        torch.set_num_threads(threads)
+
+
 def command(*arguments):
     return subprocess.run([sys.executable, "-m", "roadmap.cost", *arguments], capture_output=True, text=True, timeout=60)
 

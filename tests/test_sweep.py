@@ -14,6 +14,7 @@ from conftest import QUICK
 
 import roadmap
 from roadmap.base.errors import Refused
+from roadmap.config import compose as composing
 from roadmap.config.compose import compose
 from roadmap.sweep import plan
 from roadmap.sweep.engines import machine
@@ -194,6 +195,17 @@ def test_the_digits_study_is_every_step_with_five_seeds():
     assert found.warnings == ()
     with pytest.raises(Refused, match="no step 'gelo'"):
         plan.plan(["+study=digits", "study.steps=[gelo]"])
+
+
+@pytest.mark.parametrize("override", ["seed=3", "recipe.lr=0.001"])
+def test_a_plan_composes_two_steps_however_many_rows(monkeypatch, override):
+    """Composing takes a tenth of a second: the first step, what stands before it, and the others as changes to their parents."""
+    composed, compose = [], composing.hydra_compose
+    monkeypatch.setattr(composing, "hydra_compose", lambda *args, **kwargs: composed.append(args) or compose(*args, **kwargs))
+    composing._compose.cache_clear()
+    composing.compose_unchecked.cache_clear()
+    assert len(plan.plan(["+study=digits", override]).rows) == 16
+    assert len(composed) <= 2
 
 
 def test_warnings_of_a_sweep_hold_for_every_step():

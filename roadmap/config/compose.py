@@ -6,7 +6,6 @@ nearest name. No torch here: a bad setting is refused in about a second.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -31,6 +30,8 @@ from roadmap.config.overrides import RESOLVER, check_override, config_folders, p
 from roadmap.config.parts import load, resolve
 from roadmap.config.schema import ROOMS, Experiment, StepConfig
 from roadmap.config.steps import all_steps, files_of, known_steps
+
+ROOMS = ("model", "recipe", "data")  # of an experiment, which a step may change
 
 ConfigStore.instance().store(name="schema", node=Experiment)
 
@@ -167,6 +168,9 @@ def compose_unchecked(overrides: tuple[str, ...], config_dirs: tuple[Path, ...])
     """Compose without the checks that need more than one field."""
     for override in parse(overrides):
         check_override(override, config_dirs)
+    derived = None if config_dirs else _on_parent(overrides)
+    if derived is not None:
+        return derived
     search = [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in config_dirs)}]"] if config_dirs else []
     words = completed(overrides, config_dirs)
     try:
@@ -186,11 +190,45 @@ def compose_unchecked(overrides: tuple[str, ...], config_dirs: tuple[Path, ...])
         raise Refused(explain(error)) from error
 
 
+def _on_parent(overrides: tuple[str, ...]) -> Experiment | None:
+    """One of our own steps as its change to its parent, ten times faster than Hydra composes it; None where Hydra must.
+
+    The change comes after everything else, and single settings of the command line after the change.
+    """
+    given = {override.key_or_group for override in parse(overrides)}
+    steps = [word.removeprefix("+step=") for word in overrides if word.startswith("+step=")]
+    step = steps[0] if len(steps) == 1 else ""
+    change = _step_file(step)
+    defaults = change.get("defaults", [])
+    simple = len(defaults) == 2 and defaults[1] == "_self_" and change.keys() <= {"defaults", "step", *ROOMS}
+    if not simple or given & {"model", "reference"} or any(word.startswith("+step/") for word in completed(overrides)):
+        return None
+    parent = compose_unchecked(tuple(_of_parent(word, defaults[0]) for word in overrides), ())
+    rooms = {room: change[room] for room in ROOMS if room in change}
+    kept = {room: {key: value for key, value in of.items() if f"{room}.{key}" not in given} for room, of in rooms.items()}
+    config = OmegaConf.merge({"scale": OmegaConf.structured(parent.scale)}, *({r: getattr(parent, r)} for r in kept), kept)
+    changed = {room: OmegaConf.to_object(config[room]) for room in kept}
+    about = all_steps()[step]
+    named = StepConfig(about.name, about.parent, about.label, about.group, about.before)
+    return dataclasses.replace(parent, step=named, **changed)
+
+
+def _of_parent(word: str, parent: str) -> str:
+    return f"+step={parent}" if word.startswith("+step=") else word
+
+
+@lru_cache
+def _step_file(step: str) -> dict[str, Any]:
+    """What a step of our own changes, as its file says it; empty where there is no such file."""
+    file = CONF / "step" / f"{step}.yaml"
+    content = OmegaConf.to_container(OmegaConf.load(file), resolve=False) if file.is_file() else {}
+    return content if isinstance(content, dict) else {}
+
+
 def from_hydra(config: DictConfig, step: str | None, config_dirs: Sequence[Path] = ()) -> Experiment:
-    """The typed object of a composed configuration; `step` is the name that was chosen."""
+    """The typed object of a composed configuration, which loses Hydra's own part; `step` is the name that was chosen."""
     if step is None:
         raise Refused(f"no step is chosen: add +step=NAME; {nearest('', all_steps(*config_dirs))}")
-    config = copy.deepcopy(config)
     with open_dict(config):
         config.pop("hydra", None)
     experiment = OmegaConf.to_object(config)

@@ -6,7 +6,8 @@ import dataclasses
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -154,9 +155,21 @@ def _count(build: Callable[..., nn.Module], values: tuple[Any, ...], shape: Shap
     part.to_empty(device="cpu")
     for tensor in part.state_dict().values():
         tensor.zero_()  # uninitialised numbers may be denormal, and slow
-    if isinstance(build, Part):
-        return _own(build, part, shape)
-    return _trace(part, torch.zeros(shape))
+    with _one_thread():
+        if isinstance(build, Part):
+            return _own(build, part, shape)
+        return _trace(part, torch.zeros(shape))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """What is counted is small: further threads would mostly wait for it, spinning."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _own(declared: Part, part: nn.Module, shape: Shape) -> Counted:

@@ -6,10 +6,7 @@ convolutions and linear layers only; fvcore's total adds norms and pooling, so b
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -39,17 +36,8 @@ NORMS = ("batch_norm", "layer_norm", "response_norm")
 def cost_rows(
     scale: str, image_size: int, config_dirs: tuple[Path, ...] = (), names: Sequence[str] = (), own: tuple[str, ...] = ()
 ) -> list[dict[str, Any]]:
-    """The rows of the cost table, of these steps or of all; counted by processes that are forked once torch is imported."""
-    import torch
-
-    import roadmap.model.cost  # noqa: F401 (before the fork)
-
-    steps = list(names or known_steps(*config_dirs))
-    processes = min(os.cpu_count() or 1, 4)
-    tasks = [(step, scale, image_size, config_dirs, own) for step in steps]
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("fork"), torch.set_num_threads, (1,)) as pool:
-        # Neighbours in one process: a step shares most of its parts with the step before it, and counts them once.
-        return list(pool.map(cost_row, *zip(*tasks, strict=True), chunksize=-(-len(steps) // processes)))
+    """The rows of the cost table, of these steps or of all."""
+    return [cost_row(step, scale, image_size, config_dirs, own) for step in names or known_steps(*config_dirs)]
 
 
 def cost_row(

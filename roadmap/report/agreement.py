@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata
 
 from roadmap.report.noise import Array
 from roadmap.report.published import published_difference
@@ -78,15 +77,19 @@ def _with_interval(value: Array, again: Array, steps: int) -> Correlation:
 
 def kendall(one: Array, other: Array) -> Array:
     """Kendall's tau-b along the last dimension; NaN where all values of one are equal."""
-    first, second = (np.sign(values[..., :, None] - values[..., None, :]) for values in (one, other))
+    first, second = map(_order, (one, other))
     return _normed((first * second).sum((-1, -2)), (first**2).sum((-1, -2)), (second**2).sum((-1, -2)))
 
 
 def spearman(one: Array, other: Array) -> Array:
     """Spearman's rho along the last dimension; NaN where all values of one are equal."""
-    ranks = (rankdata(values, axis=-1) for values in (one, other))
-    first, second = (rank - rank.mean(-1, keepdims=True) for rank in ranks)
+    first, second = (_order(values).sum(-1) for values in (one, other))  # twice the ranks about their mean
     return _normed((first * second).sum(-1), (first**2).sum(-1), (second**2).sum(-1))
+
+
+def _order(values: Array) -> Array:
+    """For each value 1, 0 or -1 beside each other one: (..., n, n)."""
+    return np.sign(values[..., :, None] - values[..., None, :])
 
 
 def _normed(product: Array, one: Array, other: Array) -> Array:
