@@ -29,9 +29,7 @@ from roadmap.config.messages import explain
 from roadmap.config.overrides import RESOLVER, check_override, config_folders, parse
 from roadmap.config.parts import load, resolve
 from roadmap.config.schema import ROOMS, Experiment, StepConfig
-from roadmap.config.steps import all_steps, files_of, known_steps
-
-ROOMS = ("model", "recipe", "data")  # of an experiment, which a step may change
+from roadmap.config.steps import Step, all_steps, files_of, known_steps
 
 ConfigStore.instance().store(name="schema", node=Experiment)
 
@@ -207,10 +205,12 @@ def _on_parent(overrides: tuple[str, ...]) -> Experiment | None:
     rooms = {room: change[room] for room in ROOMS if room in change}
     kept = {room: {key: value for key, value in of.items() if f"{room}.{key}" not in given} for room, of in rooms.items()}
     config = OmegaConf.merge({"scale": OmegaConf.structured(parent.scale)}, *({r: getattr(parent, r)} for r in kept), kept)
-    changed = {room: OmegaConf.to_object(config[room]) for room in kept}
-    about = all_steps()[step]
-    named = StepConfig(about.name, about.parent, about.label, about.group, about.before)
-    return dataclasses.replace(parent, step=named, **changed)
+    changed: dict[str, Any] = {room: OmegaConf.to_object(config[room]) for room in kept}
+    return dataclasses.replace(parent, step=_named(all_steps()[step]), **changed)
+
+
+def _named(step: Step) -> StepConfig:
+    return StepConfig(**{entry.name: getattr(step, entry.name) for entry in dataclasses.fields(StepConfig)})
 
 
 def _of_parent(word: str, parent: str) -> str:
@@ -221,7 +221,7 @@ def _of_parent(word: str, parent: str) -> str:
 def _step_file(step: str) -> dict[str, Any]:
     """What a step of our own changes, as its file says it; empty where there is no such file."""
     file = CONF / "step" / f"{step}.yaml"
-    content = OmegaConf.to_container(OmegaConf.load(file), resolve=False) if file.is_file() else {}
+    content: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False) if file.is_file() else {}
     return content if isinstance(content, dict) else {}
 
 
@@ -236,10 +236,7 @@ def from_hydra(config: DictConfig, step: str | None, config_dirs: Sequence[Path]
     experiment.parts = resolve(experiment.parts, config_folders(config_dirs))
     if experiment.reference is not None:
         return dataclasses.replace(experiment, step=StepConfig(experiment.reference, None, experiment.reference))
-    about = all_steps(*config_dirs)[step]
-    return dataclasses.replace(
-        experiment, step=StepConfig(**{entry.name: getattr(about, entry.name) for entry in dataclasses.fields(StepConfig)})
-    )
+    return dataclasses.replace(experiment, step=_named(all_steps(*config_dirs)[step]))
 
 
 @lru_cache

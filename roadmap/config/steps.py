@@ -67,8 +67,7 @@ def order(steps: Iterable[Step]) -> list[Step]:
             # Leaves that nothing builds on are side branches when a sibling goes on, or when a sibling leaf came first.
             yield from walk(child, adopted and child is _continuation(following, length))
 
-    listed = {step.name for kind in children.values() for step in kind}
-    roots = [step for parent, kind in children.items() if parent not in listed for step in kind]
+    roots = children.get(None, [])
     return [step for root in sorted(roots, key=lambda s: (-length(s), s.name)) for step in walk(root, True)]
 
 
@@ -117,14 +116,6 @@ def all_steps(*config_dirs: Path) -> dict[str, Step]:
     if lost:
         raise Refused(f"steps {', '.join(lost)} are each other's parents: a step's chain must reach one without parent")
     return ordered
-
-
-def _beyond(steps: list[Step]) -> dict[str, Step]:
-    """The steps beyond the roadmap by name: those that say so, and all that build on them."""
-    found: dict[str, Step] = {}
-    while more := [step for step in steps if step.name not in found and (step.beyond or step.parent in found)]:
-        found |= {step.name: replace(step, beyond=True) for step in more}
-    return found
 
 
 def _with_the_first(steps: list[Step]) -> list[Step]:

@@ -20,7 +20,8 @@ def published_difference(plan: StudyPlan, row: str, parent: str | None) -> float
     """The published score of a row less that of its parent."""
     if plan.published:
         return plan.published.difference(row, parent) if parent else None
-    one, other = published_row(plan, row), published_row(plan, parent)
+    scale = paper_scale(plan.scale.name)
+    one, other = (paper_row(scale, name or "") for name in (row, parent))
     return one.score - other.score if one and other and not one.beyond else None
 
 
