@@ -204,7 +204,7 @@ def _on_parent(overrides: tuple[str, ...]) -> Experiment | None:
     parent = compose_unchecked(tuple(_of_parent(word, defaults[0]) for word in overrides), ())
     rooms = {room: change[room] for room in ROOMS if room in change}
     kept = {room: {key: value for key, value in of.items() if f"{room}.{key}" not in given} for room, of in rooms.items()}
-    config = OmegaConf.merge({"scale": OmegaConf.structured(parent.scale)}, *({r: getattr(parent, r)} for r in kept), kept)
+    config: Any = OmegaConf.merge({"scale": OmegaConf.structured(parent.scale)}, *({r: getattr(parent, r)} for r in kept), kept)
     changed: dict[str, Any] = {room: OmegaConf.to_object(config[room]) for room in kept}
     return dataclasses.replace(parent, step=_named(all_steps()[step]), **changed)
 
