@@ -24,9 +24,9 @@ class Progress:
     history: tuple[Epoch, ...]
 
     def words(self, epochs: int) -> str:
-        """Where it stands."""
+        """Where it stands; `epochs` is 0 where the rows have several."""
         loss = next((epoch[0] for epoch in reversed(self.history) if epoch[0] is not None), None)
-        parts = ["running" if self.holder else "stopped", f"{len(self.history)} of {epochs} epochs done"]
+        parts = ["running" if self.holder else "stopped", f"{len(self.history)}{f' of {epochs}' * bool(epochs)} epochs done"]
         parts += [f"last training loss {loss:.4f}"] if loss is not None else []
         return ", ".join(parts + ([self.holder] if self.holder else []))
 
