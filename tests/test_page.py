@@ -7,6 +7,7 @@ import itertools
 import json
 import re
 import signal
+import statistics
 import subprocess
 import sys
 import threading
@@ -16,6 +17,8 @@ from pathlib import Path
 
 import pytest
 from browser import CHROMIUM, Browser
+from large import large_study
+from PIL import Image
 from records import result_file
 from test_report import VALUES, study
 
@@ -412,7 +415,7 @@ def test_values_at_focus_and_pointer_are_those_of_the_records(page):
     focus(page, ".chart .row")
     for row in analysis.rows:
         said = page.js("document.querySelector('#tip').hidden ? '' : document.querySelector('#tip').textContent")
-        assert f"top-1, %: {row.mean:.2f} ± {row.std:.2f} (n = 3)" in said
+        assert f"top-1, %: {row.mean:.2f} ± {row.std:.2f} (n = 5)" in said
         assert all(f"seed {seed}: {value:.2f}" in said for seed, value in row.by_seed.items())
         assert page.js("document.activeElement.ariaLabel") == said.replace("\n", "; ")
         page.key("ArrowDown")
@@ -450,14 +453,14 @@ def test_curves_of_chosen_rows(page):
     analysis, found = analyse(load(DIGITS)), load(DIGITS)
     row = analysis.rows[5]
     readout = "document.querySelector('#readout li').textContent"
-    assert page.js(readout) == f"inverting dims: {row.mean:.2f} ± {row.std:.2f} (n = 3)"
+    assert page.js(readout) == f"inverting dims: {row.mean:.2f} ± {row.std:.2f} (n = 5)"
     focus(page, "#plot")
     page.key("Home")
     first = [found.histories[result.run][0][2] for result in found.of(row.variant.name)]
-    assert page.js(readout).startswith(f"inverting dims: {sum(first) / 3:.2f} ± ")
+    assert page.js(readout).startswith(f"inverting dims: {statistics.fmean(first):.2f} ± ")
     set_value(page, "#metric", "0")
     losses = [found.histories[result.run][0][0] for result in found.of(row.variant.name)]
-    assert page.js(readout).startswith(f"inverting dims: {sum(losses) / 3:.4f} ± ")
+    assert page.js(readout).startswith(f"inverting dims: {statistics.fmean(losses):.4f} ± ")
 
 
 def difference(page, first, second):
@@ -494,6 +497,52 @@ def test_every_control_has_a_name_and_the_keyboard_passes_through(page):
     assert seen[0] == "skip"
     assert {"paper", "bar-0", "filter", "sort-rows-p", "point-0", "curve-3", "plot", "run-second"} <= set(seen)
     assert seen.count("bar-0") <= 2  # one stop for the figure, not sixteen; and the way around leads back
+
+
+def covered(page, selector):
+    """Pairs of elements that are seen and of which one lies on another, by their texts."""
+    return page.js(
+        f"""(boxes => boxes.flatMap((a, i) => boxes.slice(i + 1).filter((b) =>
+            Math.min(a.r.right, b.r.right) - Math.max(a.r.left, b.r.left) > 1 &&
+            Math.min(a.r.bottom, b.r.bottom) - Math.max(a.r.top, b.r.top) > 1).map((b) => [a.t, b.t])))
+        ([...document.querySelectorAll({json.dumps(selector)})].map((e) => ({{t: e.textContent, r: e.getBoundingClientRect()}}))
+            .filter((e) => e.r.width && e.r.height))"""
+    )
+
+
+@pytest.mark.parametrize("rows", [12, 30])
+@pytest.mark.parametrize("width", [390, 760, 1200])
+def test_long_names_lie_on_nothing(chromium, tmp_path, rows, width):
+    write_page(Report.read(large_study(tmp_path, rows, references=2, length=60)))
+    chromium.width(width)
+    chromium.open(f"file://{tmp_path}/page.html")
+    assert chromium.js("document.documentElement.scrollWidth") <= width
+    assert covered(chromium, ".point .name, .point .number") == [] or rows == 30  # of thirty, some points lie on each other
+    assert covered(chromium, ".point .name") == []
+    assert covered(chromium, ".row > .name, .row > .value, .bracket") == []
+    listed = chromium.js("[...document.querySelectorAll('.names li')].filter(e => e.offsetParent).length")
+    assert listed == rows + 2
+
+
+def test_a_table_that_scrolls_sideways_says_so(page, tmp_path):
+    def edge():
+        page.picture(tmp_path / "edge.png", whole=False)
+        box = page.js("(r => [r.right, r.top, r.height])(document.querySelector('#rows-box').getBoundingClientRect())")
+        pixels = Image.open(tmp_path / "edge.png").convert("L")
+        return [
+            pixels.getpixel((round(box[0]) - 3, y))
+            for y in range(round(box[1] + 0.4 * box[2]), round(box[1] + 0.9 * box[2]), 7)
+            if y < 880
+        ]
+
+    page.width(390)
+    page.middle("#rows-box")
+    assert page.js("getComputedStyle(document.querySelector('.swipe')).display") == "block"
+    shaded = statistics.median(edge())
+    page.js("document.querySelector('#rows-box').scrollLeft = 1e6")
+    assert statistics.median(edge()) - shaded > 20  # nothing more comes
+    page.width(1200)
+    assert page.js("getComputedStyle(document.querySelector('.swipe')).display") == "none"
 
 
 @pytest.mark.parametrize("width", [320, 360, 768])

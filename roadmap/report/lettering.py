@@ -1,16 +1,14 @@
-"""Words in pictures: how wide they are, where they are broken into lines, and where they stand without covering others."""
+"""Words in pictures: how wide they are, and where they are broken into lines."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from functools import cache
 
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
 FONT = "DejaVu Sans"
 SIZE = 10.0  # points
-
-Box = tuple[float, float, float, float]  # left, bottom, right, top (or with y downwards: left, top, right, bottom)
 
 
 def width(text: str, size: float = SIZE, bold: bool = False) -> float:
@@ -52,23 +50,3 @@ def _pieces(word: str, room: float, size: float, bold: bool) -> list[str]:
             pieces.append("")
         pieces[-1] += letter
     return pieces
-
-
-def free_place(spots: Sequence[Box], taken: Sequence[Box], inside: Box, cost: Callable[[int], float] = float) -> int:
-    """Which of some boxes covers least of what is `taken`; among equals the first, as each costs one square unit more.
-
-    What lies outside of `inside` counts as covered.
-    """
-    covered = [sum(shared(spot, box) for box in taken) + area(spot) - shared(spot, inside) for spot in spots]
-    return min(range(len(spots)), key=lambda i: covered[i] + cost(i))
-
-
-def area(box: Box) -> float:
-    """Of a box."""
-    return (box[2] - box[0]) * (box[3] - box[1])
-
-
-def shared(one: Box, other: Box) -> float:
-    """The area that two boxes share."""
-    across, up = min(one[2], other[2]) - max(one[0], other[0]), min(one[3], other[3]) - max(one[1], other[1])
-    return max(0.0, across) * max(0.0, up)

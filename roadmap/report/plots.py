@@ -15,7 +15,8 @@ from matplotlib.ticker import MaxNLocator
 
 from roadmap.base.tables import cost_unit
 from roadmap.report.figure import GREY, LAST, MOST_BARS, REFERENCE, STYLE, every_kind, plain
-from roadmap.report.lettering import SIZE, Box, broken, free_place, width
+from roadmap.report.lettering import SIZE, broken, width
+from roadmap.report.places import Box, free_place
 from roadmap.report.records import Study
 from roadmap.report.report import Report
 from roadmap.report.sides import is_gain, recipes_of, sides
@@ -109,7 +110,7 @@ def _numbers(figure: Figure, axes: Axes, places: Sequence[tuple[float, float]]) 
         half, turns = width(str(number), SMALL) / 2 + 1, np.arange(8) * math.pi / 4
         middles = [(x + (reach + half - 4) * math.cos(turn), y + reach * math.sin(turn)) for reach in REACH for turn in turns]
         spots = [(a - half, b - 5.5, a + half, b + 5.5) for a, b in middles]
-        found = free_place(spots, taken, (left, bottom, right, top))
+        found, _ = free_place(spots, taken, (left, bottom, right, top))
         taken.append(spots[found])
         lead = {"arrowstyle": "-", "color": GREY, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3} if found >= 8 else None
         offset = (middles[found][0] - x, middles[found][1] - y)

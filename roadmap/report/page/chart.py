@@ -15,18 +15,19 @@ from roadmap.record.result import Metric
 from roadmap.report.columns import table_columns
 from roadmap.report.frames import PAPER
 from roadmap.report.page.axis import Axis, axis, score_axis
+from roadmap.report.places import Box, free_place
 from roadmap.report.published import aside, published_row
 from roadmap.report.report import Report
 from roadmap.report.statistics import Row
 
 FIRST, LAST = (121, 141, 196), (98, 77, 176)  # 3:1 or more on the light ground and on the dark one
 REFERENCE = "#bd6a22"
-PLOT = (780.0, 340.0)  # px for which names are placed beside their points
+LONG = 18  # letters: names that are longer have a wider column
+PLOT = (640.0, 330.0)  # px, the least for which names are placed beside their points
 HEIGHTS = (4, -14, 22, -26, 34)  # px: at which a name may stand beside its point, the best first
 LETTER, LINE = 6.4, 14.0  # px: width of a letter and height of a line
 
 Line = tuple[float, float, float, float]  # x1, y1, x2, y2
-Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 def tips(report: Report) -> list[str]:
@@ -71,6 +72,7 @@ def roadmap(report: Report, tips: Sequence[str]) -> dict[str, Any]:
     return {
         "sections": [(group, list(bars)) for group, bars in groupby(bars, key=itemgetter("group"))],
         "hatched": any(row.variant.side_branch for row in rows),
+        "long": max((len(row.variant.label) for row in rows), default=0) > LONG,
         "ticks": scores.marks(),
         "paper_ticks": papers.marks() if any(paper) else [],
         "cost_name": f"★ multiply-adds, {unit}" if any(stars) else "",
@@ -162,21 +164,27 @@ def scatter(report: Report, tips: Sequence[str]) -> dict[str, Any] | None:
         "across": across.marks(),
         "unit": unit,
         "points": points,
+        "named": all(names),  # else a list says which number is which
         "path": [(*a, *b) for a, b in pairwise(path)],
     }
 
 
-def _names(places: Sequence[tuple[float, float]], labels: Mapping[int, str]) -> list[dict[str, Any]]:
-    """A name beside every point, each where it covers least of what is there; numbered where it is farther off."""
+def _names(places: Sequence[tuple[float, float]], labels: Mapping[int, str]) -> list[dict[str, Any] | None]:
+    """A name beside every point, numbered where it is farther off; none where it would cover what is there."""
     points = [(x * PLOT[0], y * PLOT[1]) for x, y in places]
     covered: list[Box] = [(x - 10, y - 10, x + 10, y + 10) for x, y in points]
     beside = [(dx, dy, anchor) for dy in HEIGHTS for dx, anchor in ((13, "start"), (-13, "end"), (0, "middle"))]
     beside = [place for place in beside if place[0] or abs(place[1]) > 10]
-    names = []
+    names: list[dict[str, Any] | None] = []
     for (x, y), (number, label) in zip(points, labels.items(), strict=True):
-        boxes = [_box(x + dx, y + dy, LETTER * (len(label) + 3), anchor) for dx, dy, anchor in beside]
-        (dx, dy, anchor), box = min(zip(beside, boxes, strict=True), key=lambda pair: _overlap(pair[1], covered))
-        covered.append(box)
+        width = LETTER * (len(label) + 3 + sum(map(label.count, "MW@")))
+        boxes = [_box(x + dx, y + dy, width, anchor) for dx, dy, anchor in beside]
+        place, over = free_place(boxes, covered, (0.0, 0.0, PLOT[0] + 20, PLOT[1]))
+        if over > 1:
+            names.append(None)
+            continue
+        covered.append(boxes[place])
+        dx, dy, anchor = beside[place]
         names.append({"text": label if dy == HEIGHTS[0] else f"{number} {label}", "dx": dx, "dy": dy, "anchor": anchor})
     return names
 
@@ -184,13 +192,3 @@ def _names(places: Sequence[tuple[float, float]], labels: Mapping[int, str]) -> 
 def _box(x: float, y: float, width: float, anchor: str) -> Box:
     left = x - {"start": 0.0, "middle": width / 2, "end": width}[anchor]
     return left, y - LINE + 3, left + width, y + 3
-
-
-def _overlap(box: Box, others: Sequence[Box]) -> float:
-    """Square pixels of other things that a box would cover, those outside the plot among them."""
-    outside = max(0.0, -box[0]) + max(0.0, box[2] - PLOT[0] - 20) + max(0.0, -box[1]) + max(0.0, box[3] - PLOT[1])
-    shared = (
-        max(0.0, min(box[2], other[2]) - max(box[0], other[0])) * max(0.0, min(box[3], other[3]) - max(box[1], other[1]))
-        for other in others
-    )
-    return outside * LINE + sum(shared)

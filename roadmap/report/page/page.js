@@ -331,7 +331,7 @@
     document.addEventListener("mouseover", (event) => point(tipped(event.target) ?? tipped(document.activeElement)));
     document.addEventListener("focusin", (event) => point(tipped(event.target)));
     document.addEventListener("focusout", () => point(null));
-    document.addEventListener("scroll", () => point(null), { capture: true, passive: true });
+    document.addEventListener("scroll", () => tip.hidden || point(tipped(document.activeElement)), { capture: true, passive: true });
     document.addEventListener("keydown", (event) => {
       if (event.key === "Escape") {
         point(null);
