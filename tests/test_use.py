@@ -286,6 +286,7 @@ def test_an_export_takes_no_place_of_other_files(run, command, tmp_path):
     [
         ("score", [], "the following arguments are required: RUN"),
         ("score", ["nowhere"], "nowhere: no finished run"),
+        ("score", [__file__], "test_use.py: no finished run"),
         ("score", ["RUN", "recipe.epochs=3"], "only data=NAME and settings under data. and runtime."),
         ("score", ["RUN", "data=digit"], "there is no data 'digit'"),
         ("score", ["RUN", "data.path=/nowhere", "data=folder"], "/nowhere"),
