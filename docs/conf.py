@@ -47,6 +47,7 @@ CONTENTS = """
 :caption: Using it
 
 docs/training
+docs/using
 docs/studies
 docs/sweeps
 docs/dashboards

@@ -39,7 +39,7 @@ def main() -> int:
     rows = [{"image": str(file), **row} for file, own in zip(arguments.pictures, answers, strict=True) for row in own]
     keys = list(dict.fromkeys(key for row in rows for key in row))
     columns = [Column(key, key, FORMS.get(key, "{}")) for key in keys]
-    sys.stdout.write(FORMATS[arguments.format](rows, columns, trained.name))
+    sys.stdout.write(FORMATS[arguments.format](rows, columns, ""))
     return 0
 
 

@@ -29,7 +29,7 @@ TARGET = re.compile(r"\bmake ([a-z]+)((?: [a-z]+)*)")
 SECTIONS = {key.split(".")[0] for key in keys() if "." in key}
 SETTING = re.compile(rf"(?<![\w./])(?:{'|'.join(SECTIONS)})\.[a-z_]+\b(?!\.?[\w/(])")
 CHOICE = re.compile(r"(?<![\w.])\+?(step|study|scale|data|recipe|engine)=([a-z]\w*(?:,[a-z]\w*)*)")
-SUFFIXES = (".py", ".json", ".jsonl", ".yaml", ".md", ".csv", ".html", ".png", ".svg", ".tar")
+SUFFIXES = (".py", ".safetensors", ".onnx", ".json", ".jsonl", ".yaml", ".md", ".csv", ".html", ".png", ".svg", ".tar")
 
 
 def code(path: Path) -> str:

@@ -422,6 +422,18 @@ def test_a_run_alone_needs_the_one_that_it_starts_from(transfer):
     assert ends["longer-s0"].reason == "not run because first-s0 is not done and not among these runs"
 
 
+def test_a_run_of_another_study_is_taken_over_as_a_start_only_with_its_weights(transfer):
+    (first, _) = plan(*transfer()).rows["first"]
+    there = first.folder.path.parents[2] / "other" / "runs" / first.folder.path.name
+    there.mkdir(parents=True)
+    write(there, made(there.name, 50.0, study="other"))
+    assert first.result_elsewhere().path == there
+    assert not first.reuse_result(with_weights=True)
+    (there / "weights.safetensors").touch()
+    assert first.reuse_result(with_weights=True)
+    assert weights_file(first.folder.path) == there / "weights.safetensors"
+
+
 def test_a_sweep_trains_a_row_from_another_rows_weights(transfer, tmp_path):
     overrides, folders = transfer(ROWS.replace("seeds: [0, 1]", "seeds: [0]"))
     line = ["-m", "roadmap.sweep", "--config-dir", str(folders[0]), *overrides]

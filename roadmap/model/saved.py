@@ -42,8 +42,8 @@ def _tensors(file: Path, content: Any) -> dict[str, Tensor]:
     weights = content[wrapped[0]] if len(wrapped) == 1 else content
     if isinstance(weights, dict) and weights and all(isinstance(weight, Tensor) for weight in weights.values()):
         return dict(weights)
-    there = ", ".join(map(str, list(content)[:8])) if isinstance(content, dict) else type(content).__name__
-    raise Refused(f"{file}: holds no weights but {there}; needed: tensors by name, or such under one of {', '.join(WRAPPED)}")
+    there = ", ".join(map(str, list(content)[:8])) or "nothing" if isinstance(content, dict) else type(content).__name__
+    raise Refused(f"{file}: holds {there} and no weights; needed: tensors by name, or such under one of {', '.join(WRAPPED)}")
 
 
 def _reason(error: Exception) -> str:

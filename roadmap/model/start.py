@@ -95,7 +95,7 @@ def fitted(fill: Fill, weights: Mapping[str, Tensor], same_targets: bool = True)
         for name in fit.weights
         if given[name].shape != needed[name].shape
     ]
-    kinds = (("missing", missing), ("left over", over), ("of another shape", shaped))
+    kinds = (("of another shape", shaped), ("missing", missing), ("left over", over))
     fit.faults = [f"{kind}: {_listed(names)}" for kind, names in kinds if names]
     return fit
 

@@ -36,17 +36,27 @@ def load_trained(folder: Path | str, config_dirs: Sequence[Path | str] = (), par
     """
     resolve(parts, config_folders(config_dirs))
     result, weights = finished_run(Path(folder)), weights_file(Path(folder))
-    network = _network(result).eval()
+    network = network_of(*coordinates(result), result.data["classes"], result.data["image_size"])
+    return fill_trained(network, result, weights)
+
+
+def fill_trained(network: nn.Module, result: RunResult, weights: Path) -> nn.Module:
+    """Give a run's network its weights, in place, and what timm reads of a model.
+
+    Raises:
+        Refused: where the weights cannot be read, or are another network's.
+
+    """
     try:
         network.load_state_dict(read_weights(weights))
     except RuntimeError as error:
         raise Refused(f"{weights}: not the weights of this run: {str(error).splitlines()[0]}") from error
     network.pretrained_cfg = network.default_cfg = _pretrained_cfg(result)  # type: ignore[assignment]
-    return network
+    return network.eval()
 
 
-def _network(result: RunResult) -> nn.Module:
-    """Freshly initialised; of a reference, the record holds its name and its stochastic depth alone."""
+def coordinates(result: RunResult) -> tuple[ModelConfig, str | None]:
+    """The coordinates of a run's network, or its reference, of which the record holds name and stochastic depth alone."""
     model, reference = result.model, _reference(result)
     if reference is None:
         plain = {key: _part(key, value) if key in KINDS and value else value for key, value in model.items()}
@@ -54,7 +64,7 @@ def _network(result: RunResult) -> nn.Module:
         assert isinstance(known, ModelConfig)
     else:
         known = ModelConfig(drop_path=model["drop_path"])
-    return network_of(known, reference, result.data["classes"], result.data["image_size"])
+    return known, reference
 
 
 def _part(kind: str, recorded: str) -> str:

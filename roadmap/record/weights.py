@@ -24,7 +24,7 @@ def finished_run(folder: Path) -> RunResult:
         Refused: where the folder holds none.
 
     """
-    result = RunFolder(folder).result()
+    result = RunFolder(folder).result() if folder.is_dir() else None
     if result is None or not result.done:
         why = "no finished run" if result is None else f"no finished run: it {result.status}"
         raise Refused(f"{folder}: {why}; it is a folder like experiments/single/runs/gelu-s0-1a2b3c4d")

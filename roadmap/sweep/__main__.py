@@ -48,7 +48,8 @@ def main() -> int:
     runner = engine(replace(study.first.engine, **({"jobs": arguments.jobs} if arguments.jobs else {})))
     slots = runner.at_a_time(study.first.runtime)
     study.write()
-    reused = sum(point.reuse_result() for point in chosen)
+    starts = {point.before.folder.path for point in chosen if point.before is not None and not point.done}
+    reused = sum(point.reuse_result(with_weights=point.folder.path in starts) for point in chosen)
     if reused:
         print(f"{reused} runs are those of another study and are taken over from there")
     waiting = [point for point in chosen if not point.done]

@@ -51,18 +51,20 @@ class Point:
         result = self.folder.result()
         return result is not None and result.done
 
-    def result_elsewhere(self) -> RunFolder | None:
-        """The folder of the same run, done in another study under the same `output`."""
+    def result_elsewhere(self, with_weights: bool = False) -> RunFolder | None:
+        """The folder of the same run, done in another study under the same `output`, and where asked with its weights."""
         for path in sorted(self.folder.path.parents[2].glob(f"*/runs/*-s{_which(self)}")):
-            with suppress(Refused):  # a record of another version of roadmap
+            with suppress(Refused):  # a record of another version of roadmap, or no weights
                 result = RunFolder(path).result() if path != self.folder.path else None
                 if result is not None and result.done:
+                    if with_weights:
+                        weights_file(path)
                     return RunFolder(path)
         return None
 
-    def reuse_result(self) -> bool:
-        """Copy the record if another study has this run; return whether it did."""
-        other = None if self.done else self.result_elsewhere()
+    def reuse_result(self, with_weights: bool = False) -> bool:
+        """Copy the record if another study has this run, and where asked its weights; return whether it did."""
+        other = None if self.done else self.result_elsewhere(with_weights)
         if other is None:
             return False
         with suppress(Held), self.folder.claimed() as mine:

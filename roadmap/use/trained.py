@@ -18,9 +18,10 @@ from roadmap.config.compose import compose
 from roadmap.config.overrides import quoted
 from roadmap.config.schema import DataConfig, Experiment, Interpolation, RecipeConfig, RuntimeConfig, TaskConfig
 from roadmap.model.reference import pretrained
-from roadmap.model.trained import load_trained
+from roadmap.model.trained import coordinates, fill_trained
 from roadmap.record.result import RunResult
-from roadmap.record.weights import finished_run
+from roadmap.record.weights import finished_run, weights_file
+from roadmap.tasks.choose import choose_task
 
 TIMM = "timm:"
 OF_NETWORK = ("image_size", "mean", "std", "crop_pct")  # settings of data that belong to a network, whatever images it is shown
@@ -59,8 +60,7 @@ def find_trained(said: str) -> Trained:
 
 
 def _of_run(folder: Path) -> Trained:
-    result = finished_run(folder)
-    network = load_trained(folder)
+    result, weights = finished_run(folder), weights_file(folder)
     file = folder / "config.yaml"
     try:
         content = OmegaConf.load(file)
@@ -68,6 +68,8 @@ def _of_run(folder: Path) -> Trained:
         task, runtime = _section(content, "task", TaskConfig), _section(content, "runtime", RuntimeConfig)
     except (OSError, OmegaConfBaseException, YAMLError, AttributeError) as error:
         raise Refused(f"{file}: not the configuration of this run: {str(error).splitlines()[0]}") from error
+    task_of_run = choose_task(task, recipe, result.data["classes"])
+    network = fill_trained(task_of_run.network(*coordinates(result), data.image_size), result, weights)
     classes = tuple(result.class_names) if result.class_names else None
     return Trained(
         result.run, network, data, recipe, task, runtime, result.data["classes"], classes, _in_words(classes or ()), result

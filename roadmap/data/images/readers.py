@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from roadmap.base.errors import Refused
 from roadmap.data.images import jpeg
@@ -88,6 +88,8 @@ def decode(path: Path, content: bytes) -> Image.Image:
     try:
         with Image.open(BytesIO(content)) as image:
             return image.convert("RGB")
+    except UnidentifiedImageError as error:
+        raise Refused(f"{path}: cannot be decoded: it is no picture of a known kind") from error
     except UNDECODABLE as error:
         raise Refused(f"{path}: cannot be decoded: {error}") from error
 
