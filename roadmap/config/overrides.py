@@ -20,7 +20,7 @@ from hydra.errors import HydraException
 from roadmap.base.errors import Refused, nearest
 from roadmap.base.paths import CONF
 from roadmap.config.schema import Experiment
-from roadmap.config.steps import all_steps
+from roadmap.config.steps import all_steps, check_whole
 
 RESOLVER = re.compile(r"\$\{\s*[^}]*:")
 HYDRA = re.compile(r"hydra/(launcher|sweeper)|hydra\.(launcher|sweeper)\.(?!_|params)[a-z_.]+|hydra\.verbose")
@@ -53,7 +53,7 @@ def check_override(override: Override, config_dirs: Sequence[Path] = ()) -> None
         raise Refused(f"{line}: set one of {', '.join(k for k in keys() if k.startswith('wandb.'))}")
     options = group_options(key, config_dirs)
     if options:
-        _check_choice(override, key, options)
+        _check_choice(override, key, options, config_dirs)
     elif key not in keys():
         raise Refused(f"{line}: there is no setting {key!r}. {nearest_key(key)}")
     elif key.startswith("step."):
@@ -72,11 +72,13 @@ def _check_sweep(override: Override) -> None:
         raise Refused(f"{override.input_line}: cannot be swept; list the values, {override.key_or_group}=a,b")
 
 
-def _check_choice(override: Override, group: str, options: Sequence[str]) -> None:
+def _check_choice(override: Override, group: str, options: Sequence[str], config_dirs: Sequence[Path]) -> None:
     value = override.value()
     if group in ("step", "study") and not override.is_add():
         raise Refused(f"{override.input_line}: a {group} is added to the configuration: write +{group}={value}")
     values = list(override.sweep_string_iterator()) if override.is_sweep_override() else [str(value)]
+    if group == "step":
+        check_whole([value for value in values if value not in options], config_dirs)
     for chosen in values:
         if chosen not in options:
             raise Refused(f"{override.input_line}: there is no {group} {chosen!r}; {nearest(chosen, options)}")

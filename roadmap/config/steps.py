@@ -12,7 +12,7 @@ Others may stand beyond its end (`step.beyond`), with all that builds on them: r
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from yaml import MarkedYAMLError, YAMLError
 
 from roadmap.base.errors import Refused
 from roadmap.base.paths import CONF
@@ -89,23 +89,49 @@ def networks(*config_dirs: Path) -> dict[str, Step]:
 @lru_cache
 def all_steps(*config_dirs: Path) -> dict[str, Step]:
     """The same with what stands before the roadmap and beyond it: everything that `+step=` takes."""
+    return _steps(*config_dirs)[0]
+
+
+def check_whole(names: Iterable[str], config_dirs: Sequence[Path] = ()) -> None:
+    """Refuse steps whose files are broken, where they are asked for: by name, or by `all`."""
+    for name, fault in broken_steps(*config_dirs).items():
+        if not {name, "all"}.isdisjoint(names):
+            raise Refused(fault)
+
+
+def broken_steps(*config_dirs: Path) -> dict[str, str]:
+    """What is wrong with the files of one's own that are no steps, by name; they are no hindrance to who asks for others."""
+    return _steps(*config_dirs)[1]
+
+
+@lru_cache
+def _steps(*config_dirs: Path) -> tuple[dict[str, Step], dict[str, str]]:
     files: dict[str, Path] = {}
     for folder in (CONF, *config_dirs):
         for file in sorted(path for path in (folder / "step").glob("*.yaml") if path.is_file()):
             if file.stem in files:
                 raise Refused(f"{file}: the name {file.stem!r} is taken by {files[file.stem]}; give the step another")
             files[file.stem] = file
-    steps = [_read(file) for file in files.values()]
-    for step in steps:
-        if step.parent is not None and step.parent not in files:
-            raise Refused(f"{files[step.name]}: its parent {step.parent!r} is not a step among {', '.join(files)}")
+    found, broken = dict[str, Step](), dict[str, str]()
+    for name, file in files.items():
+        try:
+            found[name] = _read(file)
+        except Refused as fault:
+            broken[name] = str(fault)
+    while orphans := [step for step in found.values() if step.parent is not None and step.parent not in found]:
+        for step in orphans:
+            why = broken.get(str(step.parent)) or f"no step among {', '.join(found)}"
+            broken[step.name] = f"{files[step.name]}: its parent {step.parent!r} is {'broken: ' * (step.parent in broken)}{why}"
+            del found[step.name]
+    steps = list(found.values())
     beyond = _beyond(steps)
     roadmap = order(_with_the_first([step for step in steps if step.name not in beyond]))
     ordered = {step.name: step for step in (*roadmap, *order(beyond.values()))}
-    lost = sorted(files.keys() - ordered.keys())
-    if lost:
-        raise Refused(f"steps {', '.join(lost)} are each other's parents: a step's chain must reach one without parent")
-    return ordered
+    lost = sorted(found.keys() - ordered.keys())
+    for name in lost:
+        why = f"{', '.join(lost)} are each other's parents: a step's chain must reach one without parent"
+        broken[name] = f"{files[name]}: steps {why}"
+    return ordered, broken
 
 
 def _beyond(steps: list[Step]) -> dict[str, Step]:
@@ -134,21 +160,26 @@ def _with_the_first(steps: list[Step]) -> list[Step]:
 
 
 def _read(file: Path) -> Step:
+    """The step of a file.
+
+    Raises:
+        Refused: with the file's path, and the line where that is known.
+
+    """
     try:
         content = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
-    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
-        raise Refused(f"{file}: not readable as YAML: {error}") from error
+    except MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise Refused(f"{file}{line}: not readable as YAML: {error.problem}") from error
+    except (OSError, OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
+        raise Refused(f"{file}: not readable as YAML: {str(error).splitlines()[0]}") from error
     content = content if isinstance(content, dict) else {}
-    parents = [Path(entry).name for entry in content.get("defaults", []) if isinstance(entry, str) and entry != "_self_"]
+    listed, about = content.get("defaults") or [], content.get("step") or {}
+    if not isinstance(listed, list) or not isinstance(about, dict):
+        raise Refused(f"{file}: must have the form defaults: [PARENT, _self_] and step: {{label: TEXT, group: TEXT}}")
+    parents = [Path(entry).name for entry in listed if isinstance(entry, str) and entry != "_self_"]
     if len(parents) > 1:
         raise Refused(f"{file}: a step has one parent, its defaults list names {', '.join(parents)}")
-    about = content.get("step") or {}
     label, group = about.get("label", file.stem.replace("_", " ")), about.get("group", "")
-    return Step(
-        file.stem,
-        parents[0] if parents else None,
-        str(label),
-        str(group or ""),
-        before=about.get("before"),
-        beyond=about.get("beyond") is True,
-    )
+    parent = parents[0] if parents else None
+    return Step(file.stem, parent, str(label), str(group or ""), before=about.get("before"), beyond=about.get("beyond") is True)

@@ -17,6 +17,7 @@ from roadmap.config.effects import ineffective_settings
 from roadmap.config.overrides import parse
 from roadmap.config.parts import own_parts
 from roadmap.config.schema import Experiment
+from roadmap.config.steps import broken_steps
 from roadmap.data.images import sources
 from roadmap.data.images.inventory import Inventory
 from roadmap.model.check import compose_run
@@ -42,7 +43,8 @@ def check_jobs(overrides: list[str], folders: Sequence[Path], multirun: bool) ->
         check_processes(experiment, processes.world_size())
         preflight(experiment)
         idle = [f"{key} has no effect here: {why}" for key, why in SINGLE.items() if any(o.startswith(key) for o in job)]
-        for warning in ineffective_settings(experiment, job, folders) + idle:
+        broken = [f"{fault}; this step is left out" for fault in broken_steps(*folders).values()]
+        for warning in ineffective_settings(experiment, job, folders) + idle + broken:
             print(f"roadmap: warning: {warning}", file=sys.stderr)
 
 

@@ -16,7 +16,7 @@ from roadmap.config.effects import ineffective_settings
 from roadmap.config.identity import decisive
 from roadmap.config.overrides import config_folders, quoted
 from roadmap.config.schema import Experiment, ModelConfig, StudyKind
-from roadmap.config.steps import all_steps, known_steps
+from roadmap.config.steps import all_steps, check_whole, known_steps
 from roadmap.data.images import sources
 from roadmap.model.check import compose_run, differs
 from roadmap.record.folder import RunFolder
@@ -130,6 +130,7 @@ def plan(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> SweepPla
     def model_of(step: str) -> ModelConfig:
         return compose_run([*overrides, f"+step={step}"], config_dirs).model
 
+    check_whole([row.step for row in first.study.rows] or first.study.steps, config_dirs)
     study = design(first.study, steps, model_of)
     if not first.study.rows and first.study.kind == StudyKind.equal_flops:
         from roadmap.sweep.equal_cost import at_equal_cost  # torch, from here on
