@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import get_type_hints
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override, Sweep
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override, Sweep
 from hydra.errors import HydraException
 
 from roadmap.base.errors import Refused, nearest
@@ -23,7 +23,9 @@ from roadmap.config.schema import Experiment
 from roadmap.config.steps import all_steps, check_whole
 
 RESOLVER = re.compile(r"\$\{\s*[^}]*:")
-HYDRA = re.compile(r"hydra/(launcher|sweeper)|hydra\.(launcher|sweeper)\.(?!_|params)[a-z_.]+|hydra\.verbose")
+HYDRA = re.compile(
+    r"hydra/(launcher|sweeper(/sampler)?)|hydra\.(launcher|sweeper)\.(?!_|params|custom|.*\._)[a-z_.]+|hydra\.verbose"
+)
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
@@ -62,14 +64,15 @@ def check_override(override: Override, config_dirs: Sequence[Path] = ()) -> None
 
 def _check_hydra(override: Override) -> None:
     if not HYDRA.fullmatch(override.key_or_group):
-        allowed = "hydra/launcher, hydra/sweeper, hydra.launcher.*, hydra.sweeper.*, hydra.verbose"
+        allowed = "hydra/launcher, hydra/sweeper, hydra/sweeper/sampler, hydra.launcher.*, hydra.sweeper.*, hydra.verbose"
         raise Refused(f"{override.input_line}: this setting of Hydra's is not open; {nearest('', [allowed])}")
 
 
 def _check_sweep(override: Override) -> None:
     value = override.value()
     if isinstance(value, Glob) or (isinstance(value, Sweep) and not override.is_discrete_sweep()):
-        raise Refused(f"{override.input_line}: cannot be swept; list the values, {override.key_or_group}=a,b")
+        hint = ", or add hydra/sweeper=optuna" if isinstance(value, IntervalSweep) else ""
+        raise Refused(f"{override.input_line}: cannot be swept; list the values, {override.key_or_group}=a,b{hint}")
 
 
 def _check_choice(override: Override, group: str, options: Sequence[str], config_dirs: Sequence[Path]) -> None:
