@@ -10,7 +10,7 @@ from roadmap.base.errors import Refused, nearest
 from roadmap.base.tables import FORMATS
 from roadmap.config.compose import compose
 from roadmap.config.overrides import config_folders
-from roadmap.config.steps import networks
+from roadmap.config.steps import check_whole, networks
 from roadmap.model.cost_table import COLUMNS, cost_rows
 
 
@@ -44,6 +44,7 @@ def main() -> int:
 
 def _steps(names: list[str], folders: tuple[Path, ...]) -> list[str]:
     """What is asked for, in the roadmap's order."""
+    check_whole(names, folders)
     known = networks(*folders)
     for name in names:
         if name != "all" and name not in known:

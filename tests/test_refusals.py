@@ -15,8 +15,13 @@ import pytest
 
 from roadmap import cost
 from roadmap.base.console import exits
+from roadmap.base.errors import Refused
+from roadmap.config.compose import compose
+from roadmap.config.steps import known_steps
 from roadmap.run import __main__ as run
+from roadmap.run.preflight import check_jobs
 from roadmap.sweep import __main__ as sweep
+from roadmap.sweep.plan import plan
 
 REPOSITORY = Path(__file__).parent.parent
 QUICK = "scale=atto recipe=smoke model.width=8 runtime.threads=1 data.image_size=32 data.workers=0"
@@ -480,3 +485,41 @@ def test_a_refusal_takes_less_than_three_seconds_and_no_torch(tmp_path, line, wo
     assert done.stdout.split() == ["False"]
     assert_readable("", done.stderr, words)
     assert list(tmp_path.iterdir()) == []
+
+
+BROKEN = [
+    ("defaults: [gelu\nmodel: {", ", line 2: not readable as YAML"),
+    ("step: text\n", ": must have the form defaults: [PARENT, _self_]"),
+    ("defaults: 3\n", ": must have the form defaults: [PARENT, _self_]"),
+    ("defaults: [gleu, _self_]\n", ": its parent 'gleu' is no step among"),
+    ("defaults: [bad, _self_]\n", ": steps bad are each other's parents"),
+    ("defaults: [worse, _self_]\n", ": its parent 'worse' is broken: "),
+    ("\udcff", ": not readable as YAML"),
+]
+
+
+@pytest.mark.parametrize(("text", "fault"), BROKEN)
+def test_a_broken_step_is_named_by_its_path_and_hinders_nobody_else(text, fault, tmp_path, capsys):
+    (tmp_path / "step").mkdir()
+    (tmp_path / "step" / "worse.yaml").write_text("step: text\n")
+    file = tmp_path / "step" / "bad.yaml"
+    file.write_text(text, errors="surrogateescape")
+    check_jobs(["+step=gelu", "scale=atto", f"output={tmp_path}"], [tmp_path], multirun=False)
+    assert f"warning: {file}{fault}" in capsys.readouterr().err
+    assert list(known_steps(tmp_path)) == list(known_steps())
+    with pytest.raises(Refused, match=re.escape(f"{file}{fault}")):
+        compose(["+step=bad"], [tmp_path])
+    for steps in ("all", "bad,gelu"):
+        with pytest.raises(Refused, match=re.escape(str(tmp_path / "step"))):  # nothing is left out of a study in silence
+            plan(["+study=digits", f"study.steps=[{steps}]", f"output={tmp_path}"], [tmp_path])
+    assert list(plan(["+study=digits", "study.steps=[gelu]", f"output={tmp_path}"], [tmp_path]).rows) == ["gelu"]
+
+
+def test_a_setting_that_is_none_and_a_study_that_is_no_yaml_are_named_by_their_path(tmp_path):
+    for group, text in (("step", "# @package _global_\ndefaults: [gelu, _self_]\nmodel: {kernel: 5}\n"), ("study", "a: [\n")):
+        (tmp_path / group).mkdir()
+        (tmp_path / group / "bad.yaml").write_text(text)
+    with pytest.raises(Refused, match=re.escape(f"{tmp_path}/step/bad.yaml: there is no setting 'model.kernel'")):
+        compose(["+step=bad"], [tmp_path])
+    with pytest.raises(Refused, match=re.escape(f"{tmp_path}/study/bad.yaml, line ")):
+        compose(["+step=gelu", "+study=bad"], [tmp_path])

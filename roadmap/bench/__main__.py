@@ -24,7 +24,7 @@ from roadmap.base.processes import check_alone
 from roadmap.base.tables import Column, as_csv, as_markdown, as_table
 from roadmap.config.overrides import config_folders
 from roadmap.config.schema import Compile, Device, Experiment, ModelConfig, Pipeline, Precision, RecipeConfig
-from roadmap.config.steps import known_steps
+from roadmap.config.steps import check_whole, known_steps
 from roadmap.data.images import sources
 from roadmap.model.check import compose_run
 from roadmap.record.provenance import provenance
@@ -131,6 +131,7 @@ def _arguments() -> argparse.Namespace:
 def _experiments(arguments: argparse.Namespace) -> list[Experiment]:
     """The experiment behind each row, refused like a run's."""
     folders = config_folders(arguments.config_dir)
+    check_whole(arguments.steps.split(","), folders)
     known = known_steps(*folders)
     names = list(known) if arguments.steps == "all" else arguments.steps.split(",")
     data = ["data=folder", f"data.path={arguments.data}", f"data.pipeline={arguments.pipeline}"] if arguments.data else []

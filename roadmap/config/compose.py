@@ -20,7 +20,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from yaml import MarkedYAMLError, YAMLError
 
 from roadmap.base.errors import Refused, nearest
 from roadmap.base.paths import CONF
@@ -185,7 +185,11 @@ def compose_unchecked(overrides: tuple[str, ...], config_dirs: tuple[Path, ...])
             )
         return experiment
     except (HydraException, OmegaConfBaseException) as error:
-        raise Refused(explain(error)) from error
+        raise Refused(explain(error, config_dirs)) from error
+    except MarkedYAMLError as error:  # it knows the file's path and line
+        mark = error.problem_mark
+        place = f"{mark.name}, line {mark.line + 1}" if mark else "a file of --config-dir"
+        raise Refused(f"{place}: not readable as YAML: {error.problem}") from error
 
 
 def _on_parent(overrides: tuple[str, ...]) -> Experiment | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from pathlib import Path
 
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
@@ -11,10 +13,11 @@ from roadmap.config.checks import limits_of
 from roadmap.config.overrides import nearest_key
 
 
-def explain(error: BaseException) -> str:
-    """Hydra's and OmegaConf's errors in one line: where, what, and what is allowed."""
+def explain(error: BaseException, config_dirs: Sequence[Path] = ()) -> str:
+    """Hydra's and OmegaConf's errors in one line: where, what, and what is allowed; with the path of a file of one's own."""
     file = re.match(r"In '(.+?)': \w+ raised", str(error))
-    place = f"conf file {file[1]}: " if file else ""
+    own = [path for folder in config_dirs if file and (path := folder / f"{file[1]}.yaml").is_file()]
+    place = f"{own[0] if own else f'conf file {file[1]}'}: " if file else ""
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     lines = str(cause).splitlines()[1 if file and cause is error else 0 :]
     message = lines[0].strip() if lines else type(cause).__name__

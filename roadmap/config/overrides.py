@@ -14,16 +14,18 @@ from pathlib import Path
 from typing import get_type_hints
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override, Sweep
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override, Sweep
 from hydra.errors import HydraException
 
 from roadmap.base.errors import Refused, nearest
 from roadmap.base.paths import CONF
 from roadmap.config.schema import FOUND_OUT, Experiment
-from roadmap.config.steps import all_steps
+from roadmap.config.steps import all_steps, check_whole
 
 RESOLVER = re.compile(r"\$\{\s*[^}]*:")
-HYDRA = re.compile(r"hydra/(launcher|sweeper)|hydra\.(launcher|sweeper)\.(?!_|params)[a-z_.]+|hydra\.verbose")
+HYDRA = re.compile(
+    r"hydra/(launcher|sweeper(/sampler)?)|hydra\.(launcher|sweeper)\.(?!_|params|custom|.*\._)[a-z_.]+|hydra\.verbose"
+)
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
@@ -53,7 +55,7 @@ def check_override(override: Override, config_dirs: Sequence[Path] = ()) -> None
         raise Refused(f"{line}: set one of {', '.join(k for k in keys() if k.startswith('wandb.'))}")
     options = group_options(key, config_dirs)
     if options:
-        _check_choice(override, key, options)
+        _check_choice(override, key, options, config_dirs)
     elif key not in keys():
         raise Refused(f"{line}: there is no setting {key!r}. {nearest_key(key)}")
     elif key.startswith("step."):
@@ -62,21 +64,24 @@ def check_override(override: Override, config_dirs: Sequence[Path] = ()) -> None
 
 def _check_hydra(override: Override) -> None:
     if not HYDRA.fullmatch(override.key_or_group):
-        allowed = "hydra/launcher, hydra/sweeper, hydra.launcher.*, hydra.sweeper.*, hydra.verbose"
+        allowed = "hydra/launcher, hydra/sweeper, hydra/sweeper/sampler, hydra.launcher.*, hydra.sweeper.*, hydra.verbose"
         raise Refused(f"{override.input_line}: this setting of Hydra's is not open; {nearest('', [allowed])}")
 
 
 def _check_sweep(override: Override) -> None:
     value = override.value()
     if isinstance(value, Glob) or (isinstance(value, Sweep) and not override.is_discrete_sweep()):
-        raise Refused(f"{override.input_line}: cannot be swept; list the values, {override.key_or_group}=a,b")
+        hint = ", or add hydra/sweeper=optuna" if isinstance(value, IntervalSweep) else ""
+        raise Refused(f"{override.input_line}: cannot be swept; list the values, {override.key_or_group}=a,b{hint}")
 
 
-def _check_choice(override: Override, group: str, options: Sequence[str]) -> None:
+def _check_choice(override: Override, group: str, options: Sequence[str], config_dirs: Sequence[Path]) -> None:
     value = override.value()
     if group in ("step", "study") and not override.is_add():
         raise Refused(f"{override.input_line}: a {group} is added to the configuration: write +{group}={value}")
     values = list(override.sweep_string_iterator()) if override.is_sweep_override() else [str(value)]
+    if group == "step":
+        check_whole([value for value in values if value not in options], config_dirs)
     for chosen in values:
         if chosen not in options:
             raise Refused(f"{override.input_line}: there is no {group} {chosen!r}; {nearest(chosen, options)}")

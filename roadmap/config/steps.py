@@ -14,7 +14,7 @@ One of these roadmaps has networks of its own: `beyond`, what builds on the end 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from yaml import MarkedYAMLError, YAMLError
 
 from roadmap.base.errors import Refused
 from roadmap.base.paths import CONF
@@ -95,27 +95,59 @@ def networks(*config_dirs: Path) -> dict[str, Step]:
 @lru_cache
 def all_steps(*config_dirs: Path) -> dict[str, Step]:
     """The same with the step that stands before the roadmap and the other roadmaps: everything that `+step=` takes."""
+    return _steps(*config_dirs)[0]
+
+
+def check_whole(names: Iterable[str], config_dirs: Sequence[Path] = ()) -> None:
+    """Refuse steps whose files are broken, where they are asked for: by name, or by `all`."""
+    for name, fault in broken_steps(*config_dirs).items():
+        if not {name, "all"}.isdisjoint(names):
+            raise Refused(fault)
+
+
+def broken_steps(*config_dirs: Path) -> dict[str, str]:
+    """What is wrong with the files of one's own that are no steps, by name; they are no hindrance to who asks for others."""
+    return _steps(*config_dirs)[1]
+
+
+@lru_cache
+def _steps(*config_dirs: Path) -> tuple[dict[str, Step], dict[str, str]]:
     files: dict[str, Path] = {}
     for folder in (CONF, *config_dirs):
         for file in sorted(path for path in (folder / "step").glob("*.yaml") if path.is_file()):
             if file.stem in files:
                 raise Refused(f"{file}: the name {file.stem!r} is taken by {files[file.stem]}; give the step another")
             files[file.stem] = file
-    read = {name: _read(file) for name, file in files.items()}
-    for name, step in read.items():
-        for parent in filter(None, (step.base, step.parent)):
-            if parent not in files:
-                raise Refused(f"{files[name]}: its parent {parent!r} is not a step among {', '.join(files)}")
+    read, broken = _readable(files)
     steps = _with_the_first([replace(step, roadmap=_roadmap_of(step, read)) for step in read.values()])
     roadmaps = sorted({step.roadmap for step in steps})  # the paper's, which has no name, first
     taken = sorted(set(roadmaps) & files.keys())
     if taken:
         raise Refused(f"step.roadmap={taken[0]}: a step has that name, {files[taken[0]]}; give the roadmap another")
     ordered = {step.name: step for roadmap in roadmaps for step in order(s for s in steps if s.roadmap == roadmap)}
-    lost = sorted(files.keys() - ordered.keys())
-    if lost:
-        raise Refused(f"steps {', '.join(lost)} are each other's parents: a step's chain must reach one without parent")
-    return ordered
+    lost = sorted(read.keys() - ordered.keys())
+    for name in lost:
+        why = f"{', '.join(lost)} are each other's parents: a step's chain must reach one without parent"
+        broken[name] = f"{files[name]}: steps {why}"
+    return ordered, broken
+
+
+def _readable(files: Mapping[str, Path]) -> tuple[dict[str, Step], dict[str, str]]:
+    """The steps of these files whose parents are steps too, and what is wrong with the others."""
+    read, broken = dict[str, Step](), dict[str, str]()
+    for name, file in files.items():
+        try:
+            read[name] = _read(file)
+        except Refused as fault:
+            broken[name] = str(fault)
+    while orphans := [
+        (step, parent) for step in read.values() for parent in (step.base, step.parent) if parent not in {None, *read}
+    ]:
+        for step, parent in orphans:
+            why = broken.get(str(parent)) or f"no step among {', '.join(read)}"
+            broken[step.name] = f"{files[step.name]}: its parent {parent!r} is {'broken: ' * (parent in broken)}{why}"
+            read.pop(step.name, None)
+    return read, broken
 
 
 def _with_the_first(steps: list[Step]) -> list[Step]:
@@ -151,15 +183,26 @@ def files_of(step: Step, steps: Mapping[str, Step]) -> Iterator[Step]:
 
 
 def _read(file: Path) -> Step:
+    """The step of a file.
+
+    Raises:
+        Refused: with the file's path, and the line where that is known.
+
+    """
     try:
         content = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
-    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
-        raise Refused(f"{file}: not readable as YAML: {error}") from error
+    except MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise Refused(f"{file}{line}: not readable as YAML: {error.problem}") from error
+    except (OSError, OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
+        raise Refused(f"{file}: not readable as YAML: {str(error).splitlines()[0]}") from error
     content = content if isinstance(content, dict) else {}
-    parents = [Path(entry).name for entry in content.get("defaults", []) if isinstance(entry, str) and entry != "_self_"]
+    listed, about = content.get("defaults") or [], content.get("step") or {}
+    if not isinstance(listed, list) or not isinstance(about, dict):
+        raise Refused(f"{file}: must have the form defaults: [PARENT, _self_] and step: {{label: TEXT, group: TEXT}}")
+    parents = [Path(entry).name for entry in listed if isinstance(entry, str) and entry != "_self_"]
     if len(parents) > 1:
         raise Refused(f"{file}: a step has one parent, its defaults list names {', '.join(parents)}")
-    about = content.get("step") or {}
     base = parents[0] if parents else None
     label, group = about.get("label", file.stem.replace("_", " ")), str(about.get("group") or "")
     parent, roadmap = about.get("parent", base), str(about.get("roadmap") or "")

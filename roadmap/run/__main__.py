@@ -27,14 +27,16 @@ from roadmap.base.paths import CONF
 from roadmap.base.redaction import redact_file, redact_streams
 from roadmap.config.compose import completed, from_hydra
 from roadmap.config.overrides import check_override, config_folders, parse
-from roadmap.config.schema import Experiment
+from roadmap.config.schema import Experiment, TaskName
 from roadmap.config.settings import help_text
 from roadmap.data.images import sources
 from roadmap.record.alarms import alarms
 from roadmap.record.folder import RunFolder, runs_folder
 from roadmap.record.result import RunResult
+from roadmap.run.optimise import best, ends, optimises, words
 from roadmap.run.preflight import check_jobs
 from roadmap.run.start import resolved
+from roadmap.tasks.metrics import METRICS
 from roadmap.train.progress import CONSOLE
 
 log = logging.getLogger("roadmap")
@@ -56,31 +58,40 @@ def main() -> int:
         print(help_text(folders))
         return 0
     if not (arguments.hydra_help or arguments.shell_completion):
-        for override in parse(arguments.overrides):
+        for override in parse(ends(arguments.overrides) if optimises(arguments.overrides) else arguments.overrides):
             check_override(override, folders)
         if not (arguments.cfg or arguments.info):
             _check_once_a_node(arguments.overrides, folders, arguments.multirun)
     # Hydra's own parser wants the options before the overrides.
     options = [word for word in sys.argv[1:] if word not in arguments.overrides]
-    sys.argv[1:] = options + completed(arguments.overrides, folders)
-    codes = [0]
+    metric = METRICS[TaskName.classification]
+    own = words(arguments.overrides, metric) if optimises(arguments.overrides) else []
+    sys.argv[1:] = options + completed(arguments.overrides, folders) + own
+    codes, multirun = [0], Path()
 
-    def job(composed: DictConfig) -> None:
-        redact_file(Path(HydraConfig.get().sweep.dir) / "multirun.yaml")
+    def job(composed: DictConfig) -> float | None:
+        """The score, by which a sweeper may choose; None of a run without one."""
+        nonlocal multirun
+        multirun = Path(HydraConfig.get().sweep.dir)
+        redact_file(multirun / "multirun.yaml")
         step = HydraConfig.get().runtime.choices.get("step")
         experiment = from_hydra(composed, step, folders)
         try:
             result = start(experiment)
             if processes.rank() == 0:
                 print(summary(result, experiment))
+            return result.score
         except Stopped as error:  # the jobs that follow are not started
             raise SystemExit(say(error) if processes.rank() == 0 else error.exit_code) from None
         except RoadmapError as error:
             codes.append(say(error))
+        return None
 
     plain = RichHandler(console=CONSOLE, show_time=False, show_level=False, show_path=False, highlighter=NullHighlighter())
     logging.basicConfig(format="%(message)s", handlers=[plain])
     hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(job)()
+    if own and (found := best(multirun, metric)):
+        print(found)
     return max(codes)
 
 

@@ -17,10 +17,12 @@ from roadmap.config.effects import ineffective_settings
 from roadmap.config.overrides import parse
 from roadmap.config.parts import own_parts
 from roadmap.config.schema import Experiment
+from roadmap.config.steps import broken_steps
 from roadmap.data.images import sources
 from roadmap.data.images.inventory import Inventory
 from roadmap.model.check import compose_run
 from roadmap.record.folder import runs_folder
+from roadmap.run.optimise import check_held_out, check_optimised, ends, optimises
 from roadmap.run.start import check_start, resolved
 
 if TYPE_CHECKING:
@@ -35,15 +37,22 @@ SINGLE = {  # what belongs to a study
 
 def check_jobs(overrides: list[str], folders: Sequence[Path], multirun: bool) -> None:
     """Refuse what no job of a command line could start from; warn of settings that have no effect."""
+    optimised = optimises(overrides)
+    if optimised:
+        check_optimised(overrides, multirun)
+        overrides = [word for word in ends(overrides) if not word.startswith("hydra")]
     jobs = BasicSweeper.split_arguments(parse(overrides), None)[0] if multirun else [overrides]
     if not jobs:
         raise Refused("the sweep is empty: one of its ranges holds no value")
     for job in jobs:
         experiment = compose_run(job, folders)
+        if optimised:
+            check_held_out(experiment)
         check_processes(experiment, processes.world_size())
         check_start(resolved(experiment), preflight(experiment).classes)
         idle = [f"{key} has no effect here: {why}" for key, why in SINGLE.items() if any(o.startswith(key) for o in job)]
-        for warning in ineffective_settings(experiment, job, folders) + idle:
+        broken = [f"{fault}; this step is left out" for fault in broken_steps(*folders).values()]
+        for warning in ineffective_settings(experiment, job, folders) + idle + broken:
             print(f"roadmap: warning: {warning}", file=sys.stderr)
 
 

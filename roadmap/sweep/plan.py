@@ -16,7 +16,7 @@ from roadmap.config.effects import ineffective_settings
 from roadmap.config.identity import start_of
 from roadmap.config.overrides import config_folders, quoted
 from roadmap.config.schema import Experiment, StudyKind
-from roadmap.config.steps import all_steps, known_steps
+from roadmap.config.steps import all_steps, check_whole, known_steps
 from roadmap.data.images import sources
 from roadmap.model.check import compose_run, differs
 from roadmap.paper.published import Published, read_published
@@ -152,6 +152,7 @@ def plan(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> SweepPla
         words = [word for word in overrides if not (recipe and word.startswith("recipe="))]
         return compose([*words, *([f"recipe={recipe}"] * bool(recipe)), f"+step={step}"], config_dirs)
 
+    check_whole([row.step for row in first.study.rows] or first.study.steps, config_dirs)
     study = design(first.study, steps, experiment_of)
     if not first.study.rows and first.study.kind == StudyKind.equal_flops:
         from roadmap.sweep.equal_cost import at_equal_cost  # torch, from here on
