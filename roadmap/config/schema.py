@@ -95,6 +95,8 @@ class TaskName(StrEnum):
     """What the network is trained to do."""
 
     classification = "classification"  # one class for each image
+    detection = "detection"  # a box, a class and a mask for each object
+    segmentation = "segmentation"  # a class for each pixel
 
 
 @dataclass
@@ -102,6 +104,81 @@ class TaskConfig:
     """The task: it decides the targets, the loss and the metric."""
 
     name: TaskName = MISSING
+
+
+@dataclass(frozen=True)
+class HeadFacts:
+    """The task that a head is for, and the settings that it reads; the rest have no effect on it."""
+
+    task: TaskName
+    reads: frozenset[str] = frozenset()
+
+
+BODY = frozenset({"output_norm", "backbone_norm", "channels"})
+REGIONS = BODY | {
+    "box_channels", "box_convolutions", "mask_convolutions", "box_loss", "proposal_loss", "proposals_train", "proposals_test",
+    "samples", "anchor_scale", "detections", "score_threshold", "nms",
+}  # fmt: skip
+
+
+class Head(NamedWithFacts):
+    """What stands on the backbone; the classifier of images is part of the network itself."""
+
+    facts: HeadFacts
+
+    none = "none", HeadFacts(TaskName.classification)
+    mask_rcnn = "mask_rcnn", HeadFacts(TaskName.detection, REGIONS)
+    cascade_mask_rcnn = "cascade_mask_rcnn", HeadFacts(TaskName.detection, REGIONS)
+    upernet = "upernet", HeadFacts(TaskName.segmentation, BODY | {"aux_channels", "aux_weight", "dropout", "pools"})
+
+
+class OutputNorm(StrEnum):
+    """What stands on each of the backbone's four outputs."""
+
+    layer = "layer"  # a LayerNorm of its own, learnt with the head
+    none = "none"
+
+
+class BackboneNorm(StrEnum):
+    """What a backbone's BatchNorms do."""
+
+    trained = "trained"  # statistics of each micro-batch, and weights that learn
+    frozen = "frozen"  # statistics and weights stay as they start, as detectors freeze a trained ResNet's
+    sync = "sync"  # as trained, with the statistics of all devices' micro-batches together
+
+
+class BoxLoss(StrEnum):
+    """How far a box is from its object, for the gradient of the box head."""
+
+    l1 = "l1"  # of the four offsets
+    smooth_l1 = "smooth_l1"  # the same, quadratic below 1/9
+    giou = "giou"  # generalised overlap of the decoded boxes, times 10
+
+
+@dataclass
+class HeadConfig:
+    """What turns the backbone's four maps into the task's outputs; the defaults are the paper's (appendix A.3)."""
+
+    name: Head = Head.none
+    output_norm: OutputNorm = OutputNorm.layer
+    backbone_norm: BackboneNorm = BackboneNorm.trained
+    channels: int = number(256, least=8, most=4096)  # of the feature pyramid, or of UPerNet
+    box_channels: int = number(1024, least=8, most=8192)  # of the box head's fully connected layers
+    box_convolutions: int = number(0, least=0, most=16)  # before them; one fully connected layer then, two without
+    mask_convolutions: int = number(4, least=0, most=16)  # before the mask head's upsampling
+    box_loss: BoxLoss = BoxLoss.l1
+    proposal_loss: BoxLoss = BoxLoss.l1  # of the region proposals
+    proposals_train: int = number(1000, least=1, most=100_000)  # boxes a picture that the box head is given
+    proposals_test: int = number(1000, least=1, most=100_000)
+    samples: int = number(512, least=1, most=100_000)  # of them that its loss is taken over
+    anchor_scale: float = number(8.0, above=0.0, most=128.0)  # side of an anchor / stride of its map
+    detections: int = number(100, least=1, most=10_000)  # a picture, the surest
+    score_threshold: float = number(0.05, least=0.0, below=1.0)  # below it nothing is a detection
+    nms: float = number(0.5, above=0.0, most=1.0)  # overlap from which the less sure of two boxes of a class is dropped
+    aux_channels: int = number(256, least=8, most=4096)  # of UPerNet's auxiliary head, on the third map
+    aux_weight: float = number(0.4, least=0.0, most=10.0)  # of its loss; 0: no such head
+    dropout: float = number(0.1, least=0.0, below=1.0)  # of channels, before the class of each pixel
+    pools: list[int] = field(default_factory=lambda: [1, 2, 3, 6])  # cells a side of UPerNet's pooled maps
 
 
 @dataclass
