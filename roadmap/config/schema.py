@@ -217,6 +217,14 @@ class ModelConfig:
     drop_path: float = number(least=0.0, below=1.0)  # stochastic depth of the last block; linear from 0
 
 
+class Target(StrEnum):
+    """What is known of each picture, and so what can be learnt from it."""
+
+    label = "class"
+    objects = "list of objects"  # each with a class, a box and a mask
+    map = "map"  # a class for each pixel
+
+
 @dataclass(frozen=True)
 class SourceFacts:
     """What is known of a data set before its images are looked for: which settings it needs, and which do nothing."""
@@ -224,6 +232,7 @@ class SourceFacts:
     package: str | None = None  # that the images come with; None: data.path names them
     downloadable: bool = False  # data.download=true fetches it
     examined: bool = True  # each image is decoded before training, and data.accept lets faults through
+    targets: frozenset[Target] = frozenset({Target.label})
 
 
 class Source(NamedWithFacts):
@@ -237,6 +246,7 @@ class Source(NamedWithFacts):
     cifar10 = "cifar10", SourceFacts(downloadable=True, examined=False)
     cifar100 = "cifar100", SourceFacts(downloadable=True, examined=False)
     imagenet = "imagenet", SourceFacts()
+    scenes = "scenes", SourceFacts("scikit-learn", examined=False, targets=frozenset({Target.objects, Target.map}))
 
 
 class Pipeline(StrEnum):
@@ -260,6 +270,9 @@ class Fault(StrEnum):
     small = "small"  # a side of less than 8 pixels
     duplicate = "duplicate"  # the same bytes in train and in val: an image that is trained on is scored
     numeric_order = "numeric_order"  # classes named by numbers, in the order of their letters: 1, 10, 2
+    degenerate = "degenerate"  # objects whose box or mask holds nothing; they are not trained on
+    outside = "outside"  # boxes and polygons that reach out of their picture
+    disagree = "disagree"  # boxes that are not around their mask
 
 
 @dataclass

@@ -24,13 +24,7 @@ def build_reference(name: str, num_classes: int, image_size: int, drop_path: flo
         Refused: where there is no such model, or timm cannot build it like this.
 
     """
-    if not timm.is_model(name):
-        models = timm.list_models()
-        close = get_close_matches(name, models, n=5, cutoff=0.4) or models[:5]
-        raise Refused(
-            f"reference={name}: timm {timm.__version__} has no such model; it has {', '.join(close)} and "
-            f"{len(models) - len(close)} others, timm.list_models()"
-        )
+    _check_known(name)
     settings: dict[str, Any] = {"drop_path_rate": drop_path}  # also where it is 0: timm's own default may be another
     if dropout:
         settings["drop_rate"] = dropout
@@ -46,6 +40,32 @@ def build_reference(name: str, num_classes: int, image_size: int, drop_path: flo
                 return timm.create_model(name, num_classes=num_classes, **settings)
         listed = ", ".join(f"{key}={value}" for key, value in settings.items()) or "its own settings"
         raise Refused(f"reference={name}: timm does not build it with {listed}: {error}") from error
+
+
+def build_pyramid(name: str, num_classes: int, drop_path: float) -> nn.Module:
+    """Timm's model, freshly initialised, for images of any size, with stochastic depth `drop_path`.
+
+    A Swin Transformer pads each map to whole windows and shifts them everywhere, as its detectors do.
+
+    Raises:
+        Refused: as `build_reference`.
+
+    """
+    _check_known(name)
+    for settings in ({"strict_img_size": False, "always_partition": True}, {"strict_img_size": False}):
+        with suppress(TypeError):
+            return timm.create_model(name, num_classes=num_classes, drop_path_rate=drop_path, **settings)
+    return build_reference(name, num_classes, 224, drop_path)
+
+
+def _check_known(name: str) -> None:
+    if not timm.is_model(name):
+        models = timm.list_models()
+        close = get_close_matches(name, models, n=5, cutoff=0.4) or models[:5]
+        raise Refused(
+            f"reference={name}: timm {timm.__version__} has no such model; it has {', '.join(close)} and "
+            f"{len(models) - len(close)} others, timm.list_models()"
+        )
 
 
 def count_reference(name: str, num_classes: int, image_size: int, drop_path: float) -> tuple[int, dict[str, int], int]:

@@ -1,0 +1,182 @@
+"""Detection and segmentation networks on any step: backbones, heads, losses, layers of the learning rate."""
+
+import pytest
+import torch
+from torch import nn
+
+from roadmap.base.errors import Refused
+from roadmap.config.schema import BackboneNorm, HeadConfig, ModelConfig, OutputNorm
+from roadmap.config.steps import known_steps
+from roadmap.model.check import compose_run
+from roadmap.model.decay import decay_layers
+from roadmap.model.network import Network
+from roadmap.tasks.dense.backbone import DenseNetwork, backbone_network, dense_backbone, synchronise
+
+STEPS = list(known_steps())
+TINY_HEAD = {"channels": 16, "box_channels": 32, "samples": 64, "proposals_train": 100, "proposals_test": 50, "aux_channels": 16}
+
+
+def network_of(step, scale="atto", *settings, classes=0):
+    model = compose_run([f"scale={scale}", f"+step={step}", *settings]).model
+    return backbone_network(model, None, classes=classes)
+
+
+def backbone_of(step, scale="atto", *settings, **head):
+    return dense_backbone(network_of(step, scale, *settings), HeadConfig(**head))
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+# The backbone
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_step_gives_four_maps_and_every_weight_has_a_gradient(step):
+    backbone = backbone_of(step, "atto", "model.depths=[1,1,1,1]")
+    maps = backbone(torch.randn(2, 3, 64, 96))
+    assert [tuple(m.shape) for m in maps] == [
+        (2, channels, 64 // stride, 96 // stride) for channels, stride in zip(backbone.channels, (4, 8, 16, 32), strict=True)
+    ]
+    sum((m * torch.randn_like(m)).sum() for m in maps).backward()
+    assert [name for name, weight in backbone.named_parameters() if weight.grad is None or not weight.grad.any()] == []
+
+
+@pytest.mark.parametrize("reference", ["swin_tiny_patch4_window7_224", "resnet18", "convnext_atto"])
+def test_a_timm_model_is_a_backbone_for_images_of_any_size(reference):
+    backbone = dense_backbone(backbone_network(ModelConfig(drop_path=0.0), reference), HeadConfig())
+    maps = backbone(torch.randn(1, 3, 64, 96))
+    assert [tuple(m.shape[1:]) for m in maps] == [
+        (c, 64 // s, 96 // s) for c, s in zip(backbone.channels, (4, 8, 16, 32), strict=True)
+    ]
+    sum(m.square().sum() for m in maps).backward()
+    assert [name for name, weight in backbone.named_parameters() if weight.grad is None] == []
+
+
+def test_the_maps_are_what_the_classifiers_stages_put_out():
+    network = network_of("gelu", classes=10).eval()
+    images = torch.randn(1, 3, 64, 64)
+    _, expected = network.forward_intermediates(images)
+    maps = dense_backbone(network, HeadConfig(output_norm=OutputNorm.none)).eval()(images)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(maps, expected, strict=True))
+
+
+def test_output_norms_are_fresh_layer_norms_over_channels():
+    maps = backbone_of("resnet")(torch.randn(1, 3, 64, 64))
+    assert all(m.mean(1).abs().max() < 1e-5 and (m.var(1, unbiased=False) - 1).abs().max() < 0.02 for m in maps)
+
+
+def test_a_classifiers_weights_load_under_the_prefix():
+    class Plain(DenseNetwork):
+        pass
+
+    trained, network = network_of("kernel_7", classes=10), Plain(backbone_of("kernel_7"))
+    state = {f"backbone.{name}": weight for name, weight in trained.state_dict().items() if not name.startswith("head.")}
+    missing, unexpected = network.load_state_dict(state, strict=False)
+    assert not unexpected and all(name.startswith("norms.") for name in missing)
+
+
+def test_a_network_without_such_maps_is_refused():
+    with pytest.raises(Refused, match="VisionTransformer cannot be a backbone: its maps have the strides 16"):
+        dense_backbone(backbone_network(ModelConfig(drop_path=0.0), "vit_tiny_patch16_224"), HeadConfig())
+
+
+def test_frozen_norms_keep_their_statistics_and_weights_in_training():
+    network = network_of("resnet")
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    backbone = dense_backbone(network, HeadConfig(backbone_norm=BackboneNorm.frozen)).train()
+    backbone(torch.randn(2, 3, 64, 64))[-1].sum().backward()
+    norms = {name: m for name, m in backbone.network.named_modules() if isinstance(m, nn.BatchNorm2d)}
+    assert norms and all(not m.training and not m.weight.requires_grad and not m.bias.requires_grad for m in norms.values())
+    assert all(torch.equal(value, before[name]) for name, value in backbone.network.state_dict().items())
+    assert backbone.norms[0].weight.requires_grad and backbone.training
+
+
+@pytest.mark.parametrize("norm", BackboneNorm)
+def test_only_a_synced_backbone_is_synchronised_the_head_always(norm):
+    class Plain(DenseNetwork):
+        def __init__(self, backbone):
+            super().__init__(backbone)
+            self.own = nn.Sequential(nn.BatchNorm2d(4))
+
+    network = synchronise(Plain(backbone_of("resnet", backbone_norm=norm)))
+    synced = any(isinstance(m, nn.SyncBatchNorm) for m in network.backbone.modules())
+    assert synced == (norm == BackboneNorm.sync) and isinstance(network.own[0], nn.SyncBatchNorm)
+
+
+# Layers of the learning rate
+
+
+class WithHead(DenseNetwork):
+    def __init__(self, backbone):
+        super().__init__(backbone)
+        self.fpn = nn.Conv2d(1, 1, 1)
+
+
+def layers_of(step, scale="tiny", layers=6, by_stage=False):
+    with torch.device("meta"):
+        return decay_layers(WithHead(backbone_of(step, scale)), layers, by_stage)
+
+
+def test_convnext_tiny_has_the_papers_layers():
+    ids = layers_of("separate_downsampling")
+    stages = {
+        (stage, block): ids[f"backbone.stages.{stage}.blocks.{block}.branch.0.conv.weight"]
+        for stage, depth in enumerate((3, 3, 9, 3))
+        for block in range(depth)
+    }
+    assert ids["backbone.stem.layer.conv.weight"] == ids["backbone.stem.norm.bias"] == 0
+    assert [ids[f"backbone.stages.{s}.downsampling.{p}.weight"] for s in (1, 2, 3) for p in ("0", "1.conv")] == [2, 2, 3, 3, 6, 6]
+    assert stages == {(s, b): (1, 2, 3 + b // 3, 6)[s] for s, b in stages}
+    assert ids["norms.0.weight"] == ids["norms.3.bias"] == ids["fpn.weight"] == 7
+
+
+@pytest.mark.parametrize("scale", ["small", "base"])
+def test_larger_convnexts_have_twelve_layers(scale):
+    ids = layers_of("separate_downsampling", scale, layers=12)
+    third = [ids[f"backbone.stages.2.blocks.{block}.branch.0.conv.weight"] for block in range(27)]
+    assert third == [3 + block // 3 for block in range(27)]
+    assert ids["backbone.stages.3.blocks.0.scale.gamma"] == 12 and ids["fpn.bias"] == 13
+
+
+@pytest.mark.parametrize(("layers", "scale"), [(6, "tiny"), (12, "small")])
+def test_by_stage_the_downsamplings_are_the_stems(layers, scale):
+    ids = layers_of("separate_downsampling", scale, layers, by_stage=True)
+    assert {ids[f"backbone.stages.{s}.downsampling.1.conv.weight"] for s in (1, 2, 3)} == {0}
+    assert [ids[f"backbone.stages.{s}.blocks.2.branch.0.conv.weight"] for s in range(4)] == [1, 2, 3, 4]
+    assert ids["backbone.stem.layer.conv.bias"] == 0 and ids["norms.1.weight"] == layers + 1
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_no_step_has_degenerate_layers(step):
+    assert set(layers_of(step).values()) == set(range(8))
+    assert set(layers_of(step, "small", 12).values()) == set(range(14))
+    assert set(layers_of(step, by_stage=True).values()) == {0, 1, 2, 3, 4, 7}
+
+
+def test_references_have_layers_too():
+    with torch.device("meta"):
+        swin = WithHead(
+            dense_backbone(backbone_network(ModelConfig(drop_path=0.0), "swin_tiny_patch4_window7_224"), HeadConfig())
+        )
+    ids = decay_layers(swin, 6)
+    assert set(ids.values()) == set(range(8))
+    assert [ids[f"backbone.layers.2.blocks.{b}.attn.qkv.weight"] for b in range(6)] == [3, 3, 4, 4, 5, 5]
+    assert ids["backbone.layers.3.downsample.norm.weight"] == 6 and ids["backbone.patch_embed.proj.weight"] == 0
+    by_stage = decay_layers(swin, 6, by_stage=True)
+    assert by_stage["backbone.layers.3.downsample.norm.weight"] == 0 and by_stage["norms.0.weight"] == 7
+
+
+def test_timms_own_grouping_puts_the_head_on_top():
+    from timm.models import group_parameters
+
+    with torch.device("meta"):
+        network = WithHead(backbone_of("gelu", "tiny"))
+    ids = group_parameters(network, network.group_matcher(), reverse=True)
+    assert isinstance(network.backbone, Network) and len(set(ids.values())) == 8
+    assert ids["fpn.weight"] == ids["norms.0.weight"] == 7 and ids["backbone.stages.2.blocks.8.branch.0.conv.weight"] == 5
