@@ -98,6 +98,11 @@ class TaskName(StrEnum):
     detection = "detection"  # a box, a class and a mask for each object
     segmentation = "segmentation"  # a class for each pixel
 
+    @property
+    def target(self) -> Target:
+        """What it learns from."""
+        return {TaskName.detection: Target.objects, TaskName.segmentation: Target.map}.get(self, Target.label)
+
 
 @dataclass
 class TaskConfig:
@@ -380,7 +385,7 @@ OF_CLASSES = {
 """Settings of the recipe that only classification knows, with the values that they have for other tasks."""
 OF_OBJECTS: dict[str, Any] = {
     "short_sides": [], "crop_sides": [], "crop_range": [], "jitter": [], "crop_size": None, "class_share": None,
-    "photometric": False,
+    "photometric": False, "layering": Layering.triples,
 }  # fmt: skip
 """Settings that only detection and segmentation know, with the values that they have in classification."""
 
@@ -438,6 +443,10 @@ class RecipeConfig:
     crop_size: int | None = number(None, least=32, most=4096)  # pixels a side, cut and padded; null: no crop in detection
     class_share: float | None = number(None, above=0.0, most=1.0)  # segmentation: most that one class has of a crop; null: any
     photometric: bool = False  # brightness, contrast, saturation and hue at random
+
+    def images(self, training_images: int) -> int:
+        """Images of the whole training, repeated ones too."""
+        return self.updates * self.batch_size if self.updates else self.epochs * training_images
 
     def length(self, updates_per_epoch: int) -> int:
         """Updates of the whole training."""

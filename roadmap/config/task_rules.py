@@ -60,6 +60,8 @@ def _of_objects(experiment: Experiment) -> Iterator[Rule]:
     )
     cells = bool(head.pools) and all(1 <= cell <= 64 for cell in head.pools)
     yield Rule(cells, "head.pools", head.pools, "a list of whole numbers from 1 to 64")
+    asks = head.backbone_norm != BackboneNorm.sync or recipe.sync_batchnorm
+    yield Rule(asks, "head.backbone_norm", "sync", "trained or frozen without recipe.sync_batchnorm=true")
     yield from _of_sizes(recipe)
     if task == TaskName.detection:
         yield from _neutral(recipe, ["class_share"], task)
