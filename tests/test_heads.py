@@ -5,12 +5,13 @@ import torch
 from torch import nn
 
 from roadmap.base.errors import Refused
-from roadmap.config.schema import BackboneNorm, HeadConfig, ModelConfig, OutputNorm
+from roadmap.config.schema import BackboneNorm, Head, HeadConfig, ModelConfig, OutputNorm
 from roadmap.config.steps import known_steps
 from roadmap.model.check import compose_run
 from roadmap.model.decay import decay_layers
 from roadmap.model.network import Network
 from roadmap.tasks.dense.backbone import DenseNetwork, backbone_network, dense_backbone, synchronise
+from roadmap.tasks.segmentation.upernet import Pool, UPerNet
 
 STEPS = list(known_steps())
 TINY_HEAD = {"channels": 16, "box_channels": 32, "samples": 64, "proposals_train": 100, "proposals_test": 50, "aux_channels": 16}
@@ -180,3 +181,49 @@ def test_timms_own_grouping_puts_the_head_on_top():
     ids = group_parameters(network, network.group_matcher(), reverse=True)
     assert isinstance(network.backbone, Network) and len(set(ids.values())) == 8
     assert ids["fpn.weight"] == ids["norms.0.weight"] == 7 and ids["backbone.stages.2.blocks.8.branch.0.conv.weight"] == 5
+
+
+# UPerNet
+
+
+def upernet_of(step="gelu", classes=5, **head):
+    settings = HeadConfig(**{**TINY_HEAD, "name": Head.upernet, **head})
+    return UPerNet(dense_backbone(network_of(step, "atto", "model.depths=[1,1,1,1]"), settings), settings, classes)
+
+
+def test_upernets_head_has_as_many_parameters_as_published():
+    head = HeadConfig(name=Head.upernet, channels=512)
+    with torch.device("meta"):
+        network = UPerNet(backbone_of("separate_downsampling", "tiny"), head, 150)
+    counted = [sum(w.numel() for w in part.parameters()) for part in (network.decoder, network.classifier)]
+    assert sum(counted) == 31_497_366
+    assert round(sum(w.numel() for w in network.parameters()) / 1e6) == 60
+
+
+def test_upernet_gives_logits_of_the_images_size():
+    network, images = upernet_of(), torch.randn(2, 3, 64, 96)
+    logits, auxiliary = network(images)
+    assert logits.shape == auxiliary.shape == (2, 5, 64, 96)
+    assert network.eval()(images[:1]).shape == (1, 5, 64, 96)
+    assert upernet_of(aux_weight=0.0)(images)[1] is None
+
+
+def test_upernet_sends_gradients_to_every_weight():
+    network = upernet_of("resnet")
+    logits, auxiliary = network(torch.randn(2, 3, 64, 64))
+    (logits * torch.randn_like(logits) + auxiliary * torch.randn_like(auxiliary)).sum().backward()
+    assert [name for name, weight in network.named_parameters() if weight.grad is None or not weight.grad.any()] == []
+
+
+def test_upernet_refuses_to_train_on_one_image_alone():
+    network = upernet_of()
+    with pytest.raises(Refused, match=r"recipe\.micro_batch must be at least 2"):
+        network(torch.randn(1, 3, 64, 64))
+    upernet_of(pools=[2, 3])(torch.randn(1, 3, 64, 64))
+
+
+@pytest.mark.parametrize("size", [(4, 6), (7, 5), (1, 2)])
+@pytest.mark.parametrize("cells", [1, 2, 3, 6])
+def test_pools_are_torchs(size, cells):
+    x = torch.randn(2, 3, *size)
+    assert torch.allclose(Pool(cells)(x), nn.functional.adaptive_avg_pool2d(x, cells), atol=1e-6)
