@@ -19,6 +19,10 @@ FIRST = {
 the runs from before keep theirs."""
 
 
+LATER_DATA = {"held_out": 0.0, "longest_side": None}
+"""Settings of the data that came later, with the value at which they do not count."""
+
+
 def plain(node: Any) -> Any:
     """Dataclasses and enums as dictionaries and strings, for JSON and YAML."""
     if dataclasses.is_dataclass(node):
@@ -48,14 +52,15 @@ def decisive(experiment: Experiment, fingerprint: str) -> dict[str, Any]:
     """Everything that changes a run's result, and nothing else.
 
     Model, data (its fingerprint, not its path nor the faults in it that are accepted), recipe, seed and any task but
-    classification count; the step's name, output folder, logger, device and number of workers do not.
+    classification with its head count; the step's name, output folder, logger, device and number of workers do not.
     """
     model = described(experiment)["model"]
     if experiment.reference is None and model["width"].is_integer():
         model["width"] = int(model["width"])
     data = {key: value for key, value in plain(experiment.data).items() if key not in ("path", "accept", "download", "workers")}
-    if not data["held_out"]:
-        del data["held_out"]
+    for key, off in LATER_DATA.items():
+        if data[key] == off:
+            del data[key]
     data["pipeline"] = experiment.data.pipeline.pictures.value
     decides = {
         "model": model,
@@ -64,7 +69,7 @@ def decisive(experiment: Experiment, fingerprint: str) -> dict[str, Any]:
         "seed": experiment.seed,
     }
     if experiment.task.name != TaskName.classification:  # the runs from before there were others keep their identity
-        decides["task"] = plain(experiment.task)
+        decides |= {"task": plain(experiment.task), "head": plain(experiment.head)}
     return decides
 
 

@@ -98,6 +98,11 @@ class TaskName(StrEnum):
     detection = "detection"  # a box, a class and a mask for each object
     segmentation = "segmentation"  # a class for each pixel
 
+    @property
+    def target(self) -> Target:
+        """What it learns from."""
+        return {TaskName.detection: Target.objects, TaskName.segmentation: Target.map}.get(self, Target.label)
+
 
 @dataclass
 class TaskConfig:
@@ -217,6 +222,14 @@ class ModelConfig:
     drop_path: float = number(least=0.0, below=1.0)  # stochastic depth of the last block; linear from 0
 
 
+class Target(StrEnum):
+    """What is known of each picture, and so what can be learnt from it."""
+
+    label = "class"
+    objects = "list of objects"  # each with a class, a box and a mask
+    map = "map"  # a class for each pixel
+
+
 @dataclass(frozen=True)
 class SourceFacts:
     """What is known of a data set before its images are looked for: which settings it needs, and which do nothing."""
@@ -224,6 +237,7 @@ class SourceFacts:
     package: str | None = None  # that the images come with; None: data.path names them
     downloadable: bool = False  # data.download=true fetches it
     examined: bool = True  # each image is decoded before training, and data.accept lets faults through
+    targets: frozenset[Target] = frozenset({Target.label})
 
 
 class Source(NamedWithFacts):
@@ -237,6 +251,7 @@ class Source(NamedWithFacts):
     cifar10 = "cifar10", SourceFacts(downloadable=True, examined=False)
     cifar100 = "cifar100", SourceFacts(downloadable=True, examined=False)
     imagenet = "imagenet", SourceFacts()
+    scenes = "scenes", SourceFacts("scikit-learn", examined=False, targets=frozenset({Target.objects, Target.map}))
 
 
 class Pipeline(StrEnum):
@@ -260,6 +275,9 @@ class Fault(StrEnum):
     small = "small"  # a side of less than 8 pixels
     duplicate = "duplicate"  # the same bytes in train and in val: an image that is trained on is scored
     numeric_order = "numeric_order"  # classes named by numbers, in the order of their letters: 1, 10, 2
+    degenerate = "degenerate"  # objects whose box or mask holds nothing; they are not trained on
+    outside = "outside"  # boxes and polygons that reach out of their picture
+    disagree = "disagree"  # boxes that are not around their mask
 
 
 @dataclass
@@ -271,7 +289,8 @@ class DataConfig:
     accept: list[Fault] = field(default_factory=list)  # let through, with a warning, what is refused otherwise
     download: bool = False  # let torchvision fetch what is not there
     held_out: float = number(0.0, least=0.0, most=0.5)  # of the training images: scored in place of val, to choose settings by
-    image_size: int = number(least=32, most=4096)  # pixels, height = width, in training and evaluation
+    image_size: int = number(least=32, most=4096)  # pixels: height = width; detection, segmentation: the shorter side
+    longest_side: int | None = number(None, least=32, most=16384)  # pixels, detection and segmentation: the picture shrinks to it
     hflip: float = number(least=0.0, most=1.0)  # probability; 0 where a mirrored image changes its class
     crop_pct: float = number(above=0.0, most=1.0)  # evaluation: centre crop / resized shorter side
     mean: list[float] = MISSING
@@ -340,6 +359,14 @@ class Initialisation(StrEnum):
     torchvision = "torchvision"  # its ResNets': convolutions normal by fan-out (He et al.), classifier uniform by fan-in
 
 
+class Layering(StrEnum):
+    """What a layer is, for a rate that decays from layer to layer."""
+
+    triples = "triples"  # three blocks, as timm groups them
+    layers = "layers"  # stem; stages 1, 2 and 4 with their downsampling; the third in groups, `decay_layers` in all
+    stages = "stages"  # stem and downsampling; then each stage one
+
+
 class Interpolation(StrEnum):
     """Between the pixels of a picture that is resized, in training and evaluation."""
 
@@ -350,6 +377,17 @@ class Interpolation(StrEnum):
 TRIVIAL = "trivial"  # recipe.auto_augment: torchvision's TrivialAugmentWide
 LOADER_ONLY = {"auto_augment": None, "color_jitter": 0.0, "interpolation": Interpolation.bicubic}
 """Settings of the recipe that only `data.pipeline=loader` knows, with the values that every pipeline has."""
+
+OF_CLASSES = {
+    "label_smoothing": 0.0, "mixup": 0.0, "cutmix": 0.0, "randaugment": None, "random_erasing": 0.0, "crop_scale": [1.0, 1.0],
+    "auto_augment": None, "color_jitter": 0.0, "interpolation": Interpolation.bicubic, "dropout": 0.0,
+}  # fmt: skip
+"""Settings of the recipe that only classification knows, with the values that they have for other tasks."""
+OF_OBJECTS: dict[str, Any] = {
+    "short_sides": [], "crop_sides": [], "crop_range": [], "jitter": [], "crop_size": None, "class_share": None,
+    "photometric": False, "layering": Layering.triples,
+}  # fmt: skip
+"""Settings that only detection and segmentation know, with the values that they have in classification."""
 
 
 @dataclass
@@ -393,6 +431,43 @@ class RecipeConfig:
     auto_augment: str | None = None  # timm's policies, or trivial: torchvision's TrivialAugmentWide; null: off
     color_jitter: float = number(0.0, least=0.0, most=1.0)  # of brightness, contrast and saturation
     interpolation: Interpolation = Interpolation.bicubic
+    updates: int | None = number(None, least=1, most=100_000_000)  # length of the training in place of epochs
+    warmup_updates: int | None = number(None, least=0, most=100_000_000)  # length of the warm-up in place of warmup_epochs
+    warmup_start: float = number(0.0, least=0.0, below=1.0)  # share of the rate at which the warm-up starts
+    layering: Layering = Layering.triples  # of layer_decay
+    decay_layers: int = number(6, least=4, most=100)  # of the backbone, for layering=layers and stages; the head is one more
+    short_sides: list[int] = field(default_factory=list)  # detection: shorter sides that are drawn from; empty: data.image_size
+    crop_sides: list[int] = field(default_factory=list)  # detection: one half of the images has one of these first, is cropped,
+    crop_range: list[int] = field(default_factory=list)  # to sides between these two, then as the other half; empty: none is
+    jitter: list[float] = field(default_factory=list)  # least and most times data.image_size; large scale jittering: [0.1, 2.0]
+    crop_size: int | None = number(None, least=32, most=4096)  # pixels a side, cut and padded; null: no crop in detection
+    class_share: float | None = number(None, above=0.0, most=1.0)  # segmentation: most that one class has of a crop; null: any
+    photometric: bool = False  # brightness, contrast, saturation and hue at random
+
+    def images(self, training_images: int) -> int:
+        """Images of the whole training, repeated ones too."""
+        return self.updates * self.batch_size if self.updates else self.epochs * training_images
+
+    def length(self, updates_per_epoch: int) -> int:
+        """Updates of the whole training."""
+        return self.updates or self.epochs * updates_per_epoch
+
+    def epochs_of(self, updates_per_epoch: int) -> int:
+        """Epochs of the whole training, the last of them perhaps a part of one."""
+        return self.epochs if self.updates is None else -(-self.updates // updates_per_epoch)
+
+    def warmup(self, updates_per_epoch: int) -> int:
+        """Updates of the warm-up; one at least comes after it."""
+        asked = self.warmup_updates
+        warmup = round(self.warmup_epochs * updates_per_epoch) if asked is None else asked
+        return min(warmup, self.length(updates_per_epoch) - 1)
+
+    @property
+    def warmup_share(self) -> float:
+        """Of the training, as far as it can be said without the number of images; 0 where it cannot."""
+        if self.warmup_updates is not None:
+            return self.warmup_updates / self.updates if self.updates else 0.0
+        return self.warmup_epochs / self.epochs if self.updates is None else 0.0
 
     @property
     def loader_only(self) -> dict[str, Any]:
@@ -540,6 +615,7 @@ class Experiment:
     step: StepConfig = field(default_factory=StepConfig)
     reference: str | None = None  # a timm model that is trained in place of a step's network
     task: TaskConfig = field(default_factory=TaskConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
     scale: ScaleConfig = field(default_factory=ScaleConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)

@@ -56,7 +56,7 @@ def outcome(trainer: Trainer, described: RunResult) -> RunResult:
     """
     folder = trainer.state.folder
     history = folder.history()
-    if not history or history[-1]["epoch"] != trainer.recipe.epochs - 1:
+    if not history or history[-1]["epoch"] != trainer.epochs - 1:
         raise StorageFault(f"{folder.history_file}: the last epoch is not in it; delete the run's folder to train again")
     last = history[-1]
     beside = ("epoch", "train_loss", "lr", "images_per_second", "seconds")

@@ -15,7 +15,7 @@ from roadmap.base.errors import Refused
 from roadmap.config.checks import check_processes
 from roadmap.config.effects import ineffective_settings
 from roadmap.config.overrides import parse
-from roadmap.config.schema import Experiment
+from roadmap.config.schema import Experiment, RecipeConfig, Schedule
 from roadmap.data.images import sources
 from roadmap.data.images.inventory import Inventory
 from roadmap.model.check import compose_run
@@ -53,9 +53,21 @@ def preflight(experiment: Experiment) -> Inventory:
 
     """
     check_output(experiment)
-    inventory = sources.checked_images(experiment.data, experiment.recipe.batch_size)
+    inventory = sources.checked_images(experiment.data, experiment.recipe.batch_size, experiment.task.name.target)
+    _check_length(experiment.recipe, inventory.train.size)
     check_reference(experiment, len(inventory.classes))
     return inventory
+
+
+def _check_length(recipe: RecipeConfig, images: int) -> None:
+    """Refuse a warm-up, counted in updates, that does not end before the training or its first milestone."""
+    if recipe.warmup_updates is None and recipe.updates is None:
+        return
+    per_epoch = images // recipe.batch_size
+    length, warmup = recipe.length(per_epoch), recipe.warmup_updates
+    ends = length * (recipe.milestones[0] if recipe.schedule == Schedule.step else 1.0)
+    if warmup is not None and warmup >= ends:
+        raise Refused(f"recipe.warmup_updates={warmup}: must be less than {ends:g}, of the {length} updates that {images} images give")
 
 
 def check_reference(experiment: Experiment, classes: int) -> None:

@@ -26,7 +26,8 @@ COLUMNS = (
 
 def preview(plan: SweepPlan, chosen: Sequence[Point]) -> str:
     """The plan as a table; a run that several rows share is counted in the first of them."""
-    inventory = sources.checked_images(plan.first.data, plan.first.recipe.batch_size)
+    first = plan.first
+    inventory = sources.checked_images(first.data, first.recipe.batch_size, first.task.name.target)
     uncounted = {point.folder.path for point in chosen}
     rows, speeds = [], []
     for name, points in plan.rows.items():
@@ -34,7 +35,7 @@ def preview(plan: SweepPlan, chosen: Sequence[Point]) -> str:
         uncounted -= {point.folder.path for point in own}
         if own:
             gmacs = _gmacs(own[0], len(inventory.classes))
-            tflop = _tflop(gmacs, own[0].experiment.recipe.epochs * inventory.train.size)
+            tflop = _tflop(gmacs, own[0].experiment.recipe.images(inventory.train.size))
             rows.append(_row(name, own, gmacs, tflop))
             speeds += [result.seconds / tflop for point in own if (result := point.folder.result()) and result.seconds]
     left = sum(row["tflop"] for row in rows)

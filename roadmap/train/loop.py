@@ -63,6 +63,17 @@ class Trainer:
         self.network, self.ranks = self.step.network, self.step.ranks
         self.readings = Readings(self.ranks.device)
 
+    @property
+    def epochs(self) -> int:
+        """Of the whole training."""
+        return self.recipe.epochs_of(self.data.updates)
+
+    @property
+    def updates(self) -> int:
+        """Of this epoch; the last one may be a part."""
+        before = self.state.epoch * self.data.updates
+        return min(self.data.updates, self.recipe.length(self.data.updates) - before)
+
     def train(self, bar: Bar, stop: Stop) -> Iterator[dict[str, Any]]:
         """Train from where the run is to its last epoch; yields each epoch's line of history.
 
@@ -84,10 +95,10 @@ class Trainer:
     def _train(self, bar: Bar, stop: Stop) -> Iterator[dict[str, Any]]:
         """One turn is one update, or the evaluation that ends an epoch."""
         state, batches = self.state, None
-        while state.epoch < self.recipe.epochs:
+        while state.epoch < self.epochs:
             if batches is None:
                 batches = self._begin_epoch()
-            if state.update < self.data.updates:
+            if state.update < self.updates:
                 numbers = self._step(batches)
                 asked = self._log(numbers, stop, bar)
             else:
@@ -137,7 +148,7 @@ class Trainer:
             if self.update_began is not None:
                 self.speeds.append(self.recipe.batch_size / max(now - self.update_began, 1e-9))
             self.update_began = now
-        if any(asked) or self.state.update == self.data.updates:
+        if any(asked) or self.state.update == self.updates:
             for late in self.readings.drain():
                 asked = Requests(*map(max, asked, self._note(late, bar)))
         return asked

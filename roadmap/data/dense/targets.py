@@ -18,7 +18,8 @@ class Instances(NamedTuple):
     masks: Tensor  # (n, H, W) uint8
     crowd: Tensor  # (n,) bool; only in evaluation: training leaves crowds out
     size: tuple[int, int]  # height and width of the picture that these pixels are of
-    index: int  # of the picture in its split
+    index: int  # type: ignore[assignment]  # of the picture in its split; a tuple's own `index` is not called
+    areas: Tensor | None = None  # (n,) float64 in pixels, as they are stored; only in evaluation, by which objects are small
 
 
 class Detections(NamedTuple):
@@ -32,7 +33,7 @@ class Detections(NamedTuple):
 
 
 class DetectionBatch(NamedTuple):
-    """A micro-batch of pictures with their objects, in the pixels of `images` in training, of the stored picture in evaluation."""
+    """Pictures with their objects: in training in the pixels of `images`, in evaluation in those of the stored pictures."""
 
     images: tuple[Tensor, ...]  # each (3, h, w) float32, normalised; sizes differ
     targets: tuple[Instances, ...]
@@ -45,7 +46,7 @@ class DetectionBatch(NamedTuple):
 
 
 class SegmentationBatch(NamedTuple):
-    """A micro-batch of pictures with a class for each pixel, or `IGNORED`; in evaluation maps are as large as they are stored."""
+    """Pictures with a class for each pixel, or `IGNORED`; in evaluation maps are as large as they are stored."""
 
     images: Tensor | tuple[Tensor, ...]  # training (B, 3, S, S) float32, normalised; evaluation a tuple of (3, h, w)
     targets: Tensor | tuple[Tensor, ...]  # training (B, S, S) int64; evaluation a tuple of (H, W)

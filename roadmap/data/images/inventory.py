@@ -6,14 +6,17 @@ import math
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol
 
 from roadmap.base.errors import Refused
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL.Image import Image
 
     from roadmap.data.images.readers import Picture
+
+NO_CLASS = -1  # of a picture that shows several things
 
 
 class Reader(Protocol):
@@ -24,6 +27,26 @@ class Reader(Protocol):
 
     def open(self, index: int) -> tuple[Picture, int]:
         """The same picture, decoded later and as far as it is asked for."""
+
+
+class Objects(NamedTuple):
+    """The objects of a picture, as they are stored."""
+
+    boxes: np.ndarray[Any, Any]  # (n, 4) float64: left, top, right, bottom in pixels
+    labels: np.ndarray[Any, Any]  # (n,) int64 from 0
+    masks: np.ndarray[Any, Any]  # (n, H, W) uint8
+    crowd: np.ndarray[Any, Any]  # (n,) bool: a group, which is neither trained on nor counted as missed
+    areas: np.ndarray[Any, Any]  # (n,) float64 in pixels, by which objects are small, medium or large
+
+
+class DenseReader(Protocol):
+    """From an index to a picture and what is known of its parts, always the same; a data set has one of the two, or both."""
+
+    def objects(self, index: int) -> tuple[Image, Objects]:
+        """Decoded, as RGB, and its objects."""
+
+    def map(self, index: int) -> tuple[Image, np.ndarray[Any, Any]]:
+        """Decoded, as RGB, and the class of each pixel (H, W) uint8, 255 where it has none."""
 
 
 class Store(Protocol):
@@ -73,6 +96,7 @@ class Inventory:
     val: Split
     picture_size: int | None = None  # pixels, height = width, where the pictures are arrays; None: files of any size
     store: Store = Disk()  # noqa: RUF009
+    map_classes: tuple[str, ...] = ()  # of pixels, where the data set has maps beside objects
 
     def split(self, name: str) -> Split:
         """The split called `train` or `val`."""
@@ -94,8 +118,9 @@ def apply_held_out(inventory: Inventory, share: float) -> Inventory:
         counts[target] += 1
     train, val = (images.part(indices) for indices in sides.values())
     in_both = {target for _, target in train.files} & {target for _, target in val.files}
-    lost = [name for index, name in enumerate(inventory.classes) if images.files and index not in in_both]
-    if lost or val.size < len(inventory.classes):
+    classed = any(target != NO_CLASS for _, target in images.files)
+    lost = [name for index, name in enumerate(inventory.classes) if classed and index not in in_both]
+    if lost or val.size < (len(inventory.classes) if classed or not images.files else 1):
         raise Refused(
             f"data.held_out={share:g}: leaves no image of {', '.join(lost[:5]) or 'any class'} to train on or to score; "
             "it must be a share that holds one of each class, or 0"
