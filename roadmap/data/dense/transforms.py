@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional
+from torchvision.transforms.v2 import InterpolationMode, functional
 from torchvision.tv_tensors import Image, Mask
 
 from roadmap.data.dense.targets import IGNORED, Instances
@@ -132,8 +132,11 @@ def show(part: Part, view: View) -> Part:
     """What the view shows of a picture (3, H, W) or of masks (n, H, W): bilinear with antialiasing, or the nearest pixel."""
     if not part.shape[0]:
         return type(part)(part.new_zeros((0, *view.shown)))
-    seen = functional.resized_crop(part, view.top, view.left, view.height, view.width, list(view.shown), antialias=True)
-    return functional.horizontal_flip(seen) if view.mirrored else seen
+    # Of a tv_tensor's mask torchvision takes the pixel before the nearest, which moves it by up to half a pixel.
+    how = InterpolationMode.NEAREST_EXACT if isinstance(part, Mask) else InterpolationMode.BILINEAR
+    box = view.top, view.left, view.height, view.width
+    seen = functional.resized_crop(part.as_subclass(Tensor), *box, list(view.shown), how, antialias=True)
+    return type(part)(seen.flip(-1) if view.mirrored else seen)
 
 
 def show_objects(objects: Objects, view: View, index: int) -> Instances:
