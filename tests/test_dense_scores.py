@@ -18,6 +18,8 @@ from pycocotools.cocoeval import COCOeval
 from roadmap.data.dense.targets import Detections, Instances
 from roadmap.tasks.detection import score
 from roadmap.tasks.detection.score import STATISTICS, AveragePrecision, Scored, paste, statistics, to_stored
+from roadmap.tasks.segmentation.inference import at_scales, slide, whole
+from roadmap.tasks.segmentation.score import Confusion
 
 PHOTOGRAPHS = Path(__file__).parents[2] / "shared" / "data"
 
@@ -223,3 +225,95 @@ def test_who_saw_a_picture_does_not_matter():
     expected = statistics(random_pictures(7))
     boxes = [key for key in expected if key.startswith("box")]
     assert [scores[key] for key in boxes] == pytest.approx([expected[key] for key in boxes], abs=0.5)  # float32 scores tie
+
+
+# --- maps ------------------------------------------------------------------------------------------------------------
+
+
+def confusion(classes=4):
+    return Confusion([f"c{number}" for number in range(classes)], torch.device("cpu"))
+
+
+def test_union_and_accuracy_by_hand():
+    scorer = confusion()
+    target = torch.tensor([[0, 0, 1, 255], [0, 1, 1, 255]])
+    given = torch.tensor([[0, 1, 1, 2], [0, 1, 0, 0]])
+    scorer.update([torch.nn.functional.one_hot(given, 4).permute(2, 0, 1)], [target])
+    assert scorer.compute(Alone()) == pytest.approx(
+        {"miou": 50, "pixel_accuracy": 100 * 4 / 6, "iou_c0": 50, "iou_c1": 50}  # c2 is given to a pixel that counts nowhere
+    )
+    scorer.add(torch.tensor([3]), torch.tensor([0]))  # a class that is nowhere, but was given
+    assert scorer.compute(Alone()) == pytest.approx(
+        {"miou": (200 / 5 + 50) / 3, "pixel_accuracy": 100 * 4 / 7, "iou_c0": 40, "iou_c1": 50, "iou_c3": 0}
+    )
+    assert confusion().compute(Alone()) == {}
+
+
+def test_scores_are_compared_at_the_size_of_the_map():
+    scores = torch.zeros(2, 4, 4)
+    scores[0, :, :2] = scores[1, :, 2:] = 1
+    scorer = confusion(2)
+    target = torch.zeros(16, 16, dtype=torch.long)
+    target[:, 8:] = 1
+    scorer.update([scores], [target])
+    assert scorer.compute(Alone())["miou"] == 100
+
+
+def test_counts_are_summed_over_processes():
+    generator = torch.Generator().manual_seed(0)
+    maps = [torch.randint(0, 4, (2, 30, 20), generator=generator) for _ in range(5)]
+    alone, halves = confusion(), (confusion(), confusion())
+    for place, (given, target) in enumerate(maps):
+        alone.add(given, target)
+        halves[place % 2].add(given, target)
+
+    class Two(Alone):
+        def total_(self, values):
+            return values.copy_(halves[0].counts + halves[1].counts)
+
+    assert halves[0].compute(Two()) == alone.compute(Alone())
+    assert alone.compute(Alone()) == alone.compute(Alone())  # and computing leaves the counts alone
+
+
+def local(images):
+    """A network that looks at single pixels: windows and scales of 1 change nothing."""
+    return torch.cat([images, images[:, :1] * 2], 1)
+
+
+def test_windows_cover_the_picture():
+    image = torch.rand(3, 50, 90)
+    sizes = []
+
+    def network(images):
+        sizes.append(images.shape)
+        return local(images)
+
+    assert torch.allclose(slide(network, image, 32, 20), local(image[None])[0])
+    assert set(sizes) == {(1, 3, 32, 32)} and len(sizes) == 2 * 4
+    assert torch.allclose(slide(network, image[:, :10, :20], 32, 20), local(image[None, :, :10, :20])[0])
+    assert torch.allclose(whole(local, image), local(image[None])[0])
+
+
+def test_a_pixel_takes_the_mean_of_its_windows():
+    def network(images):  # scores that tell the column in the window
+        return torch.arange(4.0).expand(1, 1, 4, 4)
+
+    scores = slide(network, torch.rand(3, 4, 6), 4, 2)
+    assert scores[0, 0].tolist() == [0, 1, (2 + 0) / 2, (3 + 1) / 2, 2, 3]
+
+
+def test_scales_and_mirror_images_are_averaged():
+    image = torch.rand(3, 24, 40)
+    assert torch.allclose(at_scales(lambda seen: local(seen[None])[0], image, (1.0,)), local(image[None])[0].softmax(0))
+    sizes = []
+
+    def left_is_certain(seen):
+        sizes.append(tuple(seen.shape[1:]))
+        scores = torch.zeros(2, *seen.shape[1:])
+        scores[1, :, : seen.shape[2] // 2] = 50
+        return scores
+
+    scores = at_scales(left_is_certain, image)
+    assert sizes[::2] == [(12, 20), (18, 30), (24, 40), (30, 50), (36, 60), (42, 70)] and len(sizes) == 12
+    assert torch.allclose(scores.sum(0), torch.ones(24, 40))
+    assert scores[1, 5, 3] == pytest.approx(0.75)  # certain, and even in the mirror
