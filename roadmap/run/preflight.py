@@ -55,7 +55,7 @@ def preflight(experiment: Experiment) -> Inventory:
     check_output(experiment)
     inventory = sources.checked_images(experiment.data, experiment.recipe.batch_size, experiment.task.name.target)
     _check_length(experiment.recipe, inventory.train.size)
-    check_reference(experiment, len(inventory.classes))
+    check_reference(experiment, inventory.classes)
     return inventory
 
 
@@ -67,16 +67,18 @@ def _check_length(recipe: RecipeConfig, images: int) -> None:
     length, warmup = recipe.length(per_epoch), recipe.warmup_updates
     ends = length * (recipe.milestones[0] if recipe.schedule == Schedule.step else 1.0)
     if warmup is not None and warmup >= ends:
-        raise Refused(f"recipe.warmup_updates={warmup}: must be less than {ends:g}, of the {length} updates that {images} images give")
+        raise Refused(
+            f"recipe.warmup_updates={warmup}: must be less than {ends:g}, of the {length} updates that {images} images give"
+        )
 
 
-def check_reference(experiment: Experiment, classes: int) -> None:
+def check_reference(experiment: Experiment, classes: Sequence[str]) -> None:
     """Refuse a reference that timm does not have, or that does not take the experiment's images."""
     if experiment.reference is not None:
         cost_of(experiment, classes)
 
 
-def cost_of(experiment: Experiment, classes: int) -> Cost:
+def cost_of(experiment: Experiment, classes: Sequence[str]) -> Cost:
     """What the network of a run costs, as its task counts."""
     from roadmap.tasks.choose import choose_task  # torch, and timm where a reference asks for it
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from roadmap.config.schema import Head, HeadConfig, ModelConfig, RecipeConfig
-from roadmap.model.cost import Cost
+from roadmap.model.cost import Cost, cost_of
 from roadmap.tasks.dense.backbone import DenseBackbone, DenseNetwork, backbone_network, dense_backbone
 
 Build = Callable[[DenseBackbone, HeadConfig, int], DenseNetwork]
@@ -23,17 +23,15 @@ class DenseTask:
 
     head: HeadConfig
     recipe: RecipeConfig
-    classes: int
+    classes: Sequence[str]
     memory_format: torch.memory_format = torch.channels_last
     heads: ClassVar[dict[Head, Build]]
 
     def network(self, model: ModelConfig, reference: str | None, image_size: int) -> nn.Module:
         """See `Task.network`: the head on the four maps of the backbone, for images of any size."""
         backbone = backbone_network(model, reference, self.recipe.initialisation)
-        return self.heads[self.head.name](dense_backbone(backbone, self.head), self.head, self.classes)
+        return self.heads[self.head.name](dense_backbone(backbone, self.head), self.head, len(self.classes))
 
     def cost(self, model: ModelConfig, reference: str | None, image_size: int) -> Cost:
         """See `Task.cost`: backbone and head, for a picture of this height and width."""
-        from roadmap.tasks.dense.cost import dense_cost
-
-        return dense_cost(model, reference, self.head, self.classes, image_size)
+        return cost_of(model, reference, len(self.classes), image_size)

@@ -48,7 +48,7 @@ class Detection(DenseTask):
 
     def scorer(self, device: torch.device) -> AveragePrecision:
         """See `Task.scorer`."""
-        return AveragePrecision(self.classes)
+        return AveragePrecision()
 
     def dummy_batch(self, images: int, image_size: int, device: torch.device) -> DetectionBatch:
         """See `Task.dummy_batch`: squares of `image_size` with some objects in each."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +18,16 @@ from roadmap.data.images.inventory import Inventory
 from roadmap.record.result import Metric
 from roadmap.tasks.dense.task import UNBOUNDED, Build, DenseTask
 from roadmap.tasks.metrics import METRICS
+from roadmap.tasks.segmentation.inference import slide
+from roadmap.tasks.segmentation.score import Confusion
 from roadmap.tasks.segmentation.upernet import upernet
 
 
+@dataclass
 class Segmentation(DenseTask):
     """Every pixel its class; batches are `SegmentationBatch`es."""
 
+    window: int = 512  # pixels a side, of the parts in which a picture is scored: as large as what is trained on
     metric: ClassVar[Metric] = METRICS[TaskName.segmentation]
     heads: ClassVar[dict[Head, Build]] = {Head.upernet: upernet}
 
@@ -37,6 +43,25 @@ class Segmentation(DenseTask):
         logits, auxiliary = network(batch.images.contiguous(memory_format=self.memory_format))
         loss = cross_entropy(logits, batch.targets)
         return loss if auxiliary is None else loss + self.head.aux_weight * cross_entropy(auxiliary, batch.targets)
+
+    def outputs(self, network: nn.Module, images: tuple[Tensor, ...]) -> list[Tensor]:
+        """Scores (classes, h, w) of each picture, from overlapping windows two thirds of their side apart."""
+        scores = partial(self._scores, network)
+        return [slide(scores, image, self.window, int(self.window * 2 / 3)) for image in images]
+
+    def _scores(self, network: nn.Module, windows: Tensor) -> Tensor:
+        return cast(Tensor, network(windows.contiguous(memory_format=self.memory_format)))
+
+    def scorer(self, device: torch.device) -> Confusion:
+        """See `Task.scorer`."""
+        return Confusion(self.classes, device)
+
+    def dummy_batch(self, images: int, image_size: int, device: torch.device) -> SegmentationBatch:
+        """See `Task.dummy_batch`: crops of what is trained on."""
+        shape = images, self.window, self.window
+        return SegmentationBatch(
+            torch.zeros(images, 3, *shape[1:], device=device), torch.zeros(shape, dtype=torch.long, device=device)
+        )
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
