@@ -67,7 +67,9 @@ def _check_length(recipe: RecipeConfig, images: int) -> None:
     length, warmup = recipe.length(per_epoch), recipe.warmup_updates
     ends = length * (recipe.milestones[0] if recipe.schedule == Schedule.step else 1.0)
     if warmup is not None and warmup >= ends:
-        raise Refused(f"recipe.warmup_updates={warmup}: must be less than {ends:g}, of the {length} updates that {images} images give")
+        raise Refused(
+            f"recipe.warmup_updates={warmup}: must be less than {ends:g}, of the {length} updates that {images} images give"
+        )
 
 
 def check_reference(experiment: Experiment, classes: int) -> None:
