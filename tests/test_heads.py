@@ -366,7 +366,14 @@ def torchvisions_twin(reference):
     stage.box_roi_pool, stage.mask_roi_pool = (MultiScaleRoIAlign(list("0123"), size, 2) for size in (7, 14))
     stage.target_masks = lambda masks, boxes, matched, size: project_masks_on_boxes(masks, boxes, matched, size)
     theirs = reference.state_dict()
-    parts = {"pyramid.": "backbone.fpn.", "proposals.": "rpn.", "stages.0.": "roi_heads."}
+    parts = {
+        "pyramid.": "backbone.fpn.",
+        "proposals.head.conv.": "rpn.head.conv.0.0.",
+        "proposals.head.": "rpn.head.",
+        "stages.0.box_head.1.": "roi_heads.box_head.fc6.",
+        "stages.0.box_head.3.": "roi_heads.box_head.fc7.",
+        "stages.0.": "roi_heads.",
+    }
 
     def their_name(name):
         if name.startswith("backbone."):
@@ -375,6 +382,9 @@ def torchvisions_twin(reference):
 
     state = network.state_dict()
     assert len(state) == len(theirs)
+    for name in state:
+        if "bbox_pred" in name or "mask_fcn_logits" in name:  # no rows for the background, which come first
+            theirs[their_name(name)] = theirs[their_name(name)][-len(state[name]) :]
     network.load_state_dict({name: theirs[their_name(name)].reshape(value.shape) for name, value in state.items()})
     return network
 
