@@ -442,7 +442,7 @@ class RecipeConfig:
     jitter: list[float] = field(default_factory=list)  # least and most times data.image_size; large scale jittering: [0.1, 2.0]
     crop_size: int | None = number(None, least=32, most=4096)  # pixels a side, cut and padded; null: no crop in detection
     class_share: float | None = number(None, above=0.0, most=1.0)  # segmentation: most that one class has of a crop; null: any
-    photometric: bool = False  # brightness, contrast, saturation and hue at random
+    photometric: bool = False  # segmentation: brightness, contrast, saturation and hue at random
 
     def images(self, training_images: int) -> int:
         """Images of the whole training, repeated ones too."""

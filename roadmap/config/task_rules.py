@@ -64,7 +64,7 @@ def _of_objects(experiment: Experiment) -> Iterator[Rule]:
     yield Rule(asks, "head.backbone_norm", "sync", "trained or frozen without recipe.sync_batchnorm=true")
     yield from _of_sizes(recipe)
     if task == TaskName.detection:
-        yield from _neutral(recipe, ["class_share"], task)
+        yield from _neutral(recipe, ["class_share", "photometric"], task)
         fixed = not recipe.jitter or recipe.crop_size is not None
         yield Rule(fixed, "recipe.crop_size", "null", f"a number of pixels beside recipe.jitter={recipe.jitter}")
     else:

@@ -179,8 +179,8 @@ class RunFolder:
         return lines
 
     def curves(self, score: str) -> list[list[float | None]]:
-        """Of each epoch: training loss, validation loss, and the score of this name."""
-        return [[line[key] for key in ("train_loss", "val_loss", score)] for line in self.history()]
+        """Of each epoch: training loss, validation loss where the task has one, and the score of this name."""
+        return [[line.get(key) for key in ("train_loss", "val_loss", score)] for line in self.history()]
 
     def add_epoch(self, line: dict[str, Any]) -> None:
         """Write down one epoch; an earlier attempt at it, and all epochs after it, are dropped."""

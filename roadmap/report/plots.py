@@ -67,14 +67,15 @@ def _against(study: Study, rows: Sequence[Row], key: str, label_of_cost: str, co
 
 
 def _curves(study: Study, rows: Sequence[Row]) -> bytes | None:
-    """Mean over seeds of each epoch, with a band of one standard deviation: score and validation loss."""
+    """Mean over seeds of each epoch, with a band of one standard deviation: score, and loss on val or, without it, in training."""
     found = [(row, _history(study, row)) for row in rows]
     curves = [(row, history) for row, history in found if history is not None]
     if not 1 <= len(curves) <= MOST_ROWS:
         return None
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11, 5.5), layout="constrained")
-        for axes, column in zip(figure.subplots(1, 2), (2, 1), strict=True):
+        validated = any(np.isfinite(history[:, :, 1]).any() for _, history in curves)
+        for axes, column in zip(figure.subplots(1, 2), (2, 1 if validated else 0), strict=True):
             for number, (row, history) in enumerate(curves):
                 _curve(axes, history[:, :, column], row.variant.label, number)
             axes.set_xlabel("epoch")

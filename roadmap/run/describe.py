@@ -28,6 +28,7 @@ def describe(trainer: Trainer, experiment: Experiment, inventory: Inventory, fin
         seed=experiment.seed,
         metric=trainer.task.metric,
         gmacs=cost.conv_linear / 1e9,
+        gmacs_backbone=_backbone_gmacs(trainer, experiment),
         gmacs_total=None if experiment.reference else cost.total / 1e9,  # of a reference norms are not counted
         params_m=cost.params / 1e6,
         activations_m=cost.activations / 1e6,
@@ -40,6 +41,7 @@ def describe(trainer: Trainer, experiment: Experiment, inventory: Inventory, fin
         compiled=trainer.compiled.value,
         threads=torch.get_num_threads(),
         recipe_name=experiment.recipe.name,
+        head=settings.get("head"),
         model=settings["model"],
         data={**settings["data"], **counts},
         recipe=settings["recipe"],
@@ -68,6 +70,13 @@ def outcome(trainer: Trainer, described: RunResult) -> RunResult:
         images_per_second=last["images_per_second"],
         seconds=trainer.state.seconds,
     )
+
+
+def _backbone_gmacs(trainer: Trainer, experiment: Experiment) -> float | None:
+    """Of the network below the head, as wide as its classifier would not matter; None where there is no head."""
+    if experiment.head.name == Head.none:
+        return None
+    return cost_of_backbone(experiment) / 1e9
 
 
 def _device_name(device: torch.device) -> str:

@@ -55,6 +55,11 @@ class Classification:
             images, targets = self.mixing(images, targets)
         return self.criterion(network(images), targets)
 
+    def outputs(self, network: nn.Module, images: Tensor) -> Tensor:
+        """Logits (B, classes)."""
+        logits: Tensor = network(images)
+        return logits
+
     def scorer(self, device: torch.device) -> Accuracy:
         """See `Task.scorer`."""
         return Accuracy(device)

@@ -56,6 +56,9 @@ class Task(Protocol):
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """The mean loss of a micro-batch, a scalar."""
 
+    def outputs(self, network: nn.Module, images: Any) -> Any:
+        """What a network in evaluation puts out for a batch's images, as the scorer takes it."""
+
     def scorer(self, device: torch.device) -> Scorer:
         """An empty scorer for one evaluation."""
 

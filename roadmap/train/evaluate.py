@@ -48,6 +48,6 @@ def evaluate(
     for batch in batches:
         between()
         with autocast(precision, ranks.device), torch.compiler.set_stance("force_eager"):
-            outputs = network(batch.images)
+            outputs = task.outputs(network, batch.images)
         scorer.update(outputs, batch.targets)
     return scorer.compute(ranks)

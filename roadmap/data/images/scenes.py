@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from roadmap.config.schema import DataConfig
@@ -63,30 +63,36 @@ class SceneReader:
         self.numbers = range(split.size) if split.chosen is None else split.chosen
         self.name = name if split.chosen is None else "train"
 
-    @cached_property
-    def scenes(self) -> list[Scene]:
-        """One after the other."""
-        pixels, targets = Digits().arrays(self.name)
-        return [make_scene(pixels, targets, list(SCENES).index(self.name), number) for number in self.numbers]
-
     def objects(self, index: int) -> tuple[Image, Objects]:
         """A scene and its digits."""
-        return self._picture(index), self.scenes[index].objects
+        scene = self._scene(index)
+        return _picture(scene), scene.objects
 
     def map(self, index: int) -> tuple[Image, np.ndarray[Any, Any]]:
         """A scene and its pixels' classes: a digit, or `BACKGROUND`."""
         import numpy as np
 
-        objects = self.scenes[index].objects
+        scene = self._scene(index)
         classes = np.full((SIZE, SIZE), BACKGROUND, np.uint8)
-        for mask, label in zip(objects.masks, objects.labels, strict=True):
+        for mask, label in zip(scene.objects.masks, scene.objects.labels, strict=True):
             classes[mask > 0] = label
-        return self._picture(index), classes
+        return _picture(scene), classes
 
-    def _picture(self, index: int) -> Image:
-        from PIL import Image
+    def _scene(self, index: int) -> Scene:
+        return scenes(self.name)[self.numbers[index]]
 
-        return Image.fromarray(self.scenes[index].pixels)
+
+def _picture(scene: Scene) -> Image:
+    from PIL import Image
+
+    return Image.fromarray(scene.pixels)
+
+
+@cache
+def scenes(split: str) -> list[Scene]:
+    """The whole split `train` or `val`, made once by a process."""
+    pixels, targets = Digits().arrays(split)
+    return [make_scene(pixels, targets, list(SCENES).index(split), number) for number in range(SCENES[split])]
 
 
 def make_scene(pixels: np.ndarray[Any, Any], targets: np.ndarray[Any, Any], *key: int) -> Scene:

@@ -80,6 +80,7 @@ def render(
         plan=study.plan,
         metric=study.plan.metric,
         recipe=recipe_words(study),
+        validated=any("val_loss" in result.scores for result in study.results.values()) or not study.results,
         status=_status(study, running),
         not_comparable=NOT_COMPARABLE,
         chart=roadmap(report, words),

@@ -1,0 +1,39 @@
+"""What detection and segmentation have in common: a head on a backbone, trained on pictures whose targets have their shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from roadmap.config.schema import Head, HeadConfig, ModelConfig, RecipeConfig
+from roadmap.model.cost import Cost
+from roadmap.tasks.dense.backbone import DenseBackbone, DenseNetwork, backbone_network, dense_backbone
+
+Build = Callable[[DenseBackbone, HeadConfig, int], DenseNetwork]
+UNBOUNDED = 2**16  # pixels, of a longer side that nothing bounds
+
+
+@dataclass
+class DenseTask:
+    """See `Task`."""
+
+    head: HeadConfig
+    recipe: RecipeConfig
+    classes: int
+    memory_format: torch.memory_format = torch.channels_last
+    heads: ClassVar[dict[Head, Build]]
+
+    def network(self, model: ModelConfig, reference: str | None, image_size: int) -> nn.Module:
+        """See `Task.network`: the head on the four maps of the backbone, for images of any size."""
+        backbone = backbone_network(model, reference, self.recipe.initialisation)
+        return self.heads[self.head.name](dense_backbone(backbone, self.head), self.head, self.classes)
+
+    def cost(self, model: ModelConfig, reference: str | None, image_size: int) -> Cost:
+        """See `Task.cost`: backbone and head, for a picture of this height and width."""
+        from roadmap.tasks.dense.cost import dense_cost
+
+        return dense_cost(model, reference, self.head, self.classes, image_size)

@@ -1,0 +1,83 @@
+"""Detection: boxes, classes and masks of objects, by Mask R-CNN or Cascade Mask R-CNN, scored as COCO does."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from roadmap.config.schema import DataConfig, Head, RecipeConfig, TaskName
+from roadmap.data.batches import Batch, InputPipeline
+from roadmap.data.dense.pipeline import detection_pipeline
+from roadmap.data.dense.targets import DetectionBatch, Detections, Instances
+from roadmap.data.dense.transforms import DetectionTransforms
+from roadmap.data.images.inventory import Inventory
+from roadmap.record.result import Metric
+from roadmap.tasks.dense.task import UNBOUNDED, Build, DenseTask
+from roadmap.tasks.detection.cascade import cascade_mask_rcnn
+from roadmap.tasks.detection.mask_rcnn import mask_rcnn
+from roadmap.tasks.detection.score import AveragePrecision
+from roadmap.tasks.metrics import METRICS
+
+OBJECTS = 16  # in a picture of a dummy batch, more than most pictures of COCO have
+
+
+class Detection(DenseTask):
+    """Every object its box, class and mask; batches are `DetectionBatch`es."""
+
+    metric: ClassVar[Metric] = METRICS[TaskName.detection]
+    heads: ClassVar[dict[Head, Build]] = {Head.mask_rcnn: mask_rcnn, Head.cascade_mask_rcnn: cascade_mask_rcnn}
+
+    def batches(
+        self, data: DataConfig, seed: int, inventory: Inventory, device: torch.device, rank: int = 0, world: int = 1
+    ) -> InputPipeline:
+        """See `Task.batches`."""
+        settings = transforms(data, self.recipe)
+        return detection_pipeline(data, self.recipe, seed, inventory, device, rank, world, settings)
+
+    def loss(self, network: nn.Module, batch: Batch) -> Tensor:
+        """The sum of the head's losses, each a mean over the micro-batch."""
+        losses: dict[str, Tensor] = network(batch.images, batch.targets)
+        return torch.stack([loss.float() for loss in losses.values()]).sum()
+
+    def outputs(self, network: nn.Module, images: tuple[Tensor, ...]) -> list[Detections]:
+        """What is found in each picture."""
+        found: list[Detections] = network(images)
+        return found
+
+    def scorer(self, device: torch.device) -> AveragePrecision:
+        """See `Task.scorer`."""
+        return AveragePrecision(self.classes)
+
+    def dummy_batch(self, images: int, image_size: int, device: torch.device) -> DetectionBatch:
+        """See `Task.dummy_batch`: squares of `image_size` with some objects in each."""
+        blank = torch.zeros(3, image_size, image_size, device=device)
+        return DetectionBatch((blank,) * images, tuple(_blank_objects(image_size, index, device) for index in range(images)))
+
+
+def transforms(data: DataConfig, recipe: RecipeConfig) -> DetectionTransforms:
+    """How pictures are shown by these settings, in training and evaluation."""
+    longest = data.longest_side or UNBOUNDED
+    low, high = recipe.crop_range or (0, 0)
+    jitter = (recipe.jitter[0], recipe.jitter[1]) if recipe.jitter else None
+    return DetectionTransforms(
+        shorter=tuple(recipe.short_sides) or (data.image_size,),
+        longest=longest,
+        crop_shorter=tuple(recipe.crop_sides),
+        crop_sides=(low, high),
+        jitter=jitter,
+        canvas=recipe.crop_size or data.image_size,
+        hflip=data.hflip,
+        test_shorter=data.image_size,
+        test_longest=longest,
+    )
+
+
+def _blank_objects(image_size: int, index: int, device: torch.device) -> Instances:
+    side = image_size / 4
+    corners = torch.linspace(0, image_size - side, OBJECTS, device=device)
+    boxes = torch.stack([corners, corners, corners + side, corners + side], 1)
+    masks = torch.ones(OBJECTS, image_size, image_size, dtype=torch.uint8, device=device)
+    none = torch.zeros(OBJECTS, dtype=torch.long, device=device)
+    return Instances(boxes, none, masks, none.bool(), (image_size, image_size), index)
