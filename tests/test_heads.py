@@ -5,12 +5,16 @@ import torch
 from torch import nn
 
 from roadmap.base.errors import Refused
-from roadmap.config.schema import BackboneNorm, Head, HeadConfig, ModelConfig, OutputNorm
+from roadmap.config.schema import BackboneNorm, BoxLoss, Head, HeadConfig, ModelConfig, OutputNorm
 from roadmap.config.steps import known_steps
+from roadmap.data.dense.targets import Instances
 from roadmap.model.check import compose_run
 from roadmap.model.decay import decay_layers
 from roadmap.model.network import Network
 from roadmap.tasks.dense.backbone import DenseNetwork, backbone_network, dense_backbone, synchronise
+from roadmap.tasks.detection.cascade import cascade_mask_rcnn
+from roadmap.tasks.detection.mask_rcnn import mask_rcnn
+from roadmap.tasks.detection.parts import Anchors, RegionPool, padded, target_masks
 from roadmap.tasks.segmentation.upernet import Pool, UPerNet
 
 STEPS = list(known_steps())
@@ -227,3 +231,186 @@ def test_upernet_refuses_to_train_on_one_image_alone():
 def test_pools_are_torchs(size, cells):
     x = torch.randn(2, 3, *size)
     assert torch.allclose(Pool(cells)(x), nn.functional.adaptive_avg_pool2d(x, cells), atol=1e-6)
+
+
+# Detectors
+
+MASK_RCNN = {**TINY_HEAD, "name": Head.mask_rcnn}
+CASCADE_LOSSES = {"box_loss": BoxLoss.giou, "proposal_loss": BoxLoss.smooth_l1}
+CASCADE = {**TINY_HEAD, "name": Head.cascade_mask_rcnn, "box_convolutions": 2, **CASCADE_LOSSES}
+KINDS = {"mask": (mask_rcnn, MASK_RCNN), "cascade": (cascade_mask_rcnn, CASCADE)}
+BOTH = pytest.mark.parametrize(("make", "settings"), KINDS.values(), ids=KINDS)
+
+
+def detector_of(make, settings, step="gelu", classes=3, *coordinates):
+    head = HeadConfig(**settings)
+    coordinates = coordinates or ("model.depths=[1,1,1,1]",)
+    return make(dense_backbone(network_of(step, "atto", *coordinates), head), head, classes)
+
+
+def picture(height, width, boxes):
+    """Noise with bright rectangles, each in the colour of its class."""
+    image, masks = torch.randn(3, height, width) * 0.1, torch.zeros(len(boxes), height, width, dtype=torch.uint8)
+    for number, (left, top, right, bottom) in enumerate(boxes):
+        image[number % 3, top:bottom, left:right] += 2
+        masks[number, top:bottom, left:right] = 1
+    corners = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+    no_crowd = torch.zeros(len(boxes), dtype=torch.bool)
+    return image, Instances(corners, torch.arange(len(boxes)) % 3, masks, no_crowd, (height, width), 0)
+
+
+@BOTH
+@pytest.mark.parametrize("step", ["resnet", "separate_downsampling"])
+def test_a_detector_sends_gradients_to_every_weight(make, settings, step):
+    network = detector_of(make, settings, step)
+    images, targets = zip(picture(96, 128, [(10, 10, 50, 60), (70, 30, 120, 80)]), picture(80, 96, []), strict=True)
+    losses = network(images, targets)
+    assert all(value.isfinite() for value in losses.values())
+    sum(losses.values()).backward()
+    assert [name for name, weight in network.named_parameters() if weight.grad is None or not weight.grad.any()] == []
+
+
+@BOTH
+def test_pictures_without_objects_train_every_weight_and_give_no_nan(make, settings):
+    network = detector_of(make, settings)
+    image, nothing = picture(64, 64, [])
+    losses = network((image,), (nothing,))
+    assert losses["masks" if make is mask_rcnn else "masks_3"] == 0 and all(value.isfinite() for value in losses.values())
+    sum(losses.values()).backward()
+    assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in network.parameters())
+
+
+@BOTH
+def test_losses_are_float32_under_autocast(make, settings):
+    network = detector_of(make, settings)
+    image, objects = picture(96, 128, [(10, 10, 50, 60)])
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = network((image,), (objects,))
+        found = network.eval()((image,))[0]
+    assert all(value.dtype == torch.float32 for value in losses.values())
+    assert found.boxes.dtype == found.scores.dtype == found.masks.dtype == torch.float32
+
+
+@BOTH
+def test_detections_lie_in_their_own_picture(make, settings):
+    network = detector_of(make, {**settings, "detections": 7}).eval()
+    with torch.no_grad():
+        found = network((torch.randn(3, 96, 128), torch.randn(3, 50, 70)))
+    for one, (height, width) in zip(found, [(96, 128), (50, 70)], strict=True):
+        assert one.size == (height, width) and len(one.boxes) == len(one.scores) == len(one.labels) == 7
+        assert one.masks.shape == (7, 28, 28) and one.masks.min() >= 0 and one.masks.max() <= 1
+        assert one.boxes.min() >= 0 and one.boxes[:, 2].max() <= width and one.boxes[:, 3].max() <= height
+        assert set(one.labels.tolist()) <= {0, 1, 2} and torch.equal(one.scores, one.scores.sort(descending=True).values)
+
+
+def test_padding_is_zeros_below_and_to_the_right():
+    batch = padded((torch.ones(3, 40, 30), torch.ones(3, 20, 65)))
+    assert batch.tensors.shape == (2, 3, 64, 96) and batch.image_sizes == [(40, 30), (20, 65)]
+    assert batch.tensors[0, :, :40, :30].all() and batch.tensors.sum() == 3 * (40 * 30 + 20 * 65)
+
+
+def test_anchors_are_exact_and_as_far_apart_as_the_strides():
+    maps = [torch.zeros(1, 1, -(-800 // stride), -(-1280 // stride)) for stride in (4, 8, 16, 32, 64)]
+    (anchors,) = Anchors(8.0)(padded((torch.zeros(3, 800, 1280),)), maps)
+    coarsest = anchors[-13 * 20 * 3 :].view(13, 20, 3, 4)
+    sides = coarsest[0, 0, :, 2:] - coarsest[0, 0, :, :2]
+    assert torch.allclose(sides.prod(1), torch.full((3,), 512.0**2))
+    assert torch.allclose(sides[:, 1] / sides[:, 0], torch.tensor([0.5, 1, 2]))
+    assert torch.equal(coarsest[1, 0] - coarsest[0, 0], torch.tensor([0.0, 64, 0, 64]).expand(3, 4))
+
+
+def test_regions_are_pooled_aligned_from_the_map_of_their_size():
+    ramp = torch.arange(64.0).expand(1, 1, 64, 64)  # the centre of column i lies at 4 * (i + 0.5) pixels
+    maps = {str(level): ramp if level == 0 else torch.full((1, 1, 64 >> level, 64 >> level), -float(level)) for level in range(4)}
+    boxes = [torch.tensor([[16.0, 16, 44, 44], [0, 0, 120, 120], [0, 0, 230, 230], [0, 0, 250, 900]])]
+    pooled = RegionPool(7)(maps, boxes, [(256, 256)])
+    assert torch.allclose(pooled[0, 0, 0], torch.arange(4.0, 11.0))
+    assert [pooled[i, 0, 0, 0].item() for i in (1, 2, 3)] == [-1, -2, -3]
+
+
+def test_target_masks_are_zeros_and_ones_inside_the_box():
+    masks = torch.zeros(2, 32, 32, dtype=torch.uint8)
+    masks[1, 8:16, 8:16] = 1
+    (found,) = target_masks(masks, torch.tensor([[8.0, 8, 24, 16]]), torch.tensor([1]), 28)
+    assert set(found.unique().tolist()) == {0.0, 1.0} and found[:, :14].all() and not found[:, 14:].any()
+
+
+def test_a_cascades_stages_ask_for_more_overlap_and_count_less():
+    stages = detector_of(cascade_mask_rcnn, CASCADE).stages
+    assert [stage.proposal_matcher.high_threshold for stage in stages] == [0.5, 0.6, 0.7]
+    assert [stage.weight for stage in stages] == [1.0, 0.5, 0.25]
+    assert [round(1 / stage.box_coder.weights[0], 3) for stage in stages] == [0.1, 0.05, 0.033]
+    assert [round(1 / stage.box_coder.weights[3], 3) for stage in stages] == [0.2, 0.1, 0.067]
+
+
+def test_giou_is_not_for_proposals():
+    with pytest.raises(Refused, match=r"head\.proposal_loss=giou: proposals have l1 or smooth_l1"):
+        detector_of(mask_rcnn, {**MASK_RCNN, "proposal_loss": BoxLoss.giou})
+
+
+# Against torchvision
+
+
+def torchvisions_twin(reference):
+    """Our Mask R-CNN at step `resnet`, with torchvision's settings and its model's weights."""
+    from torchvision.models.detection.roi_heads import project_masks_on_boxes
+    from torchvision.ops import MultiScaleRoIAlign
+
+    from roadmap.model.weights import RESNET, _timm_name
+
+    losses = {"box_loss": BoxLoss.smooth_l1, "proposal_loss": BoxLoss.smooth_l1, "output_norm": OutputNorm.none}
+    head = HeadConfig(proposals_train=2000, **losses)
+    network = mask_rcnn(dense_backbone(network_of("resnet", "tiny", "model.drop_path=0"), head), head, 90)
+    network.proposals.anchor_generator = reference.rpn.anchor_generator
+    (stage,) = network.stages
+    stage.box_roi_pool, stage.mask_roi_pool = (MultiScaleRoIAlign(list("0123"), size, 2) for size in (7, 14))
+    stage.target_masks = lambda masks, boxes, matched, size: project_masks_on_boxes(masks, boxes, matched, size)
+    theirs = reference.state_dict()
+    parts = {
+        "pyramid.": "backbone.fpn.",
+        "proposals.head.conv.": "rpn.head.conv.0.0.",
+        "proposals.head.": "rpn.head.",
+        "stages.0.box_head.1.": "roi_heads.box_head.fc6.",
+        "stages.0.box_head.3.": "roi_heads.box_head.fc7.",
+        "stages.0.": "roi_heads.",
+    }
+
+    def their_name(name):
+        if name.startswith("backbone."):
+            return "backbone.body." + _timm_name(name.removeprefix("backbone."), RESNET)
+        return next(other + name.removeprefix(own) for own, other in parts.items() if name.startswith(own))
+
+    state = network.state_dict()
+    assert len(state) == len(theirs)
+    for name in state:
+        if "bbox_pred" in name or "mask_fcn_logits" in name:  # no rows for the background, which come first
+            theirs[their_name(name)] = theirs[their_name(name)][-len(state[name]) :]
+    network.load_state_dict({name: theirs[their_name(name)].reshape(value.shape) for name, value in state.items()})
+    return network
+
+
+def test_mask_rcnn_at_the_first_step_is_torchvisions():
+    from torchvision.models.detection import maskrcnn_resnet50_fpn
+    from torchvision.models.detection.roi_heads import paste_masks_in_image
+
+    reference = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, image_mean=[0.0] * 3, image_std=[1.0] * 3)
+    reference.transform.resize = lambda image, target: (image, target)  # `_skip_resize` skips it in training alone
+    network = torchvisions_twin(reference)
+    pictures = picture(96, 128, [(10, 10, 60, 90), (50, 30, 120, 80)]), picture(64, 96, [(5, 5, 60, 60)])
+    images, targets = zip(*pictures, strict=True)
+    torch.manual_seed(1)
+    ours = network(images, targets)
+    torch.manual_seed(1)
+    theirs = reference(images, [{"boxes": t.boxes, "labels": t.labels + 1, "masks": t.masks} for t in targets])
+    assert theirs["loss_mask"] > 0 and theirs["loss_box_reg"] > 0
+    assert torch.allclose(torch.stack(list(ours.values())), torch.stack([theirs[name] for name in (
+        "loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg", "loss_mask")]), rtol=1e-4)  # fmt: skip
+    for predictor in (network.stages[0].box_predictor, reference.roi_heads.box_predictor):
+        nn.init.normal_(predictor.cls_score.weight, std=1.0, generator=torch.Generator().manual_seed(2))  # sure of some
+    with torch.no_grad():
+        found, expected = network.eval()(images), reference.eval()(images)
+    for one, other in zip(found, expected, strict=True):
+        assert len(one.boxes) == len(other["boxes"]) > 0 and torch.equal(one.labels + 1, other["labels"])
+        assert torch.allclose(one.boxes, other["boxes"], atol=1e-2) and torch.allclose(one.scores, other["scores"], atol=1e-4)
+        pasted = paste_masks_in_image(one.masks[:, None], one.boxes, one.size)
+        assert torch.allclose(pasted, other["masks"], atol=1e-3)

@@ -6,6 +6,7 @@
 | pooling of regions | two samples a side, off by half a pixel | as many samples as pixels, aligned |
 | loss of boxes | smooth L1 | by `head.box_loss` and `head.proposal_loss` |
 | target masks | interpolated | 0 or 1 |
+| outputs | a box and a mask for the background too, of which nothing learns | for classes alone |
 | number types | those of autocast | boxes, scores and losses in float32 |
 """
 
@@ -20,7 +21,7 @@ from torch.nn import functional
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.ops import generalized_box_iou_loss, roi_align
 
 from roadmap.base.errors import Refused
@@ -77,13 +78,22 @@ class Anchors(AnchorGenerator):
         return [anchors] * len(image_list.image_sizes)
 
 
-class ProposalHead(RPNHead):
-    """torchvision's, whose outputs are float32 under autocast too: bfloat16 holds no pixel of a large picture."""
+class ProposalHead(nn.Module):
+    """Objectness and offsets of each anchor at each position, in float32: under autocast bfloat16 holds no pixel of a picture."""
 
-    def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Maps to objectness and offsets."""
-        objectness, offsets = super().forward(x)
-        return [one.float() for one in objectness], [one.float() for one in offsets]
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.cls_logits = nn.Conv2d(channels, len(RATIOS), 1)
+        self.bbox_pred = nn.Conv2d(channels, 4 * len(RATIOS), 1)
+        for layer in (self.conv, self.cls_logits, self.bbox_pred):
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+    def forward(self, maps: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """(N, C, h, w) of each map to (N, 3, h, w) and (N, 12, h, w)."""
+        hidden = [functional.relu(self.conv(features)) for features in maps]
+        return [self.cls_logits(one).float() for one in hidden], [self.bbox_pred(one).float() for one in hidden]
 
 
 class Proposals(RegionProposalNetwork):
@@ -94,7 +104,7 @@ class Proposals(RegionProposalNetwork):
             raise Refused(f"head.proposal_loss={head.proposal_loss}: proposals have {' or '.join(SMOOTH)}")
         super().__init__(
             Anchors(head.anchor_scale),
-            ProposalHead(head.channels, len(RATIOS)),
+            ProposalHead(head.channels),
             fg_iou_thresh=0.7,
             bg_iou_thresh=0.3,
             batch_size_per_image=256,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.ops import FeaturePyramidNetwork, clip_boxes_to_image
@@ -56,7 +56,7 @@ class Stage(RoIHeads):
         super().__init__(
             RegionPool(BOX_SIZE),
             box_head(head),
-            _predictor(head.box_channels, classes + 1),
+            _predictor(head.box_channels, classes),
             fg_iou_thresh=config.overlap,
             bg_iou_thresh=config.overlap,
             batch_size_per_image=head.samples,
@@ -67,7 +67,7 @@ class Stage(RoIHeads):
             detections_per_img=head.detections,
             mask_roi_pool=RegionPool(MASK_SIZE),
             mask_head=MaskRCNNHeads(width, [width] * head.mask_convolutions, dilation=1),
-            mask_predictor=_zero_biases(MaskRCNNPredictor(width, width, classes + 1)),
+            mask_predictor=_zero_biases(MaskRCNNPredictor(width, width, classes)),
         )
         self.loss, self.weight, self.target_masks = head.box_loss, config.weight, target_masks
 
@@ -82,14 +82,14 @@ class Stage(RoIHeads):
         ]
 
     def classify(self, maps: Maps, boxes: list[Tensor], sizes: list[Size]) -> tuple[Tensor, Tensor]:
-        """Logits (n, classes + 1) and offsets (n, classes + 1, 4) of all boxes, the background first."""
+        """Of all boxes logits (n, classes + 1), the background's first, and offsets (n, classes, 4)."""
         logits, offsets = self.box_predictor(self.box_head(self.box_roi_pool(maps, boxes, sizes)))
         return logits.float(), offsets.float().unflatten(1, (-1, 4))
 
     def segment(self, maps: Maps, boxes: list[Tensor], labels: Tensor, sizes: list[Size]) -> Tensor:
         """Logits (n, 28, 28) of the mask of each box, for its label (n,)."""
         logits = self.mask_predictor(self.mask_head(self.mask_roi_pool(maps, boxes, sizes))).float()
-        return logits[torch.arange(len(labels), device=labels.device), labels]
+        return _of_labels(logits, labels)
 
     def losses(self, maps: Maps, samples: list[Samples], targets: Targets, sizes: list[Size]) -> tuple[Losses, list[Tensor]]:
         """The stage's losses, times its weight, and the boxes that it makes of the samples."""
@@ -107,8 +107,7 @@ class Stage(RoIHeads):
 
     def refine(self, boxes: list[Tensor], offsets: Tensor, labels: Tensor, sizes: list[Size]) -> list[Tensor]:
         """The boxes moved by the offsets of their labels (n,), inside their pictures."""
-        own = offsets[torch.arange(len(labels), device=labels.device), labels]
-        moved = self.box_coder.decode_single(own, torch.cat(boxes)).split([len(one) for one in boxes])
+        moved = self.box_coder.decode_single(_of_labels(offsets, labels), torch.cat(boxes)).split([len(one) for one in boxes])
         return [clip_boxes_to_image(one, size) for one, size in zip(moved, sizes, strict=True)]
 
     def _box_loss(self, offsets: Tensor, samples: list[Samples], targets: Targets) -> Tensor:
@@ -116,7 +115,7 @@ class Stage(RoIHeads):
         boxes, labels = (torch.cat([getattr(one, name) for one in samples]) for name in ("boxes", "labels"))
         on = torch.where(labels > 0)[0]
         truth = torch.cat([t["boxes"][one.matched[one.objects]] for one, t in zip(samples, targets, strict=True)])
-        return box_loss(self.loss, self.box_coder, offsets[on, labels[on]], boxes[on], truth) / len(labels)
+        return box_loss(self.loss, self.box_coder, _of_labels(offsets[on], labels[on]), boxes[on], truth) / len(labels)
 
     def _mask_loss(self, maps: Maps, samples: list[Samples], targets: Targets, sizes: list[Size]) -> Tensor:
         """Mean over the pixels of the regions on objects; 0 without any, of which every weight learns nothing."""
@@ -130,6 +129,11 @@ class Stage(RoIHeads):
             if len(one.objects)
         ]
         return functional.binary_cross_entropy_with_logits(logits, torch.cat(truth))
+
+
+def _of_labels(values: Tensor, labels: Tensor) -> Tensor:
+    """(n, ...): of values (n, classes, ...) each one's for its label (n,), which count from 1."""
+    return values[torch.arange(len(labels), device=labels.device), labels - 1]
 
 
 def surest(logits: Tensor) -> Tensor:
@@ -180,7 +184,8 @@ class Detector(DenseNetwork):
         last = self.stages[-1]
         logits, offsets = last.classify(maps, boxes, sizes)
         mean = (total + logits) / len(self.stages)
-        found, scores, labels = last.postprocess_detections(mean, offsets.flatten(1), boxes, sizes)
+        with_background = functional.pad(offsets.flatten(1), (4, 0))
+        found, scores, labels = last.postprocess_detections(mean, with_background, boxes, sizes)
         masks = [stage.segment(maps, found, torch.cat(labels), sizes).sigmoid() for stage in self.stages]
         each = torch.stack(masks).mean(0).split([len(one) for one in found])
         return [Detections(b, s, n - 1, m, size) for b, s, n, m, size in zip(found, scores, labels, each, sizes, strict=True)]
@@ -188,20 +193,19 @@ class Detector(DenseNetwork):
 
 def box_head(head: HeadConfig) -> nn.Module:
     """A pooled region to its features: two fully connected layers, or convolutions with norms and one."""
-    if head.box_convolutions:
-        shape, widths = (head.channels, BOX_SIZE, BOX_SIZE), [head.channels] * head.box_convolutions
-        made: nn.Module = FastRCNNConvFCHead(shape, widths, [head.box_channels], norm_layer=nn.BatchNorm2d)
-    else:
-        made = TwoMLPHead(head.channels * BOX_SIZE**2, head.box_channels)
+    shape, convolutions = (head.channels, BOX_SIZE, BOX_SIZE), [head.channels] * head.box_convolutions
+    linear = [head.box_channels] * (1 if convolutions else 2)
+    made = FastRCNNConvFCHead(shape, convolutions, linear, norm_layer=nn.BatchNorm2d)
     for layer in made.modules():
         if isinstance(layer, nn.Linear):
             nn.init.xavier_uniform_(layer.weight)
     return _zero_biases(made)
 
 
-def _predictor(channels: int, outputs: int) -> nn.Module:
+def _predictor(channels: int, classes: int) -> nn.Module:
     """Class and box from a region's features; at first, nearly none is preferred and no box moves."""
-    made = FastRCNNPredictor(channels, outputs)
+    made = FastRCNNPredictor(channels, classes + 1)
+    made.bbox_pred = nn.Linear(channels, 4 * classes)
     nn.init.normal_(made.cls_score.weight, std=0.01)
     nn.init.normal_(made.bbox_pred.weight, std=0.001)
     return _zero_biases(made)
