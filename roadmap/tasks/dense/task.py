@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from roadmap.config.schema import Head, HeadConfig, ModelConfig, RecipeConfig
-from roadmap.model.cost import Cost, cost_of
+from roadmap.model.cost import Cost
 from roadmap.tasks.dense.backbone import DenseBackbone, DenseNetwork, backbone_network, dense_backbone
 
 Build = Callable[[DenseBackbone, HeadConfig, int], DenseNetwork]
@@ -34,4 +34,6 @@ class DenseTask:
 
     def cost(self, model: ModelConfig, reference: str | None, image_size: int) -> Cost:
         """See `Task.cost`: backbone and head, for a picture of this height and width."""
-        return cost_of(model, reference, len(self.classes), image_size)
+        from roadmap.tasks.dense.cost import dense_cost
+
+        return dense_cost(model, reference, self.head, len(self.classes), (image_size, image_size)).cost
