@@ -7,7 +7,7 @@ from pathlib import Path
 
 from roadmap.config.compose import compose
 from roadmap.config.overrides import parse
-from roadmap.config.schema import Experiment, Keep, Logger, Norm, Optimizer, RecipeConfig, Schedule
+from roadmap.config.schema import Experiment, Keep, Logger, Norm, Optimizer, RecipeConfig, Schedule, Source
 
 
 def idle_in_recipe(recipe: RecipeConfig) -> dict[str, str]:
@@ -42,6 +42,7 @@ def ineffective_settings(experiment: Experiment, overrides: Sequence[str] = (), 
         "recipe.initialisation": experiment.reference and f"{experiment.reference} starts as timm starts it",
         "data.path": facts.package and f"the {data.source} come with {facts.package}",
         "data.accept": not facts.examined and "only files of images are examined",
+        "data.classes": data.source != Source.maps and f"the classes of {data.source} are known",
         "data.download": not facts.downloadable and f"{data.source} cannot be downloaded",
         **{f"wandb.{key}": no_wandb and f"logger={experiment.logger}" for key in ("mode", "project", "entity")},
     }  # fmt: skip

@@ -54,8 +54,9 @@ def decisive(experiment: Experiment, fingerprint: str) -> dict[str, Any]:
     if experiment.reference is None and model["width"].is_integer():
         model["width"] = int(model["width"])
     data = {key: value for key, value in plain(experiment.data).items() if key not in ("path", "accept", "download", "workers")}
-    if not data["held_out"]:
-        del data["held_out"]
+    for key in ("held_out", "classes"):
+        if not data[key]:
+            del data[key]
     data["pipeline"] = experiment.data.pipeline.pictures.value
     decides = {
         "model": model,
