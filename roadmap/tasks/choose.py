@@ -13,13 +13,13 @@ from roadmap.tasks.task import Task
 
 def choose_task(experiment: Experiment, classes: Sequence[str], memory_format: torch.memory_format = torch.channels_last) -> Task:
     """The task that the configuration names, for data of these classes."""
-    head, recipe = experiment.head, experiment.recipe
+    head, recipe, data = experiment.head, experiment.recipe, experiment.data
     if experiment.task.name == TaskName.classification:
         return Classification(recipe, len(classes), memory_format)
     if experiment.task.name == TaskName.detection:
         from roadmap.tasks.detection.task import Detection  # and torchvision's detectors, whose import takes a second
 
-        return Detection(head, recipe, classes, memory_format)
+        return Detection(head, recipe, classes, memory_format, data.mean, data.std)
     from roadmap.tasks.segmentation.task import Segmentation
 
-    return Segmentation(head, recipe, classes, memory_format, window=recipe.crop_size or experiment.data.image_size)
+    return Segmentation(head, recipe, classes, memory_format, data.mean, data.std, recipe.crop_size or data.image_size)
