@@ -74,7 +74,9 @@ def test_one_image_at_once_where_no_batchnorm_compares_images():
 
 def test_a_warmup_in_updates_ends_before_the_training_or_its_first_milestone():
     few = ["+step=gelu", "task=detection", "recipe.warmup_updates=600"]
-    with pytest.raises(Refused, match="recipe.warmup_updates=600: must be less than 600, of the 600 updates that 400 images give"):
+    with pytest.raises(
+        Refused, match="recipe.warmup_updates=600: must be less than 600, of the 600 updates that 400 images give"
+    ):
         preflight(compose(few))
     with pytest.raises(Refused, match="must be less than 300"):
         preflight(compose([*few[:2], "recipe.warmup_updates=300", "recipe.schedule=step", "recipe.milestones=[0.5]"]))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from roadmap.config.schema import DataConfig, Head, RecipeConfig, TaskName
 from roadmap.data.batches import Batch, InputPipeline
 from roadmap.data.dense.pipeline import segmentation_pipeline
-from roadmap.data.dense.targets import IGNORED, SegmentationBatch
+from roadmap.data.dense.targets import IGNORED
 from roadmap.data.dense.transforms import SegmentationTransforms
 from roadmap.data.images.inventory import Inventory
 from roadmap.record.result import Metric
