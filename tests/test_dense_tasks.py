@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import pytest
 import torch
+from test_training import StopAfter, same, train, weights
 from torch import nn
 
-from roadmap.base.errors import Refused
+from roadmap.base.errors import Diverged, OutOfMemory, Refused, Stopped
+from roadmap.base.signals import Stop
 from roadmap.config.compose import compose
 from roadmap.config.effects import ineffective_settings
 from roadmap.config.identity import decisive, identity
 from roadmap.config.schema import Head, HeadConfig, Layering, Source, TaskName
+from roadmap.data.images import sources
+from roadmap.record.folder import RunFolder
+from roadmap.run.execute import execute
 from roadmap.run.preflight import preflight
+from roadmap.run.prepare import prepare
 from roadmap.tasks.metrics import METRICS
 from roadmap.train import recipe as parts
+from roadmap.train.progress import Bar
+from roadmap.train.ranks import Ranks
 
 
 @pytest.mark.parametrize(("task", "head"), [("detection", Head.mask_rcnn), ("segmentation", Head.upernet)])
@@ -61,7 +69,7 @@ def test_a_task_refuses_what_does_not_fit_it(overrides, says):
 
 def test_a_data_set_without_the_targets_of_the_task_is_refused():
     for overrides in (["task=detection", "data=digits"], ["data=scenes"]):
-        with pytest.raises(Refused, match="for each picture; a .* is in data="):
+        with pytest.raises(Refused, match=r"for each picture; a .* is in data="):
             preflight(compose(["+step=gelu", *overrides]))
 
 
@@ -75,7 +83,7 @@ def test_one_image_at_once_where_no_batchnorm_compares_images():
 def test_a_warmup_in_updates_ends_before_the_training_or_its_first_milestone():
     few = ["+step=gelu", "task=detection", "recipe.warmup_updates=600"]
     with pytest.raises(
-        Refused, match="recipe.warmup_updates=600: must be less than 600, of the 600 updates that 400 images give"
+        Refused, match=r"recipe.warmup_updates=600: must be less than 600, of the 600 updates that 400 images give"
     ):
         preflight(compose(few))
     with pytest.raises(Refused, match="must be less than 300"):
@@ -145,3 +153,88 @@ def test_settings_that_the_head_does_not_read_are_named():
         "recipe.epochs", "recipe.decay_layers", "head.pools", "data.crop_pct"
     ]  # fmt: skip
     assert HeadConfig().pools == [1, 2, 3, 6]
+
+
+# --- runs ------------------------------------------------------------------------------------------------------------
+
+TINY = [  # two epochs of 388 scenes, the second one a part; scored on 12
+    "scale=atto", "model.width=8", "model.depths=[1,1,1,1]", "recipe.batch_size=97", "recipe.updates=6", "data.image_size=32",
+    "data.held_out=0.03", "head.channels=8", "runtime.threads=1", "runtime.progress=false",
+]  # fmt: skip
+TASKS = [
+    ("detection", "mask_rcnn", "layer_norm"), ("detection", "cascade_mask_rcnn", "gelu"), ("segmentation", "upernet", "resnet")
+]  # fmt: skip
+
+
+def tiny(folder, task, head, step, *overrides):
+    return compose([f"+step={step}", f"task={task}", f"head={head}", *TINY, f"output={folder}", *overrides])
+
+
+def images_of(experiment):
+    return sources.checked_images(experiment.data, experiment.recipe.batch_size, experiment.task.name.target)
+
+
+def made(folder, *kind):
+    experiment = tiny(folder, *kind)
+    return prepare(experiment, images_of(experiment), RunFolder.of(experiment, "0" * 16), Ranks(torch.device("cpu")))
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_a_run_is_stopped_and_goes_on_to_the_same_bits(tmp_path, kind):
+    whole = made(tmp_path / "a", *kind)
+    expected = train(whole)
+    run = made(tmp_path / "b", *kind)
+    with pytest.raises(Stopped), Bar(1, 0, "", show=False) as bar:
+        list(run.train(bar, StopAfter(3)))
+    last = made(tmp_path / "b", *kind)
+    assert last.state.resume() == []
+    lines = train(last)
+    assert [line["epoch"] for line in expected] == [0, 1]
+    assert same(weights(whole), weights(last))
+    untimed = ("seconds", "images_per_second")
+    assert [{k: v for k, v in line.items() if k not in untimed} for line in lines] == [
+        {k: v for k, v in line.items() if k not in untimed} for line in expected
+    ]
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_a_run_that_finds_no_room_names_the_images_that_fit(tmp_path, kind, monkeypatch):
+    run, tried = made(tmp_path, *kind, "recipe.batch_size=8"), []
+    loss = run.step.loss
+
+    def small(network, batch):
+        tried.append(len(batch.images))
+        if len(batch.images) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+        return loss(network, batch)
+
+    monkeypatch.setattr(run.step, "loss", small)
+    with pytest.raises(OutOfMemory, match=r"recipe.batch_size=8: .* 2 fit: recipe.micro_batch=2"):
+        train(run)
+    assert tried == [8, 4, 2]
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_a_run_that_diverges_names_its_layer(tmp_path, kind):
+    run = made(tmp_path, *kind)
+    with torch.no_grad():
+        run.network.backbone.stages[2].blocks[0].convs[0].weight.fill_(float("nan"))
+    with pytest.raises(Diverged, match=r"the loss is nan in step .*backbone.stages.2"), Bar(1, 0, "", show=False) as bar:
+        list(run.train(bar, Stop()))
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_the_record_of_a_run_has_its_head_its_scores_and_both_costs(tmp_path, kind):
+    experiment = tiny(tmp_path, *kind, "recipe.updates=1")
+    result = execute(experiment, images_of(experiment), "0" * 16)
+    assert result.metric == METRICS[experiment.task.name]
+    assert result.score is not None
+    assert result.head["name"] == kind[1]
+    assert 0 < result.gmacs_backbone < result.gmacs
+    more = {"box_ap50", "mask_ap"} if kind[0] == "detection" else {"pixel_accuracy"}
+    assert more <= result.scores.keys()
+    assert result.data["val"] == 12
+    assert result.comparable(result)
+    again = tiny(tmp_path, *kind, "recipe.updates=1", "head.channels=16")
+    other = execute(again, images_of(again), "0" * 16)
+    assert [key for key, _, _ in result.unshared(other)] == ["head"]

@@ -21,7 +21,12 @@ def experiment(*overrides):
 
 def read(split, *overrides):
     data = experiment(*overrides).data
-    return sources.dense_reader(data, sources.checked_images(data, 16, Target.objects), split)
+    return sources.object_reader(data, sources.checked_images(data, 16, Target.objects), split)
+
+
+def read_maps(split):
+    data = experiment().data
+    return sources.map_reader(data, sources.checked_images(data, 16, Target.map), split)
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +35,14 @@ def val():
 
 
 def test_scenes_do_not_depend_on_the_machine(val):
-    content = [part.tobytes() for index in range(3) for part in (np.asarray(val.objects(index)[0]), val.objects(index)[1].masks)]
+    content = [part.tobytes() for index in range(3) for part in (np.asarray(val(index)[0]), val(index)[1].masks)]
     assert hashlib.sha256(b"".join(content)).hexdigest()[:16] == "fbb62874e8396f2e"
 
 
 def test_boxes_are_around_masks_that_do_not_meet(val):
     hidden = 0
     for index in range(SCENES["val"]):
-        image, objects = val.objects(index)
+        image, objects = val(index)
         assert image.size == (SIZE, SIZE) and 1 <= len(objects.labels) <= 5 and not objects.crowd.any()
         assert objects.masks.sum(0).max() == 1
         for box, mask, area in zip(objects.boxes.astype(int), objects.masks, objects.areas, strict=True):
@@ -50,10 +55,10 @@ def test_boxes_are_around_masks_that_do_not_meet(val):
     assert hidden > 20  # scenes with boxes that overlap
 
 
-def test_a_digit_is_brighter_than_its_background(val):
+def test_a_digit_is_brighter_than_its_background():
     """So the masks are where the digits are in the picture."""
     for index in range(20):
-        image, classes = val.map(index)
+        image, classes = read_maps("val")(index)
         pixels = np.asarray(image).mean(2)
         assert pixels[classes != BACKGROUND].mean() > pixels[classes == BACKGROUND].mean() + 30
 
@@ -62,8 +67,8 @@ def test_maps_hold_the_digits_and_the_background(val):
     data = experiment().data
     assert sources.checked_images(data, 16, Target.map).classes == (*"0123456789", "background")
     assert sources.checked_images(data, 16, Target.objects).classes == tuple("0123456789")
-    _, objects = val.objects(5)
-    _, classes = val.map(5)
+    _, objects = val(5)
+    _, classes = read_maps("val")(5)
     for mask, label in zip(objects.masks, objects.labels, strict=True):
         assert (classes[mask > 0] == label).all()
     assert ((classes == BACKGROUND) == ~objects.masks.any(0)).all()
@@ -74,18 +79,18 @@ def test_training_scenes_show_training_digits_only(monkeypatch):
     scenes.scenes.cache_clear()
     arrays = Digits.arrays
     monkeypatch.setattr(Digits, "arrays", lambda self, split: asked.append(split) or arrays(self, split))
-    read("train").objects(0)
+    read("train")(0)
     assert asked == ["train"]
-    read("val", "data.held_out=0.25").objects(0)  # chosen from the training scenes
+    read("val", "data.held_out=0.25")(0)  # chosen from the training scenes
     assert asked == ["train"]
-    read("val").objects(0)
+    read("val")(0)
     assert asked == ["train", "val"]
 
 
 def test_held_out_scenes_are_training_scenes():
     whole, train, val = read("train"), read("train", "data.held_out=0.25"), read("val", "data.held_out=0.25")
-    assert np.array_equal(val.objects(0)[0], whole.objects(3)[0])
-    assert np.array_equal(train.objects(3)[0], whole.objects(4)[0])
+    assert np.array_equal(val(0)[0], whole(3)[0])
+    assert np.array_equal(train(3)[0], whole(4)[0])
 
 
 def test_digits_in_front_hide_those_behind():
@@ -108,7 +113,7 @@ def test_a_task_that_the_data_cannot_serve_is_refused():
     with pytest.raises(Refused, match=r"data=scenes: has a list of objects and a map .* a class is in data=digits, folder"):
         sources.checked_images(experiment().data, 16)
     digits = compose(["+step=gelu", "+study=digits"]).data
-    with pytest.raises(Refused, match="data=digits: has a class for each picture; a list of objects is in data=scenes"):
+    with pytest.raises(Refused, match="data=digits: has a class for each picture; a list of objects is in data=coco, scenes"):
         sources.checked_images(digits, 16, Target.objects)
 
 

@@ -18,6 +18,7 @@ from roadmap.config.schema import (
     Optimizer,
     RecipeConfig,
     Schedule,
+    Source,
     TaskName,
 )
 
@@ -66,6 +67,7 @@ def ineffective_settings(experiment: Experiment, overrides: Sequence[str] = (), 
         "data.crop_pct": not of_images and f"task={experiment.task.name} scores whole pictures",
         "data.path": facts.package and f"the {data.source} come with {facts.package}",
         "data.accept": not facts.examined and "only files of images are examined",
+        "data.classes": data.source != Source.maps and f"the classes of {data.source} are known",
         "data.download": not facts.downloadable and f"{data.source} cannot be downloaded",
         **{f"wandb.{key}": no_wandb and f"logger={experiment.logger}" for key in ("mode", "project", "entity")},
     }  # fmt: skip

@@ -19,7 +19,7 @@ FIRST = {
 the runs from before keep theirs."""
 
 
-LATER_DATA = {"held_out": 0.0, "longest_side": None}
+LATER_DATA = {"held_out": 0.0, "longest_side": None, "classes": None}
 """Settings of the data that came later, with the value at which they do not count."""
 
 

@@ -251,6 +251,9 @@ class Source(NamedWithFacts):
     cifar10 = "cifar10", SourceFacts(downloadable=True, examined=False)
     cifar100 = "cifar100", SourceFacts(downloadable=True, examined=False)
     imagenet = "imagenet", SourceFacts()
+    coco = "coco", SourceFacts(targets=frozenset({Target.objects}))
+    maps = "maps", SourceFacts(targets=frozenset({Target.map}))
+    ade20k = "ade20k", SourceFacts(targets=frozenset({Target.map}))
     scenes = "scenes", SourceFacts("scikit-learn", examined=False, targets=frozenset({Target.objects, Target.map}))
 
 
@@ -289,6 +292,7 @@ class DataConfig:
     accept: list[Fault] = field(default_factory=list)  # let through, with a warning, what is refused otherwise
     download: bool = False  # let torchvision fetch what is not there
     held_out: float = number(0.0, least=0.0, most=0.5)  # of the training images: scored in place of val, to choose settings by
+    classes: int | None = number(None, least=2, most=255)  # of maps, where no file beside them names their classes
     image_size: int = number(least=32, most=4096)  # pixels: height = width; detection, segmentation: the shorter side
     longest_side: int | None = number(None, least=32, most=16384)  # pixels, detection and segmentation: the picture shrinks to it
     hflip: float = number(least=0.0, most=1.0)  # probability; 0 where a mirrored image changes its class

@@ -67,7 +67,7 @@ def _against(study: Study, rows: Sequence[Row], key: str, label_of_cost: str, co
 
 
 def _curves(study: Study, rows: Sequence[Row]) -> bytes | None:
-    """Mean over seeds of each epoch, with a band of one standard deviation: score, and loss on val or, without it, in training."""
+    """Mean over seeds of each epoch, with a band of one standard deviation: score, and loss on val or in training."""
     found = [(row, _history(study, row)) for row in rows]
     curves = [(row, history) for row, history in found if history is not None]
     if not 1 <= len(curves) <= MOST_ROWS:

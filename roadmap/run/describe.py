@@ -28,7 +28,7 @@ def describe(trainer: Trainer, experiment: Experiment, inventory: Inventory, fin
         seed=experiment.seed,
         metric=trainer.task.metric,
         gmacs=cost.conv_linear / 1e9,
-        gmacs_backbone=_backbone_gmacs(trainer, experiment),
+        gmacs_backbone=None if cost.backbone is None else cost.backbone / 1e9,
         gmacs_total=None if experiment.reference else cost.total / 1e9,  # of a reference norms are not counted
         params_m=cost.params / 1e6,
         activations_m=cost.activations / 1e6,
@@ -70,13 +70,6 @@ def outcome(trainer: Trainer, described: RunResult) -> RunResult:
         images_per_second=last["images_per_second"],
         seconds=trainer.state.seconds,
     )
-
-
-def _backbone_gmacs(trainer: Trainer, experiment: Experiment) -> float | None:
-    """Of the network below the head, as wide as its classifier would not matter; None where there is no head."""
-    if experiment.head.name == Head.none:
-        return None
-    return cost_of_backbone(experiment) / 1e9
 
 
 def _device_name(device: torch.device) -> str:

@@ -55,7 +55,7 @@ def preflight(experiment: Experiment) -> Inventory:
     check_output(experiment)
     inventory = sources.checked_images(experiment.data, experiment.recipe.batch_size, experiment.task.name.target)
     _check_length(experiment.recipe, inventory.train.size)
-    check_reference(experiment, len(inventory.classes))
+    check_reference(experiment, inventory.classes)
     return inventory
 
 
@@ -72,13 +72,13 @@ def _check_length(recipe: RecipeConfig, images: int) -> None:
         )
 
 
-def check_reference(experiment: Experiment, classes: int) -> None:
+def check_reference(experiment: Experiment, classes: Sequence[str]) -> None:
     """Refuse a reference that timm does not have, or that does not take the experiment's images."""
     if experiment.reference is not None:
         cost_of(experiment, classes)
 
 
-def cost_of(experiment: Experiment, classes: int) -> Cost:
+def cost_of(experiment: Experiment, classes: Sequence[str]) -> Cost:
     """What the network of a run costs, as its task counts."""
     from roadmap.tasks.choose import choose_task  # torch, and timm where a reference asks for it
 

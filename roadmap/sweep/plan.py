@@ -140,7 +140,7 @@ def plan(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> SweepPla
     points = {variant.name: _points(variant, overrides, config_dirs, seeds, known) for variant in study.variants}
     rows, study = _share_runs(points, study)
     for row in rows.values():
-        check_reference(row[0].experiment, len(inventory.classes))
+        check_reference(row[0].experiment, inventory.classes)
     return SweepPlan(study, rows, first, tuple(_warnings(rows, study, overrides, config_dirs)))
 
 

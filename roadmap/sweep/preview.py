@@ -34,7 +34,7 @@ def preview(plan: SweepPlan, chosen: Sequence[Point]) -> str:
         own = [point for point in points if point.folder.path in uncounted]
         uncounted -= {point.folder.path for point in own}
         if own:
-            gmacs = _gmacs(own[0], len(inventory.classes))
+            gmacs = _gmacs(own[0], inventory.classes)
             tflop = _tflop(gmacs, own[0].experiment.recipe.images(inventory.train.size))
             rows.append(_row(name, own, gmacs, tflop))
             speeds += [result.seconds / tflop for point in own if (result := point.folder.result()) and result.seconds]
@@ -58,7 +58,7 @@ def _row(name: str, points: Sequence[Point], gmacs: float, tflop: float) -> dict
     }
 
 
-def _gmacs(point: Point, classes: int) -> float:
+def _gmacs(point: Point, classes: Sequence[str]) -> float:
     return cost_of(point.experiment, classes).conv_linear / 1e9
 
 

@@ -64,6 +64,9 @@ class Classification:
         """See `Task.scorer`."""
         return Accuracy(device)
 
+    def gallery(self) -> None:
+        """An image and its class need no picture."""
+
     def cost(self, model: ModelConfig, reference: str | None, image_size: int) -> Cost:
         """See `Task.cost`."""
         return cost_of(model, reference, self.classes, image_size)

@@ -12,6 +12,7 @@ from roadmap.data.batches import Batch, InputPipeline
 from roadmap.data.images.inventory import Inventory
 from roadmap.model.cost import Cost
 from roadmap.record.result import Metric
+from roadmap.tasks.dense.gallery import Gallery
 
 
 class Processes(Protocol):
@@ -61,6 +62,9 @@ class Task(Protocol):
 
     def scorer(self, device: torch.device) -> Scorer:
         """An empty scorer for one evaluation."""
+
+    def gallery(self) -> Gallery | None:
+        """What keeps examples of an evaluation, to look at; None where a task has nothing to draw."""
 
     def cost(self, model: ModelConfig, reference: str | None, image_size: int) -> Cost:
         """What the same network costs for one image of `image_size` pixels."""

@@ -10,6 +10,7 @@ from torch import nn
 
 from roadmap.config.schema import Precision
 from roadmap.data.batches import Batch
+from roadmap.tasks.dense.gallery import Gallery
 from roadmap.tasks.task import Task
 from roadmap.train.precision import autocast
 from roadmap.train.ranks import Ranks
@@ -37,8 +38,10 @@ def evaluate(
     precision: Precision,
     ranks: Ranks,
     between: Callable[[], None] = lambda: None,
+    gallery: Gallery | None = None,
 ) -> dict[str, float]:
-    """Score a network on the batches of all processes together, each on its device; `between` is called before each batch.
+    """Score a network on the batches of all processes together, each on its device; `between` is called before each batch,
+    and `gallery` keeps examples of what this process saw.
 
     Each process brings its own batches, not the same number of them. Nothing is compiled for it: a forward pass over a
     small split does not earn that back.
@@ -50,4 +53,6 @@ def evaluate(
         with autocast(precision, ranks.device), torch.compiler.set_stance("force_eager"):
             outputs = task.outputs(network, batch.images)
         scorer.update(outputs, batch.targets)
+        if gallery is not None:
+            gallery.update(batch.images, batch.targets, outputs)
     return scorer.compute(ranks)

@@ -24,6 +24,7 @@ from roadmap.base.errors import Diverged, OutOfMemory, Stopped
 from roadmap.base.signals import Stop
 from roadmap.config.schema import Compile, RecipeConfig
 from roadmap.data.batches import Batch, InputPipeline
+from roadmap.tasks.dense.gallery import Gallery
 from roadmap.tasks.task import Task
 from roadmap.train import memory
 from roadmap.train.diagnose import layer_at_fault
@@ -180,7 +181,10 @@ class Trainer:
     def _evaluate(self, stop: Stop, bar: Bar) -> dict[str, Any]:
         """End the epoch; returns its line of history."""
         state, metric = self.state, self.task.metric
-        scores = self.evaluate(state.scored, stop)
+        gallery = self.task.gallery() if self.ranks.first else None
+        scores = self.evaluate(state.scored, stop, gallery)
+        if gallery is not None:
+            state.folder.write_pictures(state.epoch, gallery.sheets())
         without_ema = None if state.average is None else self.evaluate(self.network, stop)[metric.key]
         bar.score = metric.text(scores[metric.key])
         line = {
@@ -196,7 +200,7 @@ class Trainer:
         state.seconds += line["seconds"]
         return line
 
-    def evaluate(self, network: nn.Module, stop: Stop) -> dict[str, float]:
+    def evaluate(self, network: nn.Module, stop: Stop, gallery: Gallery | None = None) -> dict[str, float]:
         """The task's scores over every image of `val`, each counted once.
 
         Raises:
@@ -210,7 +214,7 @@ class Trainer:
                 self.state.save()
                 self._stop(stop)
 
-        scores = evaluate(network, self.task, self.data.evaluation(), self.step.precision, self.ranks, between)
+        scores = evaluate(network, self.task, self.data.evaluation(), self.step.precision, self.ranks, between, gallery)
         for key, value in scores.items():
             if not math.isfinite(value):
                 name = key.removeprefix("val_")

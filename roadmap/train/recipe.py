@@ -46,7 +46,7 @@ def _begin_momentum(sgd: torch.optim.Optimizer) -> None:
 
 def _groups(recipe: RecipeConfig, network: nn.Module) -> list[dict[str, Any]]:
     """The weights by their weight decay, and where the rate decays from layer to layer by layer too."""
-    settings = {
+    settings: dict[str, Any] = {
         "weight_decay": recipe.weight_decay,
         "weight_decay_exclude_1d": recipe.decay_spares == Spared.vectors,
         "no_weight_decay_list": spared_by_name(recipe.decay_spares, network),

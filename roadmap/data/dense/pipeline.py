@@ -22,7 +22,7 @@ from roadmap.data.dense.targets import DetectionBatch, Instances, SegmentationBa
 from roadmap.data.dense.transforms import DetectionTransforms, SegmentationTransforms, pad
 from roadmap.data.device.augment import normalise
 from roadmap.data.images.inventory import Inventory
-from roadmap.data.images.sources import dense_reader
+from roadmap.data.images.sources import map_reader, object_reader
 from roadmap.data.loader import make_loader, read
 
 Item = tuple[Tensor, Any]  # a picture (3, h, w) uint8, and what is known of it
@@ -87,7 +87,7 @@ def detection_pipeline(
 ) -> DensePipeline:
     """Batches of pictures with their objects (`DetectionBatch`) for process `rank` among `world`."""
     make = partial(transforms.train_detection, settings), partial(transforms.test_detection, settings)
-    load = [dense_reader(data, inventory, split).objects for split in ("train", "val")]
+    load = [object_reader(data, inventory, split) for split in ("train", "val")]
     return _pipeline(data, recipe, seed, inventory, device, (rank, world), load, make, _detection_batch)
 
 
@@ -103,7 +103,7 @@ def segmentation_pipeline(
 ) -> DensePipeline:
     """Batches of pictures with their maps (`SegmentationBatch`) for process `rank` among `world`."""
     make = partial(transforms.train_segmentation, settings), partial(transforms.test_segmentation, settings)
-    load = [dense_reader(data, inventory, split).map for split in ("train", "val")]
+    load = [map_reader(data, inventory, split) for split in ("train", "val")]
     return _pipeline(data, recipe, seed, inventory, device, (rank, world), load, make, _segmentation_batch)
 
 

@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-IGNORED = 255  # the label of pixels that are neither trained on nor scored
+from roadmap.data.images.inventory import IGNORED
+
+__all__ = ["IGNORED", "DetectionBatch", "Detections", "Instances", "SegmentationBatch"]
 
 
 class Instances(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from roadmap.data.images.readers import Picture
 
 NO_CLASS = -1  # of a picture that shows several things
+IGNORED = 255  # the level of a map's pixels that are neither trained on nor scored
 
 
 class Reader(Protocol):
@@ -39,14 +41,10 @@ class Objects(NamedTuple):
     areas: np.ndarray[Any, Any]  # (n,) float64 in pixels, by which objects are small, medium or large
 
 
-class DenseReader(Protocol):
-    """From an index to a picture and what is known of its parts, always the same; a data set has one of the two, or both."""
-
-    def objects(self, index: int) -> tuple[Image, Objects]:
-        """Decoded, as RGB, and its objects."""
-
-    def map(self, index: int) -> tuple[Image, np.ndarray[Any, Any]]:
-        """Decoded, as RGB, and the class of each pixel (H, W) uint8, 255 where it has none."""
+ObjectReader = Callable[[int], tuple["Image", Objects]]
+"""From an index to a picture, decoded, as RGB, and its objects; always the same."""
+MapReader = Callable[[int], tuple["Image", "np.ndarray[Any, Any]"]]
+"""From an index to a picture, decoded, as RGB, and the class of each pixel (H, W) uint8; always the same."""
 
 
 class Store(Protocol):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from roadmap.config.schema import DataConfig
 from roadmap.data.images.arrays import Digits
-from roadmap.data.images.inventory import DenseReader, Inventory, Objects, Split
+from roadmap.data.images.inventory import Inventory, MapReader, ObjectReader, Objects, Split
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,9 +51,13 @@ class Scenes:
         rules = [RULES, SIZE, SCENES, DIGITS, SIDES, OVERLAP, TRIES, SOLID]
         return hashlib.sha256(f"{Digits().fingerprint(data, inventory)} {rules}".encode()).hexdigest()[:16]
 
-    def dense_reader(self, data: DataConfig, inventory: Inventory, split: str) -> DenseReader:
+    def object_reader(self, data: DataConfig, inventory: Inventory, split: str) -> ObjectReader:
         """All scenes are made when the first is asked for, in about a second."""
-        return SceneReader(inventory.split(split), split)
+        return SceneReader(inventory.split(split), split).objects
+
+    def map_reader(self, data: DataConfig, inventory: Inventory, split: str) -> MapReader:
+        """The same scenes."""
+        return SceneReader(inventory.split(split), split).map
 
 
 class SceneReader:

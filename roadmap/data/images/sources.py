@@ -10,9 +10,11 @@ from typing import Protocol
 
 from roadmap.base.errors import Refused
 from roadmap.config.schema import DataConfig, Source, Target
+from roadmap.data.images import maps
 from roadmap.data.images.arrays import Cifar, Digits
+from roadmap.data.images.coco import Coco
 from roadmap.data.images.folder import ImageFolder, Imagenette
-from roadmap.data.images.inventory import DenseReader, Inventory, Reader, apply_held_out
+from roadmap.data.images.inventory import Inventory, MapReader, ObjectReader, Reader, apply_held_out
 from roadmap.data.images.scenes import Scenes
 
 
@@ -36,11 +38,19 @@ class LabelledSet(DataSet, Protocol):
         ...
 
 
-class DenseSet(DataSet, Protocol):
-    """A data set that knows the objects of each picture, or the class of each pixel."""
+class ObjectSet(DataSet, Protocol):
+    """A data set that knows the objects of each picture."""
 
-    def dense_reader(self, data: DataConfig, inventory: Inventory, split: str) -> DenseReader:
+    def object_reader(self, data: DataConfig, inventory: Inventory, split: str) -> ObjectReader:
         """How the split `train` or `val` is read; Refused, then or later, where a picture cannot be."""
+        ...
+
+
+class MapSet(DataSet, Protocol):
+    """A data set that knows the class of each pixel."""
+
+    def map_reader(self, data: DataConfig, inventory: Inventory, split: str) -> MapReader:
+        """How the split `train` or `val` is read; Refused, then or later, where a picture or a map cannot be."""
         ...
 
 
@@ -52,10 +62,9 @@ LABELLED: dict[str, LabelledSet] = {
     Source.cifar100: Cifar(100, "cifar-100-python"),
     Source.imagenet: ImageFolder(),
 }
-DENSE: dict[str, DenseSet] = {
-    Source.scenes: Scenes(),
-}
-DATA_SETS: dict[str, DataSet] = {**LABELLED, **DENSE}
+WITH_OBJECTS: dict[str, ObjectSet] = {Source.scenes: Scenes(), Source.coco: Coco()}
+WITH_MAPS: dict[str, MapSet] = {Source.scenes: Scenes(), Source.maps: maps.FOLDERS, Source.ade20k: maps.ADE20K}
+DATA_SETS: dict[str, DataSet] = {**LABELLED, **WITH_OBJECTS, **WITH_MAPS}
 
 
 def list_images(data: DataConfig) -> Inventory:
@@ -95,6 +104,11 @@ def reader(data: DataConfig, inventory: Inventory, split: str) -> Reader:
     return LABELLED[data.source].reader(data, inventory, split)
 
 
-def dense_reader(data: DataConfig, inventory: Inventory, split: str) -> DenseReader:
-    """A picture with its objects or its map by index; see `DenseSet`."""
-    return DENSE[data.source].dense_reader(data, inventory, split)
+def object_reader(data: DataConfig, inventory: Inventory, split: str) -> ObjectReader:
+    """A picture and its objects by index; see `ObjectSet`."""
+    return WITH_OBJECTS[data.source].object_reader(data, inventory, split)
+
+
+def map_reader(data: DataConfig, inventory: Inventory, split: str) -> MapReader:
+    """A picture and its map by index; see `MapSet`."""
+    return WITH_MAPS[data.source].map_reader(data, inventory, split)

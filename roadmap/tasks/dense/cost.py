@@ -66,7 +66,9 @@ class DenseCost:
     def cost(self) -> Cost:
         """As of a classifier."""
         total = Counter(self.backbone) + Counter(self.head)
-        return Cost(self.params, {kind: total[kind] for kind in MULTIPLY_ADDS if total[kind]}, total[OUTPUTS])
+        counted = {kind: total[kind] for kind in MULTIPLY_ADDS if total[kind]}
+        below = sum(self.backbone.get(kind, 0) for kind in MULTIPLY_ADDS)
+        return Cost(self.params, counted, total[OUTPUTS], backbone=below)
 
 
 def _published(counts: Mapping[str, int]) -> int:

@@ -5,19 +5,23 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
+from torchvision.ops import box_iou
 
 from roadmap.config.schema import DataConfig, Head, RecipeConfig, TaskName
 from roadmap.data.batches import Batch, InputPipeline
+from roadmap.data.dense.draw import draw_objects, side_by_side
 from roadmap.data.dense.pipeline import detection_pipeline
 from roadmap.data.dense.targets import DetectionBatch, Detections, Instances
 from roadmap.data.dense.transforms import DetectionTransforms
 from roadmap.data.images.inventory import Inventory
 from roadmap.record.result import Metric
+from roadmap.tasks.dense.gallery import Example, Gallery
 from roadmap.tasks.dense.task import UNBOUNDED, Build, DenseTask
 from roadmap.tasks.detection.cascade import cascade_mask_rcnn
 from roadmap.tasks.detection.mask_rcnn import mask_rcnn
-from roadmap.tasks.detection.score import AveragePrecision
+from roadmap.tasks.detection.score import AveragePrecision, to_stored
 from roadmap.tasks.metrics import METRICS
 
 OBJECTS = 16  # in a picture of a dummy batch, more than most pictures of COCO have
@@ -48,12 +52,41 @@ class Detection(DenseTask):
 
     def scorer(self, device: torch.device) -> AveragePrecision:
         """See `Task.scorer`."""
-        return AveragePrecision(self.classes)
+        return AveragePrecision()
+
+    def gallery(self) -> Gallery:
+        """See `Task.gallery`."""
+        return Gallery(overlap, self.drawn)
+
+    def drawn(self, example: Example) -> Image.Image:
+        """What is labelled beside what was found: of that the surest, as many as there are objects."""
+        target, found = example.target, to_stored(surest(example.output, len(example.target.labels)), example.target.size)
+        picture = self.picture(example.image, target.size)
+        labelled = draw_objects(picture, target.boxes.numpy(), target.labels.tolist(), self.classes, target.masks.numpy())
+        labels, scores = found.labels.tolist(), found.scores.tolist()
+        guessed = draw_objects(picture, found.boxes.numpy(), labels, self.classes, found.masks, scores)
+        return side_by_side([("labelled", labelled), ("found", guessed)])
 
     def dummy_batch(self, images: int, image_size: int, device: torch.device) -> DetectionBatch:
         """See `Task.dummy_batch`: squares of `image_size` with some objects in each."""
         blank = torch.zeros(3, image_size, image_size, device=device)
         return DetectionBatch((blank,) * images, tuple(_blank_objects(image_size, index, device) for index in range(images)))
+
+
+def surest(found: Detections, number: int) -> Detections:
+    """The first so many, of which the first is the surest."""
+    return found._replace(**{part: getattr(found, part)[:number] for part in ("boxes", "scores", "labels", "masks")})
+
+
+def overlap(target: Instances, found: Detections) -> float | None:
+    """How well a picture's objects are found, 0 to 1: mean overlap of each with the best box of its class among the surest."""
+    truth = target.boxes[~target.crowd]
+    if not len(truth):
+        return None
+    boxes = to_stored(surest(found, len(target.labels)), target.size)
+    same = target.labels[~target.crowd][:, None] == boxes.labels[None]
+    overlaps = torch.where(same, box_iou(truth.double(), boxes.boxes), 0.0)
+    return float(overlaps.amax(1).mean()) if overlaps.shape[1] else 0.0
 
 
 def transforms(data: DataConfig, recipe: RecipeConfig) -> DetectionTransforms:

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar, cast
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from roadmap.config.schema import DataConfig, Head, RecipeConfig, TaskName
 from roadmap.data.batches import Batch, InputPipeline
+from roadmap.data.dense.draw import draw_map, side_by_side
 from roadmap.data.dense.pipeline import segmentation_pipeline
 from roadmap.data.dense.targets import IGNORED
 from roadmap.data.dense.transforms import SegmentationTransforms
 from roadmap.data.images.inventory import Inventory
 from roadmap.record.result import Metric
+from roadmap.tasks.dense.gallery import Example, Gallery
 from roadmap.tasks.dense.task import UNBOUNDED, Build, DenseTask
 from roadmap.tasks.metrics import METRICS
+from roadmap.tasks.segmentation.inference import slide
+from roadmap.tasks.segmentation.score import Confusion, resized
 from roadmap.tasks.segmentation.upernet import upernet
 
 
+@dataclass
 class Segmentation(DenseTask):
     """Every pixel its class; batches are `SegmentationBatch`es."""
 
+    window: int = 512  # pixels a side, of the parts in which a picture is scored: as large as what is trained on
     metric: ClassVar[Metric] = METRICS[TaskName.segmentation]
     heads: ClassVar[dict[Head, Build]] = {Head.upernet: upernet}
 
@@ -37,6 +46,47 @@ class Segmentation(DenseTask):
         logits, auxiliary = network(batch.images.contiguous(memory_format=self.memory_format))
         loss = cross_entropy(logits, batch.targets)
         return loss if auxiliary is None else loss + self.head.aux_weight * cross_entropy(auxiliary, batch.targets)
+
+    def outputs(self, network: nn.Module, images: tuple[Tensor, ...]) -> list[Tensor]:
+        """Scores (classes, h, w) of each picture, from overlapping windows two thirds of their side apart."""
+        scores = partial(self._scores, network)
+        return [slide(scores, image, self.window, int(self.window * 2 / 3)) for image in images]
+
+    def _scores(self, network: nn.Module, windows: Tensor) -> Tensor:
+        return cast(Tensor, network(windows.contiguous(memory_format=self.memory_format)))
+
+    def scorer(self, device: torch.device) -> Confusion:
+        """See `Task.scorer`."""
+        return Confusion(self.classes, device)
+
+    def gallery(self) -> Gallery:
+        """See `Task.gallery`."""
+        return Gallery(accuracy, self.drawn)
+
+    def drawn(self, example: Example) -> Image.Image:
+        """What is labelled beside what was found."""
+        target, found = example.target.cpu(), classes_of(example.output, example.target).cpu()
+        picture = self.picture(example.image, (target.shape[0], target.shape[1]))
+        maps = {"labelled": target, "found": found}
+        return side_by_side([(name, draw_map(picture, shown.byte().numpy(), self.classes)) for name, shown in maps.items()])
+
+    def dummy_batch(self, images: int, image_size: int, device: torch.device) -> SegmentationBatch:
+        """See `Task.dummy_batch`: crops of what is trained on."""
+        shape = images, self.window, self.window
+        return SegmentationBatch(
+            torch.zeros(images, 3, *shape[1:], device=device), torch.zeros(shape, dtype=torch.long, device=device)
+        )
+
+
+def classes_of(scores: Tensor, target: Tensor) -> Tensor:
+    """The likeliest class of each pixel (H, W) of a map, from scores (classes, h, w)."""
+    return resized(scores[None].float(), (target.shape[0], target.shape[1]))[0].argmax(0)
+
+
+def accuracy(target: Tensor, scores: Tensor) -> float | None:
+    """The share of a picture's pixels whose class was found; None where none has one."""
+    counted = target != IGNORED
+    return float((classes_of(scores, target) == target)[counted].float().mean()) if counted.any() else None
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
