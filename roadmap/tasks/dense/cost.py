@@ -75,17 +75,7 @@ def _published(counts: Mapping[str, int]) -> int:
     return sum(count for kind, count in counts.items() if kind != OUTPUTS)
 
 
-def dense_cost(model: ModelConfig, reference: str | None, head: HeadConfig, classes: int, image_size: int) -> Cost:
-    """As `model.cost.cost_of` for a network with this head, for an image of `image_size` pixels each way.
-
-    Raises:
-        Refused: as `count_dense`.
-
-    """
-    return count_dense(model, reference, head, classes, (image_size, image_size)).cost
-
-
-def count_dense(
+def dense_cost(
     model: ModelConfig, reference: str | None, head: HeadConfig, classes: int, size: tuple[int, int] | None = None
 ) -> DenseCost:
     """Count the network of this head on a step's backbone, or on timm's `reference`, for an image (height, width) in pixels.

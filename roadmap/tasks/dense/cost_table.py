@@ -11,7 +11,7 @@ from roadmap.config.schema import Head
 from roadmap.config.steps import known_steps
 from roadmap.model.check import compose_run
 from roadmap.model.cost_table import each
-from roadmap.tasks.dense.cost import SIZES, count_dense
+from roadmap.tasks.dense.cost import SIZES, dense_cost
 
 COLUMNS = (
     Column("step", "step"),
@@ -45,7 +45,7 @@ def row(
 ) -> dict[str, Any]:
     """One row, operations in G (1e9), for an image (height, width)."""
     chosen = compose_run([f"scale={scale}", f"+step={step}", f"task={head.facts.task}", f"head={head}"], config_dirs)
-    counted = count_dense(chosen.model, reference, chosen.head, CLASSES[head], size)
+    counted = dense_cost(chosen.model, reference, chosen.head, CLASSES[head], size)
     return {
         "step": reference or step,
         "params": counted.params,
