@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -33,17 +34,20 @@ COLUMNS = (
 
 
 def cost_rows(scale: str, image_size: int, config_dirs: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
-    """The rows of the cost table, counted by several processes forked once torch is imported."""
-    import torch
-
+    """The rows of the cost table."""
     import roadmap.model.cost  # noqa: F401 (before the fork)
 
-    steps = list(known_steps(*config_dirs))
+    return each(cost_row, [(step, scale, image_size, config_dirs) for step in known_steps(*config_dirs)])
+
+
+def each(row: Callable[..., dict[str, Any]], tasks: Sequence[tuple[Any, ...]]) -> list[dict[str, Any]]:
+    """A row for each of these arguments, counted by several processes forked once torch is imported."""
+    import torch
+
     processes = min(os.cpu_count() or 1, 4)
-    tasks = [(step, scale, image_size, config_dirs) for step in steps]
     with ProcessPoolExecutor(processes, multiprocessing.get_context("fork"), torch.set_num_threads, (1,)) as pool:
         # Neighbours in one process: a step shares most of its parts with the step before it, and counts them once.
-        return list(pool.map(cost_row, *zip(*tasks, strict=True), chunksize=-(-len(steps) // processes)))
+        return list(pool.map(row, *zip(*tasks, strict=True), chunksize=-(-len(tasks) // processes)))
 
 
 def cost_row(step: str, scale: str, image_size: int, config_dirs: tuple[Path, ...] = ()) -> dict[str, Any]:

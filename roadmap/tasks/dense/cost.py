@@ -1,9 +1,10 @@
 """What a detector or a segmenter costs for one image, counted layer by layer on a pass without data.
 
-Published FLOPs of dense prediction are no plain multiply-adds. They count a multiply and its add as one, and beside them the biases
-of convolutions, two operations for each value that a BatchNorm sees, one for each that a ReLU or a pooling does, and nothing for
-LayerNorm, GELU, resizing and the pooling of regions; 1000 regions pass each box head and 100 each mask head. An auxiliary head
-counts in the parameters alone. A 1x1 convolution of a step is a matrix product over channels, and its bias is none of a convolution.
+Published FLOPs of dense prediction are no plain multiply-adds. They count a multiply and its add as one, and beside them the
+biases of convolutions, two operations for each value that a BatchNorm sees, one for each that a ReLU or a pooling does, and
+nothing for LayerNorm, GELU, resizing and the pooling of regions; 1000 regions pass each box head and 100 each mask head. An
+auxiliary head counts in the parameters alone. A 1x1 convolution of a step is a matrix product over channels: its bias is none of
+a convolution.
 """
 
 from __future__ import annotations
@@ -79,13 +80,14 @@ def dense_cost(
 ) -> DenseCost:
     """Count the network of this head on a step's backbone, or on timm's `reference`, for an image (height, width) in pixels.
 
+    Without a size it is the one that published FLOPs are for.
+
     Raises:
         Refused: where the reference cannot be a backbone.
 
     """
     with torch.device("meta"):
-        backbone = dense_backbone(backbone_network(model, reference), head)
-        network = NETWORKS[head.name](backbone, head, classes).eval()
+        network = NETWORKS[head.name](dense_backbone(backbone_network(model, reference), head), head, classes).eval()
         image = torch.zeros(1, 3, *(size or SIZES[head.name]))
     maps: list[Tensor] = []
     body = count(lambda: maps.extend(network.maps(image)), attention=reference is not None)
