@@ -42,6 +42,7 @@ def test_a_task_brings_head_data_and_recipe_where_none_is_named(task, head):
         (["task=segmentation", "head=mask_rcnn"], "head=mask_rcnn: must be upernet with task=segmentation"),
         (["task=detection", "head=none"], "head=none: must be mask_rcnn or"),
         (["head=upernet"], "head=upernet: must be none with task=classification"),
+        (["by_head=coco_1x-mask_rcnn"], "by_head=.* is taken by itself; set recipe.KEY=VALUE"),
         (["head=unet"], "there is no head 'unet'; .*upernet"),
         (["task=detection", "recipe=short"], r"recipe.label_smoothing=0.1: must be 0.0 with task=detection"),
         (["task=detection", "recipe.mixup=0.8"], "recipe.mixup=0.8: must be 0.0 with task=detection"),
