@@ -17,6 +17,7 @@ from roadmap.cost import main
 from roadmap.model.check import compose_run
 from roadmap.model.cost import cost
 from roadmap.tasks.dense.cost import count, dense_cost
+from roadmap.tasks.dense.cost_table import RECIPES
 
 MASK, CASCADE, UPERNET = Head.mask_rcnn, Head.cascade_mask_rcnn, Head.upernet
 LAST, SWIN = "separate_downsampling", "swin_tiny_patch4_window7_224"
@@ -25,7 +26,8 @@ LARGE = (640, 2560)  # UPerNet's images where weights come from ImageNet-22K
 
 @cache
 def settings(scale, step, head):
-    return compose_run([f"scale={scale}", f"+step={step}", f"task={head.facts.task}", f"head={head}"])
+    groups = [f"task={head.facts.task}", f"head={head}", f"recipe={RECIPES[head]}"]
+    return compose_run([f"scale={scale}", f"+step={step}", *groups])
 
 
 def counted(scale, step, head, size=None, reference=None):

@@ -20,6 +20,7 @@ COLUMNS = (
     Column("gflops_published", "FLOPs as published, G", "{:.2f}"),
     Column("gflops_backbone", "of them the backbone's", "{:.2f}"),
 )
+RECIPES = {Head.mask_rcnn: "coco_1x", Head.cascade_mask_rcnn: "coco_1x", Head.upernet: "ade20k_160k"}  # heads as published
 CLASSES = {Head.mask_rcnn: 80, Head.cascade_mask_rcnn: 80, Head.upernet: 150}  # COCO's and ADE20K's
 LAST = "separate_downsampling"  # whose settings a reference has beside its own network
 
@@ -44,7 +45,8 @@ def row(
     step: str, reference: str | None, head: Head, scale: str, size: tuple[int, int], config_dirs: tuple[Path, ...] = ()
 ) -> dict[str, Any]:
     """One row, operations in G (1e9), for an image (height, width)."""
-    chosen = compose_run([f"scale={scale}", f"+step={step}", f"task={head.facts.task}", f"head={head}"], config_dirs)
+    groups = [f"task={head.facts.task}", f"head={head}", f"recipe={RECIPES[head]}"]
+    chosen = compose_run([f"scale={scale}", f"+step={step}", *groups], config_dirs)
     counted = dense_cost(chosen.model, reference, chosen.head, CLASSES[head], size)
     return {
         "step": reference or step,
