@@ -86,9 +86,7 @@ def test_pictures_of_a_run_lie_in_its_folder_and_on_the_page(tmp_path):
     }  # fmt: skip
     result = SimpleNamespace(run="gelu-s0-1", seed=0, done=True)
     rows = [SimpleNamespace(variant=SimpleNamespace(name=name, label=name)) for name in ("resnet", "gelu")]
-    study = SimpleNamespace(
-        folder=tmp_path, plan=SimpleNamespace(rows=rows), of=lambda name: [result] if name == "gelu" else []
-    )
+    study = SimpleNamespace(folder=tmp_path, plan=SimpleNamespace(rows=rows), of=lambda name: [result] if name == "gelu" else [])
     shown = sheets(study, [0, 1])
     assert [sheet.caption for sheet in shown] == ["gelu, seed 0: the worst", "gelu, seed 0: the best"]
     assert base64.b64decode(shown[0].source.removeprefix("data:image/jpeg;base64,")) == b"4"
