@@ -48,6 +48,7 @@ CONTENTS = """
 
 docs/training
 docs/using
+docs/dense
 docs/studies
 docs/sweeps
 docs/dashboards

@@ -1,17 +1,27 @@
-"""The roadmap's costs: `python -m roadmap.cost [--scale tiny] [--format table|csv|json|md|latex]`; nothing is trained."""
+"""The roadmap's costs: `python -m roadmap.cost [--task mask_rcnn] [--scale tiny] [--format table|csv|json|md|latex]`.
+
+Nothing is trained. With a task, the steps are backbones of its head.
+"""
 
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from roadmap.base.console import Parser, exits
 from roadmap.base.errors import Refused, nearest
-from roadmap.base.tables import FORMATS
+from roadmap.base.tables import FORMATS, Column
 from roadmap.config.compose import compose
 from roadmap.config.overrides import config_folders
+from roadmap.config.schema import Head
 from roadmap.config.steps import check_whole, networks
 from roadmap.model.cost_table import COLUMNS, cost_rows
+
+HEADS = tuple(head.value for head in Head if head != Head.none)
+Table = tuple[list[dict[str, Any]], Sequence[Column], str]
 
 
 def main() -> int:
@@ -19,13 +29,15 @@ def main() -> int:
     parser = Parser(prog="python -m roadmap.cost", description="The roadmap's costs, nothing trained.")
     parser.add_argument("--scale", default="tiny", help="end points: tiny (default), base, small, ...")
     parser.add_argument("--format", default="table", help=f"one of {', '.join(FORMATS)}")
-    parser.add_argument("--image-size", type=int, default=224, help="pixels; the paper's costs are at 224")
+    parser.add_argument("--task", default="none", help=f"a head on the steps: {', '.join(HEADS)}; none: classification")
+    parser.add_argument("--reference", action="append", default=[], help="a timm model beside the steps, with --task")
+    parser.add_argument("--image-size", type=int, help="pixels, with a task of the shorter side; as published by default")
     parser.add_argument("--steps", default="all", help="all (default: the roadmap's), or a comma-separated list: all,grn")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a toggle for every step: model.width=96")
     parser.add_argument("--parts", default="", help="folders of --config-dir whose parts.py is run, comma-separated")
     parser.add_argument("--config-dir", type=Path, action="append", default=[], help="a folder with steps of your own")
     arguments = parser.parse_args()
-    if not 32 <= arguments.image_size <= 4096:
+    if arguments.image_size is not None and not 32 <= arguments.image_size <= 4096:
         raise Refused(f"--image-size {arguments.image_size}: must be at least 32 and at most 4096")
     folders = config_folders(arguments.config_dir)
     for word in arguments.set:
@@ -33,13 +45,24 @@ def main() -> int:
             raise Refused(f"--set {word}: must be a toggle, model.NAME=VALUE")
     own = (*([f"parts=[{arguments.parts}]"] if arguments.parts else []), *arguments.set)
     compose([f"scale={arguments.scale}", "+step=resnet", *own], folders)
-    if arguments.format not in FORMATS:
-        raise Refused(f"there is no format {arguments.format!r}; {nearest(arguments.format, FORMATS)}")
-    names = _steps(arguments.steps.split(","), folders)
-    rows = cost_rows(arguments.scale, arguments.image_size, folders, names, own)
-    title = f"scale {arguments.scale}, {arguments.image_size} px, 1000 classes; multiply-adds of one image"
-    sys.stdout.write(FORMATS[arguments.format](rows, COLUMNS, title))
+    for given, known in ((arguments.format, FORMATS), (arguments.task, (*HEADS, "none"))):
+        if given not in known:
+            raise Refused(f"there is no {'format' if known is FORMATS else 'task'} {given!r}; {nearest(given, known)}")
+    if arguments.reference and arguments.task == "none":
+        raise Refused("--reference: with --task alone; classification's references are costed by a study's --dry-run")
+    sys.stdout.write(FORMATS[arguments.format](*_table(arguments, _steps(arguments.steps.split(","), folders), folders, own)))
     return 0
+
+
+def _table(asked: Namespace, steps: list[str], folders: tuple[Path, ...], own: tuple[str, ...]) -> Table:
+    """Rows, columns and title."""
+    if asked.task == "none":
+        size = asked.image_size or 224
+        title = f"scale {asked.scale}, {size} px, 1000 classes; multiply-adds of one image"
+        return cost_rows(asked.scale, size, folders, steps, own), COLUMNS, title
+    from roadmap.tasks.dense import cost_table  # torchvision's detectors, whose import takes a second
+
+    return cost_table.table(Head[asked.task], asked.scale, asked.image_size, steps, asked.reference, folders, own)
 
 
 def _steps(names: list[str], folders: tuple[Path, ...]) -> list[str]:

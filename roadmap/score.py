@@ -35,7 +35,7 @@ def main() -> int:
     scored = score(trained, use)
     about = {"network": trained.name, "data": use.data.source.value, "images": scored.images, "scores": scored.scores}
     write_atomic(folder / "score.json", json.dumps(about, indent=2) + "\n")
-    files = scored.breakdown.write(folder)
+    files = scored.write(folder)
     final = scored.metric.text(scored.scores[scored.metric.key])
     print(f"{trained.name} on {use.data.source.value}, {scored.images} images: {final}")
     print("\n".join(f"  {key} {value:.4f}" for key, value in scored.scores.items()))

@@ -150,7 +150,7 @@ def test_the_task_is_part_of_the_identity_where_it_is_not_classification():
     assert identity(replace(one, task=TaskConfig("another")), fingerprint) != identity(one, fingerprint)
 
 
-@pytest.mark.parametrize(("override", "says"), [("task=detection", "classification"), ("taks=detection", "Did you mean 'task'")])
+@pytest.mark.parametrize(("override", "says"), [("task=detektion", "detection"), ("taks=detection", "Did you mean 'task'")])
 def test_a_task_that_does_not_exist_is_refused(override, says):
     with pytest.raises(Refused, match=says):
         compose(["+step=gelu", override])

@@ -85,7 +85,7 @@ def check_repeatable(calls):
 def on_the_device(*settings, micro_batches=2):
     """The update of a network, in bfloat16."""
     experiment = compose([*QUICK, *settings])
-    task = choose_task(experiment.task, experiment.recipe, 10)
+    task = choose_task(experiment, "0123456789")
     network = task.network(experiment.model, experiment.reference, 32).to(CUDA, memory_format=torch.channels_last)
     optimizer = parts.optimizer(experiment.recipe, network)
     clip = parts.clipping(experiment.recipe)
@@ -258,7 +258,7 @@ def test_these_tests_see_it_when_a_gradient_has_no_fixed_order():
 
 def test_gradients_walked_in_python_are_those_of_torch():
     experiment = compose(["+step=separate_downsampling", *QUICK])
-    task = choose_task(experiment.task, experiment.recipe, 10)
+    task = choose_task(experiment, "0123456789")
     network, batch = task.network(experiment.model, None, 32), task.dummy_batch(2, 32, torch.device("cpu"))
     gradients = []
     for walk in (Tensor.backward, backward):

@@ -23,13 +23,13 @@ from roadmap.config.schema import (
     Compile,
     Experiment,
     ModelConfig,
-    Norm,
     Optimizer,
     Pipeline,
     Precision,
     RecipeConfig,
     Schedule,
 )
+from roadmap.config.task_rules import compares_images, task_rules
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 TIMM_NAME = re.compile(r"[A-Za-z0-9_]{1,100}")  # of an architecture, without the tag of its weights
@@ -48,6 +48,8 @@ def check(experiment: Experiment, config_dirs: Sequence[Path] = ()) -> None:
         _check_number(key, value, limits)
     _check_parts(experiment, config_dirs)
     _check_model(experiment.model)
+    for rule in task_rules(experiment):
+        _require(*rule)
     _check_recipe(experiment)
     data = experiment.data
     for key, triple in (("data.mean", data.mean), ("data.std", data.std)):
@@ -116,7 +118,11 @@ def _check_recipe(experiment: Experiment) -> None:
     shorter = (
         f"less than recipe.epochs={recipe.epochs}; shorten it too, for example recipe.warmup_epochs={0.15 * recipe.epochs:g}"
     )
-    _require(recipe.warmup_epochs < recipe.epochs, "recipe.warmup_epochs", f"{recipe.warmup_epochs:g}", shorter)
+    read = recipe.updates is None and recipe.warmup_updates is None
+    _require(not read or recipe.warmup_epochs < recipe.epochs, "recipe.warmup_epochs", f"{recipe.warmup_epochs:g}", shorter)
+    warmup, updates = recipe.warmup_updates, recipe.updates
+    ends = warmup is None or updates is None or warmup < updates
+    _require(ends, "recipe.warmup_updates", warmup, f"less than recipe.updates={updates}")
     lr = recipe.peak_lr
     _require(recipe.min_lr <= lr, "recipe.min_lr", recipe.min_lr, f"at most the peak learning rate {lr:g}")
     _check_batch(experiment)
@@ -135,7 +141,7 @@ def _check_optimizer(recipe: RecipeConfig) -> None:
 
 
 def _check_milestones(recipe: RecipeConfig) -> None:
-    shares, warm = recipe.milestones, recipe.warmup_epochs / recipe.epochs
+    shares, warm = recipe.milestones, recipe.warmup_share
     rising = bool(shares) and all(0 < share < 1 for share in shares) and all(a < b for a, b in pairwise(shares))
     _require(rising, "recipe.milestones", shares, "shares of the training between 0 and 1, each larger than the one before")
     late = recipe.schedule != Schedule.step or shares[0] >= warm
@@ -162,7 +168,7 @@ def _check_batch(experiment: Experiment) -> None:
     at_once = recipe.images_at_once
     whole = recipe.batch_size % at_once == 0
     _require(whole, key, at_once, f"a divisor of recipe.batch_size={recipe.batch_size}: an update is made of whole micro-batches")
-    one_alone = at_once == 1 and _compares_images(experiment)
+    one_alone = at_once == 1 and compares_images(experiment)
     _require(not one_alone, key, at_once, "at least 2 with model.norm=batch, which compares images")
     mixes = recipe.mixup > 0 or recipe.cutmix > 0
     in_pairs = not mixes or at_once % 2 == 0
@@ -170,11 +176,6 @@ def _check_batch(experiment: Experiment) -> None:
     graphs = experiment.runtime.compile == Compile.graphs
     accumulates = graphs and at_once < recipe.batch_size
     _require(not accumulates, "runtime.compile", "graphs", "another one with micro-batches: a graph keeps one gradient")
-
-
-def _compares_images(experiment: Experiment) -> bool:
-    """Whether a BatchNorm of ours needs two images at once; what a reference needs shows when it is trained."""
-    return experiment.reference is None and experiment.model.norm == Norm.batch
 
 
 def check_processes(experiment: Experiment, processes: int) -> None:

@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from roadmap.config.compose import compose
 from roadmap.config.overrides import parse
-from roadmap.config.schema import Experiment, Keep, Logger, Norm, Optimizer, RecipeConfig, Schedule
+from roadmap.config.schema import (
+    Experiment,
+    HeadConfig,
+    Keep,
+    Layering,
+    Logger,
+    Norm,
+    Optimizer,
+    RecipeConfig,
+    Schedule,
+    Source,
+    TaskName,
+)
 
 
 def idle_in_recipe(recipe: RecipeConfig) -> dict[str, str]:
@@ -24,6 +37,14 @@ def idle_in_recipe(recipe: RecipeConfig) -> dict[str, str]:
             why[key] = f"recipe.schedule={kind} does not read it"
     if recipe.clip_grad is None:
         why["clip_mode"] = "recipe.clip_grad is null"
+    if recipe.updates is not None:
+        why["epochs"] = "recipe.updates says how long the training is"
+    if recipe.warmup_updates is not None:
+        why["warmup_epochs"] = "recipe.warmup_updates says how long the warm-up is"
+    if recipe.layer_decay is None:
+        why |= dict.fromkeys(("layering", "decay_layers"), "recipe.layer_decay is null")
+    elif recipe.layering == Layering.triples:
+        why["decay_layers"] = "recipe.layering=triples counts them itself"
     if not recipe.weight_decay:
         why["decay_spares"] = "recipe.weight_decay is 0"
     return why
@@ -34,14 +55,19 @@ def ineffective_settings(experiment: Experiment, overrides: Sequence[str] = (), 
     given = {override.key_or_group for override in parse(overrides)}
     recipe, data, model = experiment.recipe, experiment.data, experiment.model
     facts = data.source.facts
+    of_images = experiment.task.name == TaskName.classification
+    unread = {entry.name for entry in fields(HeadConfig)} - experiment.head.name.facts.reads - {"name"}
     no_wandb = experiment.logger != Logger.wandb
     idle = {
         "model.block_bias": model.block_bias and model.norm == Norm.batch and model.block_norms == Keep.all
         and "a BatchNorm follows every convolution of the block and takes the bias out again",
         **{f"recipe.{key}": why for key, why in idle_in_recipe(recipe).items()},
         "recipe.initialisation": experiment.reference and f"{experiment.reference} starts as timm starts it",
+        **{f"head.{key}": f"head={experiment.head.name} does not read it" for key in unread},
+        "data.crop_pct": not of_images and f"task={experiment.task.name} scores whole pictures",
         "data.path": facts.package and f"the {data.source} come with {facts.package}",
         "data.accept": not facts.examined and "only files of images are examined",
+        "data.classes": data.source != Source.maps and f"the classes of {data.source} are known",
         "data.download": not facts.downloadable and f"{data.source} cannot be downloaded",
         **{f"wandb.{key}": no_wandb and f"logger={experiment.logger}" for key in ("mode", "project", "entity")},
     }  # fmt: skip

@@ -20,6 +20,10 @@ FIRST = {
 the runs from before keep theirs."""
 
 
+LATER_DATA = {"held_out": 0.0, "longest_side": None, "classes": None}
+"""Settings of the data that came later, with the value at which they do not count."""
+
+
 def plain(node: Any) -> Any:
     """Dataclasses and enums as dictionaries and strings, for JSON and YAML."""
     if dataclasses.is_dataclass(node):
@@ -49,8 +53,8 @@ def decisive(experiment: Experiment, fingerprint: str) -> dict[str, Any]:
     """Everything that changes a run's result, and nothing else.
 
     Model (parts of one's own with their source), data (its fingerprint, not its path nor the faults in it that are
-    accepted), recipe, seed, given start weights and any task but classification count; the step's name, output folder,
-    logger, device and number of workers do not.
+    accepted), recipe, seed, given start weights and any task but classification with its head count; the step's name, output
+    folder, logger, device and number of workers do not.
     """
     model = described(experiment)["model"]
     if experiment.reference is None:
@@ -60,8 +64,9 @@ def decisive(experiment: Experiment, fingerprint: str) -> dict[str, Any]:
             del model["block_part"]
         model |= {part.kind: part.stamped for part in own_parts(experiment.model)}
     data = {key: value for key, value in plain(experiment.data).items() if key not in ("path", "accept", "download", "workers")}
-    if not data["held_out"]:
-        del data["held_out"]
+    for key, off in LATER_DATA.items():
+        if data[key] == off:
+            del data[key]
     data["pipeline"] = experiment.data.pipeline.pictures.value
     decides = {
         "model": model,
@@ -70,7 +75,7 @@ def decisive(experiment: Experiment, fingerprint: str) -> dict[str, Any]:
         "seed": experiment.seed,
     }
     if experiment.task.name != TaskName.classification:  # the runs from before there were others keep their identity
-        decides["task"] = plain(experiment.task)
+        decides |= {"task": plain(experiment.task), "head": plain(experiment.head)}
     start = start_of(experiment)
     if start:
         decides["start"] = start

@@ -107,6 +107,13 @@ class TaskName(StrEnum):
     """What the network is trained to do."""
 
     classification = "classification"  # one class for each image
+    detection = "detection"  # a box, a class and a mask for each object
+    segmentation = "segmentation"  # a class for each pixel
+
+    @property
+    def target(self) -> Target:
+        """What it learns from."""
+        return {TaskName.detection: Target.objects, TaskName.segmentation: Target.map}.get(self, Target.label)
 
 
 @dataclass
@@ -114,6 +121,81 @@ class TaskConfig:
     """The task: it decides the targets, the loss and the metric."""
 
     name: TaskName = MISSING
+
+
+@dataclass(frozen=True)
+class HeadFacts:
+    """The task that a head is for, and the settings that it reads; the rest have no effect on it."""
+
+    task: TaskName
+    reads: frozenset[str] = frozenset()
+
+
+BODY = frozenset({"output_norm", "backbone_norm", "channels"})
+REGIONS = BODY | {
+    "box_channels", "box_convolutions", "mask_convolutions", "box_loss", "proposal_loss", "proposals_train", "proposals_test",
+    "samples", "anchor_scale", "detections", "score_threshold", "nms",
+}  # fmt: skip
+
+
+class Head(NamedWithFacts):
+    """What stands on the backbone; the classifier of images is part of the network itself."""
+
+    facts: HeadFacts
+
+    none = "none", HeadFacts(TaskName.classification)
+    mask_rcnn = "mask_rcnn", HeadFacts(TaskName.detection, REGIONS)
+    cascade_mask_rcnn = "cascade_mask_rcnn", HeadFacts(TaskName.detection, REGIONS)
+    upernet = "upernet", HeadFacts(TaskName.segmentation, BODY | {"aux_channels", "aux_weight", "dropout", "pools"})
+
+
+class OutputNorm(StrEnum):
+    """What stands on each of the backbone's four outputs."""
+
+    layer = "layer"  # a LayerNorm of its own, learnt with the head
+    none = "none"
+
+
+class BackboneNorm(StrEnum):
+    """What a backbone's BatchNorms do."""
+
+    trained = "trained"  # statistics of each micro-batch, and weights that learn
+    frozen = "frozen"  # statistics and weights stay as they start, as detectors freeze a trained ResNet's
+    sync = "sync"  # as trained, with the statistics of all devices' micro-batches together
+
+
+class BoxLoss(StrEnum):
+    """How far a box is from its object, for the gradient of the box head."""
+
+    l1 = "l1"  # of the four offsets
+    smooth_l1 = "smooth_l1"  # the same, quadratic below 1/9
+    giou = "giou"  # generalised overlap of the decoded boxes, times 10
+
+
+@dataclass
+class HeadConfig:
+    """What turns the backbone's four maps into the task's outputs; the defaults are the paper's (appendix A.3)."""
+
+    name: Head = Head.none
+    output_norm: OutputNorm = OutputNorm.layer
+    backbone_norm: BackboneNorm = BackboneNorm.trained
+    channels: int = number(256, least=8, most=4096)  # of the feature pyramid, or of UPerNet
+    box_channels: int = number(1024, least=8, most=8192)  # of the box head's fully connected layers
+    box_convolutions: int = number(0, least=0, most=16)  # before them; one fully connected layer then, two without
+    mask_convolutions: int = number(4, least=0, most=16)  # before the mask head's upsampling
+    box_loss: BoxLoss = BoxLoss.l1
+    proposal_loss: BoxLoss = BoxLoss.l1  # of the region proposals
+    proposals_train: int = number(1000, least=1, most=100_000)  # boxes a picture that the box head is given
+    proposals_test: int = number(1000, least=1, most=100_000)
+    samples: int = number(512, least=1, most=100_000)  # of them that its loss is taken over
+    anchor_scale: float = number(8.0, above=0.0, most=128.0)  # side of an anchor / stride of its map
+    detections: int = number(100, least=1, most=10_000)  # a picture, the surest
+    score_threshold: float = number(0.05, least=0.0, below=1.0)  # below it nothing is a detection
+    nms: float = number(0.5, above=0.0, most=1.0)  # overlap from which the less sure of two boxes of a class is dropped
+    aux_channels: int = number(256, least=8, most=4096)  # of UPerNet's auxiliary head, on the third map
+    aux_weight: float = number(0.4, least=0.0, most=10.0)  # of its loss; 0: no such head
+    dropout: float = number(0.1, least=0.0, below=1.0)  # of channels, before the class of each pixel
+    pools: list[int] = field(default_factory=lambda: [1, 2, 3, 6])  # cells a side of UPerNet's pooled maps
 
 
 @dataclass
@@ -155,6 +237,14 @@ class ModelConfig:
     )  # before the block's last convolution, after the activation there; null: nothing
 
 
+class Target(StrEnum):
+    """What is known of each picture, and so what can be learnt from it."""
+
+    label = "class"
+    objects = "list of objects"  # each with a class, a box and a mask
+    map = "map"  # a class for each pixel
+
+
 @dataclass(frozen=True)
 class SourceFacts:
     """What is known of a data set before its images are looked for: which settings it needs, and which do nothing."""
@@ -162,6 +252,7 @@ class SourceFacts:
     package: str | None = None  # that the images come with; None: data.path names them
     downloadable: bool = False  # data.download=true fetches it
     examined: bool = True  # each image is decoded before training, and data.accept lets faults through
+    targets: frozenset[Target] = frozenset({Target.label})
 
 
 class Source(NamedWithFacts):
@@ -175,6 +266,10 @@ class Source(NamedWithFacts):
     cifar10 = "cifar10", SourceFacts(downloadable=True, examined=False)
     cifar100 = "cifar100", SourceFacts(downloadable=True, examined=False)
     imagenet = "imagenet", SourceFacts()
+    coco = "coco", SourceFacts(targets=frozenset({Target.objects}))
+    maps = "maps", SourceFacts(targets=frozenset({Target.map}))
+    ade20k = "ade20k", SourceFacts(targets=frozenset({Target.map}))
+    scenes = "scenes", SourceFacts("scikit-learn", examined=False, targets=frozenset({Target.objects, Target.map}))
 
 
 class Pipeline(StrEnum):
@@ -198,6 +293,9 @@ class Fault(StrEnum):
     small = "small"  # a side of less than 8 pixels
     duplicate = "duplicate"  # the same bytes in train and in val: an image that is trained on is scored
     numeric_order = "numeric_order"  # classes named by numbers, in the order of their letters: 1, 10, 2
+    degenerate = "degenerate"  # objects whose box or mask holds nothing; they are not trained on
+    outside = "outside"  # boxes and polygons that reach out of their picture
+    disagree = "disagree"  # boxes that are not around their mask
 
 
 @dataclass
@@ -209,7 +307,9 @@ class DataConfig:
     accept: list[Fault] = field(default_factory=list)  # let through, with a warning, what is refused otherwise
     download: bool = False  # let torchvision fetch what is not there
     held_out: float = number(0.0, least=0.0, most=0.5)  # of the training images: scored in place of val, to choose settings by
-    image_size: int = number(least=32, most=4096)  # pixels, height = width, in training and evaluation
+    classes: int | None = number(None, least=2, most=255)  # of maps, where no file beside them names their classes
+    image_size: int = number(least=32, most=4096)  # pixels: height = width; detection, segmentation: the shorter side
+    longest_side: int | None = number(None, least=32, most=16384)  # pixels, detection and segmentation: the picture shrinks to it
     hflip: float = number(least=0.0, most=1.0)  # probability; 0 where a mirrored image changes its class
     crop_pct: float = number(above=0.0, most=1.0)  # evaluation: centre crop / resized shorter side
     mean: list[float] = MISSING
@@ -278,6 +378,14 @@ class Initialisation(StrEnum):
     torchvision = "torchvision"  # its ResNets': convolutions normal by fan-out (He et al.), classifier uniform by fan-in
 
 
+class Layering(StrEnum):
+    """What a layer is, for a rate that decays from layer to layer."""
+
+    triples = "triples"  # three blocks, as timm groups them
+    layers = "layers"  # stem; stages 1, 2 and 4 with their downsampling; the third in groups, `decay_layers` in all
+    stages = "stages"  # stem and downsampling; then each stage one
+
+
 class Interpolation(StrEnum):
     """Between the pixels of a picture that is resized, in training and evaluation."""
 
@@ -288,6 +396,17 @@ class Interpolation(StrEnum):
 TRIVIAL = "trivial"  # recipe.auto_augment: torchvision's TrivialAugmentWide
 LOADER_ONLY = {"auto_augment": None, "color_jitter": 0.0, "interpolation": Interpolation.bicubic}
 """Settings of the recipe that only `data.pipeline=loader` knows, with the values that every pipeline has."""
+
+OF_CLASSES = {
+    "label_smoothing": 0.0, "mixup": 0.0, "cutmix": 0.0, "randaugment": None, "random_erasing": 0.0, "crop_scale": [1.0, 1.0],
+    "auto_augment": None, "color_jitter": 0.0, "interpolation": Interpolation.bicubic, "dropout": 0.0,
+}  # fmt: skip
+"""Settings of the recipe that only classification knows, with the values that they have for other tasks."""
+OF_OBJECTS: dict[str, Any] = {
+    "short_sides": [], "crop_sides": [], "crop_range": [], "jitter": [], "crop_size": None, "class_share": None,
+    "photometric": False, "layering": Layering.triples,
+}  # fmt: skip
+"""Settings that only detection and segmentation know, with the values that they have in classification."""
 
 
 @dataclass
@@ -332,6 +451,43 @@ class RecipeConfig:
     auto_augment: str | None = None  # timm's policies, or trivial: torchvision's TrivialAugmentWide; null: off
     color_jitter: float = number(0.0, least=0.0, most=1.0)  # of brightness, contrast and saturation
     interpolation: Interpolation = Interpolation.bicubic
+    updates: int | None = number(None, least=1, most=100_000_000)  # length of the training in place of epochs
+    warmup_updates: int | None = number(None, least=0, most=100_000_000)  # length of the warm-up in place of warmup_epochs
+    warmup_start: float = number(0.0, least=0.0, below=1.0)  # share of the rate at which the warm-up starts
+    layering: Layering = Layering.triples  # of layer_decay
+    decay_layers: int = number(6, least=4, most=100)  # of the backbone, for layering=layers and stages; the head is one more
+    short_sides: list[int] = field(default_factory=list)  # detection: shorter sides that are drawn from; empty: data.image_size
+    crop_sides: list[int] = field(default_factory=list)  # detection: one half of the images has one of these first, is cropped,
+    crop_range: list[int] = field(default_factory=list)  # to sides between these two, then as the other half; empty: none is
+    jitter: list[float] = field(default_factory=list)  # least and most times data.image_size; large scale jittering: [0.1, 2.0]
+    crop_size: int | None = number(None, least=32, most=4096)  # pixels a side, cut and padded; null: no crop in detection
+    class_share: float | None = number(None, above=0.0, most=1.0)  # segmentation: most that one class has of a crop; null: any
+    photometric: bool = False  # segmentation: brightness, contrast, saturation and hue at random
+
+    def images(self, training_images: int) -> int:
+        """Images of the whole training, repeated ones too."""
+        return self.updates * self.batch_size if self.updates else self.epochs * training_images
+
+    def length(self, updates_per_epoch: int) -> int:
+        """Updates of the whole training."""
+        return self.updates or self.epochs * updates_per_epoch
+
+    def epochs_of(self, updates_per_epoch: int) -> int:
+        """Epochs of the whole training, the last of them perhaps a part of one."""
+        return self.epochs if self.updates is None else -(-self.updates // updates_per_epoch)
+
+    def warmup(self, updates_per_epoch: int) -> int:
+        """Updates of the warm-up; one at least comes after it."""
+        asked = self.warmup_updates
+        warmup = round(self.warmup_epochs * updates_per_epoch) if asked is None else asked
+        return min(warmup, self.length(updates_per_epoch) - 1)
+
+    @property
+    def warmup_share(self) -> float:
+        """Of the training, as far as it can be said without the number of images; 0 where it cannot."""
+        if self.warmup_updates is not None:
+            return self.warmup_updates / self.updates if self.updates else 0.0
+        return self.warmup_epochs / self.epochs if self.updates is None else 0.0
 
     @property
     def loader_only(self) -> dict[str, Any]:
@@ -491,6 +647,7 @@ class Experiment:
     step: StepConfig = field(default_factory=StepConfig)
     reference: str | None = None  # a timm model that is trained in place of a step's network
     task: TaskConfig = field(default_factory=TaskConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
     scale: ScaleConfig = field(default_factory=ScaleConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)

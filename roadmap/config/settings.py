@@ -18,7 +18,7 @@ from roadmap.config.schema import FOUND_OUT, Experiment
 
 RANGE = {"above": "above {}", "least": "at least {}", "below": "below {}", "most": "at most {}"}
 COMMENT = re.compile(r"^    (\w+)(?::| =)[^#\n]*#\s*(.*)$", re.MULTILINE)
-GROUPS = ("step", "scale", "data", "recipe", "engine", "task", "study")
+GROUPS = ("step", "scale", "task", "head", "data", "recipe", "engine", "study")
 
 
 class Setting(NamedTuple):

@@ -44,6 +44,7 @@ class Cost:
     params: int
     by_operator: dict[str, int]  # multiply-adds
     activations: int  # elements
+    backbone: int | None = None  # of the multiply-adds, those below a head; None where there is none
 
     @property
     def conv_linear(self) -> int:

@@ -19,7 +19,7 @@ from roadmap.model.layers import Block, conv_layer, norm_of
 from roadmap.model.layout import NetworkLayout, StageLayout, StemLayout, layout
 
 BLOCKS_OF_A_LAYER = 3
-LAYER = re.compile(r"(?:model\.|graph_module\.)?(?:(stem)|stages[._](\d+)(?:\.blocks\.(\d+))?)")
+LAYER = re.compile(r"(?:model\.|graph_module\.|backbone\.)?(?:(stem)|stages[._](\d+)(?:\.blocks\.(\d+))?)")
 
 
 class Stem(nn.Sequential):
@@ -240,7 +240,7 @@ def layer_groups(coarse: bool = False) -> Callable[[str], tuple[int, ...]]:
     """The layer that a weight belongs to, by its name: of three blocks (appendix A.2), or coarse, of a stage.
 
     The stem comes first, the head last; what lies between two stages belongs to the blocks after it. Names may be those
-    that timm's `features_only` makes of them.
+    that timm's `features_only` makes of them, or those of a backbone in a detector.
     """
 
     def layer(name: str) -> tuple[int, ...]:

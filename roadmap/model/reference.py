@@ -42,6 +42,22 @@ def build_reference(name: str, num_classes: int, image_size: int, drop_path: flo
         raise Refused(f"reference={name}: timm does not build it with {listed}: {error}") from error
 
 
+def build_pyramid(name: str, num_classes: int, drop_path: float) -> nn.Module:
+    """Timm's model, freshly initialised, for images of any size, with stochastic depth `drop_path`.
+
+    A Swin Transformer pads each map to whole windows and shifts them everywhere, as its detectors do.
+
+    Raises:
+        Refused: as `build_reference`.
+
+    """
+    check_known(name, f"reference={name}")
+    for settings in ({"strict_img_size": False, "always_partition": True}, {"strict_img_size": False}):
+        with suppress(TypeError):
+            return timm.create_model(name, num_classes=num_classes, drop_path_rate=drop_path, **settings)
+    return build_reference(name, num_classes, 224, drop_path)
+
+
 def check_known(name: str, said: str) -> None:
     """Refuse what is no model of timm's; `said` is how it was named."""
     if not timm.is_model(name):

@@ -26,6 +26,8 @@ class Fill:
 
     part: nn.Module
     heads: tuple[str, ...] = ()  # names in `part`
+    within: str = ""  # where the part lies in a network of its own kind: of such weights those outside are left out
+    spare: tuple[str, ...] = ()  # layers of a classifier that the part has no place for, and leaves out
 
 
 @dataclass
@@ -83,12 +85,17 @@ def load_start(fill: Fill, weights: Mapping[str, Tensor], said: str, same_target
 def fitted(fill: Fill, weights: Mapping[str, Tensor], same_targets: bool = True) -> Fit:
     """Compare start weights with what is needed, by names and shapes; tensors without numbers (on `meta`) will do."""
     needed = fill.part.state_dict()
+    weights = _of_part(fill, weights)
     given, left = like_ours(weights, needed) if isinstance(fill.part, Network) else (dict(weights), {})
     fit = Fit({name: given[name] for name in needed if name in given})
     for head in fill.heads:
         _judge_head(fit, head, needed, given, same_targets)
     anew = tuple(f"{head}." for head in fill.heads if any(line.startswith(f"{head} ") for line in fit.anew))
-    over = [name for name in (*given, *left) if name not in needed and not name.startswith(tuple(f"{h}." for h in fill.heads))]
+    spared = [name for name in (*given, *left) if name not in needed and name.startswith(tuple(f"{s}." for s in fill.spare))]
+    if spared:
+        fit.anew.append(f"{_listed(spared)}: a classifier's, left out")
+    idle = tuple(f"{layer}." for layer in (*fill.heads, *fill.spare))
+    over = [name for name in (*given, *left) if name not in needed and not name.startswith(idle)]
     missing = [name for name in needed if name not in given and not name.startswith(anew) and not name.endswith(COUNTER)]
     shaped = [
         f"{name} ({_shape(given[name])} there, {_shape(needed[name])} here)"
@@ -98,6 +105,13 @@ def fitted(fill: Fill, weights: Mapping[str, Tensor], same_targets: bool = True)
     kinds = (("of another shape", shaped), ("missing", missing), ("left over", over))
     fit.faults = [f"{kind}: {_listed(names)}" for kind, names in kinds if names]
     return fit
+
+
+def _of_part(fill: Fill, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The weights of the part, where they are those of a network that has it inside."""
+    if not fill.within or not any(name.startswith(fill.within) for name in weights):
+        return weights
+    return {name.removeprefix(fill.within): weight for name, weight in weights.items() if name.startswith(fill.within)}
 
 
 def _judge_head(fit: Fit, head: str, needed: Mapping[str, Tensor], given: Mapping[str, Tensor], same_targets: bool) -> None:

@@ -32,6 +32,8 @@ def at_chance(result: RunResult) -> bool:
 
 def updates(result: RunResult) -> int | None:
     """Updates of the whole run."""
+    if "updates" in result.recipe:
+        return result.recipe["updates"]
     images, batch, epochs = result.data.get("train"), result.recipe.get("batch_size"), result.recipe.get("epochs")
     return images // batch * epochs if images and batch and epochs else None
 

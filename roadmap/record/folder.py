@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +23,8 @@ from roadmap.base.redaction import redact_record
 from roadmap.config.identity import described, identity
 from roadmap.config.schema import Experiment
 from roadmap.record.result import RunResult, dump_result, load_result
+
+PICTURES = "pictures"  # of a run whose task draws any: a folder in its own
 
 
 @dataclass(frozen=True)
@@ -179,8 +181,22 @@ class RunFolder:
         return lines
 
     def curves(self, score: str) -> list[list[float | None]]:
-        """Of each epoch: training loss, validation loss, and the score of this name."""
-        return [[line[key] for key in ("train_loss", "val_loss", score)] for line in self.history()]
+        """Of each epoch: training loss, validation loss where the task has one, and the score of this name."""
+        return [[line.get(key) for key in ("train_loss", "val_loss", score)] for line in self.history()]
+
+    def picture(self, epoch: int) -> Path:
+        """Where the sheet of an evaluation's first pictures is, if its task draws any."""
+        return self.path / PICTURES / f"epoch-{epoch:04}.jpg"
+
+    def write_pictures(self, epoch: int, sheets: Mapping[str, bytes]) -> None:
+        """Keep the sheet `first` of each evaluation, and of the newest one the others, by their names."""
+        self.check_claim()
+        try:
+            (self.path / PICTURES).mkdir(parents=True, exist_ok=True)
+            for name, content in sheets.items():
+                write_atomic(self.picture(epoch) if name == "first" else self.path / PICTURES / f"{name}.jpg", content)
+        except OSError as error:
+            raise StorageFault(f"{self.path / PICTURES}: could not be written: {error}") from error
 
     def add_epoch(self, line: dict[str, Any]) -> None:
         """Write down one epoch; an earlier attempt at it, and all epochs after it, are dropped."""

@@ -13,10 +13,11 @@ from roadmap.base.errors import Refused
 from roadmap.config.schema import LOADER_ONLY, StepConfig
 from roadmap.record.formats import FORMAT, Content, current, upgraded_result
 
-_LATER = ("cpu", "instructions", "score_by_batch", "class_names", "init")  # fields that the first records have not
+# Fields that the first records have not.
+_LATER = ("cpu", "instructions", "score_by_batch", "class_names", "init", "head", "gmacs_backbone")
 
 # What must be equal in results that are compared; the model is what a study varies.
-SHARED = ("metric", "scale", "data", "recipe", "start", "precision", "pipeline")
+SHARED = ("metric", "head", "scale", "data", "recipe", "start", "precision", "pipeline")
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class RunResult:
     score_by_batch: float | None = None  # of a run at chance: the score with BatchNorm's statistics of each batch scored
     train_loss: float | None = None
     gmacs: float | None = None  # multiply-adds of convolutions and linear layers for one image, in G (1e9)
+    gmacs_backbone: float | None = None  # of them those below the head; of tasks that have one
     gmacs_total: float | None = None  # norms and pooling too; of steps only
     params_m: float | None = None  # parameters, in M (1e6)
     activations_m: float | None = None  # elements that convolutions and linear layers put out, in M
@@ -68,7 +70,8 @@ class RunResult:
     compiled: str | None = None
     threads: int | None = None
     recipe_name: str | None = None
-    model: Content = field(default_factory=dict)  # these three: what the run's identity depends on
+    head: Content | None = None  # of tasks that have one; these four: what the run's identity depends on
+    model: Content = field(default_factory=dict)
     data: Content = field(default_factory=dict)
     recipe: Content = field(default_factory=dict)
     init: dict[str, str] | None = None  # what its weights started from: {"weights": a hash of them} or {"run": a run's name}

@@ -58,6 +58,7 @@ def _every_column(plan: StudyPlan) -> tuple[Column, ...]:
         Column("seeds", "n", _seeds, source="n"),
         *_effect(plan, f"difference to {_compared_with(plan)} [95 % interval]", "Δ [95 % interval]"),
         Column("gmacs", "multiply-adds, G", "{:.4f}", "MACs, G", "gmacs_conv_linear"),
+        Column("gmacs_backbone", "of them the backbone's, G", "{:.4f}", "backbone, G"),
         Column("params_m", "parameters, M", "{:.2f}", "params, M"),
         Column("images_per_second", "training of these runs, img/s", "{:.4g}", "img/s"),
         *(Column(key, heading, form) for key, heading, form in SPEEDS),

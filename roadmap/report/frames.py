@@ -152,7 +152,8 @@ def _row(study: Study, row: Row, estimate: Estimate | None) -> dict[str, Any]:
         "at_chance": sum(map(at_chance, study.of(variant.name))),
         f"{plan.metric.key}_mean": row.mean, f"{plan.metric.key}_std": row.std,
         **_effect(estimate, plan.metric.key),
-        "gmacs_conv_linear": row.gmacs, "params_m": row.params_m, "images_per_second": row.images_per_second,
+        "gmacs_conv_linear": row.gmacs, **_backbone(study, variant.name),
+        "params_m": row.params_m, "images_per_second": row.images_per_second,
         **{key: measured.get(key) for key, _, _ in SPEEDS},
         score: paper and paper.score, f"{score}_std": paper and paper.score_std,
         "paper_gflops_printed": paper and paper.gflops_printed,
@@ -167,6 +168,13 @@ def _sides(both: Sides | None) -> dict[str, float | None]:
         low, high = (side.interval if side and is_gain(side) else None) or (None, None)
         found |= {name: side.value if side else None, f"{name}_low": low, f"{name}_high": high}
     return found
+
+
+def _backbone(study: Study, row: str) -> dict[str, Any]:
+    """A column of its own where networks have heads."""
+    if all(result.gmacs_backbone is None for result in study.results.values()):
+        return {}
+    return {"gmacs_backbone": next((result.gmacs_backbone for result in study.of(row)), None)}
 
 
 def _effect(estimate: Estimate | None, score: str) -> dict[str, Any]:

@@ -109,7 +109,7 @@ def _check_once_a_node(overrides: list[str], folders: Sequence[Path], multirun: 
 
 def start(experiment: Experiment) -> RunResult:
     """Run one experiment in this process."""
-    inventory = sources.checked_images(experiment.data, experiment.recipe.batch_size)
+    inventory = sources.checked_images(experiment.data, experiment.recipe.batch_size, experiment.task.name.target)
     fingerprint = sources.fingerprint(experiment.data, inventory)
     experiment = resolved(experiment)
     folder = RunFolder.of(experiment, fingerprint)

@@ -29,6 +29,7 @@ def describe(trainer: Trainer, experiment: Experiment, inventory: Inventory, fin
         seed=experiment.seed,
         metric=trainer.task.metric,
         gmacs=cost.conv_linear / 1e9,
+        gmacs_backbone=None if cost.backbone is None else cost.backbone / 1e9,
         gmacs_total=None if experiment.reference else cost.total / 1e9,  # of a reference norms are not counted
         params_m=cost.params / 1e6,
         activations_m=cost.activations / 1e6,
@@ -41,6 +42,7 @@ def describe(trainer: Trainer, experiment: Experiment, inventory: Inventory, fin
         compiled=trainer.compiled.value,
         threads=torch.get_num_threads(),
         recipe_name=experiment.recipe.name,
+        head=settings.get("head"),
         model=settings["model"],
         data={**settings["data"], **counts},
         recipe=settings["recipe"],
@@ -63,7 +65,7 @@ def outcome(trainer: Trainer, described: RunResult) -> RunResult:
     """
     folder = trainer.state.folder
     history = folder.history()
-    if not history or history[-1]["epoch"] != trainer.recipe.epochs - 1:
+    if not history or history[-1]["epoch"] != trainer.epochs - 1:
         raise StorageFault(f"{folder.history_file}: the last epoch is not in it; delete the run's folder to train again")
     last = history[-1]
     beside = ("epoch", "train_loss", "lr", "images_per_second", "seconds")

@@ -109,7 +109,7 @@ def _follow_epochs(trainer: Trainer, experiment: Experiment, tracker: Tracker, s
     """Write each epoch into the record as it ends."""
     state, metric, updates = trainer.state, trainer.task.metric, trainer.data.updates
     done, title = state.epoch * updates + state.update, f"{experiment.row} seed {experiment.seed}"
-    with Bar(experiment.recipe.epochs * updates, done, title, experiment.runtime.progress) as bar:
+    with Bar(experiment.recipe.length(updates), done, title, experiment.runtime.progress) as bar:
         for line in trainer.train(bar, stop):
             state.updates.flush()
             state.folder.add_epoch(line)

@@ -16,7 +16,7 @@ from roadmap.config.checks import check_processes
 from roadmap.config.effects import ineffective_settings
 from roadmap.config.overrides import parse
 from roadmap.config.parts import own_parts
-from roadmap.config.schema import Experiment
+from roadmap.config.schema import Experiment, RecipeConfig, Schedule
 from roadmap.config.steps import broken_steps
 from roadmap.data.images import sources
 from roadmap.data.images.inventory import Inventory
@@ -64,22 +64,38 @@ def preflight(experiment: Experiment) -> Inventory:
 
     """
     check_output(experiment)
-    inventory = sources.checked_images(experiment.data, experiment.recipe.batch_size)
-    check_network(experiment, len(inventory.classes))
+    inventory = sources.checked_images(experiment.data, experiment.recipe.batch_size, experiment.task.name.target)
+    _check_length(experiment.recipe, inventory.train.size)
+    check_network(experiment, inventory.classes)
     return inventory
 
 
-def check_network(experiment: Experiment, classes: int) -> None:
+def _check_length(recipe: RecipeConfig, images: int) -> None:
+    """Refuse a warm-up that does not end before the training or its first milestone."""
+    if recipe.warmup_updates is None and recipe.updates is None:
+        return
+    per_epoch = images // recipe.batch_size
+    length, in_updates = recipe.length(per_epoch), recipe.warmup_updates is not None
+    key, unit = ("warmup_updates", 1) if in_updates else ("warmup_epochs", per_epoch)
+    ends = length * (recipe.milestones[0] if recipe.schedule == Schedule.step else 1.0) / unit
+    warmup = getattr(recipe, key)
+    if warmup >= ends:
+        raise Refused(
+            f"recipe.{key}={warmup:g}: must be less than {ends:.3g}; with {images} images the training has {length} updates"
+        )
+
+
+def check_network(experiment: Experiment, classes: Sequence[str]) -> None:
     """Refuse a reference or a part of one's own that cannot be built and counted for the experiment's images."""
     if experiment.reference is not None or own_parts(experiment.model):
         cost_of(experiment, classes)
 
 
-def cost_of(experiment: Experiment, classes: int) -> Cost:
+def cost_of(experiment: Experiment, classes: Sequence[str]) -> Cost:
     """What the network of a run costs, as its task counts."""
     from roadmap.tasks.choose import choose_task  # torch, and timm where a reference asks for it
 
-    task = choose_task(experiment.task, experiment.recipe, classes)
+    task = choose_task(experiment.task, experiment.head, experiment.recipe, experiment.data, classes)
     return task.cost(experiment.model, experiment.reference, experiment.data.image_size)
 
 

@@ -10,12 +10,13 @@ from torch import nn
 
 from roadmap.base.errors import Refused
 from roadmap.config.identity import plain
-from roadmap.config.schema import Experiment, RecipeConfig
+from roadmap.config.schema import Compile, Experiment, RecipeConfig, TaskName
 from roadmap.data.images.inventory import Inventory
 from roadmap.record.folder import RunFolder
 from roadmap.record.updates import UpdateLog
 from roadmap.run.given import load_given
 from roadmap.tasks.choose import choose_task
+from roadmap.tasks.dense.backbone import DenseNetwork, synchronise
 from roadmap.train import memory
 from roadmap.train import recipe as parts
 from roadmap.train.compiling import compile_network, pick_compile
@@ -45,7 +46,7 @@ def prepare(experiment: Experiment, inventory: Inventory, folder: RunFolder, ran
     memory_format = torch.channels_last if runtime.channels_last else torch.contiguous_format
     precision = pick_precision(recipe.precision, ranks.device)
 
-    task = choose_task(experiment.task, recipe, len(inventory.classes), memory_format)
+    task = choose_task(experiment.task, experiment.head, recipe, data, inventory.classes, memory_format)
     kind = experiment.model, experiment.reference, data.image_size
     ranks.seed(seed, BUILDING)
     network = task.network(*kind)
@@ -53,7 +54,8 @@ def prepare(experiment: Experiment, inventory: Inventory, folder: RunFolder, ran
         log.info("%s", anew)
     network = _on_device(network, recipe, ranks, memory_format)
     average = parts.average(recipe, network)
-    compiled = pick_compile(runtime.compile, recipe, inventory.train.size, partial(task.cost, *kind), ranks.device)
+    choice = Compile.none if experiment.task.name == TaskName.detection else runtime.compile  # images of many sizes
+    compiled = pick_compile(choice, recipe, inventory.train.size, partial(task.cost, *kind), ranks.device)
     compiled = compile_network(network, compiled)
     batches = task.batches(data, seed, inventory, ranks.device, ranks.rank, ranks.world)
     optimizer = parts.optimizer(recipe, network)
@@ -73,5 +75,5 @@ def _on_device(network: nn.Module, recipe: RecipeConfig, ranks: Ranks, memory_fo
     if recipe.sync_batchnorm and ranks.world > 1:
         if ranks.device.type == "cpu":
             raise Refused("recipe.sync_batchnorm=true: torch has it for GPUs only; on CPUs it must be false")
-        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        network = synchronise(network) if isinstance(network, DenseNetwork) else nn.SyncBatchNorm.convert_sync_batchnorm(network)
     return network.to(ranks.device, memory_format=memory_format)  # type: ignore[call-overload]

@@ -162,7 +162,7 @@ def plan(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> SweepPla
     known = {_images_of(first): fingerprint}
     rows, study = _rows_of(study, lambda variant, before: _points(variant, overrides, config_dirs, seeds, known, before))
     for row in rows.values():
-        check_network(row[0].experiment, len(inventory.classes))
+        check_network(row[0].experiment, inventory.classes)
         _check_starts(row, inventory.classes)
     name = first.study.published
     published = None if name is None else read_published(name, {**steps, **rows})

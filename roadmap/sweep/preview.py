@@ -26,15 +26,16 @@ COLUMNS = (
 
 def preview(plan: SweepPlan, chosen: Sequence[Point]) -> str:
     """The plan as a table; a run that several rows share is counted in the first of them."""
-    inventory = sources.checked_images(plan.first.data, plan.first.recipe.batch_size)
+    first = plan.first
+    inventory = sources.checked_images(first.data, first.recipe.batch_size, first.task.name.target)
     uncounted = {point.folder.path for point in chosen}
     rows, speeds = [], []
     for name, points in plan.rows.items():
         own = [point for point in points if point.folder.path in uncounted]
         uncounted -= {point.folder.path for point in own}
         if own:
-            gmacs = _gmacs(own[0], len(inventory.classes))
-            tflop = _tflop(gmacs, own[0].experiment.recipe.epochs * inventory.train.size)
+            gmacs = _gmacs(own[0], inventory.classes)
+            tflop = _tflop(gmacs, own[0].experiment.recipe.images(inventory.train.size))
             rows.append(_row(name, own, gmacs, tflop))
             speeds += [result.seconds / tflop for point in own if (result := point.folder.result()) and result.seconds]
     left = sum(row["tflop"] for row in rows)
@@ -57,7 +58,7 @@ def _row(name: str, points: Sequence[Point], gmacs: float, tflop: float) -> dict
     }
 
 
-def _gmacs(point: Point, classes: int) -> float:
+def _gmacs(point: Point, classes: Sequence[str]) -> float:
     return cost_of(point.experiment, classes).conv_linear / 1e9
 
 

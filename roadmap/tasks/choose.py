@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import torch
 
-from roadmap.config.schema import RecipeConfig, TaskConfig, TaskName
+from roadmap.config.schema import DataConfig, HeadConfig, RecipeConfig, TaskConfig, TaskName
 from roadmap.tasks.classification import Classification
 from roadmap.tasks.task import Task
 
-TASKS: dict[TaskName, Callable[[RecipeConfig, int, torch.memory_format], Task]] = {TaskName.classification: Classification}
-
 
 def choose_task(
-    config: TaskConfig, recipe: RecipeConfig, classes: int, memory_format: torch.memory_format = torch.channels_last
+    task: TaskConfig,
+    head: HeadConfig,
+    recipe: RecipeConfig,
+    data: DataConfig,
+    classes: Sequence[str],
+    memory_format: torch.memory_format = torch.channels_last,
 ) -> Task:
-    """The task that the configuration names, for data of so many classes."""
-    return TASKS[config.name](recipe, classes, memory_format)
+    """The task that the configuration names, for data of these classes."""
+    if task.name == TaskName.classification:
+        return Classification(recipe, len(classes), memory_format)
+    if task.name == TaskName.detection:
+        from roadmap.tasks.detection.task import Detection  # and torchvision's detectors, whose import takes a second
+
+        return Detection(head, recipe, classes, memory_format, data.mean, data.std, data.longest_side)
+    from roadmap.tasks.segmentation.task import Segmentation
+
+    return Segmentation(
+        head, recipe, classes, memory_format, data.mean, data.std, data.longest_side, recipe.crop_size or data.image_size
+    )

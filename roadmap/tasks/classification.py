@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from PIL.Image import Image
 from torch import Tensor, nn
 
 from roadmap.config.schema import DataConfig, ModelConfig, RecipeConfig, TaskName
@@ -67,13 +68,34 @@ class Classification:
             images, targets = self.mixing(images, targets)
         return self.criterion(network(images), targets)
 
+    def outputs(self, network: nn.Module, images: Tensor) -> Tensor:
+        """Logits (B, classes)."""
+        logits: Tensor = network(images)
+        return logits
+
     def scorer(self, device: torch.device) -> Accuracy:
         """See `Task.scorer`."""
         return Accuracy(device)
 
+    def gallery(self) -> None:
+        """An image and its class need no picture."""
+
     def breakdown(self, classes: Sequence[str], device: torch.device) -> Confusion:
         """See `Task.breakdown`."""
         return Confusion(classes, device)
+
+    def shown(self, picture: Image, data: DataConfig) -> Tensor:
+        """See `Task.shown`."""
+        from roadmap.data.loader import val_transform
+
+        return torch.as_tensor(val_transform(data, self.recipe.interpolation)(picture))
+
+    def together(self, images: Sequence[Tensor]) -> Tensor:
+        """(B, 3, S, S)."""
+        return torch.stack(list(images)).contiguous(memory_format=self.memory_format)
+
+    def found(self, picture: Image, output: Tensor, classes: Sequence[str], most: int) -> None:
+        """A class needs no picture."""
 
     def answers(self, outputs: Tensor, classes: Sequence[str], most: int) -> list[list[dict[str, Any]]]:
         """See `Task.answers`: classes with their probabilities, of logits (B, classes)."""

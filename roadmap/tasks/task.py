@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from PIL.Image import Image
 from torch import Tensor, nn
 
 from roadmap.config.schema import DataConfig, ModelConfig
@@ -15,6 +16,7 @@ from roadmap.data.images.inventory import Inventory
 from roadmap.model.cost import Cost
 from roadmap.model.start import Fill
 from roadmap.record.result import Metric
+from roadmap.tasks.dense.gallery import Gallery
 
 
 class Processes(Protocol):
@@ -69,11 +71,26 @@ class Task(Protocol):
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """The mean loss of a micro-batch, a scalar."""
 
+    def outputs(self, network: nn.Module, images: Any) -> Any:
+        """What a network in evaluation puts out for a batch's images, as the scorer takes it."""
+
     def scorer(self, device: torch.device) -> Scorer:
         """An empty scorer for one evaluation."""
 
-    def breakdown(self, classes: Sequence[str], device: torch.device) -> Breakdown:
-        """An empty one for one evaluation."""
+    def gallery(self) -> Gallery | None:
+        """What keeps examples of an evaluation, to look at; None where a task has nothing to draw."""
+
+    def breakdown(self, classes: Sequence[str], device: torch.device) -> Breakdown | None:
+        """An empty one for one evaluation; None where the scores say all."""
+
+    def shown(self, picture: Image, data: DataConfig) -> Tensor:
+        """A picture as it is scored, before its colours are normalised: (3, h, w) uint8."""
+
+    def together(self, images: Sequence[Tensor]) -> Any:
+        """Images (3, h, w) as `outputs` takes them."""
+
+    def found(self, picture: Image, output: Any, classes: Sequence[str], most: int) -> Image | None:
+        """The picture with what the network says of it drawn on it; None where a task has nothing to draw."""
 
     def answers(self, outputs: Any, classes: Sequence[str], most: int) -> list[list[dict[str, Any]]]:
         """What the network says of each image in words and numbers, the surest first: rows of a table, at most so many."""

@@ -12,6 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from roadmap.base.redaction import redact_record, redact_text
 from roadmap.record.folder import RunFolder
 from roadmap.tracking.summary import summary_of
@@ -44,6 +47,7 @@ class TensorboardTracker:
             for line in self.folder.history() if self.writer else []:
                 if line["epoch"] >= self.next:
                     self._scalars("", line, line["epoch"])
+                    self._picture(line["epoch"])
                     self.next = line["epoch"] + 1
 
     def close(self) -> None:
@@ -61,6 +65,12 @@ class TensorboardTracker:
             if isinstance(value, int | float) and key != "epoch":
                 self.writer.add_scalar(prefix + key, value, epoch)
         self.writer.flush()
+
+    def _picture(self, epoch: int) -> None:
+        """The sheet of an evaluation's pictures, where its task draws any."""
+        if (file := self.folder.picture(epoch)).is_file():
+            with Image.open(file) as picture:
+                self.writer.add_image("pictures", np.asarray(picture), epoch, dataformats="HWC")
 
     def _write_settings(self, config: dict[str, Any]) -> None:
         """What the HPARAMS page compares runs by: the step with its place, seed, study, scale, data and recipe."""

@@ -41,5 +41,5 @@ def pick_compile(choice: Compile, recipe: RecipeConfig, images: int, cost: Calla
         return choice
     if device.type == "cpu" or recipe.sync_batchnorm:
         return Compile.none
-    operations = 3 * 2 * cost().conv_linear * images * recipe.epochs
+    operations = 3 * 2 * cost().conv_linear * recipe.images(images)
     return Compile.blocks if operations > EARNS_BACK else Compile.none

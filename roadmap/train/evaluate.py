@@ -10,6 +10,7 @@ from torch import nn
 
 from roadmap.config.schema import Precision
 from roadmap.data.batches import Batch
+from roadmap.tasks.dense.gallery import Gallery
 from roadmap.tasks.task import Scorer, Task
 from roadmap.train.precision import autocast
 from roadmap.train.ranks import Ranks
@@ -38,9 +39,10 @@ def evaluate(
     ranks: Ranks,
     between: Callable[[], None] = lambda: None,
     beside: Scorer | None = None,
+    gallery: Gallery | None = None,
 ) -> dict[str, float]:
     """Score a network on the batches of all processes together, each on its device; `between` is called before each batch,
-    and `beside` sees what the task's own scorer sees.
+    `beside` sees what the task's own scorer sees, and `gallery` keeps examples of what this process saw.
 
     Each process brings its own batches, not the same number of them. Nothing is compiled for it: a forward pass over a
     small split does not earn that back.
@@ -50,8 +52,10 @@ def evaluate(
     for batch in batches:
         between()
         with autocast(precision, ranks.device), torch.compiler.set_stance("force_eager"):
-            outputs = network(batch.images)
+            outputs = task.outputs(network, batch.images)
         scorer.update(outputs, batch.targets)
         if beside is not None:
             beside.update(outputs, batch.targets)
+        if gallery is not None:
+            gallery.update(batch.images, batch.targets, outputs)
     return (beside.compute(ranks) if beside is not None else {}) | scorer.compute(ranks)

@@ -24,6 +24,7 @@ from roadmap.base.errors import Diverged, OutOfMemory, Stopped
 from roadmap.base.signals import Stop
 from roadmap.config.schema import Compile, RecipeConfig
 from roadmap.data.batches import Batch, InputPipeline
+from roadmap.tasks.dense.gallery import Gallery
 from roadmap.tasks.task import Task
 from roadmap.train import memory
 from roadmap.train.diagnose import layer_at_fault
@@ -63,6 +64,17 @@ class Trainer:
         self.network, self.ranks = self.step.network, self.step.ranks
         self.readings = Readings(self.ranks.device)
 
+    @property
+    def epochs(self) -> int:
+        """Of the whole training."""
+        return self.recipe.epochs_of(self.data.updates)
+
+    @property
+    def updates(self) -> int:
+        """Of this epoch; the last one may be a part."""
+        before = self.state.epoch * self.data.updates
+        return min(self.data.updates, self.recipe.length(self.data.updates) - before)
+
     def train(self, bar: Bar, stop: Stop) -> Iterator[dict[str, Any]]:
         """Train from where the run is to its last epoch; yields each epoch's line of history.
 
@@ -84,10 +96,10 @@ class Trainer:
     def _train(self, bar: Bar, stop: Stop) -> Iterator[dict[str, Any]]:
         """One turn is one update, or the evaluation that ends an epoch."""
         state, batches = self.state, None
-        while state.epoch < self.recipe.epochs:
+        while state.epoch < self.epochs:
             if batches is None:
                 batches = self._begin_epoch()
-            if state.update < self.data.updates:
+            if state.update < self.updates:
                 numbers = self._step(batches)
                 asked = self._log(numbers, stop, bar)
             else:
@@ -137,7 +149,7 @@ class Trainer:
             if self.update_began is not None:
                 self.speeds.append(self.recipe.batch_size / max(now - self.update_began, 1e-9))
             self.update_began = now
-        if any(asked) or self.state.update == self.data.updates:
+        if any(asked) or self.state.update == self.updates:
             for late in self.readings.drain():
                 asked = Requests(*map(max, asked, self._note(late, bar)))
         return asked
@@ -169,7 +181,10 @@ class Trainer:
     def _evaluate(self, stop: Stop, bar: Bar) -> dict[str, Any]:
         """End the epoch; returns its line of history."""
         state, metric = self.state, self.task.metric
-        scores = self.evaluate(state.scored, stop)
+        gallery = self.task.gallery() if self.ranks.first else None
+        scores = self.evaluate(state.scored, stop, gallery)
+        if gallery is not None:
+            state.folder.write_pictures(state.epoch, gallery.sheets())
         without_ema = None if state.average is None else self.evaluate(self.network, stop)[metric.key]
         bar.score = metric.text(scores[metric.key])
         line = {
@@ -185,7 +200,7 @@ class Trainer:
         state.seconds += line["seconds"]
         return line
 
-    def evaluate(self, network: nn.Module, stop: Stop) -> dict[str, float]:
+    def evaluate(self, network: nn.Module, stop: Stop, gallery: Gallery | None = None) -> dict[str, float]:
         """The task's scores over every image of `val`, each counted once.
 
         Raises:
@@ -199,7 +214,7 @@ class Trainer:
                 self.state.save()
                 self._stop(stop)
 
-        scores = evaluate(network, self.task, self.data.evaluation(), self.step.precision, self.ranks, between)
+        scores = evaluate(network, self.task, self.data.evaluation(), self.step.precision, self.ranks, between, gallery=gallery)
         for key, value in scores.items():
             if not math.isfinite(value):
                 name = key.removeprefix("val_")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from timm.optim import create_optimizer_v2, param_groups_layer_decay, param_groups_weight_decay
@@ -13,7 +13,8 @@ from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from roadmap.config.schema import Clip, Optimizer, RecipeConfig, Schedule, Spared
+from roadmap.config.schema import Clip, Layering, Optimizer, RecipeConfig, Schedule, Spared
+from roadmap.model.decay import OnBackbone, decay_layers
 from roadmap.model.layers import ResponseNorm2d
 
 Clipping = Callable[[Sequence[Tensor], Tensor], None]
@@ -46,14 +47,34 @@ def _begin_momentum(sgd: torch.optim.Optimizer) -> None:
 
 def _groups(recipe: RecipeConfig, network: nn.Module) -> list[dict[str, Any]]:
     """The weights by their weight decay, and where the rate decays from layer to layer by layer too."""
-    settings = {
+    settings: dict[str, Any] = {
         "weight_decay": recipe.weight_decay,
         "weight_decay_exclude_1d": recipe.decay_spares == Spared.vectors,
         "no_weight_decay_list": spared_by_name(recipe.decay_spares, network),
     }
     if recipe.layer_decay is None:
         return param_groups_weight_decay(network, **settings)
-    return param_groups_layer_decay(network, layer_decay=recipe.layer_decay, **settings)
+    if recipe.layering == Layering.triples:
+        return param_groups_layer_decay(network, layer_decay=recipe.layer_decay, **settings)
+    return _groups_by_layer(recipe, recipe.layer_decay, network, settings["no_weight_decay_list"])
+
+
+def _groups_by_layer(recipe: RecipeConfig, rate: float, network: nn.Module, spared: set[str]) -> list[dict[str, Any]]:
+    """By the layers of the paper's detectors; the schedule multiplies by `lr_scale`."""
+    layers = decay_layers(cast(OnBackbone, network), recipe.decay_layers, recipe.layering == Layering.stages)
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    for name, weight in network.named_parameters():
+        if weight.requires_grad:
+            free = name in spared or (weight.ndim <= 1 and recipe.decay_spares == Spared.vectors)
+            groups.setdefault((layers[name], free), []).append(weight)
+    return [
+        {
+            "params": weights,
+            "weight_decay": 0.0 if free else recipe.weight_decay,
+            "lr_scale": rate ** (recipe.decay_layers + 1 - layer),
+        }
+        for (layer, free), weights in sorted(groups.items())
+    ]
 
 
 def spared_by_name(spared: Spared, network: nn.Module) -> set[str]:
@@ -73,10 +94,10 @@ def spared_by_name(spared: Spared, network: nn.Module) -> set[str]:
 
 
 def schedule(recipe: RecipeConfig, optimizer: torch.optim.Optimizer, updates_per_epoch: int) -> Scheduler:
-    """Linear from 0 over the warm-up, then the recipe's way, which ends with the training; `step_update(n)` before update n."""
-    updates = recipe.epochs * updates_per_epoch
-    warmup = min(round(recipe.warmup_epochs * updates_per_epoch), updates - 1)
-    warming: dict[str, Any] = {"warmup_t": warmup, "warmup_lr_init": 0.0, "t_in_epochs": False}
+    """Linear over the warm-up, then the recipe's way, which ends with the training; `step_update(n)` before update n."""
+    updates, warmup = recipe.length(updates_per_epoch), recipe.warmup(updates_per_epoch)
+    start = recipe.warmup_start * recipe.peak_lr
+    warming: dict[str, Any] = {"warmup_t": warmup, "warmup_lr_init": start, "t_in_epochs": False}
     ending = {**warming, "t_initial": updates - warmup, "lr_min": recipe.min_lr, "warmup_prefix": True}
     if recipe.schedule == Schedule.cosine:
         return CosineLRScheduler(optimizer, **ending)

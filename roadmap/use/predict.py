@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
-from torch import Tensor
 
 from roadmap.base.errors import Refused
 from roadmap.config.schema import RuntimeConfig
-from roadmap.data.device.augment import NormalizeAndErase
+from roadmap.data.device.augment import normalise
 from roadmap.data.images.inventory import Disk
 from roadmap.data.images.readers import decode, read_bytes
-from roadmap.data.loader import val_transform
 from roadmap.tasks.choose import choose_task
 from roadmap.train.precision import autocast, pick_precision
 from roadmap.train.ranks import process_group
@@ -24,23 +22,29 @@ from roadmap.use.trained import Trained
 AT_ONCE = 32  # pictures in a forward pass
 
 
-def read_pictures(trained: Trained, files: Sequence[Path]) -> Tensor:
-    """Every picture as the network takes it, before its colours are normalised: (N, 3, S, S) uint8.
+class Answer(NamedTuple):
+    """What the network says of one picture."""
+
+    rows: list[dict[str, Any]]  # of a table, the surest first
+    drawn: Image.Image | None  # on the picture, where the task draws
+
+
+def read_pictures(files: Sequence[Path]) -> list[Image.Image]:
+    """Every picture, decoded.
 
     Raises:
         Refused: for those that are not there or cannot be decoded, all of them by name.
 
     """
-    transform = val_transform(trained.data, trained.recipe.interpolation)
-    pictures, faults = list[Tensor](), list[str]()
+    pictures, faults = list[Image.Image](), list[str]()
     for file in files:
         try:
-            pictures.append(torch.as_tensor(transform(_read(file))))
+            pictures.append(_read(file))
         except Refused as fault:
             faults.append(str(fault))
     if faults:
         raise Refused("\n".join(faults))
-    return torch.stack(pictures)
+    return pictures
 
 
 def _read(file: Path) -> Image.Image:
@@ -50,16 +54,17 @@ def _read(file: Path) -> Image.Image:
 
 
 @torch.inference_mode()
-def predict(trained: Trained, pictures: Tensor, most: int, runtime: RuntimeConfig) -> Iterator[list[dict[str, Any]]]:
-    """For each picture (N, 3, S, S) the task's answers, the surest first, `most` of them."""
-    data, recipe = trained.data, trained.recipe
-    task = choose_task(trained.task, recipe, trained.count)
+def predict(trained: Trained, pictures: Sequence[Image.Image], most: int, runtime: RuntimeConfig) -> Iterator[Answer]:
+    """For each picture the task's answers, `most` of them."""
+    data, classes = trained.data, trained.labels()
+    task = choose_task(trained.task, trained.head, trained.recipe, data, classes)
     with process_group(runtime.device) as ranks:
         network = trained.network.to(ranks.device)
-        normalise = NormalizeAndErase(data, recipe, 0, ranks.device)
-        precision = pick_precision(recipe.precision, ranks.device)
-        for some in pictures.split(AT_ONCE):
-            images = normalise(some)
+        mean, std = (torch.tensor(levels, device=ranks.device).view(3, 1, 1) for levels in (data.mean, data.std))
+        precision = pick_precision(trained.recipe.precision, ranks.device)
+        for some in (pictures[first : first + AT_ONCE] for first in range(0, len(pictures), AT_ONCE)):
+            shown = [task.shown(picture, data).to(ranks.device)[None] for picture in some]
             with autocast(precision, ranks.device):
-                outputs = network(images)
-            yield from task.answers(outputs, trained.labels(), most)
+                outputs = task.outputs(network, task.together([normalise(image, mean, std)[0] for image in shown]))
+            for picture, output, rows in zip(some, outputs, task.answers(outputs, classes, most), strict=True):
+                yield Answer(rows, task.found(picture, output, classes, most))

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
 from roadmap.base.errors import Refused
+from roadmap.base.files import write_atomic
 from roadmap.config.schema import Experiment
 from roadmap.data.images import sources
 from roadmap.data.images.inventory import Inventory
 from roadmap.record.result import Metric
 from roadmap.tasks.choose import choose_task
+from roadmap.tasks.dense.gallery import Gallery
 from roadmap.tasks.task import Breakdown
 from roadmap.train.evaluate import evaluate
 from roadmap.train.precision import pick_precision, repeat_bits, tf32
@@ -29,7 +32,16 @@ class Scored:
     metric: Metric
     scores: dict[str, float]
     images: int
-    breakdown: Breakdown
+    breakdown: Breakdown | None
+    gallery: Gallery | None
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write what lies behind the scores into a folder that is there: tables and pictures; returns their files."""
+        files = self.breakdown.write(folder) if self.breakdown else []
+        for kind, content in (self.gallery.sheets() if self.gallery else {}).items():
+            write_atomic(folder / f"{kind}.jpg", content)
+            files.append(folder / f"{kind}.jpg")
+        return files
 
 
 def score(trained: Trained, use: Experiment) -> Scored:
@@ -39,21 +51,21 @@ def score(trained: Trained, use: Experiment) -> Scored:
         Refused: for images that cannot be used, or of other classes.
 
     """
-    inventory = sources.checked_images(use.data, 1)
+    inventory = sources.checked_images(use.data, 1, use.task.name.target)
     check_classes(trained, inventory.classes)
     if use.runtime.threads is not None:
         torch.set_num_threads(use.runtime.threads)
     repeat_bits(use.runtime.deterministic)
     tf32(False)
     memory_format = torch.channels_last if use.runtime.channels_last else torch.contiguous_format
-    task = choose_task(use.task, use.recipe, len(inventory.classes), memory_format)
+    task = choose_task(use.task, use.head, use.recipe, use.data, inventory.classes, memory_format)
     with process_group(use.runtime.device) as ranks:
         network = trained.network.to(ranks.device, memory_format=memory_format)  # type: ignore[call-overload]
         batches = task.batches(use.data, 0, _evaluation_alone(inventory), ranks.device)
-        breakdown = task.breakdown(inventory.classes, ranks.device)
+        breakdown, gallery = task.breakdown(inventory.classes, ranks.device), task.gallery()
         precision = pick_precision(use.recipe.precision, ranks.device)
-        scores = evaluate(network, task, batches.evaluation(), precision, ranks, beside=breakdown)
-    return Scored(task.metric, scores, inventory.val.size, breakdown)
+        scores = evaluate(network, task, batches.evaluation(), precision, ranks, beside=breakdown, gallery=gallery)
+    return Scored(task.metric, scores, inventory.val.size, breakdown, gallery)
 
 
 def _evaluation_alone(inventory: Inventory) -> Inventory:

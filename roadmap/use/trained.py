@@ -16,7 +16,7 @@ from yaml import YAMLError
 from roadmap.base.errors import Refused
 from roadmap.config.compose import compose
 from roadmap.config.overrides import quoted
-from roadmap.config.schema import DataConfig, Experiment, Interpolation, RecipeConfig, RuntimeConfig, TaskConfig
+from roadmap.config.schema import DataConfig, Experiment, Head, HeadConfig, Interpolation, RecipeConfig, RuntimeConfig, TaskConfig
 from roadmap.model.reference import pretrained
 from roadmap.model.trained import coordinates, fill_trained
 from roadmap.record.result import RunResult
@@ -25,7 +25,7 @@ from roadmap.tasks.choose import choose_task
 
 TIMM = "timm:"
 OF_NETWORK = ("image_size", "mean", "std", "crop_pct")  # settings of data that belong to a network, whatever images it is shown
-Section = TypeVar("Section", DataConfig, RecipeConfig, TaskConfig, RuntimeConfig)
+Section = TypeVar("Section", DataConfig, RecipeConfig, TaskConfig, HeadConfig, RuntimeConfig)
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Trained:
     data: DataConfig  # of a run its own images; of timm's the size and colours that its network takes
     recipe: RecipeConfig
     task: TaskConfig
+    head: HeadConfig
     runtime: RuntimeConfig
     count: int  # of classes
     classes: tuple[str, ...] | None  # None where nobody wrote them down
@@ -66,14 +67,14 @@ def _of_run(folder: Path) -> Trained:
         content = OmegaConf.load(file)
         data, recipe = _section(content, "data", DataConfig), _section(content, "recipe", RecipeConfig)
         task, runtime = _section(content, "task", TaskConfig), _section(content, "runtime", RuntimeConfig)
+        head = _section(content, "head", HeadConfig) if "head" in content else HeadConfig(name=Head.none)
     except (OSError, OmegaConfBaseException, YAMLError, AttributeError) as error:
         raise Refused(f"{file}: not the configuration of this run: {str(error).splitlines()[0]}") from error
-    task_of_run = choose_task(task, recipe, result.data["classes"])
-    network = fill_trained(task_of_run.network(*coordinates(result), data.image_size), result, weights)
+    count: int = result.data["classes"]
     classes = tuple(result.class_names) if result.class_names else None
-    return Trained(
-        result.run, network, data, recipe, task, runtime, result.data["classes"], classes, _in_words(classes or ()), result
-    )
+    task_of_run = choose_task(task, head, recipe, data, classes or [str(index) for index in range(count)])
+    network = fill_trained(task_of_run.network(*coordinates(result), data.image_size), result, weights)
+    return Trained(result.run, network, data, recipe, task, head, runtime, count, classes, _in_words(classes or ()), result)
 
 
 def _section(content: Any, name: str, kind: type[Section]) -> Section:
@@ -100,7 +101,16 @@ def _of_timm(said: str) -> Trained:
     classes = tuple(ImageNetInfo(subset).label_names()) if subset else None
     count = int(network.num_classes)  # type: ignore[arg-type]
     return Trained(
-        said.removeprefix(TIMM), network, data, recipe, plain.task, plain.runtime, count, classes, _in_words(classes or ())
+        said.removeprefix(TIMM),
+        network,
+        data,
+        recipe,
+        plain.task,
+        plain.head,
+        plain.runtime,
+        count,
+        classes,
+        _in_words(classes or ()),
     )
 
 
@@ -138,4 +148,4 @@ def asked(trained: Trained, words: Sequence[str], config_dirs: Sequence[Path] = 
         given.append(f"runtime.threads={trained.runtime.threads}")
     composed = compose(["+step=resnet", *given], config_dirs)
     data = replace(composed.data, **{key: getattr(own, key) for key in kept if f"data.{key}" not in said})
-    return replace(composed, data=data, recipe=trained.recipe, task=trained.task)
+    return replace(composed, data=data, recipe=trained.recipe, task=trained.task, head=trained.head)

@@ -58,9 +58,8 @@ def overrides(step, folder):
 
 def folder_of(lines):
     experiment = compose(lines)
-    return RunFolder.of(
-        experiment, sources.fingerprint(experiment.data, sources.checked_images(experiment.data, experiment.recipe.batch_size))
-    )
+    images = sources.checked_images(experiment.data, experiment.recipe.batch_size, experiment.task.name.target)
+    return RunFolder.of(experiment, sources.fingerprint(experiment.data, images))
 
 
 def undisturbed(lines):
@@ -93,6 +92,29 @@ def disturbed(lines, kills, draw):
 
 def newest(folder):
     return max((path.name for path in folder.checkpoints.glob("*.pt")), default="")
+
+
+DENSE = [  # two epochs, the second one a part
+    "scale=atto", "model.width=8", "model.depths=[1,1,1,1]", "model.drop_path=0.2", "recipe.batch_size=36", "recipe.updates=14",
+    "recipe.ema=0.9", "data.image_size=32", "data.held_out=0.03", "data.hflip=0.5", "data.workers=2", "head.channels=16",
+    "runtime.threads=1", "runtime.progress=false", "runtime.checkpoint_seconds=0.15", "runtime.keep_state=true",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("task", ["detection", "segmentation"])
+def test_kills_change_no_bit_of_a_dense_task(tmp_path, task, storm, figure):
+    """What is drawn there: shuffling, views, mirroring, sampled regions, dropout, stochastic depth."""
+    draw = random.Random(task)
+    lines = ["+step=gelu", f"task={task}", *DENSE]
+    if task == "segmentation":
+        lines += ["recipe.jitter=[0.5,2]", "recipe.class_share=0.9", "recipe.photometric=true"]
+    whole, seconds = undisturbed([*lines, f"output={tmp_path / 'whole'}"])
+    killed = [*lines, f"output={tmp_path / 'killed'}"]
+    kills = disturbed(killed, 10 if storm else 2, draw)
+    assert record(folder_of(killed)) == whole
+    assert [line["epoch"] for line in whole[0]] == [0, 1]
+    assert len(whole[2].splitlines()) == 1 + 14
+    figure(f"{kills} kills, 0 different bits, {seconds:.0f} s undisturbed")
 
 
 STEPS = list(known_steps())

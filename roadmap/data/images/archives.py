@@ -46,6 +46,7 @@ DAMAGED = (  # what the standard library raises
 )
 
 Parts = tuple[str, ...]  # of a name, folder by folder
+SPLITS = (("train", "val"),)
 
 
 class Member(NamedTuple):
@@ -58,10 +59,10 @@ class Member(NamedTuple):
     fault: str = ""
 
 
-def unpacked(path: Path) -> Path:
-    """The folder with the train/ and val/ of an archive; any other path as it is.
+def unpacked(path: Path, layouts: Sequence[Parts] = SPLITS) -> Path:
+    """The folder with the train/ and val/ of an archive, or the folders of another of the layouts; any other path as it is.
 
-    Refused: an archive that is damaged, holds no train/ and val/, or anything that is not a plain file.
+    Refused: an archive that is damaged, holds no such folders, or anything that is not a plain file.
     """
     if not path.name.lower().endswith(SUFFIXES) or path.is_dir():
         return path
@@ -72,7 +73,7 @@ def unpacked(path: Path) -> Path:
         for left in folder.parent.glob(f"{folder.name}{PARTIAL}*") if is_held else []:  # by a process that was killed
             shutil.rmtree(left, ignore_errors=True)
         if not folder.is_dir():
-            _unpack(path, folder)
+            _unpack(path, folder, layouts)
     return folder
 
 
@@ -95,15 +96,15 @@ def _digest(path: Path) -> str:
     return cache.cached("digests", key, lambda: {"digest": hash_file(path).digest}, is_valid)["digest"]
 
 
-def _unpack(path: Path, folder: Path) -> None:
-    """Into a folder beside it; what holds train/ and val/ takes the name when it is whole."""
+def _unpack(path: Path, folder: Path, layouts: Sequence[Parts]) -> None:
+    """Into a folder beside it; what holds the folders of a layout takes the name when it is whole."""
     beside = folder.with_name(f"{folder.name}{PARTIAL}{os.getpid()}-{secrets.token_hex(4)}")
     try:
         with _opened(path) as (entries, extract):
             members = _checked(path, entries)
             folders = {member.parts[:n] for member in members for n in range(len(member.parts) + member.is_folder)}
             _check_twins(path, members, folders)
-            top = _top(path, members, folders)
+            top = _top(path, members, folders, layouts)
             _check_room(path, members, folder.parent)
             extract(beside)
             os.sync()  # a folder with its name holds all of its files, after a power cut too
@@ -209,13 +210,14 @@ def _check_twins(path: Path, members: Iterable[Member], folders: Iterable[Parts]
         raise Refused(f"data.path={path}: {other} in it is {'there twice' if one == other else capitals}")
 
 
-def _top(path: Path, members: Iterable[Member], folders: set[Parts]) -> Parts:
-    """The folder in the archive that holds train/ and val/: none, or one."""
+def _top(path: Path, members: Iterable[Member], folders: set[Parts], layouts: Sequence[Parts]) -> Parts:
+    """The folder in the archive that holds train/ and val/, or another layout: none, or one."""
     tops = sorted({folder[:-1] for folder in folders if len(folder) in (1, 2)} - {ADDED_BY_MACOS})
-    holding = [top for top in tops if {(*top, "train"), (*top, "val")} <= folders]
+    holding = [top for top in tops if any({(*top, name) for name in layout} <= folders for layout in layouts)]
     if not holding or (holding[0] and len(holding) > 1):
         names = ", ".join(sorted({member.parts[0] for member in members if member.parts})[:10]) or "nothing"
-        raise Refused(f"data.path={path}: needs train/ and val/ at its top or in one folder there; at its top: {names}")
+        needed = ", or ".join(" and ".join(f"{name}/" for name in layout) for layout in layouts)
+        raise Refused(f"data.path={path}: needs {needed} at its top or in one folder there; at its top: {names}")
     return holding[0]
 
 

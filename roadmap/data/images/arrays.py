@@ -27,26 +27,29 @@ class Digits:
         """Of scikit-learn's file, without importing scikit-learn, which takes two seconds."""
         package = find_spec("sklearn")
         if package is None or not package.submodule_search_locations:
-            raise Refused("data=digits: scikit-learn, which brings the digits, is not installed")
+            raise Refused(f"data={data.source}: scikit-learn, which brings the digits, is not installed")
         file = Path(package.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
         content = gzip.decompress(file.read_bytes())  # the archive's own header holds a date
         return hashlib.sha256(content + str(self.VAL).encode()).hexdigest()[:16]
 
     def reader(self, data: DataConfig, inventory: Inventory, split: str) -> Reader:
         """Levels of 0..16, stretched to 0..255."""
+        from roadmap.data.images.readers import Arrays
+
+        return Arrays(data.source, inventory, split, self.arrays)
+
+    def arrays(self, split: str) -> tuple[Any, Any]:
+        """The digits of a split, uint8 (N, 8, 8), and what each is (N,)."""
         import numpy as np
         from sklearn.datasets import load_digits
-
-        from roadmap.data.images.readers import Arrays
 
         digits = load_digits()
         is_val = np.zeros(len(digits.target), dtype=bool)
         for target in range(10):
             (members,) = np.nonzero(digits.target == target)
             is_val[members] = np.isin(np.arange(len(members)) % 5, self.VAL)
-        pixels = (digits.images * (255 / 16)).round().astype(np.uint8)
-        sides = {"train": ~is_val, "val": is_val}
-        return Arrays(data.source, inventory, split, lambda name: (pixels[sides[name]], digits.target[sides[name]]))
+        chosen = is_val if split == "val" else ~is_val
+        return (digits.images[chosen] * (255 / 16)).round().astype(np.uint8), digits.target[chosen]
 
 
 class Cifar:

@@ -57,11 +57,12 @@ class FileReport(NamedTuple):
 
 
 def examine_files(
-    root: Path, files: Sequence[Path], examine: Callable[[Path], FileReport], trained: int | None = None
+    root: Path, files: Sequence[Path], examine: Callable[[Path], FileReport], trained: int | None = None, *rules: Any
 ) -> tuple[str, list[Finding]]:
     """Read files under `root` once: a cache remembers names, sizes and times of modification.
 
-    The first `trained` files are trained on and the others scored; None: these are no images with a place in a split.
+    The first `trained` files are trained on and the others scored; None: these are no images with a place in a split. What
+    else `examine` goes by is in `rules`, as JSON can write it.
     Gives sixteen hex digits of all names and bytes, and what is wrong; Refused where a file is gone since it was listed.
     """
     try:
@@ -69,18 +70,18 @@ def examine_files(
     except OSError as error:
         raise Refused(f"{error.filename}: cannot be read: {error.strerror}") from error
     state = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in zip(_names(root, files), stats, strict=True)]
-    key = [RULES, PIL.__version__, str(root), state, trained]
+    key = [RULES, PIL.__version__, str(root), state, trained, *rules]
     content = cache.cached("fingerprints", key, lambda: _examine(root, files, examine, trained), _is_valid)
     return content["fingerprint"], [Finding(*row) for row in content["findings"]]
 
 
-def refuse_findings(root: Path, findings: Sequence[Finding], accept: Sequence[Fault]) -> list[str]:
+def refuse_findings(root: Path, findings: Sequence[Finding], accept: Sequence[Fault], what: str = "images") -> list[str]:
     """Refuse all that is not accepted at once, with its number and the first paths; gives a warning for each kind that is."""
     bad = [finding for finding in findings if finding.kind not in accept]
     if bad:
-        raise Refused(_message(root, bad))
+        raise Refused(_message(root, bad, what))
     counts = Counter(finding.kind for finding in findings)
-    return [f"data.accept={kind} lets through {counts[kind]} of the images" for kind in sorted(counts)]
+    return [f"data.accept={kind} lets through {counts[kind]} of the {what}" for kind in sorted(counts)]
 
 
 # --- one file --------------------------------------------------------------------------------------------------------
@@ -188,17 +189,17 @@ def duplicates(root: Path, digests: Sequence[tuple[str, str]], trained: int | No
             yield Finding(Fault.duplicate, str(root / name), f"the same bytes as {root / names[digest]}")
 
 
-def _message(root: Path, bad: Sequence[Finding]) -> str:
+def _message(root: Path, bad: Sequence[Finding], what: str) -> str:
     counts = Counter(finding.kind for finding in bad)
     number = ", ".join(f"{counts[kind]} {kind}" for kind in sorted(counts))
-    lines = [f"data.path={root}: images that cannot be used: {number}"]
+    lines = [f"data.path={root}: {what} that cannot be used: {number}"]
     ranks: defaultdict[str, Iterator[int]] = defaultdict(count)
     first_of_each = sorted(bad, key=lambda finding: next(ranks[finding.kind]))  # then the second of each, and so on
     lines += [f"  {finding.path}: {finding.kind}: {finding.reason}" for finding in sorted(first_of_each[:SHOWN])]
     if len(bad) > SHOWN:
         lines.append(f"  and {len(bad) - SHOWN} more")
     kinds = ",".join(fault for fault in Fault if fault in counts)
-    through = f"; data.accept=[{kinds}] lets images of {'these kinds' if ',' in kinds else 'this kind'} through"
+    through = f"; data.accept=[{kinds}] lets {what} of {'these kinds' if ',' in kinds else 'this kind'} through"
     return "\n".join([*lines, f"mend or remove these files{through if kinds else ''}"])
 
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol
 
 from roadmap.base.errors import Refused
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL.Image import Image
 
     from roadmap.data.images.readers import Picture
+
+NO_CLASS = -1  # of a picture that shows several things
+IGNORED = 255  # the level of a map's pixels that are neither trained on nor scored
 
 
 class Reader(Protocol):
@@ -24,6 +29,22 @@ class Reader(Protocol):
 
     def open(self, index: int) -> tuple[Picture, int]:
         """The same picture, decoded later and as far as it is asked for."""
+
+
+class Objects(NamedTuple):
+    """The objects of a picture, as they are stored."""
+
+    boxes: np.ndarray[Any, Any]  # (n, 4) float64: left, top, right, bottom in pixels
+    labels: np.ndarray[Any, Any]  # (n,) int64 from 0
+    masks: np.ndarray[Any, Any]  # (n, H, W) uint8
+    crowd: np.ndarray[Any, Any]  # (n,) bool: a group, which is neither trained on nor counted as missed
+    areas: np.ndarray[Any, Any]  # (n,) float64 in pixels, by which objects are small, medium or large
+
+
+ObjectReader = Callable[[int], tuple["Image", Objects]]
+"""From an index to a picture, decoded, as RGB, and its objects; always the same."""
+MapReader = Callable[[int], tuple["Image", "np.ndarray[Any, Any]"]]
+"""From an index to a picture, decoded, as RGB, and the class of each pixel (H, W) uint8; always the same."""
 
 
 class Store(Protocol):
@@ -73,6 +94,7 @@ class Inventory:
     val: Split
     picture_size: int | None = None  # pixels, height = width, where the pictures are arrays; None: files of any size
     store: Store = Disk()  # noqa: RUF009
+    map_classes: tuple[str, ...] = ()  # of pixels, where the data set has maps beside objects
 
     def split(self, name: str) -> Split:
         """The split called `train` or `val`."""
@@ -94,8 +116,9 @@ def apply_held_out(inventory: Inventory, share: float) -> Inventory:
         counts[target] += 1
     train, val = (images.part(indices) for indices in sides.values())
     in_both = {target for _, target in train.files} & {target for _, target in val.files}
-    lost = [name for index, name in enumerate(inventory.classes) if images.files and index not in in_both]
-    if lost or val.size < len(inventory.classes):
+    classed = any(target != NO_CLASS for _, target in images.files)
+    lost = [name for index, name in enumerate(inventory.classes) if classed and index not in in_both]
+    if lost or val.size < (len(inventory.classes) if classed or not images.files else 1):
         raise Refused(
             f"data.held_out={share:g}: leaves no image of {', '.join(lost[:5]) or 'any class'} to train on or to score; "
             "it must be a share that holds one of each class, or 0"

@@ -5,13 +5,17 @@ Faults are refused with their path; an image that cannot be used is never replac
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol
 
 from roadmap.base.errors import Refused
-from roadmap.config.schema import DataConfig, Source
+from roadmap.config.schema import DataConfig, Source, Target
+from roadmap.data.images import maps
 from roadmap.data.images.arrays import Cifar, Digits
+from roadmap.data.images.coco import Coco
 from roadmap.data.images.folder import ImageFolder, Imagenette
-from roadmap.data.images.inventory import Inventory, Reader, apply_held_out
+from roadmap.data.images.inventory import Inventory, MapReader, ObjectReader, Reader, apply_held_out
+from roadmap.data.images.scenes import Scenes
 
 
 class DataSet(Protocol):
@@ -25,12 +29,32 @@ class DataSet(Protocol):
         """Sixteen hex digits of the images' bytes and their classes; Refused where an image read on the way cannot be used."""
         ...
 
+
+class LabelledSet(DataSet, Protocol):
+    """A data set that gives each picture one class."""
+
     def reader(self, data: DataConfig, inventory: Inventory, split: str) -> Reader:
         """How the split `train` or `val` is read; Refused, then or later, where a picture cannot be."""
         ...
 
 
-DATA_SETS: dict[str, DataSet] = {
+class ObjectSet(DataSet, Protocol):
+    """A data set that knows the objects of each picture."""
+
+    def object_reader(self, data: DataConfig, inventory: Inventory, split: str) -> ObjectReader:
+        """How the split `train` or `val` is read; Refused, then or later, where a picture cannot be."""
+        ...
+
+
+class MapSet(DataSet, Protocol):
+    """A data set that knows the class of each pixel."""
+
+    def map_reader(self, data: DataConfig, inventory: Inventory, split: str) -> MapReader:
+        """How the split `train` or `val` is read; Refused, then or later, where a picture or a map cannot be."""
+        ...
+
+
+LABELLED: dict[str, LabelledSet] = {
     Source.digits: Digits(),
     Source.folder: ImageFolder(),
     Source.imagenette: Imagenette(),
@@ -38,6 +62,9 @@ DATA_SETS: dict[str, DataSet] = {
     Source.cifar100: Cifar(100, "cifar-100-python"),
     Source.imagenet: ImageFolder(),
 }
+WITH_OBJECTS: dict[str, ObjectSet] = {Source.scenes: Scenes(), Source.coco: Coco()}
+WITH_MAPS: dict[str, MapSet] = {Source.scenes: Scenes(), Source.maps: maps.FOLDERS, Source.ade20k: maps.ADE20K}
+DATA_SETS: dict[str, DataSet] = {**LABELLED, **WITH_OBJECTS, **WITH_MAPS}
 
 
 def list_images(data: DataConfig) -> Inventory:
@@ -45,9 +72,20 @@ def list_images(data: DataConfig) -> Inventory:
     return DATA_SETS[data.source].list_images(data)
 
 
-def checked_images(data: DataConfig, batch_size: int) -> Inventory:
-    """What a run trains on and scores, `data.held_out` applied; Refused where `DataSet` says so, or for too few for a batch."""
+def checked_images(data: DataConfig, batch_size: int, target: Target = Target.label) -> Inventory:
+    """What a run learns `target` from and is scored on, `data.held_out` applied; its classes are those of the target.
+
+    Refused where `DataSet` says so, where the data set does not have such targets, or for too few images for a batch.
+    """
+    known = data.source.facts.targets
+    if target not in known:
+        having = ", ".join(source for source in Source if target in source.facts.targets)
+        raise Refused(
+            f"data={data.source}: has a {' and a '.join(sorted(known))} for each picture; a {target} is in data={having}"
+        )
     inventory = apply_held_out(list_images(data), data.held_out)
+    if target == Target.map and inventory.map_classes:
+        inventory = replace(inventory, classes=inventory.map_classes)
     size = inventory.train.size
     if batch_size > size:
         raise Refused(
@@ -62,5 +100,15 @@ def fingerprint(data: DataConfig, inventory: Inventory) -> str:
 
 
 def reader(data: DataConfig, inventory: Inventory, split: str) -> Reader:
-    """A picture and its class by index; see `DataSet`."""
-    return DATA_SETS[data.source].reader(data, inventory, split)
+    """A picture and its class by index; see `LabelledSet`."""
+    return LABELLED[data.source].reader(data, inventory, split)
+
+
+def object_reader(data: DataConfig, inventory: Inventory, split: str) -> ObjectReader:
+    """A picture and its objects by index; see `ObjectSet`."""
+    return WITH_OBJECTS[data.source].object_reader(data, inventory, split)
+
+
+def map_reader(data: DataConfig, inventory: Inventory, split: str) -> MapReader:
+    """A picture and its map by index; see `MapSet`."""
+    return WITH_MAPS[data.source].map_reader(data, inventory, split)

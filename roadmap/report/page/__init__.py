@@ -20,6 +20,7 @@ from roadmap.record.study import PlannedRun
 from roadmap.report.page.chart import roadmap, scatter, tips
 from roadmap.report.page.environment import environment
 from roadmap.report.page.payload import block, payload
+from roadmap.report.page.pictures import sheets
 from roadmap.report.page.progress import Progress
 from roadmap.report.page.tables import runs, sortable
 from roadmap.report.published import aside
@@ -82,6 +83,7 @@ def render(
         plan=study.plan,
         metric=study.plan.metric,
         recipe=recipe_words(study),
+        validated=any("val_loss" in result.scores for result in study.results.values()) or not study.results,
         status=_status(study, running),
         whose={"paper": "the paper’s"}.get(whose, whose),
         not_comparable=not_comparable,
@@ -91,6 +93,7 @@ def render(
         scatter=scatter(report, words),
         labels=[row.variant.label for row in rows],
         drawn=(adopted[0], adopted[-1]),
+        sheets=sheets(study, sorted({adopted[0], adopted[-1]})),
         runs=runs(study, running, beside or study.folder),
         notes=report.notes,
     )

@@ -125,7 +125,7 @@ def _run(point: Point, slot: Slot, alone: bool) -> None:
     logging.getLogger("roadmap").propagate = False
     experiment = point.experiment if alone else _confined(point.experiment, slot)
     try:
-        images = sources.checked_images(experiment.data, experiment.recipe.batch_size)
+        images = sources.checked_images(experiment.data, experiment.recipe.batch_size, experiment.task.name.target)
         execute(experiment, images, point.fingerprint)
     except RoadmapError as error:
         sys.exit(say(error))

@@ -62,8 +62,17 @@ class Upload:
         """Log the record's epochs; those that W&B has already are not logged again."""
         for line in self.folder.history():
             if line["epoch"] >= self.next:
-                self.run.log({key: value for key, value in line.items() if value is not None}, step=line["epoch"])
+                known = {key: value for key, value in line.items() if value is not None}
+                self.run.log({**known, **self._pictures(line["epoch"])}, step=line["epoch"])
                 self.next = line["epoch"] + 1
+
+    def _pictures(self, epoch: int) -> dict[str, Any]:
+        """The sheet of an evaluation's pictures, where its task draws any."""
+        if not (file := self.folder.picture(epoch)).is_file():
+            return {}
+        import wandb
+
+        return {"pictures": wandb.Image(str(file))}
 
     def finish(self, final: Final) -> None:
         """Write the summary by hand (the last epoch's scores and the cost, never the best), and end the run.

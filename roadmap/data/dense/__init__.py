@@ -1,0 +1,1 @@
+"""Pictures with objects, or with a class for each pixel: read, transformed and batched."""

@@ -1,0 +1,176 @@
+"""Batches for dense prediction: pictures read, decoded and transformed in processes beside the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2 import functional
+from torchvision.tv_tensors import Image
+
+from roadmap.base.errors import Refused
+from roadmap.config.schema import DataConfig, Pipeline, RecipeConfig
+from roadmap.data.batches import Batch, Batches, ahead, batches
+from roadmap.data.dense import transforms
+from roadmap.data.dense.targets import DetectionBatch, Instances, SegmentationBatch
+from roadmap.data.dense.transforms import DetectionTransforms, SegmentationTransforms, pad
+from roadmap.data.device.augment import normalise
+from roadmap.data.images.inventory import Inventory
+from roadmap.data.images.sources import map_reader, object_reader
+from roadmap.data.loader import make_loader, read
+
+Item = tuple[Tensor, Any]  # a picture (3, h, w) uint8, and what is known of it
+DENSE = 5  # the key of these transforms' random numbers, beside those of `data.device`
+
+
+class Pictures(Dataset[Item | Refused]):
+    """One split: `pictures[(epoch, index)]` is an `Item`, or the error for a picture that cannot be read."""
+
+    def __init__(self, load: Callable[[int], tuple[Any, Any]], transform: Callable[..., Item], size: int, seed: int) -> None:
+        self.load, self.transform, self.size, self.seed = load, transform, size, seed
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, key: tuple[int, int]) -> Item | Refused:
+        epoch, index = key
+        try:
+            picture, known = self.load(index)
+        except Refused as fault:
+            return fault
+        random = np.random.default_rng([self.seed, epoch, index, DENSE])
+        return self.transform(Image(functional.pil_to_tensor(picture)), known, index, random)
+
+
+@dataclass
+class DensePipeline:
+    """The two splits of a run, decoded and transformed to bytes in processes of their own, normalised on the device."""
+
+    train: DataLoader[Any]
+    val: DataLoader[Any]
+    train_batches: Batches
+    finish: Callable[[list[Item], bool], Batch]  # the batch of items, of training or not
+    device: torch.device
+    name: Pipeline = Pipeline.loader
+
+    @property
+    def updates(self) -> int:
+        """Updates in an epoch."""
+        return self.train_batches.updates
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Micro-batches of an epoch, those of this process, from update `start` on."""
+        self.train_batches.epoch, self.train_batches.start = epoch, start
+        return ahead((self.finish(items, True) for items in read(self.train)), self.device)
+
+    def evaluation(self) -> Iterator[Batch]:
+        """The share of this process in the evaluation split: every picture once, in order."""
+        for items in read(self.val):
+            yield self.finish(items, False)
+
+
+def detection_pipeline(
+    data: DataConfig,
+    recipe: RecipeConfig,
+    seed: int,
+    inventory: Inventory,
+    device: torch.device,
+    rank: int = 0,
+    world: int = 1,
+    settings: DetectionTransforms = DetectionTransforms(),  # noqa: B008
+) -> DensePipeline:
+    """Batches of pictures with their objects (`DetectionBatch`) for process `rank` among `world`."""
+    make = partial(transforms.train_detection, settings), partial(transforms.test_detection, settings)
+    load = [object_reader(data, inventory, split) for split in ("train", "val")]
+    return _pipeline(data, recipe, seed, inventory, device, (rank, world), load, make, _detection_batch)
+
+
+def segmentation_pipeline(
+    data: DataConfig,
+    recipe: RecipeConfig,
+    seed: int,
+    inventory: Inventory,
+    device: torch.device,
+    rank: int = 0,
+    world: int = 1,
+    settings: SegmentationTransforms = SegmentationTransforms(),  # noqa: B008
+) -> DensePipeline:
+    """Batches of pictures with their maps (`SegmentationBatch`) for process `rank` among `world`."""
+    make = partial(transforms.train_segmentation, settings), partial(transforms.test_segmentation, settings)
+    load = [map_reader(data, inventory, split) for split in ("train", "val")]
+    return _pipeline(data, recipe, seed, inventory, device, (rank, world), load, make, _segmentation_batch)
+
+
+def _pipeline(
+    data: DataConfig,
+    recipe: RecipeConfig,
+    seed: int,
+    inventory: Inventory,
+    device: torch.device,
+    place: tuple[int, int],
+    load: Sequence[Callable[[int], tuple[Any, Any]]],
+    make: Sequence[Callable[..., Item]],
+    finish: Callable[..., Batch],
+) -> DensePipeline:
+    if data.pipeline not in (Pipeline.auto, Pipeline.loader):
+        raise Refused(f"data.pipeline={data.pipeline}: must be auto or loader where pictures have objects or maps")
+    samplers = batches(recipe, seed, inventory, *place)
+    loaders = [
+        make_loader(
+            Pictures(load[number], make[number], split.size, seed),
+            data,
+            seed,
+            device,
+            batch_sampler=samplers[number],
+            collate_fn=_collate,
+        )
+        for number, split in enumerate((inventory.train, inventory.val))
+    ]
+    levels = [torch.tensor(triple, device=device).view(3, 1, 1) for triple in (data.mean, data.std)]
+    return DensePipeline(loaders[0], loaders[1], samplers[0], partial(finish, device, levels), device)
+
+
+def _collate(items: list[Item | Refused]) -> list[Item] | Refused:
+    kept = []
+    for item in items:
+        if isinstance(item, Refused):
+            return item
+        kept.append(item)
+    return kept
+
+
+# --- batches ---------------------------------------------------------------------------------------------------------
+
+
+def _detection_batch(device: torch.device, levels: list[Tensor], items: list[Item], training: bool) -> DetectionBatch:
+    """Evaluation's objects stay on the host, where they are scored."""
+    sizes = [target.size if training else pixels.shape[1:] for pixels, target in items]
+    images = (_on_device(pixels, device, levels, size) for (pixels, _), size in zip(items, sizes, strict=True))
+    return DetectionBatch(tuple(images), tuple(_to(target, device) if training else target for _, target in items))
+
+
+def _segmentation_batch(device: torch.device, levels: list[Tensor], items: list[Item], training: bool) -> SegmentationBatch:
+    targets = [classes.to(device, non_blocking=True).long() for _, classes in items]
+    sizes = [classes.shape if training else pixels.shape[1:] for pixels, classes in items]
+    images = [_on_device(pixels, device, levels, size) for (pixels, _), size in zip(items, sizes, strict=True)]
+    if training:
+        return SegmentationBatch(torch.stack(images), torch.stack(targets))
+    return SegmentationBatch(tuple(images), tuple(targets))
+
+
+def _on_device(pixels: Tensor, device: torch.device, levels: list[Tensor], size: Sequence[int]) -> Tensor:
+    """Normalised, then padded with zeros: the mean colour."""
+    mean, std = levels
+    image = normalise(pixels.to(device, non_blocking=True)[None], mean, std, torch.contiguous_format)[0]
+    return pad(image, (size[0], size[1]))
+
+
+def _to(target: Instances, device: torch.device) -> Instances:
+    boxes, labels, masks, crowd = (part.to(device, non_blocking=True) for part in target[:4])
+    return target._replace(boxes=boxes, labels=labels, masks=masks, crowd=crowd)

@@ -1,0 +1,1 @@
+"""What detection and segmentation share: a backbone of four maps, and costs."""

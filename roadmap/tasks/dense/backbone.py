@@ -1,0 +1,151 @@
+"""Any step of the roadmap, or any pyramid of timm's, as the backbone of detection and segmentation: four maps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from roadmap.base.errors import Refused
+from roadmap.config.schema import BackboneNorm, HeadConfig, Initialisation, ModelConfig, OutputNorm
+from roadmap.model.layers import LayerNorm2d
+from roadmap.model.network import Network, build_network, layer_groups
+
+STRIDES = (4, 8, 16, 32)
+PREFIX = "backbone."
+"""Of the weights of a backbone in the networks that stand on it; behind it are the names that they have in the classifier."""
+
+
+class FrozenBatchNorm(nn.BatchNorm2d):
+    """A BatchNorm whose statistics and weights stay as they are loaded, in training too."""
+
+    def train(self, mode: bool = True) -> FrozenBatchNorm:
+        """Stay in eval mode."""
+        return super().train(False)
+
+
+class DenseBackbone(nn.Module):
+    """(N, 3, H, W) to four maps (N, C, H / stride, W / stride) at strides 4, 8, 16 and 32.
+
+    Args:
+        network: a classifier with timm's `forward_intermediates`; what stands behind its last stage is taken away.
+        output_norm: a fresh LayerNorm on each map, as the paper's detectors have (appendix A.3), or none.
+        norm: what its BatchNorms do.
+
+    Raises:
+        Refused: where the network has no maps of these strides.
+
+    """
+
+    def __init__(self, network: Any, output_norm: OutputNorm, norm: BackboneNorm) -> None:
+        super().__init__()
+        self.indices, self.channels = _outputs(network)
+        network.prune_intermediate_layers(self.indices, prune_norm=True)
+        self.norm = norm
+        self.network = _frozen(network) if norm == BackboneNorm.frozen else network
+        has_norm = output_norm == OutputNorm.layer
+        self.norms = nn.ModuleList(LayerNorm2d(n, eps=1e-6) if has_norm else nn.Identity() for n in self.channels)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """The four maps, the finest first."""
+        return feature_maps(self.network, self.norms, self.indices, images)
+
+
+def feature_maps(network: Any, norms: nn.ModuleList, indices: list[int], images: Tensor) -> list[Tensor]:
+    """What these stages of the network put out, each behind its norm."""
+    maps = network.forward_intermediates(images, indices=indices, intermediates_only=True)
+    return [norm(features) for norm, features in zip(norms, maps, strict=True)]
+
+
+def dense_backbone(network: nn.Module, head: HeadConfig) -> DenseBackbone:
+    """The network as the backbone of a head, with the head's norms; the network itself is changed.
+
+    Raises:
+        Refused: as `DenseBackbone`.
+
+    """
+    return DenseBackbone(network, head.output_norm, head.backbone_norm)
+
+
+def backbone_network(
+    model: ModelConfig, reference: str | None, initialisation: Initialisation = Initialisation.paper, classes: int = 0
+) -> nn.Module:
+    """What `dense_backbone` is given: a step's network, or timm's `reference` for images of any size, freshly initialised.
+
+    Raises:
+        Refused: where timm has no such reference, or cannot build it like this.
+
+    """
+    if reference is None:
+        return build_network(model, classes, initialisation=initialisation)
+    from roadmap.model.reference import build_pyramid  # timm, whose import takes seconds
+
+    return build_pyramid(reference, classes, model.drop_path)
+
+
+def _outputs(network: nn.Module) -> tuple[list[int], list[int]]:
+    """Which of the outputs have these strides, and their channels."""
+    name, known = type(network).__name__, getattr(network, "feature_info", [])
+    known = known if isinstance(known, list) else []
+    found = {info["reduction"]: (i, info["num_chs"]) for i, info in enumerate(known)}
+    if not hasattr(network, "forward_intermediates") or not set(STRIDES) <= found.keys():
+        listed = ", ".join(str(info["reduction"]) for info in known) or "none"
+        raise Refused(f"{name} cannot be a backbone: its maps have the strides {listed}; heads need 4, 8, 16 and 32")
+    indices, channels = zip(*(found[stride] for stride in STRIDES), strict=True)
+    return list(indices), list(channels)
+
+
+def _frozen(module: nn.Module) -> nn.Module:
+    """The same module with every BatchNorm frozen as it stands."""
+    if isinstance(module, nn.BatchNorm2d):
+        frozen = FrozenBatchNorm(module.num_features, module.eps).to(module.weight.device, module.weight.dtype)
+        frozen.load_state_dict(module.state_dict(), assign=module.weight.is_meta)
+        return frozen.requires_grad_(False).eval()
+    for name, child in module.named_children():
+        setattr(module, name, _frozen(child))
+    return module
+
+
+class DenseNetwork(nn.Module):
+    """A head on a backbone, whose weights are called `backbone.` and then as in the classifier."""
+
+    backbone: Any  # a network with timm's `forward_intermediates`
+
+    def __init__(self, backbone: DenseBackbone) -> None:
+        super().__init__()
+        self.backbone, self.norms, self.indices = backbone.network, backbone.norms, backbone.indices
+        self.backbone_norm = backbone.norm
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """(N, 3, H, W) to the four maps, the finest first."""
+        return feature_maps(self.backbone, self.norms, self.indices, images)
+
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], tuple[int, ...]]:
+        """Layers, for layer-wise learning rates: the backbone's own, then norms and head as the last."""
+        if isinstance(self.backbone, Network):
+            return layer_groups(coarse)
+        from timm.models import group_parameters
+
+        own = group_parameters(self.backbone, self.backbone.group_matcher(coarse=coarse), reverse=True)
+        last = max(own.values()) + 1
+        return lambda name: (own.get(name.removeprefix(PREFIX), last),)
+
+    def no_weight_decay(self) -> set[str]:
+        """The weights of a reference that weight decay spares, by its own list."""
+        return {PREFIX + name for name in getattr(self.backbone, "no_weight_decay", set)()}
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep only each block's input of the backbone in memory, and compute the rest again in the backward pass."""
+        self.backbone.set_grad_checkpointing(enable)
+
+
+def synchronise(network: DenseNetwork) -> DenseNetwork:
+    """BatchNorm's statistics over all processes: in the head always, in the backbone where `backbone_norm` is sync.
+
+    Several GPUs call it before training, as the paper's heads are synchronised; torch has none for CPUs.
+    """
+    for name, child in network.named_children():
+        if name != "backbone" or network.backbone_norm == BackboneNorm.sync:
+            setattr(network, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
+    return network

@@ -1,0 +1,152 @@
+"""What a detector or a segmenter costs for one image, counted layer by layer on a pass without data.
+
+Published FLOPs of dense prediction are no plain multiply-adds. They count a multiply and its add as one, and beside them the
+biases of convolutions, two operations for each value that a BatchNorm sees, one for each that a ReLU or a pooling does, and
+nothing for LayerNorm, GELU, resizing and the pooling of regions; 1000 regions pass each box head and 100 each mask head. An
+auxiliary head counts in the parameters alone. A 1x1 convolution of a step is a matrix product over channels: its bias is none of
+a convolution.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
+from torch.utils.flop_counter import FlopCounterMode
+
+from roadmap.config.schema import Head, HeadConfig, ModelConfig
+from roadmap.model.cost import MULTIPLY_ADDS, OUTPUTS, Cost
+from roadmap.model.layers import Pointwise
+from roadmap.tasks.dense.backbone import DenseNetwork, backbone_network, dense_backbone
+from roadmap.tasks.detection.cascade import cascade_mask_rcnn
+from roadmap.tasks.detection.mask_rcnn import mask_rcnn
+from roadmap.tasks.detection.regions import BOX_SIZE, MASK_SIZE, Detector
+from roadmap.tasks.segmentation.upernet import Pool, upernet
+
+BOXES, MASKS = 1000, 100  # regions that pass each box head, each mask head
+SIZES = {Head.mask_rcnn: (800, 1280), Head.cascade_mask_rcnn: (800, 1280), Head.upernet: (512, 2048)}
+"""Height and width of the image at which FLOPs are published; UPerNet's with weights from ImageNet-22K at (640, 2560)."""
+NETWORKS: dict[Head, Callable[..., DenseNetwork]] = {
+    Head.mask_rcnn: mask_rcnn,
+    Head.cascade_mask_rcnn: cascade_mask_rcnn,
+    Head.upernet: upernet,
+}
+ATTENTION = ("bmm", "attention")  # parts of the names of torch's operators that multiply activations with each other
+
+
+@dataclass(frozen=True)
+class DenseCost:
+    """Parameters in all; operations by kind of the backbone, and of the head without its auxiliary part."""
+
+    params: int
+    backbone: Mapping[str, int]
+    head: Mapping[str, int]
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds."""
+        return sum(part.get(kind, 0) for part in (self.backbone, self.head) for kind in MULTIPLY_ADDS)
+
+    @property
+    def published(self) -> int:
+        """Operations as published FLOPs count them."""
+        return self.published_backbone + _published(self.head)
+
+    @property
+    def published_backbone(self) -> int:
+        """Of them the backbone's."""
+        return _published(self.backbone)
+
+    @property
+    def cost(self) -> Cost:
+        """As of a classifier."""
+        total = Counter(self.backbone) + Counter(self.head)
+        counted = {kind: total[kind] for kind in MULTIPLY_ADDS if total[kind]}
+        below = sum(self.backbone.get(kind, 0) for kind in MULTIPLY_ADDS)
+        return Cost(self.params, counted, total[OUTPUTS], backbone=below)
+
+
+def _published(counts: Mapping[str, int]) -> int:
+    return sum(count for kind, count in counts.items() if kind != OUTPUTS)
+
+
+def dense_cost(
+    model: ModelConfig, reference: str | None, head: HeadConfig, classes: int, size: tuple[int, int] | None = None
+) -> DenseCost:
+    """Count the network of this head on a step's backbone, or on timm's `reference`, for an image (height, width) in pixels.
+
+    Without a size it is the one that published FLOPs are for.
+
+    Raises:
+        Refused: where the reference cannot be a backbone.
+
+    """
+    with torch.device("meta"):
+        network = NETWORKS[head.name](dense_backbone(backbone_network(model, reference), head), head, classes).eval()
+        image = torch.zeros(1, 3, *(size or SIZES[head.name]))
+    maps: list[Tensor] = []
+    body = count(lambda: maps.extend(network.maps(image)), attention=reference is not None)
+    run = _detect if isinstance(network, Detector) else _segment
+    return DenseCost(sum(weight.numel() for weight in network.parameters()), body, count(lambda: run(network, maps)))
+
+
+def _detect(network: Any, maps: list[Tensor]) -> None:
+    """What has weights in a detector."""
+    pyramid = network.pyramid({str(i): features for i, features in enumerate(maps)})
+    network.proposals.head(list(pyramid.values()))
+    width = maps[0].new_zeros(1).expand(next(iter(pyramid.values())).shape[1])
+    for stage in network.stages:
+        boxes, masks = (
+            width[None, :, None, None].expand(regions, -1, side, side)
+            for regions, side in ((BOXES, BOX_SIZE), (MASKS, MASK_SIZE))
+        )
+        stage.box_predictor(stage.box_head(boxes))
+        stage.mask_predictor(stage.mask_head(masks))
+
+
+def _segment(network: Any, maps: list[Tensor]) -> None:
+    network.classifier(network.decoder(maps))
+
+
+def count(run: Callable[[], object], attention: bool = False) -> Counter[str]:
+    """The operations of the layers that are called meanwhile, and products of activations with each other where asked."""
+    counts: Counter[str] = Counter()
+
+    def see(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        for kinds, rule in RULES:
+            if isinstance(layer, kinds):
+                counts.update(rule(layer, inputs[0], output))
+
+    hook, counter = register_module_forward_hook(see), FlopCounterMode(display=False)
+    try:
+        with torch.no_grad(), counter:
+            run()
+    finally:
+        hook.remove()
+    if attention:
+        operators = counter.get_flop_counts()["Global"].items()
+        counts["attention"] = sum(flops // 2 for name, flops in operators if any(part in str(name) for part in ATTENTION))
+    return counts
+
+
+def _conv(layer: Any, x: Tensor, y: Tensor) -> dict[str, int]:
+    """Each value of the finer side is a product with the kernel; a transposed convolution has its finer side behind it."""
+    values = x.numel() * layer.out_channels if isinstance(layer, nn.ConvTranspose2d) else y.numel() * layer.in_channels
+    products = values // layer.groups * layer.kernel_size[0] * layer.kernel_size[1]
+    bias = layer.bias is not None and not isinstance(layer, Pointwise)
+    return {"conv": products, "bias": y.numel() * bias, OUTPUTS: y.numel()}
+
+
+Rule = Callable[[Any, Tensor, Tensor], dict[str, int]]
+RULES: tuple[tuple[tuple[type[nn.Module], ...], Rule], ...] = (
+    ((nn.Conv2d, nn.ConvTranspose2d), _conv),
+    ((nn.Linear,), lambda layer, x, y: {"linear": x.numel() * layer.out_features, OUTPUTS: y.numel()}),
+    ((nn.BatchNorm2d,), lambda layer, x, y: {"batch_norm": 2 * x.numel()}),
+    ((nn.ReLU,), lambda layer, x, y: {"relu": y.numel()}),
+    ((nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, Pool), lambda layer, x, y: {"pool": x.numel()}),
+)

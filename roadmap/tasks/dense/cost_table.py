@@ -1,0 +1,69 @@
+"""The costs of a head on every step: parameters, multiply-adds, and FLOPs as they are published."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from roadmap.base.tables import Column
+from roadmap.config.schema import Head
+from roadmap.model.check import compose_run
+from roadmap.tasks.dense.cost import SIZES, dense_cost
+
+COLUMNS = (
+    Column("step", "step"),
+    Column("params", "params", "{:,}"),
+    Column("gmacs", "multiply-adds, G", "{:.2f}"),
+    Column("gflops_published", "FLOPs as published, G", "{:.2f}"),
+    Column("gflops_backbone", "of them the backbone's", "{:.2f}"),
+)
+RECIPES = {Head.mask_rcnn: "coco_1x", Head.cascade_mask_rcnn: "coco_1x", Head.upernet: "ade20k_160k"}  # heads as published
+CLASSES = {Head.mask_rcnn: 80, Head.cascade_mask_rcnn: 80, Head.upernet: 150}  # COCO's and ADE20K's
+LAST = "separate_downsampling"  # whose settings a reference has beside its own network
+
+Table = tuple[list[dict[str, Any]], Sequence[Column], str]
+
+
+def table(
+    head: Head,
+    scale: str,
+    image_size: int | None,
+    steps: Sequence[str],
+    references: Sequence[str],
+    config_dirs: tuple[Path, ...] = (),
+    own: Sequence[str] = (),
+) -> Table:
+    """Rows, columns and title; `image_size` is the shorter side in pixels, None for the published one; `own` are toggles.
+
+    Raises:
+        Refused: where a reference cannot be a backbone.
+
+    """
+    short, long = SIZES[head]
+    size = (short, long) if image_size is None else (image_size, image_size * long // short)
+    rows = [*((name, None) for name in steps), *((LAST, name) for name in references)]
+    title = f"{head}, scale {scale}, {size[1]} x {size[0]} px, {CLASSES[head]} classes; one image"
+    return [row(step, reference, head, scale, size, config_dirs, own) for step, reference in rows], COLUMNS, title
+
+
+def row(
+    step: str,
+    reference: str | None,
+    head: Head,
+    scale: str,
+    size: tuple[int, int],
+    config_dirs: tuple[Path, ...] = (),
+    own: Sequence[str] = (),
+) -> dict[str, Any]:
+    """One row, operations in G (1e9), for an image (height, width)."""
+    groups = [f"task={head.facts.task}", f"head={head}", f"recipe={RECIPES[head]}"]
+    chosen = compose_run([f"scale={scale}", f"+step={step}", *groups, *own], config_dirs)
+    counted = dense_cost(chosen.model, reference, chosen.head, CLASSES[head], size)
+    return {
+        "step": reference or step,
+        "params": counted.params,
+        "gmacs": counted.macs / 1e9,
+        "gflops_published": counted.published / 1e9,
+        "gflops_backbone": counted.published_backbone / 1e9,
+    }

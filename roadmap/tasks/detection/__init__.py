@@ -1,0 +1,1 @@
+"""A box, a class and a mask for each object."""

@@ -1,0 +1,142 @@
+"""Detection: boxes, classes and masks of objects, by Mask R-CNN or Cascade Mask R-CNN, scored as COCO does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.ops import box_iou
+from torchvision.transforms.v2.functional import pil_to_tensor
+from torchvision.tv_tensors import Image as Pixels
+
+from roadmap.config.schema import DataConfig, Head, RecipeConfig, TaskName
+from roadmap.data.batches import Batch, InputPipeline
+from roadmap.data.dense.draw import draw_objects, side_by_side
+from roadmap.data.dense.pipeline import detection_pipeline
+from roadmap.data.dense.targets import DetectionBatch, Detections, Instances
+from roadmap.data.dense.transforms import DetectionTransforms, show_whole
+from roadmap.data.images.inventory import Inventory
+from roadmap.record.result import Metric
+from roadmap.tasks.dense.gallery import Example, Gallery
+from roadmap.tasks.dense.task import UNBOUNDED, Build, DenseTask
+from roadmap.tasks.detection.cascade import cascade_mask_rcnn
+from roadmap.tasks.detection.mask_rcnn import mask_rcnn
+from roadmap.tasks.detection.score import AveragePrecision, to_stored
+from roadmap.tasks.metrics import METRICS
+
+OBJECTS = 16  # in a picture of a dummy batch, more than most pictures of COCO have
+
+
+class Detection(DenseTask):
+    """Every object its box, class and mask; batches are `DetectionBatch`es."""
+
+    metric: ClassVar[Metric] = METRICS[TaskName.detection]
+    heads: ClassVar[dict[Head, Build]] = {Head.mask_rcnn: mask_rcnn, Head.cascade_mask_rcnn: cascade_mask_rcnn}
+
+    def batches(
+        self, data: DataConfig, seed: int, inventory: Inventory, device: torch.device, rank: int = 0, world: int = 1
+    ) -> InputPipeline:
+        """See `Task.batches`."""
+        settings = transforms(data, self.recipe)
+        return detection_pipeline(data, self.recipe, seed, inventory, device, rank, world, settings)
+
+    def loss(self, network: nn.Module, batch: Batch) -> Tensor:
+        """The sum of the head's losses, each a mean over the micro-batch."""
+        losses: dict[str, Tensor] = network(batch.images, batch.targets)
+        return torch.stack([loss.float() for loss in losses.values()]).sum()
+
+    def outputs(self, network: nn.Module, images: tuple[Tensor, ...]) -> list[Detections]:
+        """What is found in each picture."""
+        found: list[Detections] = network(images)
+        return found
+
+    def scorer(self, device: torch.device) -> AveragePrecision:
+        """See `Task.scorer`."""
+        return AveragePrecision()
+
+    def gallery(self) -> Gallery:
+        """See `Task.gallery`."""
+        return Gallery(overlap, self.drawn)
+
+    def drawn(self, example: Example) -> Image.Image:
+        """What is labelled beside what was found: of that the surest, as many as there are objects."""
+        target, found = example.target, to_stored(surest(example.output, len(example.target.labels)), example.target.size)
+        picture = self.picture(example.image, target.size)
+        labelled = draw_objects(picture, target.boxes.numpy(), target.labels.tolist(), self.classes, target.masks.numpy())
+        labels, scores = found.labels.tolist(), found.scores.tolist()
+        guessed = draw_objects(picture, found.boxes.numpy(), labels, self.classes, found.masks, scores)
+        return side_by_side([("labelled", labelled), ("found", guessed)])
+
+    def shown(self, picture: Image.Image, data: DataConfig) -> Tensor:
+        """See `Task.shown`."""
+        return show_whole(transforms(data, self.recipe), Pixels(pil_to_tensor(picture)))
+
+    def answers(self, outputs: list[Detections], classes: Sequence[str], most: int) -> list[list[dict[str, Any]]]:
+        """See `Task.answers`: classes with their scores and boxes, in shares of the picture's width and height."""
+        return [[_answer(found, index, classes) for index in range(min(most, len(found.labels)))] for found in outputs]
+
+    def found(self, picture: Image.Image, output: Detections, classes: Sequence[str], most: int) -> Image.Image:
+        """See `Task.found`: boxes, masks and scores."""
+        seen = to_stored(surest(output, most), picture.size[::-1])
+        labels, scores = seen.labels.tolist(), seen.scores.tolist()
+        return draw_objects(picture, seen.boxes.numpy(), labels, classes, seen.masks, scores)
+
+    def dummy_batch(self, images: int, image_size: int, device: torch.device) -> DetectionBatch:
+        """See `Task.dummy_batch`: pictures as large as they get, with some objects in each."""
+        size = image_size, self.longest or image_size
+        blank = torch.zeros(3, *size, device=device)
+        return DetectionBatch((blank,) * images, tuple(_blank_objects(size, index, device) for index in range(images)))
+
+
+def _answer(found: Detections, index: int, classes: Sequence[str]) -> dict[str, Any]:
+    """One object; edges are shares of the picture, for this was shown to the network at another size."""
+    left, top, right, bottom = found.boxes[index].tolist()
+    height, width = found.size
+    edges = {"left": left / width, "top": top / height, "right": right / width, "bottom": bottom / height}
+    return {"class": classes[int(found.labels[index])], "score": float(found.scores[index]), **edges}
+
+
+def surest(found: Detections, number: int) -> Detections:
+    """The first so many, of which the first is the surest."""
+    return found._replace(**{part: getattr(found, part)[:number] for part in ("boxes", "scores", "labels", "masks")})
+
+
+def overlap(target: Instances, found: Detections) -> float | None:
+    """How well a picture's objects are found, 0 to 1: mean overlap of each with the best box of its class among the surest."""
+    truth = target.boxes[~target.crowd]
+    if not len(truth):
+        return None
+    boxes = to_stored(surest(found, len(target.labels)), target.size)
+    same = target.labels[~target.crowd][:, None] == boxes.labels[None]
+    overlaps = torch.where(same, box_iou(truth.double(), boxes.boxes), 0.0)
+    return float(overlaps.amax(1).mean()) if overlaps.shape[1] else 0.0
+
+
+def transforms(data: DataConfig, recipe: RecipeConfig) -> DetectionTransforms:
+    """How pictures are shown by these settings, in training and evaluation."""
+    longest = data.longest_side or UNBOUNDED
+    low, high = recipe.crop_range or (0, 0)
+    jitter = (recipe.jitter[0], recipe.jitter[1]) if recipe.jitter else None
+    return DetectionTransforms(
+        shorter=tuple(recipe.short_sides) or (data.image_size,),
+        longest=longest,
+        crop_shorter=tuple(recipe.crop_sides),
+        crop_sides=(low, high),
+        jitter=jitter,
+        canvas=recipe.crop_size or data.image_size,
+        hflip=data.hflip,
+        test_shorter=data.image_size,
+        test_longest=longest,
+    )
+
+
+def _blank_objects(size: tuple[int, int], index: int, device: torch.device) -> Instances:
+    side = min(size) / 4
+    corners = torch.linspace(0, min(size) - side, OBJECTS, device=device)
+    boxes = torch.stack([corners, corners, corners + side, corners + side], 1)
+    masks = torch.ones(OBJECTS, *size, dtype=torch.uint8, device=device)
+    none = torch.zeros(OBJECTS, dtype=torch.long, device=device)
+    return Instances(boxes, none, masks, none.bool(), size, index)

@@ -1,0 +1,132 @@
+"""Segmentation: a class for each pixel, by UPerNet, scored by mean intersection over union."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, cast
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.transforms.v2.functional import pil_to_tensor
+from torchvision.tv_tensors import Image as Pixels
+
+from roadmap.config.schema import DataConfig, Head, RecipeConfig, TaskName
+from roadmap.data.batches import Batch, InputPipeline
+from roadmap.data.dense.draw import draw_map, side_by_side
+from roadmap.data.dense.pipeline import segmentation_pipeline
+from roadmap.data.dense.targets import IGNORED, SegmentationBatch
+from roadmap.data.dense.transforms import SegmentationTransforms, show_whole
+from roadmap.data.images.inventory import Inventory
+from roadmap.record.result import Metric
+from roadmap.tasks.dense.gallery import Example, Gallery
+from roadmap.tasks.dense.task import UNBOUNDED, Build, DenseTask
+from roadmap.tasks.metrics import METRICS
+from roadmap.tasks.segmentation.inference import slide
+from roadmap.tasks.segmentation.score import Confusion, resized
+from roadmap.tasks.segmentation.upernet import upernet
+
+
+@dataclass
+class Segmentation(DenseTask):
+    """Every pixel its class; batches are `SegmentationBatch`es."""
+
+    window: int = 512  # pixels a side, of the parts in which a picture is scored: as large as what is trained on
+    metric: ClassVar[Metric] = METRICS[TaskName.segmentation]
+    heads: ClassVar[dict[Head, Build]] = {Head.upernet: upernet}
+
+    def batches(
+        self, data: DataConfig, seed: int, inventory: Inventory, device: torch.device, rank: int = 0, world: int = 1
+    ) -> InputPipeline:
+        """See `Task.batches`."""
+        settings = transforms(data, self.recipe)
+        return segmentation_pipeline(data, self.recipe, seed, inventory, device, rank, world, settings)
+
+    def loss(self, network: nn.Module, batch: Batch) -> Tensor:
+        """Cross-entropy of the head, and of the auxiliary one by its weight."""
+        logits, auxiliary = network(batch.images.contiguous(memory_format=self.memory_format))
+        loss = cross_entropy(logits, batch.targets)
+        return loss if auxiliary is None else loss + self.head.aux_weight * cross_entropy(auxiliary, batch.targets)
+
+    def outputs(self, network: nn.Module, images: tuple[Tensor, ...]) -> list[Tensor]:
+        """Scores (classes, h, w) of each picture, from overlapping windows two thirds of their side apart."""
+        scores = partial(self._scores, network)
+        return [slide(scores, image, self.window, int(self.window * 2 / 3)) for image in images]
+
+    def _scores(self, network: nn.Module, windows: Tensor) -> Tensor:
+        return cast(Tensor, network(windows.contiguous(memory_format=self.memory_format)))
+
+    def scorer(self, device: torch.device) -> Confusion:
+        """See `Task.scorer`."""
+        return Confusion(self.classes, device)
+
+    def gallery(self) -> Gallery:
+        """See `Task.gallery`."""
+        return Gallery(accuracy, self.drawn)
+
+    def drawn(self, example: Example) -> Image.Image:
+        """What is labelled beside what was found."""
+        target, found = example.target.cpu(), classes_of(example.output, example.target).cpu()
+        picture = self.picture(example.image, (target.shape[0], target.shape[1]))
+        maps = {"labelled": target, "found": found}
+        return side_by_side([(name, draw_map(picture, shown.byte().numpy(), self.classes)) for name, shown in maps.items()])
+
+    def shown(self, picture: Image.Image, data: DataConfig) -> Tensor:
+        """See `Task.shown`."""
+        return show_whole(transforms(data, self.recipe), Pixels(pil_to_tensor(picture)))
+
+    def answers(self, outputs: list[Tensor], classes: Sequence[str], most: int) -> list[list[dict[str, Any]]]:
+        """See `Task.answers`: classes with their shares of the picture, the largest first."""
+        rows = []
+        for scores in outputs:
+            shares = torch.bincount(scores.argmax(0).flatten(), minlength=len(classes)) / scores[0].numel()
+            ranked = [(share, index) for share, index in zip(*shares.sort(descending=True, stable=True), strict=True) if share]
+            rows.append([{"class": classes[int(index)], "share": float(share)} for share, index in ranked[:most]])
+        return rows
+
+    def found(self, picture: Image.Image, output: Tensor, classes: Sequence[str], most: int) -> Image.Image:
+        """See `Task.found`: every pixel tinted by its class."""
+        scores = resized(output[None].float(), (picture.height, picture.width))[0]
+        return draw_map(picture, scores.argmax(0).byte().cpu().numpy(), classes)
+
+    def dummy_batch(self, images: int, image_size: int, device: torch.device) -> SegmentationBatch:
+        """See `Task.dummy_batch`: crops of what is trained on."""
+        shape = images, self.window, self.window
+        return SegmentationBatch(
+            torch.zeros(images, 3, *shape[1:], device=device), torch.zeros(shape, dtype=torch.long, device=device)
+        )
+
+
+def classes_of(scores: Tensor, target: Tensor) -> Tensor:
+    """The likeliest class of each pixel (H, W) of a map, from scores (classes, h, w)."""
+    return resized(scores[None].float(), (target.shape[0], target.shape[1]))[0].argmax(0)
+
+
+def accuracy(target: Tensor, scores: Tensor) -> float | None:
+    """The share of a picture's pixels whose class was found; None where none has one."""
+    counted = target != IGNORED
+    return float((classes_of(scores, target) == target)[counted].float().mean()) if counted.any() else None
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean over all pixels of (B, classes, H, W), of which the ignored add nothing: finite where all are, alike for each crop.
+
+    Pixels are laid out as rows: on a GPU torch's loss over maps has no fixed order of its sums.
+    """
+    rows = logits.float().movedim(1, -1).flatten(0, -2)
+    return nn.functional.cross_entropy(rows, targets.flatten(), ignore_index=IGNORED, reduction="sum") / targets.numel()
+
+
+def transforms(data: DataConfig, recipe: RecipeConfig) -> SegmentationTransforms:
+    """How pictures are shown by these settings, in training and evaluation."""
+    low, high = recipe.jitter or (1.0, 1.0)
+    return SegmentationTransforms(
+        scale=(data.longest_side or UNBOUNDED, data.image_size),
+        ratios=(low, high),
+        crop=recipe.crop_size or data.image_size,
+        most_of_one=recipe.class_share or 1.0,
+        hflip=data.hflip,
+        distortion=recipe.photometric,
+    )

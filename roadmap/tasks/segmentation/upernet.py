@@ -1,0 +1,121 @@
+"""UPerNet (Xiao et al., 1807.10221) on any backbone, as ConvNeXt's appendix A.3 sets it: pooled pyramid, feature pyramid, fusion.
+
+All resizing is bilinear with the corners of pixels, not their centres, aligned to the picture's (`align_corners=False`). On a GPU
+its gradient has a fixed order of sums only under `torch.use_deterministic_algorithms`, where torch takes a slower way. The pools
+are matrix products, as torch's own have no such way.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from roadmap.base.errors import Refused
+from roadmap.config.schema import HeadConfig
+from roadmap.tasks.dense.backbone import DenseBackbone, DenseNetwork
+from roadmap.tasks.dense.layers import conv_norm
+
+AUX_MAP = 2  # the third stage's
+
+
+class UPerNet(DenseNetwork):
+    """Images (N, 3, H, W) to logits (N, classes, H, W); in training to those and the auxiliary head's, None where it has none.
+
+    Raises:
+        Refused: in training on one image, whose map pooled to one cell leaves BatchNorm a single value, unless several
+            processes share its statistics.
+
+    """
+
+    def __init__(self, backbone: DenseBackbone, head: HeadConfig, classes: int) -> None:
+        super().__init__(backbone)
+        width = head.channels
+        self.decoder = Decoder(backbone.channels, width, head.pools)
+        self.classifier = _classifier(width, classes, head.dropout)
+        self.auxiliary = None
+        if head.aux_weight:
+            channels = backbone.channels[AUX_MAP]
+            self.auxiliary = nn.Sequential(
+                conv_norm(channels, head.aux_channels, 3), _classifier(head.aux_channels, classes, head.dropout)
+            )
+
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor | None]:
+        """See the class."""
+        if self.training and len(images) == 1:
+            self._check_alone()
+        maps, size = self.maps(images), images.shape[-2:]
+        logits = resize(self.classifier(self.decoder(maps)), size)
+        if not self.training:
+            return logits
+        return logits, None if self.auxiliary is None else resize(self.auxiliary(maps[AUX_MAP]), size)
+
+    def _check_alone(self) -> None:
+        shared = torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
+        if self.decoder.alone and not (shared and isinstance(self.decoder.fuse[1], nn.SyncBatchNorm)):
+            raise Refused(
+                "a micro-batch of one image: head=upernet pools its last map to one cell, a single value for BatchNorm; "
+                "recipe.micro_batch must be at least 2, or several GPUs share the statistics"
+            )
+
+
+class Decoder(nn.Module):
+    """Four maps to one at the finest's resolution, (N, width, H / 4, W / 4)."""
+
+    def __init__(self, channels: list[int], width: int, pools: list[int]) -> None:
+        super().__init__()
+        self.alone = 1 in pools
+        self.pools = nn.ModuleList(nn.Sequential(Pool(cells), conv_norm(channels[-1], width, 1)) for cells in pools)
+        self.top = conv_norm(channels[-1] + len(pools) * width, width, 3)
+        self.laterals = nn.ModuleList(conv_norm(n, width, 1) for n in channels[:-1])
+        self.smooth = nn.ModuleList(conv_norm(width, width, 3) for _ in channels[:-1])
+        self.fuse = conv_norm(len(channels) * width, width, 3)
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """See the class."""
+        *finer, last = maps
+        pooled = [last, *(resize(pool(last), last.shape[-2:]) for pool in self.pools)]
+        levels = [self.top(torch.cat(pooled, 1))]
+        for features, lateral in zip(reversed(finer), reversed(self.laterals), strict=True):  # type: ignore[call-overload]
+            levels.insert(0, lateral(features) + resize(levels[0], features.shape[-2:]))
+        smooth = [*(conv(level) for conv, level in zip(self.smooth, levels, strict=False)), levels[-1]]
+        return self.fuse(torch.cat([resize(level, maps[0].shape[-2:]) for level in smooth], 1))
+
+
+class Pool(nn.Module):
+    """Averages over `cells` x `cells` parts of (N, C, H, W), which overlap where sides do not divide: `AdaptiveAvgPool2d`."""
+
+    def __init__(self, cells: int) -> None:
+        super().__init__()
+        self.cells = cells
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C, cells, cells)."""
+        rows, columns = (averages(size, self.cells).to(x) for size in x.shape[-2:])
+        return rows @ x @ columns.T
+
+
+def averages(size: int, cells: int) -> Tensor:
+    """(cells, size): the share of each pixel of a line in the average of each part of it."""
+    inside = torch.zeros(cells, size)
+    for cell in range(cells):
+        inside[cell, cell * size // cells : -(-(cell + 1) * size // cells)] = 1
+    return inside / inside.sum(1, keepdim=True)
+
+
+def resize(x: Tensor, size: torch.Size) -> Tensor:
+    """Bilinear, (N, C, h, w) to (N, C, *size)."""
+    return x if x.shape[-2:] == size else functional.interpolate(x, size, mode="bilinear", align_corners=False)
+
+
+def _classifier(channels: int, classes: int, dropout: float) -> nn.Sequential:
+    """A class for each position, behind dropout of whole channels."""
+    conv = nn.Conv2d(channels, classes, 1)
+    nn.init.normal_(conv.weight, std=0.01)
+    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+    return nn.Sequential(nn.Dropout2d(dropout), conv)
+
+
+def upernet(backbone: DenseBackbone, head: HeadConfig, classes: int) -> UPerNet:
+    """UPerNet on this backbone with so many classes."""
+    return UPerNet(backbone, head, classes)
