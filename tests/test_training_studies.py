@@ -233,6 +233,28 @@ def test_planted_techniques_come_back(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    ("kind", "planted"),
+    [
+        ("orderings", {"adamw": 22.5, "length": 12.5, "mixup": -3}),  # Shapley values: each has half of the interaction
+        ("interactions", {"adamw": 20, "length": 10, "mixup": -3, "adamw*length": 5, "adamw*mixup": 0, "length*mixup": 0}),
+        ("leave_one_out", {"without_adamw": -25, "without_length": -15, "without_mixup": 3}),
+    ],
+)
+def test_planted_techniques_come_back_from_every_rule(tmp_path, kind, planted):
+    words = ["study.orders=40", "study.steps=[adamw,length,mixup]", "study.seeds=[0,1,2]", f"output={tmp_path}"]
+    found = plan(["+study=digits_training", f"study.kind={kind}", *words])
+    worth, noise = {"adamw": 20.0, "length": 10.0, "mixup": -3.0}, np.random.default_rng(0)
+
+    def score(row):
+        there = {name for name in worth if (name in row.split("+")) != (kind == "leave_one_out" and name not in row)}
+        return 50 + sum(worth[name] for name in there) + 5 * ({"adamw", "length"} <= there)
+
+    study = with_recipes(found, {row: list(score(row) + noise.normal(0, 0.2, 3)) for row in found.rows})
+    values = {estimate.effect.name: estimate.value for estimate in analyse(study).estimates}
+    assert values == pytest.approx(planted, abs=0.6)
+
+
 # --- steps x recipes -------------------------------------------------------------------------------------------------
 
 
