@@ -129,6 +129,11 @@ BAD_LINES = [
     ("sweep study=digits --nope", "--nope"),
     ("sweep study=digits --jobs many", "--jobs many"),
     ("cost --nope", "--nope"),
+    # what only timm and the file system know, without asking timm
+    ("run reference=resnet18dd", "resnet18dd resnet18d, timm.list_models()"),
+    ("sweep study=digits study.references=[resnet18dd]", "resnet18dd resnet18d"),
+    ("run +step=resnet output=/proc/of/nobody", "output=/proc/of/nobody /proc"),
+    ("sweep study=digits output=/proc/of/nobody", "output=/proc/of/nobody /proc"),
     ("cost --image-size wide", "--image-size wide"),
     # wrong types
     ("run +step=resnet recipe.epochs=abc", "recipe.epochs abc 100000"),
@@ -480,3 +485,14 @@ def test_a_refusal_takes_less_than_three_seconds_and_no_torch(tmp_path, line, wo
     assert done.stdout.split() == ["False"]
     assert_readable("", done.stderr, words)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_timm_s_names_are_all_found_in_its_sources():
+    """A name that is found nowhere is refused without importing timm, so none of its own may be missed."""
+    import timm
+
+    from roadmap.model.names import check_name
+
+    for name in [*timm.list_models(), "seresnext101_32x8d"]:
+        if not name.startswith("roadmap_"):
+            check_name(name)

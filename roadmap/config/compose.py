@@ -185,7 +185,7 @@ def _on_parent(overrides: tuple[str, ...]) -> Experiment | None:
     parent = compose_unchecked(tuple(_of_parent(word, defaults[0]) for word in overrides), ())
     rooms = {room: change[room] for room in ROOMS if room in change}
     kept = {room: {key: value for key, value in of.items() if f"{room}.{key}" not in given} for room, of in rooms.items()}
-    config = OmegaConf.merge({"scale": OmegaConf.structured(parent.scale)}, *({r: getattr(parent, r)} for r in kept), kept)
+    config: Any = OmegaConf.merge({"scale": OmegaConf.structured(parent.scale)}, *({r: getattr(parent, r)} for r in kept), kept)
     changed = {room: OmegaConf.to_object(config[room]) for room in kept}
     about = all_steps()[step]
     named = StepConfig(about.name, about.parent, about.label, about.group, about.before)
@@ -200,7 +200,7 @@ def _of_parent(word: str, parent: str) -> str:
 def _step_file(step: str) -> dict[str, Any]:
     """What a step of our own changes, as its file says it; empty where there is no such file."""
     file = CONF / "step" / f"{step}.yaml"
-    content = OmegaConf.to_container(OmegaConf.load(file), resolve=False) if file.is_file() else {}
+    content: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False) if file.is_file() else {}
     return content if isinstance(content, dict) else {}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from difflib import get_close_matches
 from typing import Any
 
 import timm
@@ -12,6 +11,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from roadmap.base.errors import Refused
+from roadmap.model.names import unknown_model
 
 KINDS = {"aten.convolution": "conv", "aten.addmm": "linear", "aten.mm": "linear"}
 """Of the operators that torch counts; what is left are products of activations with each other."""
@@ -25,12 +25,7 @@ def build_reference(name: str, num_classes: int, image_size: int, drop_path: flo
 
     """
     if not timm.is_model(name):
-        models = timm.list_models()
-        close = get_close_matches(name, models, n=5, cutoff=0.4) or models[:5]
-        raise Refused(
-            f"reference={name}: timm {timm.__version__} has no such model; it has {', '.join(close)} and "
-            f"{len(models) - len(close)} others, timm.list_models()"
-        )
+        raise unknown_model(name, timm.list_models())
     settings: dict[str, Any] = {"drop_path_rate": drop_path}  # also where it is 0: timm's own default may be another
     if dropout:
         settings["drop_rate"] = dropout

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -19,6 +19,7 @@ from roadmap.config.schema import Experiment
 from roadmap.data.images import sources
 from roadmap.data.images.inventory import Inventory
 from roadmap.model.check import compose_run
+from roadmap.model.names import check_name
 from roadmap.record.folder import runs_folder
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def preflight(experiment: Experiment) -> Inventory:
 def check_reference(experiment: Experiment, classes: int) -> None:
     """Refuse a reference that timm does not have, or that does not take the experiment's images."""
     if experiment.reference is not None:
+        check_name(experiment.reference)
         cost_of(experiment, classes)
 
 
@@ -76,5 +78,8 @@ def check_output(experiment: Experiment) -> None:
     """Refuse an output folder that could not be made or written, before anything is made in it."""
     folder = runs_folder(experiment)
     there = next(path for path in (folder, *folder.parents) if path.exists() or path.is_symlink())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise Refused(f"output={experiment.output}: {there} is not a folder that can be written")
+    try:
+        with TemporaryFile(dir=there):  # without a name; root may write everywhere, and some systems refuse all the same
+            pass
+    except OSError as error:
+        raise Refused(f"output={experiment.output}: {there} is not a folder that can be written: {error.strerror}") from error

@@ -28,7 +28,7 @@ from roadmap.sweep.engines.base import Cancel, Ending, Engine, holder
 from roadmap.sweep.engines.machine import Slot, slots
 from roadmap.sweep.plan import Point
 
-PRELOADED = ["roadmap.run.execute", "sklearn.datasets", "torchvision"]
+PRELOADED = ["roadmap.run.execute", "torchvision"]
 UNKNOWN = 255  # multiprocessing's exit code of a process whose server was killed; the run may still be saving
 KILL_SECONDS = 5.0  # until a killed process has gone
 
