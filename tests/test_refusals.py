@@ -83,6 +83,7 @@ UNKNOWN_NAMES = [  # the line, what is said beside the name that was probably me
     ("run +step=resnet recipe=papr", "papr smoke short", "paper"),
     ("run +step=resnet model.kernelsize=3", "model.kernelsize model.depthwise", "model.kernel_size"),
     ("run +step=resnet recipe.lrr=3", "recipe.lrr recipe.epochs", "recipe.lr"),
+    ("run +step=resnet recipe.optimiser=sgd", "recipe.optimiser", "recipe.optimizer"),
     ("run +step=resnet runtime.thread=2", "runtime.thread=2 runtime.device", "runtime.threads"),
     ("run +step=resnet data.imagesize=32", "data.imagesize data.path", "data.image_size"),
     ("run +step=resnet sed=3", "sed=3 output", "seed"),

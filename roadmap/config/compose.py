@@ -186,7 +186,7 @@ def _on_parent(overrides: tuple[str, ...]) -> Experiment | None:
     rooms = {room: change[room] for room in ROOMS if room in change}
     kept = {room: {key: value for key, value in of.items() if f"{room}.{key}" not in given} for room, of in rooms.items()}
     config: Any = OmegaConf.merge({"scale": OmegaConf.structured(parent.scale)}, *({r: getattr(parent, r)} for r in kept), kept)
-    changed = {room: OmegaConf.to_object(config[room]) for room in kept}
+    changed: dict[str, Any] = {room: OmegaConf.to_object(config[room]) for room in kept}
     about = all_steps()[step]
     named = StepConfig(about.name, about.parent, about.label, about.group, about.before)
     return dataclasses.replace(parent, step=named, **changed)

@@ -13,7 +13,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from roadmap.base import processes
 from roadmap.base.errors import Refused
 from roadmap.config.checks import check_processes
-from roadmap.config.effects import ineffective_settings
+from roadmap.config.effects import following_rate, ineffective_settings
 from roadmap.config.overrides import parse
 from roadmap.config.schema import Experiment
 from roadmap.data.images import sources
@@ -44,6 +44,8 @@ def check_jobs(overrides: list[str], folders: Sequence[Path], multirun: bool) ->
         idle = [f"{key} has no effect here: {why}" for key, why in SINGLE.items() if any(o.startswith(key) for o in job)]
         for warning in ineffective_settings(experiment, job, folders) + idle:
             print(f"roadmap: warning: {warning}", file=sys.stderr)
+        for note in following_rate(experiment, job):
+            print(f"roadmap: {note}", file=sys.stderr)
 
 
 def preflight(experiment: Experiment) -> Inventory:
