@@ -37,15 +37,16 @@ def check_jobs(overrides: list[str], folders: Sequence[Path], multirun: bool) ->
     jobs = BasicSweeper.split_arguments(parse(overrides), None)[0] if multirun else [overrides]
     if not jobs:
         raise Refused("the sweep is empty: one of its ranges holds no value")
+    said: list[str] = []
     for job in jobs:
         experiment = compose_run(job, folders)
         check_processes(experiment, processes.world_size())
         preflight(experiment)
         idle = [f"{key} has no effect here: {why}" for key, why in SINGLE.items() if any(o.startswith(key) for o in job)]
-        for warning in ineffective_settings(experiment, job, folders) + idle:
-            print(f"roadmap: warning: {warning}", file=sys.stderr)
-        for note in following_rate(experiment, job):
-            print(f"roadmap: {note}", file=sys.stderr)
+        said += [f"warning: {warning}" for warning in ineffective_settings(experiment, job, folders) + idle]
+        said += following_rate(experiment, job)
+    for line in dict.fromkeys(said):  # once no job is refused
+        print(f"roadmap: {line}", file=sys.stderr)
 
 
 def preflight(experiment: Experiment) -> Inventory:
