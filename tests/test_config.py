@@ -14,7 +14,7 @@ from roadmap.base.errors import Refused
 from roadmap.base.paths import CONF
 from roadmap.config import compose as composing
 from roadmap.config.compose import compose
-from roadmap.config.effects import ineffective_settings
+from roadmap.config.effects import following_rate, ineffective_settings
 from roadmap.config.identity import decisive, identity
 from roadmap.config.schema import Norm, Stem, TaskConfig
 from roadmap.config.steps import Step, all_steps, known_steps, order
@@ -198,6 +198,16 @@ def test_the_paper_recipe_is_table_5():
     assert experiment.model.drop_path == 0.1
     assert compose(["+step=gelu", "scale=base"]).model.drop_path == 0.5
     assert compose(["+step=gelu", "recipe=paper", "recipe.batch_size=1024"]).recipe.peak_lr == 1e-3
+
+
+def test_a_batch_size_alone_is_told_the_rate_that_results():
+    words = ["+step=gelu", "recipe=paper", "recipe.batch_size=1024"]
+    (said,) = following_rate(compose(words), words)
+    assert "peak learning rate of 0.001" in said
+    assert "recipe.lr_batch=1024 keeps it" in said
+    for more in ("recipe.lr_batch=1024", "recipe.lr=0.004"):
+        assert not following_rate(compose([*words, more]), [*words, more])
+    assert not following_rate(compose(words[:2]), words[:2])
 
 
 def test_a_short_run_is_told_to_shorten_its_warm_up():

@@ -38,6 +38,17 @@ def digits(*overrides):
     return experiment, sources.checked_images(experiment.data, experiment.recipe.batch_size)
 
 
+def test_the_digits_are_those_of_scikit_learn():
+    from sklearn.datasets import load_digits
+
+    experiment, found = digits()
+    whole, read = load_digits(), reader(experiment.data, found, "train")
+    first = whole.images[whole.target == 0][[0, 1, 3, 5, 6]]  # of five the third and the fifth are for evaluation
+    ours = [np.asarray(image) for image, target in map(read, range(200)) if target == 0][:5]
+    for image, levels in zip(ours, first, strict=True):
+        assert np.array_equal(image.reshape(8, 8, -1)[..., 0], (levels * 255 / 16).round())
+
+
 def folder(path, *overrides):
     overrides = [
         "recipe=smoke",

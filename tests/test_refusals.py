@@ -88,6 +88,7 @@ UNKNOWN_NAMES = [  # the line, what is said beside the name that was probably me
     ("run +step=resnet recipe=papr", "papr smoke short", "paper"),
     ("run +step=resnet model.kernelsize=3", "model.kernelsize model.depthwise", "model.kernel_size"),
     ("run +step=resnet recipe.lrr=3", "recipe.lrr recipe.epochs", "recipe.lr"),
+    ("run +step=resnet recipe.optimiser=sgd", "recipe.optimiser", "recipe.optimizer"),
     ("run +step=resnet runtime.thread=2", "runtime.thread=2 runtime.device", "runtime.threads"),
     ("run +step=resnet data.imagesize=32", "data.imagesize data.path", "data.image_size"),
     ("run +step=resnet sed=3", "sed=3 output", "seed"),
@@ -134,6 +135,11 @@ BAD_LINES = [
     ("sweep study=digits --nope", "--nope"),
     ("sweep study=digits --jobs many", "--jobs many"),
     ("cost --nope", "--nope"),
+    # what only timm and the file system know, without asking timm
+    ("run reference=resnet18dd", "resnet18dd resnet18d, timm.list_models()"),
+    ("sweep study=digits study.references=[resnet18dd]", "resnet18dd resnet18d"),
+    ("run +step=resnet output=/proc/of/nobody", "output=/proc/of/nobody /proc"),
+    ("sweep study=digits output=/proc/of/nobody", "output=/proc/of/nobody /proc"),
     ("cost --image-size wide", "--image-size wide"),
     # wrong types
     ("run +step=resnet recipe.epochs=abc", "recipe.epochs abc 100000"),
@@ -523,3 +529,14 @@ def test_a_setting_that_is_none_and_a_study_that_is_no_yaml_are_named_by_their_p
         compose(["+step=bad"], [tmp_path])
     with pytest.raises(Refused, match=re.escape(f"{tmp_path}/study/bad.yaml, line ")):
         compose(["+step=gelu", "+study=bad"], [tmp_path])
+
+
+def test_timm_s_names_are_all_found_in_its_sources():
+    """A name that is found nowhere is refused without importing timm, so none of its own may be missed."""
+    import timm
+
+    from roadmap.model.names import check_name
+
+    for name in [*timm.list_models(), "seresnext101_32x8d"]:
+        if not name.startswith("roadmap_"):
+            check_name(name)

@@ -6,10 +6,17 @@ import ctypes
 import os
 import signal
 import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
 
 from roadmap.base.errors import Refused
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+STAT = Path("/proc/stat")
+WORK = (0, 1, 2, 5, 6, 7)  # of its columns: user, nice, system, interrupts, and what another machine on this one took
+OWN_WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")  # a user's word on how OpenMP's threads wait
+NEIGHBOUR = 0.25  # of a core, used by others
 
 
 def rank() -> int:
@@ -35,6 +42,41 @@ def local_world_size() -> int:
 def cores() -> tuple[int, ...]:
     """CPU cores that this process may use, by their numbers."""
     return tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else tuple(range(os.cpu_count() or 1))
+
+
+class Use(NamedTuple):
+    """Seconds up to a moment."""
+
+    clock: float
+    cores: float  # for which the cores that this process may use worked
+    own: float  # for which this process and its children did
+
+
+def use_of_cores() -> Use:
+    """Up to now; where the system does not tell it, as if the cores had worked for this process alone."""
+    own, names = sum(os.times()[:4]), {f"cpu{core}" for core in cores()}
+    try:
+        lines = [line.split() for line in STAT.read_text(encoding="ascii").splitlines()]
+        ticks = sum(int(line[1 + column]) for line in lines if line[0] in names for column in WORK)
+    except (OSError, ValueError, IndexError):
+        return Use(time.monotonic(), own, own)
+    return Use(time.monotonic(), ticks / os.sysconf("SC_CLK_TCK"), own)
+
+
+_AT_START = use_of_cores()
+
+
+def wait_asleep_beside_others(before: Use = _AT_START) -> None:
+    """Let OpenMP's threads wait asleep where others use these cores; for before torch is imported, which reads it once.
+
+    They wait for each other after every layer, and spin meanwhile: on an idle machine that is the quickest, beside a busy
+    process each spins through the time that the other one waits for (2 updates a second in place of 17, on two cores). Others are
+    seen by what the cores did beyond this process since it began. What a user has set stays.
+    """
+    now = use_of_cores()
+    others = (now.cores - before.cores) - (now.own - before.own)
+    if others > NEIGHBOUR * max(now.clock - before.clock, 0.2) and not any(name in os.environ for name in OWN_WAITING):
+        os.environ["GOMP_SPINCOUNT"] = "0"
 
 
 def end_with_parent() -> None:

@@ -50,6 +50,17 @@ def idle_in_recipe(recipe: RecipeConfig) -> dict[str, str]:
     return why
 
 
+def following_rate(experiment: Experiment, overrides: Sequence[str]) -> list[str]:
+    """The learning rate that follows from a batch size on the command line, in a sentence, where no rate is said beside it."""
+    given, recipe = {override.key_or_group for override in parse(overrides)}, experiment.recipe
+    if "recipe.batch_size" not in given or given & {"recipe.lr", "recipe.lr_batch"} or recipe.batch_size == recipe.lr_batch:
+        return []
+    return [
+        f"recipe.batch_size={recipe.batch_size} trains at a peak learning rate of {recipe.peak_lr:.3g}: recipe.lr={recipe.lr:g} "
+        f"is for recipe.lr_batch={recipe.lr_batch} images; recipe.lr_batch={recipe.batch_size} keeps it"
+    ]
+
+
 def ineffective_settings(experiment: Experiment, overrides: Sequence[str] = (), config_dirs: Sequence[Path] = ()) -> list[str]:
     """Settings that can have no effect in this combination, each in a sentence."""
     given = {override.key_or_group for override in parse(overrides)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from difflib import get_close_matches
 from typing import Any
 
 import timm
@@ -12,6 +11,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from roadmap.base.errors import Refused, nearest
+from roadmap.model.names import unknown_model
 
 KINDS = {"aten.convolution": "conv", "aten.addmm": "linear", "aten.mm": "linear"}
 """Of the operators that torch counts; what is left are products of activations with each other."""
@@ -61,12 +61,7 @@ def build_pyramid(name: str, num_classes: int, drop_path: float) -> nn.Module:
 def check_known(name: str, said: str) -> None:
     """Refuse what is no model of timm's; `said` is how it was named."""
     if not timm.is_model(name):
-        models = timm.list_models()
-        close = get_close_matches(name, models, n=5, cutoff=0.4) or models[:5]
-        raise Refused(
-            f"{said}: timm {timm.__version__} has no such model; it has {', '.join(close)} and "
-            f"{len(models) - len(close)} others, timm.list_models()"
-        )
+        raise unknown_model(name, timm.list_models(), said)
 
 
 def pretrained(name: str, image_size: int, said: str) -> nn.Module:

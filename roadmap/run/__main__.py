@@ -119,6 +119,7 @@ def start(experiment: Experiment) -> RunResult:
         if processes.rank() == 0:
             print("already done; delete its folder to train it again", file=sys.stderr)
         return done
+    processes.wait_asleep_beside_others()
     from roadmap.run.execute import execute  # torch, from here on
 
     return execute(experiment, inventory, fingerprint)

@@ -28,6 +28,11 @@ from roadmap.train.progress import Bar
 from roadmap.train.ranks import Ranks, process_group
 
 log = logging.getLogger("roadmap")
+SLOW = 3.0  # times as long
+WHY_SLOW = (
+    "other processes may use the same cores or the same GPU; a run that is begun anew beside them, and goes on from its "
+    "checkpoint, lets its threads wait asleep (GOMP_SPINCOUNT=0)"
+)
 
 
 def execute(experiment: Experiment, inventory: Inventory, fingerprint: str) -> RunResult:
@@ -108,12 +113,16 @@ def _train(trainer: Trainer, experiment: Experiment, inventory: Inventory, finge
 def _follow_epochs(trainer: Trainer, experiment: Experiment, tracker: Tracker, stop: Stop) -> None:
     """Write each epoch into the record as it ends."""
     state, metric, updates = trainer.state, trainer.task.metric, trainer.data.updates
+    said = False
     done, title = state.epoch * updates + state.update, f"{experiment.row} seed {experiment.seed}"
     with Bar(experiment.recipe.length(updates), done, title, experiment.runtime.progress) as bar:
         for line in trainer.train(bar, stop):
             state.updates.flush()
             state.folder.add_epoch(line)
             tracker.update()
+            if trainer.slower > SLOW and not said:
+                said = True
+                log.warning("updates take %.0f times as long as at first: %s", trainer.slower, WHY_SLOW)
             log.info("epoch %d  loss %.4f  %s", line["epoch"] + 1, line["train_loss"], metric.text(line[metric.key]))
 
 

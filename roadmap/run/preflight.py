@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -13,7 +13,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from roadmap.base import processes
 from roadmap.base.errors import Refused
 from roadmap.config.checks import check_processes
-from roadmap.config.effects import ineffective_settings
+from roadmap.config.effects import following_rate, ineffective_settings
 from roadmap.config.overrides import parse
 from roadmap.config.parts import own_parts
 from roadmap.config.schema import Experiment, RecipeConfig, Schedule
@@ -21,6 +21,7 @@ from roadmap.config.steps import broken_steps
 from roadmap.data.images import sources
 from roadmap.data.images.inventory import Inventory
 from roadmap.model.check import compose_run
+from roadmap.model.names import check_name
 from roadmap.record.folder import runs_folder
 from roadmap.run.optimise import check_held_out, check_optimised, ends, optimises
 from roadmap.run.start import check_start, resolved
@@ -44,6 +45,7 @@ def check_jobs(overrides: list[str], folders: Sequence[Path], multirun: bool) ->
     jobs = BasicSweeper.split_arguments(parse(overrides), None)[0] if multirun else [overrides]
     if not jobs:
         raise Refused("the sweep is empty: one of its ranges holds no value")
+    said: list[str] = []
     for job in jobs:
         experiment = compose_run(job, folders)
         if optimised:
@@ -52,8 +54,10 @@ def check_jobs(overrides: list[str], folders: Sequence[Path], multirun: bool) ->
         check_start(resolved(experiment), preflight(experiment).classes)
         idle = [f"{key} has no effect here: {why}" for key, why in SINGLE.items() if any(o.startswith(key) for o in job)]
         broken = [f"{fault}; this step is left out" for fault in broken_steps(*folders).values()]
-        for warning in ineffective_settings(experiment, job, folders) + idle + broken:
-            print(f"roadmap: warning: {warning}", file=sys.stderr)
+        said += [f"warning: {warning}" for warning in ineffective_settings(experiment, job, folders) + idle + broken]
+        said += following_rate(experiment, job)
+    for line in dict.fromkeys(said):  # once no job is refused
+        print(f"roadmap: {line}", file=sys.stderr)
 
 
 def preflight(experiment: Experiment) -> Inventory:
@@ -87,6 +91,8 @@ def _check_length(recipe: RecipeConfig, images: int) -> None:
 
 def check_network(experiment: Experiment, classes: Sequence[str]) -> None:
     """Refuse a reference or a part of one's own that cannot be built and counted for the experiment's images."""
+    if experiment.reference is not None:
+        check_name(experiment.reference)
     if experiment.reference is not None or own_parts(experiment.model):
         cost_of(experiment, classes)
 
@@ -103,5 +109,8 @@ def check_output(experiment: Experiment) -> None:
     """Refuse an output folder that could not be made or written, before anything is made in it."""
     folder = runs_folder(experiment)
     there = next(path for path in (folder, *folder.parents) if path.exists() or path.is_symlink())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise Refused(f"output={experiment.output}: {there} is not a folder that can be written")
+    try:
+        with TemporaryFile(dir=there):  # without a name; root may write everywhere, and some systems refuse all the same
+            pass
+    except OSError as error:
+        raise Refused(f"output={experiment.output}: {there} is not a folder that can be written: {error.strerror}") from error

@@ -36,6 +36,8 @@ from roadmap.train.update import Update
 
 NUMBERS = ("the loss", "the norm of the gradient", "the norm of BatchNorm's running statistics")  # of an update, in its order
 
+FEW = 10  # updates whose median speed is compared
+
 
 class Requests(NamedTuple):
     """How many processes of the run ask to stop, and to save."""
@@ -236,6 +238,14 @@ class Trainer:
         if not settled and totals.seconds:
             return totals.images / totals.seconds
         return statistics.median(settled) if settled else None
+
+    @property
+    def slower(self) -> float:
+        """How many times as long as the first updates of this attempt the last ones take; 1 after few updates."""
+        settled = self.speeds[3:]  # the very first make ready what the others find
+        if len(settled) < 2 * FEW:
+            return 1.0
+        return statistics.median(settled[:FEW]) / statistics.median(settled[-FEW:])
 
     # Stop.
 

@@ -8,7 +8,7 @@ import signal
 import time
 from contextlib import suppress
 
-PRELOADED = ["roadmap.run.execute", "sklearn.datasets", "torchvision", "killing"]
+PRELOADED = ["roadmap.run.execute", "torchvision", "killing"]
 
 
 def server():

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from roadmap.base.errors import Refused
-from roadmap.config.schema import DataConfig
+from roadmap.config.schema import DataConfig, Source
 from roadmap.data.images.examine import examine_files, hash_file
 from roadmap.data.images.inventory import Inventory, Reader, Split
 
@@ -24,13 +25,16 @@ class Digits:
         return Inventory(None, tuple("0123456789"), Split(1083), Split(714), picture_size=8)
 
     def fingerprint(self, data: DataConfig, inventory: Inventory) -> str:
-        """Of scikit-learn's file, without importing scikit-learn, which takes two seconds."""
+        """Of scikit-learn's file."""
+        return hashlib.sha256(self._content() + str(self.VAL).encode()).hexdigest()[:16]
+
+    def _content(self) -> bytes:
+        """Lines of 64 levels and a class, without importing scikit-learn, which takes two seconds."""
         package = find_spec("sklearn")
         if package is None or not package.submodule_search_locations:
-            raise Refused(f"data={data.source}: scikit-learn, which brings the digits, is not installed")
+            raise Refused(f"data={Source.digits}: scikit-learn, which brings the digits, is not installed")
         file = Path(package.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
-        content = gzip.decompress(file.read_bytes())  # the archive's own header holds a date
-        return hashlib.sha256(content + str(self.VAL).encode()).hexdigest()[:16]
+        return gzip.decompress(file.read_bytes())  # the archive's own header holds a date
 
     def reader(self, data: DataConfig, inventory: Inventory, split: str) -> Reader:
         """Levels of 0..16, stretched to 0..255."""
@@ -41,15 +45,15 @@ class Digits:
     def arrays(self, split: str) -> tuple[Any, Any]:
         """The digits of a split, uint8 (N, 8, 8), and what each is (N,)."""
         import numpy as np
-        from sklearn.datasets import load_digits
 
-        digits = load_digits()
-        is_val = np.zeros(len(digits.target), dtype=bool)
+        lines = np.loadtxt(io.BytesIO(self._content()), delimiter=",")
+        levels, targets = lines[:, :-1].reshape(-1, 8, 8), lines[:, -1].astype(int)
+        is_val = np.zeros(len(targets), dtype=bool)
         for target in range(10):
-            (members,) = np.nonzero(digits.target == target)
+            (members,) = np.nonzero(targets == target)
             is_val[members] = np.isin(np.arange(len(members)) % 5, self.VAL)
         chosen = is_val if split == "val" else ~is_val
-        return (digits.images[chosen] * (255 / 16)).round().astype(np.uint8), digits.target[chosen]
+        return (levels[chosen] * (255 / 16)).round().astype(np.uint8), targets[chosen]
 
 
 class Cifar:

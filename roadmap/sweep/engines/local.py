@@ -20,7 +20,7 @@ from typing import ClassVar
 
 from roadmap.base.console import say
 from roadmap.base.errors import EXIT_HELD, RoadmapError
-from roadmap.base.processes import end_with_parent
+from roadmap.base.processes import end_with_parent, wait_asleep_beside_others
 from roadmap.base.redaction import redact_streams
 from roadmap.base.signals import leave_on_signals
 from roadmap.config.schema import EngineConfig, Experiment, RuntimeConfig
@@ -28,7 +28,7 @@ from roadmap.sweep.engines.base import Cancel, Ending, Engine, holder
 from roadmap.sweep.engines.machine import Slot, slots
 from roadmap.sweep.plan import Point
 
-PRELOADED = ["roadmap.run.execute", "sklearn.datasets", "torchvision"]
+PRELOADED = ["roadmap.run.execute", "torchvision"]
 UNKNOWN = 255  # multiprocessing's exit code of a process whose server was killed; the run may still be saving
 KILL_SECONDS = 5.0  # until a killed process has gone
 
@@ -50,6 +50,7 @@ class Local(Engine[BaseProcess]):
     @contextmanager
     def open(self, points: Sequence[Point]) -> Iterator[dict[BaseProcess, Point]]:
         """See what room there is; see `Engine`."""
+        wait_asleep_beside_others()
         self.free, self.used = slots(self.config, points[0].experiment.runtime), {}
         yield {}
 

@@ -1,0 +1,44 @@
+"""The names of timm's models, read from its sources: an unknown one is refused without an import that takes seconds."""
+
+from __future__ import annotations
+
+import re
+from difflib import get_close_matches
+from functools import lru_cache
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+from roadmap.base.errors import Refused
+
+MODEL = re.compile(r"^@register_model\s*\ndef (\w+)\(", re.MULTILINE)
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that timm's sources hold neither as a model nor as an old name of one, in quotes.
+
+    Raises:
+        Refused: with the names nearest to it.
+
+    """
+    sources = _sources()
+    names = MODEL.findall(sources)
+    if names and name not in names and not re.search(rf"[\"']{name}[\"']", sources):
+        raise unknown_model(name, names, f"reference={name}")
+
+
+def unknown_model(name: str, names: list[str], said: str) -> Refused:
+    """What to say of a name that is none of timm's: the nearest ones first; `said` is how it was named."""
+    close = get_close_matches(name, names, n=5, cutoff=0.4) or sorted(names)[:5]
+    return Refused(
+        f"{said}: timm {version('timm')} has no such model; it has {', '.join(close)} and "
+        f"{len(names) - len(close)} others, timm.list_models()"
+    )
+
+
+@lru_cache
+def _sources() -> str:
+    """Of the modules that hold timm's models, one behind the other; empty where they cannot be found."""
+    spec = find_spec("timm")
+    folders = spec.submodule_search_locations if spec else None
+    return "\n".join(file.read_text(encoding="utf-8") for folder in folders or () for file in Path(folder).glob("models/*.py"))
