@@ -102,7 +102,7 @@ def test_every_command_of_the_sweep_file_is_a_run():
     """Written out as W&B's agent does: `${args_no_hyphens}` becomes key=value."""
     sweep = OmegaConf.to_container(OmegaConf.load(SWEEP), resolve=False)
     assert sweep["parameters"]["+step"]["values"] == list(known_steps())
-    assert sweep["parameters"]["seed"]["values"] == [0, 1, 2]
+    assert sweep["parameters"]["seed"]["values"] == [0, 1, 2, 3, 4]
     for step in known_steps():
         words = {"+step": step, "seed": 2}
         line = []

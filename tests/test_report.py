@@ -176,6 +176,30 @@ def test_captions_name_what_differs_from_the_recipe_s_file(tmp_path):
     assert "mixup=0.5" in mine
 
 
+def test_captions_name_what_differs_from_the_files_of_data_and_steps(tmp_path):
+    digits = {"source": "digits", "image_size": 32, "hflip": 0.0, "crop_pct": 1.0, "mean": [0.5] * 3, "std": [0.5] * 3}
+    scale = {"name": "atto", "start": "A", "end": "D", "resnet_depths": [2, 2], "resnet_width": 24, "drop_path": 0.1}
+    model = {"stem": "conv_pool", "depths": [2, 2], "width": 24, "activation": "relu", "layer_scale": None, "drop_path": 0.1}
+
+    def said(data=(), toggles=(), overrides=()):
+        def change(lines):
+            for line in lines:
+                line.update(data=digits | {"fingerprint": "f", "val": 9} | dict(data), model=model | dict(toggles))
+
+        folder = study(tmp_path / f"{len(list(tmp_path.iterdir()))}", VALUES, change=change)
+        plan = json.loads((folder / "study.json").read_text()) | {"scale": scale}
+        for row in plan["rows"]:
+            row.update(step="resnet", overrides=list(overrides))
+        (folder / "study.json").write_text(json.dumps(plan))
+        return Report.read(folder).notes[0].split("with lr=1")[1].split(", final epoch")[0]
+
+    assert said() == ""
+    assert said(data={"image_size": 64}) == ""  # beside the data already
+    assert said(data={"hflip": 0.5, "held_out": 0.2}) == "; not as in their files: data.hflip=0.5, data.held_out=0.2"
+    assert said(toggles={"drop_path": 0.3}) == "; not as in their files: model.drop_path=0.3"
+    assert said(toggles={"activation": "gelu"}, overrides=["model.activation=gelu"]) == ""  # what the rows are there for
+
+
 def test_a_page_is_never_older_than_the_tables_beside_it(tmp_path):
     folder = study(tmp_path, VALUES)
     write_report(folder)

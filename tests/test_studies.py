@@ -162,7 +162,7 @@ def test_equal_cost_within_one_percent():
     assert "model.width=32.5" in found.rows["depthwise"][0].command
     found = planned("equal_flops", "study.steps=[resnet,depthwise,increase_width]")  # at one cost the last two are one network
     assert found.rows["depthwise"] == found.rows["increase_width"]
-    assert len(found.points) == 2 * 3
+    assert len(found.points) == 2 * 5
     assert [effect.name for effect in found.design.effects] == ["depthwise"]
     assert any("increase_width has the network of its parent" in warning for warning in found.warnings)
 

@@ -1,4 +1,4 @@
-"""Recipes as their files in `conf/recipe/` have them, to say how a run's differs."""
+"""Recipes, data sets and steps as their files in `conf/` have them, to say how a run's settings differ."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from roadmap.base.paths import CONF
 from roadmap.config.identity import plain
-from roadmap.config.schema import RecipeConfig
+from roadmap.config.schema import RecipeConfig, ScaleConfig
 
 
 @lru_cache
@@ -25,3 +25,38 @@ def recipe_file(name: str) -> dict[str, Any] | None:
     for parent in content.pop("defaults", []):
         settings |= recipe_file(parent) or {} if parent != "_self_" else {}
     return {**settings, **content}
+
+
+@lru_cache
+def data_file(source: str) -> dict[str, Any]:
+    """The settings of the data set of this source; none where the project has no such file."""
+    return {"held_out": 0.0, **_content("data", source)} if (CONF / "data" / f"{source}.yaml").is_file() else {}
+
+
+def step_file(step: str, scale: ScaleConfig) -> dict[str, Any]:
+    """Every toggle of a step at a scale, as its file and those before it set them; none where the project has no such step."""
+    return {key: _at(scale, value) for key, value in _toggles(step).items()}
+
+
+def _at(scale: ScaleConfig, value: Any) -> Any:
+    """A value of a toggle, `${scale.resnet_width}` among them."""
+    named = isinstance(value, str) and value.startswith("${scale.")
+    return getattr(scale, value[len("${scale.") : -1]) if named else value
+
+
+@lru_cache
+def _toggles(step: str) -> dict[str, Any]:
+    if not (CONF / "step" / f"{step}.yaml").is_file():
+        return {}
+    content = _content("step", step)
+    before = [parent for parent in content.get("defaults", []) if isinstance(parent, str) and parent != "_self_"]
+    toggles: dict[str, Any] = {}
+    for parent in before:
+        toggles |= _toggles(parent)
+    return toggles | content.get("model", {})
+
+
+def _content(group: str, name: str) -> dict[str, Any]:
+    content = OmegaConf.to_container(OmegaConf.load(CONF / group / f"{name}.yaml"), resolve=False)
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}

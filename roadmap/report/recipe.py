@@ -1,12 +1,13 @@
-"""What runs were made with, in words: the recipe with every setting in which it differs from its file, and the processor."""
+"""What runs were made with, in words: the recipe, every setting in which the runs differ from its file, and the processor."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from typing import Any
 
 from roadmap.config.identity import plain
-from roadmap.config.recipes import recipe_file
+from roadmap.config.recipes import data_file, recipe_file, step_file
 from roadmap.config.schema import ROOMS, RecipeConfig
 from roadmap.record.result import RunResult
 from roadmap.report.records import Study
@@ -15,11 +16,19 @@ SAID = ("name", "epochs")  # beside the recipe
 
 
 def recipe_words(study: Study) -> str:
-    """For captions: `short with lr=0.002, warmup_epochs=1`; a recipe of one's own is told by how it differs from the paper's."""
+    """For captions: `short with lr=0.002, warmup_epochs=1`, then what of data and networks is not as their files have it.
+
+    A recipe of one's own is told by how it differs from the paper's.
+    """
+    beside = {f"data.{key}": value for key, value in _of_data(study).items()}
+    beside |= {f"model.{key}": value for key, value in _of_models(study).items()}
+    listed = ", ".join(f"{key}={_text(value)}" for key, value in beside.items())
+    return _recipe(study) + f"; not as in their files: {listed}" * bool(listed)
+
+
+def _recipe(study: Study) -> str:
     name = study.plan.recipe
-    recipes = [result.recipe for result in study.results.values()]
-    settings: dict[str, Any] = recipes[0] if recipes else {}
-    settings = {key: value for key, value in settings.items() if all(other.get(key) == value for other in recipes)}
+    settings = _common([result.recipe for result in study.results.values()])
     file = recipe_file(name)
     base = recipe_file("paper") or {} if file is None else file
     unequal = {key: value for key, value in settings.items() if key in base and key not in SAID and value != base[key]}
@@ -41,6 +50,35 @@ def setting_of(result: RunResult, key: str) -> Any:
     entry = next(entry for entry in fields(ROOMS[room]) if entry.name == name)
     unsaid = entry.default if entry.default_factory is MISSING else entry.default_factory()
     return getattr(result, room).get(name, plain(unsaid))
+
+
+def _common(settings: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What has one value in all runs."""
+    first = settings[0] if settings else {}
+    return {key: value for key, value in first.items() if all(other.get(key) == value for other in settings)}
+
+
+def _of_data(study: Study) -> dict[str, Any]:
+    """The image size is said beside the data."""
+    settings = _common([result.data for result in study.results.values()])
+    file = data_file(str(settings.get("source")))
+    return {key: value for key, value in settings.items() if key in file and key != "image_size" and value != file[key]}
+
+
+def _of_models(study: Study) -> dict[str, Any]:
+    """Toggles that a row has otherwise than its step, and that are not what the row is there for."""
+    found: dict[str, Any] = {}
+    for row in study.plan.rows:
+        declared = {override.split("=")[0].removeprefix("model.") for override in row.variant.overrides}
+        for result in study.of(row.variant.name)[:1] if not row.variant.reference else []:
+            file = step_file(row.variant.step, study.plan.scale)
+            found |= {
+                key: value for key, value in result.model.items() if key in file and key not in declared and value != file[key]
+            }
+    if study.planned:
+        return found
+    common = _common([result.model for result in study.results.values()])  # the rest tells the rows apart
+    return {key: value for key, value in found.items() if key in common}
 
 
 def cpu_words(result: RunResult) -> str:

@@ -227,7 +227,7 @@ def _places(views: Views) -> str:
         f"{one.label} ({VIEWS[one.kind]} {one.estimate.value:+.1f}, {VIEWS[other.kind]} {other.estimate.value:+.1f})"
         for one, other in views.apart
     ]
-    return f"Two views' intervals share nothing, so that the worth depends on its place: {'; '.join(said)}."
+    return f"Two views' intervals share nothing (of equal worths, 0.6 to 5 % of pairs do): {'; '.join(said)}."
 
 
 def _machines(views: Views) -> list[str]:
