@@ -22,7 +22,7 @@ def recipe_words(study: Study) -> str:
     """
     beside = {f"data.{key}": value for key, value in _of_data(study).items()}
     beside |= {f"model.{key}": value for key, value in _of_models(study).items()}
-    listed = ", ".join(f"{key}={_text(value)}" for key, value in beside.items())
+    listed = ", ".join(f"{key}={as_typed(value)}" for key, value in beside.items())
     return _recipe(study) + f"; not as in their files: {listed}" * bool(listed)
 
 
