@@ -438,7 +438,7 @@ def test_a_sweep_trains_a_row_from_another_rows_weights(transfer, tmp_path):
     overrides, folders = transfer(ROWS.replace("seeds: [0, 1]", "seeds: [0]"))
     line = ["-m", "roadmap.sweep", "--config-dir", str(folders[0]), *overrides]
     environment = {**os.environ, "PYTHONPATH": str(Path(roadmap.__file__).parent.parent)}
-    done = subprocess.run([sys.executable, *line], capture_output=True, text=True, timeout=240, env=environment, cwd=tmp_path)
+    done = subprocess.run([sys.executable, *line], capture_output=True, text=True, timeout=600, env=environment, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = plan(overrides, folders)
     (longer,), (first,) = found.rows["longer"], found.rows["first"]
@@ -447,7 +447,7 @@ def test_a_sweep_trains_a_row_from_another_rows_weights(transfer, tmp_path):
     losses = [float(p.folder.path.joinpath("updates.csv").read_text().split()[1].split(",")[2]) for p in (longer, first)]
     assert losses[0] < losses[1]
     alone = [sys.executable, "-m", "roadmap.run", *longer.command]
-    again = subprocess.run(alone, capture_output=True, text=True, timeout=120, env=environment, cwd=tmp_path)
+    again = subprocess.run(alone, capture_output=True, text=True, timeout=600, env=environment, cwd=tmp_path)
     assert "already done" in again.stderr, again.stderr
     assert "longer differs from scratch in start.weights" in done.stdout
 
