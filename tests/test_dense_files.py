@@ -175,6 +175,7 @@ BROKEN = {
     "box_nan": (put("bbox", [5, 5, float("nan"), 15]), "box: bbox"),
     "box_of_corners": (put("bbox", [18, 5, 20, 20]), r"disagree: bbox=\[18, 5, 20, 20\]: the mask is in \[5, 5, 10, 15\]"),
     "area_negative": (put("area", -3), "area: area=-3: must be a number of pixels"),
+    "area_of_no_picture": (put("area", 1201), "area: area=1201: must be a number of pixels, at most those of the picture"),
     "area_missing": (lambda content: content["annotations"][0].pop("area"), "area: area=None"),
     "crowd_of_two": (put("iscrowd", 2), "crowd: iscrowd=2: must be 0 or 1"),
     "no_mask": (put("segmentation", None), "mask: segmentation=None: must be polygons or run lengths"),

@@ -15,7 +15,7 @@ __all__ = ["IGNORED", "DetectionBatch", "Detections", "Instances", "Segmentation
 class Instances(NamedTuple):
     """The objects of one picture; a network adds its background class itself."""
 
-    boxes: Tensor  # (n, 4) float32: left, top, right, bottom in pixels
+    boxes: Tensor  # (n, 4) left, top, right, bottom in pixels; float32, in evaluation float64 as they are stored
     labels: Tensor  # (n,) int64 from 0
     masks: Tensor  # (n, H, W) uint8
     crowd: Tensor  # (n,) bool; only in evaluation: training leaves crowds out

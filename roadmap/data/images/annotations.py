@@ -202,8 +202,8 @@ def _object(entry: dict[str, Any], label: int, size: Size, note: Callable[[str, 
     if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)) or min(box[2:]) < 0:
         note("box", f"bbox={box!r:.80}: must be four finite numbers: left, top, width, height, the last two not negative")
         return None
-    if not is_number(area) or area < 0:
-        note("area", f"area={area!r:.40}: must be a number of pixels")
+    if not is_number(area) or not 0 <= area <= size[0] * size[1]:
+        note("area", f"area={area!r:.40}: must be a number of pixels, at most those of the picture")
         return None
     if crowd not in (0, 1):
         note("crowd", f"iscrowd={crowd!r:.40}: must be 0 or 1")

@@ -15,7 +15,7 @@ from roadmap.data.images import archives
 from roadmap.data.images.coco import examine_sized, read_picture, warn
 from roadmap.data.images.examine import FileReport, examine_files, examine_image, refuse_findings
 from roadmap.data.images.folder import EXTENSIONS, LEFT_BY_DESKTOPS
-from roadmap.data.images.inventory import IGNORED, NO_CLASS, Inventory, MapReader, Split
+from roadmap.data.images.inventory import IGNORED, NO_CLASS, Disk, Inventory, MapReader, Split
 
 if TYPE_CHECKING:
     import numpy as np
@@ -150,11 +150,12 @@ def _names(root: Path, file: str) -> tuple[str, ...]:
 
 def _examine_map(path: Path, picture: Path, most: int) -> FileReport:
     """A map, which must have the size of its picture and levels of 0 to `most`, or `IGNORED`."""
-    from PIL import Image
+    from roadmap.data.images.readers import size
 
-    with Image.open(picture) if examine_image(picture).faults == () else Image.new("L", (1, 1)) as image:
-        size = image.height, image.width
-    report = examine_sized(path, size, "its picture has")
+    try:
+        report = examine_sized(path, size(Disk(), picture), "its picture has")
+    except Refused:  # the picture's own fault is found where that is examined
+        report = examine_image(path)
     return report if report.faults else FileReport(report.digest, tuple(_faults_of_map(path, most)))
 
 
