@@ -414,3 +414,76 @@ def test_mask_rcnn_at_the_first_step_is_torchvisions():
         assert torch.allclose(one.boxes, other["boxes"], atol=1e-2) and torch.allclose(one.scores, other["scores"], atol=1e-4)
         pasted = paste_masks_in_image(one.masks[:, None], one.boxes, one.size)
         assert torch.allclose(pasted, other["masks"], atol=1e-3)
+
+
+# Learning two pictures by heart
+
+SMALL_DETECTOR = {
+    "channels": 32,
+    "box_channels": 128,
+    "mask_convolutions": 2,
+    "samples": 64,
+    "proposals_train": 128,
+    "proposals_test": 64,
+    "anchor_scale": 4.0,
+    "detections": 20,
+}
+PICTURES = (
+    (96, 128, [(10, 10, 50, 60), (70, 30, 120, 80)]),
+    (128, 96, [(6, 70, 60, 120), (50, 8, 90, 40), (20, 20, 44, 50)]),
+)
+
+
+def learn(network, loss, updates, rate):
+    """The losses of each update."""
+    optimizer, seen = torch.optim.AdamW(network.parameters(), rate), []
+    for update in range(updates):
+        for group in optimizer.param_groups:
+            group["lr"] = rate * min(1, (update + 1) / 20) * (0.1 if update > 0.75 * updates else 1)
+        value = loss()
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        seen.append(value.item())
+    return torch.tensor(seen)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_detector_learns_two_pictures_by_heart(kind, storm, figure):
+    make, settings = KINDS[kind]
+    network = detector_of(make, {**settings, **SMALL_DETECTOR}, "gelu", 3, "model.drop_path=0")
+    images, targets = zip(*(picture(*one) for one in PICTURES), strict=True)
+    losses = learn(network, lambda: sum(network(images, targets).values()), 300 if storm else 24, 1e-3)
+    assert losses.isfinite().all() and losses[-4:].mean() < (0.1 if storm else 0.6) * losses[0]
+    if storm:
+        score = average_precision(network.eval(), images, targets)
+        figure(", ".join(f"{name} {score[name]:.1f}" for name in ("box_ap", "box_ap50", "mask_ap", "mask_ap50")))
+        assert min(score["box_ap50"], score["mask_ap50"]) > 99 and min(score["box_ap"], score["mask_ap"]) > 85
+
+
+def average_precision(network, images, targets):
+    from roadmap.tasks.detection.score import AveragePrecision
+
+    class Alone:
+        def gather(self, value):
+            return [value]
+
+    scorer = AveragePrecision()
+    with torch.no_grad():
+        scorer.update(network(images), [target._replace(index=i) for i, target in enumerate(targets)])
+    return scorer.compute(Alone())
+
+
+def test_upernet_learns_two_pictures_by_heart(storm):
+    network = upernet_of("gelu", classes=3)
+    images, maps = torch.randn(2, 3, 64, 64) * 0.1, torch.zeros(2, 64, 64, dtype=torch.long)
+    for number, (left, top, side) in enumerate([(8, 8, 32), (24, 20, 36)]):
+        images[number, number, top : top + side, left : left + side] += 2
+        maps[number, top : top + side, left : left + side] = number + 1
+
+    def loss():
+        return sum(weight * nn.functional.cross_entropy(out, maps) for weight, out in zip((1, 0.4), network(images), strict=True))
+
+    losses = learn(network, loss, 150 if storm else 40, 8e-3)
+    right = (network.train()(images)[0].argmax(1) == maps).float().mean()
+    assert losses.isfinite().all() and losses[-1] < 0.5 * losses[0] and right > (0.97 if storm else 0.85)
