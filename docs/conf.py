@@ -47,6 +47,7 @@ CONTENTS = """
 :caption: Using it
 
 docs/training
+docs/dense
 docs/studies
 docs/sweeps
 docs/dashboards

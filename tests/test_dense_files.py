@@ -23,6 +23,7 @@ from roadmap.config.identity import identity
 from roadmap.config.schema import Target
 from roadmap.data.images import sources
 from roadmap.data.images.masks import Unfit, check_mask, decode_runs
+from roadmap.data.images.scenes import fit_boxes
 
 SIZE = 30, 40  # height and width of every picture
 SQUARE = [[5, 5, 15, 5, 15, 20, 5, 20]]
@@ -416,3 +417,31 @@ def test_ade20k(mapped, tmp_path_factory):
     save(np.full(SIZE, 151, np.uint8), root / "annotations" / "training" / "10.png")
     with pytest.raises(Refused, match=r"10.png: label: has levels \[151\]; classes are 0 to 150"):
         examined(root, source="ade20k", target=Target.map)
+
+
+# --- real pictures ---------------------------------------------------------------------------------------------------
+
+PHOTOGRAPHS = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.mark.photographs
+@pytest.mark.parametrize(("name", "classes", "maps"), [("nuclei256", 1, 3), ("coco53", 80, 133)])
+def test_real_pictures(name, classes, maps):
+    """Nothing of them is refused, and what is read is what pycocotools reads."""
+    archive = PHOTOGRAPHS / f"{name}.zip"
+    data, found, _ = examined(archive)
+    assert len(found.classes) == classes
+    reference = COCO()
+    with zipfile.ZipFile(archive) as content:
+        reference.dataset = json.loads(content.read(f"{name}/instances_val.json"))
+    reference.createIndex()
+    read = sources.object_reader(data, found, "val")
+    for index, picture in enumerate(reference.dataset["images"]):
+        image, objects = read(index)
+        expected = reference.imgToAnns[picture["id"]]
+        assert image.size == (picture["width"], picture["height"])
+        assert [mask.sum() for mask in objects.masks] == [one["area"] for one in expected]
+        if expected:
+            assert np.abs(fit_boxes(objects.masks) - objects.boxes).max() <= 1
+    more = ["data.classes=3"] if name == "nuclei256" else []
+    assert len(examined(archive, *more, source="maps", target=Target.map)[1].classes) == maps

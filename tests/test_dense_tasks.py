@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from test_training import StopAfter, same, train, weights
 from torch import nn
 
@@ -13,7 +15,7 @@ from roadmap.config.compose import compose
 from roadmap.config.effects import ineffective_settings
 from roadmap.config.identity import decisive, identity
 from roadmap.config.schema import Head, HeadConfig, Layering, Source, TaskName
-from roadmap.data.images import sources
+from roadmap.data.images import scenes, sources
 from roadmap.record.folder import RunFolder
 from roadmap.run.execute import execute
 from roadmap.run.preflight import preflight
@@ -40,6 +42,7 @@ def test_a_task_brings_head_data_and_recipe_where_none_is_named(task, head):
         (["task=segmentation", "head=mask_rcnn"], "head=mask_rcnn: must be upernet with task=segmentation"),
         (["task=detection", "head=none"], "head=none: must be mask_rcnn or"),
         (["head=upernet"], "head=upernet: must be none with task=classification"),
+        (["by_head=coco_1x-mask_rcnn"], "by_head=.* is taken by itself; set recipe.KEY=VALUE"),
         (["head=unet"], "there is no head 'unet'; .*upernet"),
         (["task=detection", "recipe=short"], r"recipe.label_smoothing=0.1: must be 0.0 with task=detection"),
         (["task=detection", "recipe.mixup=0.8"], "recipe.mixup=0.8: must be 0.0 with task=detection"),
@@ -82,10 +85,12 @@ def test_one_image_at_once_where_no_batchnorm_compares_images():
 
 def test_a_warmup_in_updates_ends_before_the_training_or_its_first_milestone():
     few = ["+step=gelu", "task=detection", "recipe.warmup_updates=600"]
-    with pytest.raises(
-        Refused, match=r"recipe.warmup_updates=600: must be less than 600, of the 600 updates that 400 images give"
-    ):
+    with pytest.raises(Refused, match=r"recipe.warmup_updates=600: must be less than 600; with 400 images the training has 600"):
         preflight(compose(few))
+    with pytest.raises(
+        Refused, match=r"recipe.warmup_epochs=1: must be less than 0.8; with 400 images the training has 40 updates"
+    ):
+        preflight(compose(["+step=gelu", "task=detection", "recipe.updates=40"]))
     with pytest.raises(Refused, match="must be less than 300"):
         preflight(compose([*few[:2], "recipe.warmup_updates=300", "recipe.schedule=step", "recipe.milestones=[0.5]"]))
 
@@ -157,13 +162,19 @@ def test_settings_that_the_head_does_not_read_are_named():
 
 # --- runs ------------------------------------------------------------------------------------------------------------
 
-TINY = [  # two epochs of 388 scenes, the second one a part; scored on 12
-    "scale=atto", "model.width=8", "model.depths=[1,1,1,1]", "recipe.batch_size=97", "recipe.updates=6", "data.image_size=32",
-    "data.held_out=0.03", "head.channels=8", "runtime.threads=1", "runtime.progress=false",
+TINY = [  # two epochs of 4 updates, the second one a part
+    "scale=atto", "model.width=8", "model.depths=[1,1,1,1]", "recipe.batch_size=6", "recipe.updates=6", "data.image_size=32",
+    "recipe.warmup_updates=1", "head.channels=8", "runtime.threads=1", "runtime.progress=false",
 ]  # fmt: skip
 TASKS = [
     ("detection", "mask_rcnn", "layer_norm"), ("detection", "cascade_mask_rcnn", "gelu"), ("segmentation", "upernet", "resnet")
 ]  # fmt: skip
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Fewer scenes than there are."""
+    monkeypatch.setattr(scenes, "SCENES", {"train": 24, "val": 10})
 
 
 def tiny(folder, task, head, step, *overrides):
@@ -180,7 +191,7 @@ def made(folder, *kind):
 
 
 @pytest.mark.parametrize("kind", TASKS)
-def test_a_run_is_stopped_and_goes_on_to_the_same_bits(tmp_path, kind):
+def test_a_run_is_stopped_and_goes_on_to_the_same_bits(tmp_path, kind, few):
     whole = made(tmp_path / "a", *kind)
     expected = train(whole)
     run = made(tmp_path / "b", *kind)
@@ -198,7 +209,7 @@ def test_a_run_is_stopped_and_goes_on_to_the_same_bits(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", TASKS)
-def test_a_run_that_finds_no_room_names_the_images_that_fit(tmp_path, kind, monkeypatch):
+def test_a_run_that_finds_no_room_names_the_images_that_fit(tmp_path, kind, few, monkeypatch):
     run, tried = made(tmp_path, *kind, "recipe.batch_size=8"), []
     loss = run.step.loss
 
@@ -215,17 +226,17 @@ def test_a_run_that_finds_no_room_names_the_images_that_fit(tmp_path, kind, monk
 
 
 @pytest.mark.parametrize("kind", TASKS)
-def test_a_run_that_diverges_names_its_layer(tmp_path, kind):
+def test_a_run_that_diverges_names_its_layer(tmp_path, kind, few):
     run = made(tmp_path, *kind)
     with torch.no_grad():
-        run.network.backbone.stages[2].blocks[0].convs[0].weight.fill_(float("nan"))
+        next(run.network.backbone.stages[2].blocks.parameters()).fill_(float("nan"))
     with pytest.raises(Diverged, match=r"the loss is nan in step .*backbone.stages.2"), Bar(1, 0, "", show=False) as bar:
         list(run.train(bar, Stop()))
 
 
 @pytest.mark.parametrize("kind", TASKS)
-def test_the_record_of_a_run_has_its_head_its_scores_and_both_costs(tmp_path, kind):
-    experiment = tiny(tmp_path, *kind, "recipe.updates=1")
+def test_the_record_of_a_run_has_its_head_its_scores_and_both_costs(tmp_path, kind, few):
+    experiment = tiny(tmp_path, *kind, "recipe.updates=2")
     result = execute(experiment, images_of(experiment), "0" * 16)
     assert result.metric == METRICS[experiment.task.name]
     assert result.score is not None
@@ -233,8 +244,12 @@ def test_the_record_of_a_run_has_its_head_its_scores_and_both_costs(tmp_path, ki
     assert 0 < result.gmacs_backbone < result.gmacs
     more = {"box_ap50", "mask_ap"} if kind[0] == "detection" else {"pixel_accuracy"}
     assert more <= result.scores.keys()
-    assert result.data["val"] == 12
+    assert result.data["val"] == 10
     assert result.comparable(result)
-    again = tiny(tmp_path, *kind, "recipe.updates=1", "head.channels=16")
+    again = tiny(tmp_path, *kind, "recipe.updates=2", "head.channels=16")
     other = execute(again, images_of(again), "0" * 16)
     assert [key for key, _, _ in result.unshared(other)] == ["head"]
+    pictures = RunFolder.of(experiment, "0" * 16).path / "pictures"
+    assert {file.name for file in pictures.iterdir()} == {"epoch-0000.jpg", "worst.jpg", "best.jpg"}
+    with Image.open(pictures / "best.jpg") as picture:
+        assert np.asarray(picture.convert("L")).std() > 10

@@ -228,6 +228,7 @@ def test_faults_that_were_accepted_must_be_accepted_again(command, folder, tmp_p
     ("line", "says"),
     [
         (["data=digits", "--output", "x"], "only data sets of image files are packed"),
+        (["data=coco", "data.path=x", "--output", "x"], "only images with a class each are packed"),
         (["data=folder", "data.path=x", "--output", "x", "--side", "8"], "--side 8: must be at least 32 and at most 4096"),
         (["data=folder", "data.path=x", "--output", "x", "recipe=paper"], "recipe=paper: only data=NAME"),
         (["data=folder", "data.path=nowhere", "--output", "x"], "there is no folder"),

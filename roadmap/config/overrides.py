@@ -49,6 +49,8 @@ def check_override(override: Override, config_dirs: Sequence[Path] = ()) -> None
         raise Refused(f"{line}: a group cannot be put elsewhere; write {key}=NAME")
     if override.is_sweep_override():
         _check_sweep(override)
+    if key in ("by_head", "by_scale"):  # chosen by the recipe, the head and the scale
+        raise Refused(f"{line}: what a recipe has of its own for a head or a scale is taken by itself; set recipe.KEY=VALUE")
     if key == "wandb":  # its folder in conf/ holds a file for W&B, no choices
         raise Refused(f"{line}: set one of {', '.join(k for k in keys() if k.startswith('wandb.'))}")
     options = group_options(key, config_dirs)

@@ -192,7 +192,7 @@ class RunFolder:
         """Keep the sheet `first` of each evaluation, and of the newest one the others, by their names."""
         self.check_claim()
         try:
-            (self.path / PICTURES).mkdir(exist_ok=True)
+            (self.path / PICTURES).mkdir(parents=True, exist_ok=True)
             for name, content in sheets.items():
                 write_atomic(self.picture(epoch) if name == "first" else self.path / PICTURES / f"{name}.jpg", content)
         except OSError as error:

@@ -60,15 +60,17 @@ def preflight(experiment: Experiment) -> Inventory:
 
 
 def _check_length(recipe: RecipeConfig, images: int) -> None:
-    """Refuse a warm-up, counted in updates, that does not end before the training or its first milestone."""
+    """Refuse a warm-up that does not end before the training or its first milestone."""
     if recipe.warmup_updates is None and recipe.updates is None:
         return
     per_epoch = images // recipe.batch_size
-    length, warmup = recipe.length(per_epoch), recipe.warmup_updates
-    ends = length * (recipe.milestones[0] if recipe.schedule == Schedule.step else 1.0)
-    if warmup is not None and warmup >= ends:
+    length, in_updates = recipe.length(per_epoch), recipe.warmup_updates is not None
+    key, unit = ("warmup_updates", 1) if in_updates else ("warmup_epochs", per_epoch)
+    ends = length * (recipe.milestones[0] if recipe.schedule == Schedule.step else 1.0) / unit
+    warmup = getattr(recipe, key)
+    if warmup >= ends:
         raise Refused(
-            f"recipe.warmup_updates={warmup}: must be less than {ends:g}, of the {length} updates that {images} images give"
+            f"recipe.{key}={warmup:g}: must be less than {ends:.3g}; with {images} images the training has {length} updates"
         )
 
 

@@ -19,7 +19,9 @@ def choose_task(experiment: Experiment, classes: Sequence[str], memory_format: t
     if experiment.task.name == TaskName.detection:
         from roadmap.tasks.detection.task import Detection  # and torchvision's detectors, whose import takes a second
 
-        return Detection(head, recipe, classes, memory_format, data.mean, data.std)
+        return Detection(head, recipe, classes, memory_format, data.mean, data.std, data.longest_side)
     from roadmap.tasks.segmentation.task import Segmentation
 
-    return Segmentation(head, recipe, classes, memory_format, data.mean, data.std, recipe.crop_size or data.image_size)
+    return Segmentation(
+        head, recipe, classes, memory_format, data.mean, data.std, data.longest_side, recipe.crop_size or data.image_size
+    )

@@ -52,7 +52,7 @@ class SegmentationTransforms:
     scale: Size = (2048, 512)  # the most of the longer and of the shorter side, before `ratios`; evaluation's scale
     ratios: tuple[float, float] = (0.5, 2.0)
     crop: int = 512  # pixels of a side; what is smaller is padded
-    most_of_one: float = 0.75  # of a crop, that one class may have
+    most_of_one: float = 0.75  # of a crop, that one class may have; 1: any
     hflip: float = 0.5
     distortion: bool = True  # of brightness, contrast, saturation and hue
 
@@ -97,7 +97,7 @@ def segmentation_view(settings: SegmentationTransforms, classes: Array, random: 
         view = _cut(size, resized, (settings.crop, settings.crop), random)
         seen = classes[view.top : view.top + view.height, view.left : view.left + view.width]
         counts = np.bincount(seen.ravel(), minlength=IGNORED + 1)[:IGNORED]
-        if counts.max() < settings.most_of_one * max(counts.sum(), 1):
+        if settings.most_of_one >= 1 or counts.max() < settings.most_of_one * max(counts.sum(), 1):
             break
     return view._replace(mirrored=mirrored)
 

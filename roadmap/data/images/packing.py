@@ -16,7 +16,7 @@ from PIL import Image
 from roadmap.base.claims import claim
 from roadmap.base.errors import Refused, StorageFault
 from roadmap.base.files import atomic_file, read_json_object, remove_partial, write_atomic
-from roadmap.config.schema import DataConfig, Fault
+from roadmap.config.schema import DataConfig, Fault, Target
 from roadmap.data.images import pack, sources
 from roadmap.data.images.examine import Finding, hash_file, refuse_findings
 from roadmap.data.images.folder import examined
@@ -44,6 +44,8 @@ def pack_images(data: DataConfig, output: Path, form: Form) -> Iterator[tuple[in
         StorageFault: where it cannot be written.
 
     """
+    if Target.label not in data.source.facts.targets:
+        raise Refused(f"data={data.source}: only images with a class each are packed")
     inventory = sources.list_images(data)
     if inventory.root is None or not inventory.train.files:
         raise Refused(f"data={data.source}: only data sets of image files are packed")

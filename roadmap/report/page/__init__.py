@@ -20,6 +20,7 @@ from roadmap.record.study import PlannedRun
 from roadmap.report.page.chart import NOT_COMPARABLE, roadmap, scatter, tips
 from roadmap.report.page.environment import environment
 from roadmap.report.page.payload import block, payload
+from roadmap.report.page.pictures import sheets
 from roadmap.report.page.progress import Progress
 from roadmap.report.page.tables import runs, sortable
 from roadmap.report.recipe import recipe_words
@@ -89,6 +90,7 @@ def render(
         scatter=scatter(report, words),
         labels=[row.variant.label for row in rows],
         drawn=(adopted[0], adopted[-1]),
+        sheets=sheets(study, sorted({adopted[0], adopted[-1]})),
         runs=runs(study, running, beside or study.folder),
         notes=report.notes,
     )

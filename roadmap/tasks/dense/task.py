@@ -28,6 +28,7 @@ class DenseTask:
     memory_format: torch.memory_format = torch.channels_last
     mean: Sequence[float] = (0.0, 0.0, 0.0)  # by which images were normalised
     std: Sequence[float] = (1.0, 1.0, 1.0)
+    longest: int | None = None  # pixels, of the longer side of images
     heads: ClassVar[dict[Head, Build]]
 
     def network(self, model: ModelConfig, reference: str | None, image_size: int) -> nn.Module:

@@ -68,9 +68,10 @@ class Detection(DenseTask):
         return side_by_side([("labelled", labelled), ("found", guessed)])
 
     def dummy_batch(self, images: int, image_size: int, device: torch.device) -> DetectionBatch:
-        """See `Task.dummy_batch`: squares of `image_size` with some objects in each."""
-        blank = torch.zeros(3, image_size, image_size, device=device)
-        return DetectionBatch((blank,) * images, tuple(_blank_objects(image_size, index, device) for index in range(images)))
+        """See `Task.dummy_batch`: pictures as large as they get, with some objects in each."""
+        size = image_size, self.longest or image_size
+        blank = torch.zeros(3, *size, device=device)
+        return DetectionBatch((blank,) * images, tuple(_blank_objects(size, index, device) for index in range(images)))
 
 
 def surest(found: Detections, number: int) -> Detections:
@@ -107,10 +108,10 @@ def transforms(data: DataConfig, recipe: RecipeConfig) -> DetectionTransforms:
     )
 
 
-def _blank_objects(image_size: int, index: int, device: torch.device) -> Instances:
-    side = image_size / 4
-    corners = torch.linspace(0, image_size - side, OBJECTS, device=device)
+def _blank_objects(size: tuple[int, int], index: int, device: torch.device) -> Instances:
+    side = min(size) / 4
+    corners = torch.linspace(0, min(size) - side, OBJECTS, device=device)
     boxes = torch.stack([corners, corners, corners + side, corners + side], 1)
-    masks = torch.ones(OBJECTS, image_size, image_size, dtype=torch.uint8, device=device)
+    masks = torch.ones(OBJECTS, *size, dtype=torch.uint8, device=device)
     none = torch.zeros(OBJECTS, dtype=torch.long, device=device)
-    return Instances(boxes, none, masks, none.bool(), (image_size, image_size), index)
+    return Instances(boxes, none, masks, none.bool(), size, index)

@@ -14,7 +14,7 @@ from roadmap.config.schema import DataConfig, Head, RecipeConfig, TaskName
 from roadmap.data.batches import Batch, InputPipeline
 from roadmap.data.dense.draw import draw_map, side_by_side
 from roadmap.data.dense.pipeline import segmentation_pipeline
-from roadmap.data.dense.targets import IGNORED
+from roadmap.data.dense.targets import IGNORED, SegmentationBatch
 from roadmap.data.dense.transforms import SegmentationTransforms
 from roadmap.data.images.inventory import Inventory
 from roadmap.record.result import Metric
