@@ -14,7 +14,7 @@ from roadmap.model.network import Network
 from roadmap.tasks.dense.backbone import DenseNetwork, backbone_network, dense_backbone, synchronise
 from roadmap.tasks.detection.cascade import cascade_mask_rcnn
 from roadmap.tasks.detection.mask_rcnn import mask_rcnn
-from roadmap.tasks.detection.parts import Anchors, RegionPool, padded, target_masks
+from roadmap.tasks.detection.parts import Anchors, RegionPool, box_loss, padded, target_masks
 from roadmap.tasks.segmentation.upernet import Pool, UPerNet
 
 STEPS = list(known_steps())
@@ -343,6 +343,29 @@ def test_a_cascades_stages_ask_for_more_overlap_and_count_less():
     assert [stage.weight for stage in stages] == [1.0, 0.5, 0.25]
     assert [round(1 / stage.box_coder.weights[0], 3) for stage in stages] == [0.1, 0.05, 0.033]
     assert [round(1 / stage.box_coder.weights[3], 3) for stage in stages] == [0.2, 0.1, 0.067]
+
+
+def test_losses_of_boxes_are_those_of_their_names():
+    from torchvision.models.detection._utils import BoxCoder
+
+    coder, still, box = BoxCoder((10.0, 10.0, 5.0, 5.0)), torch.zeros(1, 4), torch.tensor([[0.0, 0, 10, 10]])
+    half, shifted = torch.tensor([[0.0, 0, 10, 5]]), torch.tensor([[0.05, 0, 10.05, 10]])  # offsets of 0.05 in x, so weighed
+    assert box_loss(BoxLoss.giou, coder, still, box, half).item() == pytest.approx(10 * 0.5)
+    assert box_loss(BoxLoss.l1, coder, still, box, shifted).item() == pytest.approx(0.05, rel=1e-4)
+    assert box_loss(BoxLoss.smooth_l1, coder, still, box, shifted).item() == pytest.approx(0.05**2 / 2 * 9, rel=1e-4)
+
+
+def test_a_stage_hands_its_boxes_on_but_not_the_objects_own():
+    network = detector_of(cascade_mask_rcnn, CASCADE)
+    image, objects = picture(96, 128, [(10, 10, 50, 60), (70, 30, 120, 80)])
+    stage, targets = network.regions[0], [{"boxes": objects.boxes, "labels": objects.labels + 1, "masks": objects.masks}]
+    proposals = [torch.tensor([[12.0, 12, 50, 60], [0, 0, 20, 20], [200, 0, 220, 20]])]
+    (samples,) = stage.sample(proposals, targets)
+    assert len(samples.boxes) == 5 and samples.is_truth.sum() == 2 and sorted(samples.labels.tolist()) == [0, 0, 1, 1, 2]
+    nn.init.zeros_(stage.box_predictor.bbox_pred.weight)
+    maps = network.pyramid({str(i): m for i, m in enumerate(network.maps(padded((image,)).tensors))})
+    _, (refined,) = stage.losses(maps, [samples], targets, [(96, 128)])
+    assert torch.allclose(refined, torch.tensor([[12.0, 12, 50, 60], [0, 0, 20, 20], [128, 0, 128, 20]]))  # unmoved, cut off
 
 
 def test_giou_is_not_for_proposals():
