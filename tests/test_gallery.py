@@ -9,10 +9,12 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 from PIL import Image
+from records import made, write
 
 from roadmap.config.compose import compose
 from roadmap.data.dense.targets import IGNORED, Detections, Instances
 from roadmap.record.folder import RunFolder
+from roadmap.report import table
 from roadmap.report.page.pictures import sheets
 from roadmap.tasks.choose import choose_task
 from roadmap.tasks.dense.gallery import Gallery
@@ -90,3 +92,14 @@ def test_pictures_of_a_run_lie_in_its_folder_and_on_the_page(tmp_path):
     shown = sheets(study, [0, 1])
     assert [sheet.caption for sheet in shown] == ["gelu, seed 0: the worst", "gelu, seed 0: the best"]
     assert base64.b64decode(shown[0].source.removeprefix("data:image/jpeg;base64,")) == b"4"
+
+
+def test_a_table_says_what_of_the_cost_is_the_backbones_where_there_are_heads(tmp_path):
+    for name, heads in (("with", {"gmacs_backbone": 0.5}), ("without", {})):
+        for step, seed in (("resnet", 0), ("gelu", 0)):
+            run = tmp_path / name / "runs" / f"{step}-s{seed}-1"
+            run.mkdir(parents=True)
+            about = {"data": {"source": "scenes", "image_size": 96}, "recipe": {"epochs": 1}, "gmacs": 2.0}
+            write(run, made(run.name, 50.0, **about, **heads))
+    assert list(table(tmp_path / "with")["gmacs_backbone"]) == [0.5, 0.5]
+    assert "gmacs_backbone" not in table(tmp_path / "without")

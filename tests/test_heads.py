@@ -14,7 +14,7 @@ from roadmap.model.network import Network
 from roadmap.tasks.dense.backbone import DenseNetwork, backbone_network, dense_backbone, synchronise
 from roadmap.tasks.detection.cascade import cascade_mask_rcnn
 from roadmap.tasks.detection.mask_rcnn import mask_rcnn
-from roadmap.tasks.detection.parts import Anchors, RegionPool, padded, target_masks
+from roadmap.tasks.detection.parts import Anchors, RegionPool, box_loss, padded, target_masks
 from roadmap.tasks.segmentation.upernet import Pool, UPerNet
 
 STEPS = list(known_steps())
@@ -181,10 +181,12 @@ def test_timms_own_grouping_puts_the_head_on_top():
     from timm.models import group_parameters
 
     with torch.device("meta"):
-        network = WithHead(backbone_of("gelu", "tiny"))
+        network = cascade_mask_rcnn(backbone_of("gelu", "tiny"), HeadConfig(**CASCADE), 3)
     ids = group_parameters(network, network.group_matcher(), reverse=True)
-    assert isinstance(network.backbone, Network) and len(set(ids.values())) == 8
-    assert ids["fpn.weight"] == ids["norms.0.weight"] == 7 and ids["backbone.stages.2.blocks.8.branch.0.conv.weight"] == 5
+    own = {name: layer for name, layer in ids.items() if name.startswith("backbone.")}
+    assert isinstance(network.backbone, Network) and set(own.values()) == set(range(7))
+    assert own["backbone.stages.2.blocks.8.branch.0.conv.weight"] == 5
+    assert {layer for name, layer in ids.items() if name not in own} == {7}
 
 
 # UPerNet
@@ -336,11 +338,34 @@ def test_target_masks_are_zeros_and_ones_inside_the_box():
 
 
 def test_a_cascades_stages_ask_for_more_overlap_and_count_less():
-    stages = detector_of(cascade_mask_rcnn, CASCADE).stages
+    stages = detector_of(cascade_mask_rcnn, CASCADE).regions
     assert [stage.proposal_matcher.high_threshold for stage in stages] == [0.5, 0.6, 0.7]
     assert [stage.weight for stage in stages] == [1.0, 0.5, 0.25]
     assert [round(1 / stage.box_coder.weights[0], 3) for stage in stages] == [0.1, 0.05, 0.033]
     assert [round(1 / stage.box_coder.weights[3], 3) for stage in stages] == [0.2, 0.1, 0.067]
+
+
+def test_losses_of_boxes_are_those_of_their_names():
+    from torchvision.models.detection._utils import BoxCoder
+
+    coder, still, box = BoxCoder((10.0, 10.0, 5.0, 5.0)), torch.zeros(1, 4), torch.tensor([[0.0, 0, 10, 10]])
+    half, shifted = torch.tensor([[0.0, 0, 10, 5]]), torch.tensor([[0.05, 0, 10.05, 10]])  # offsets of 0.05 in x, so weighed
+    assert box_loss(BoxLoss.giou, coder, still, box, half).item() == pytest.approx(10 * 0.5)
+    assert box_loss(BoxLoss.l1, coder, still, box, shifted).item() == pytest.approx(0.05, rel=1e-4)
+    assert box_loss(BoxLoss.smooth_l1, coder, still, box, shifted).item() == pytest.approx(0.05**2 / 2 * 9, rel=1e-4)
+
+
+def test_a_stage_hands_its_boxes_on_but_not_the_objects_own():
+    network = detector_of(cascade_mask_rcnn, CASCADE)
+    image, objects = picture(96, 128, [(10, 10, 50, 60), (70, 30, 120, 80)])
+    stage, targets = network.regions[0], [{"boxes": objects.boxes, "labels": objects.labels + 1, "masks": objects.masks}]
+    proposals = [torch.tensor([[12.0, 12, 50, 60], [0, 0, 20, 20], [200, 0, 220, 20]])]
+    (samples,) = stage.sample(proposals, targets)
+    assert len(samples.boxes) == 5 and samples.is_truth.sum() == 2 and sorted(samples.labels.tolist()) == [0, 0, 1, 1, 2]
+    nn.init.zeros_(stage.box_predictor.bbox_pred.weight)
+    maps = network.pyramid({str(i): m for i, m in enumerate(network.maps(padded((image,)).tensors))})
+    _, (refined,) = stage.losses(maps, [samples], targets, [(96, 128)])
+    assert torch.allclose(refined, torch.tensor([[12.0, 12, 50, 60], [0, 0, 20, 20], [128, 0, 128, 20]]))  # unmoved, cut off
 
 
 def test_giou_is_not_for_proposals():
@@ -362,7 +387,7 @@ def torchvisions_twin(reference):
     head = HeadConfig(proposals_train=2000, **losses)
     network = mask_rcnn(dense_backbone(network_of("resnet", "tiny", "model.drop_path=0"), head), head, 90)
     network.proposals.anchor_generator = reference.rpn.anchor_generator
-    (stage,) = network.stages
+    (stage,) = network.regions
     stage.box_roi_pool, stage.mask_roi_pool = (MultiScaleRoIAlign(list("0123"), size, 2) for size in (7, 14))
     stage.target_masks = lambda masks, boxes, matched, size: project_masks_on_boxes(masks, boxes, matched, size)
     theirs = reference.state_dict()
@@ -370,9 +395,9 @@ def torchvisions_twin(reference):
         "pyramid.": "backbone.fpn.",
         "proposals.head.conv.": "rpn.head.conv.0.0.",
         "proposals.head.": "rpn.head.",
-        "stages.0.box_head.1.": "roi_heads.box_head.fc6.",
-        "stages.0.box_head.3.": "roi_heads.box_head.fc7.",
-        "stages.0.": "roi_heads.",
+        "regions.0.box_head.1.": "roi_heads.box_head.fc6.",
+        "regions.0.box_head.3.": "roi_heads.box_head.fc7.",
+        "regions.0.": "roi_heads.",
     }
 
     def their_name(name):
@@ -405,7 +430,7 @@ def test_mask_rcnn_at_the_first_step_is_torchvisions():
     assert theirs["loss_mask"] > 0 and theirs["loss_box_reg"] > 0
     assert torch.allclose(torch.stack(list(ours.values())), torch.stack([theirs[name] for name in (
         "loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg", "loss_mask")]), rtol=1e-4)  # fmt: skip
-    for predictor in (network.stages[0].box_predictor, reference.roi_heads.box_predictor):
+    for predictor in (network.regions[0].box_predictor, reference.roi_heads.box_predictor):
         nn.init.normal_(predictor.cls_score.weight, std=1.0, generator=torch.Generator().manual_seed(2))  # sure of some
     with torch.no_grad():
         found, expected = network.eval()(images), reference.eval()(images)
@@ -414,3 +439,76 @@ def test_mask_rcnn_at_the_first_step_is_torchvisions():
         assert torch.allclose(one.boxes, other["boxes"], atol=1e-2) and torch.allclose(one.scores, other["scores"], atol=1e-4)
         pasted = paste_masks_in_image(one.masks[:, None], one.boxes, one.size)
         assert torch.allclose(pasted, other["masks"], atol=1e-3)
+
+
+# Learning two pictures by heart
+
+SMALL_DETECTOR = {
+    "channels": 32,
+    "box_channels": 128,
+    "mask_convolutions": 2,
+    "samples": 64,
+    "proposals_train": 128,
+    "proposals_test": 64,
+    "anchor_scale": 4.0,
+    "detections": 20,
+}
+PICTURES = (
+    (96, 128, [(10, 10, 50, 60), (70, 30, 120, 80)]),
+    (128, 96, [(6, 70, 60, 120), (50, 8, 90, 40), (20, 20, 44, 50)]),
+)
+
+
+def learn(network, loss, updates, rate):
+    """The losses of each update."""
+    optimizer, seen = torch.optim.AdamW(network.parameters(), rate), []
+    for update in range(updates):
+        for group in optimizer.param_groups:
+            group["lr"] = rate * min(1, (update + 1) / 20) * (0.1 if update > 0.75 * updates else 1)
+        value = loss()
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        seen.append(value.item())
+    return torch.tensor(seen)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_detector_learns_two_pictures_by_heart(kind, storm, figure):
+    make, settings = KINDS[kind]
+    network = detector_of(make, {**settings, **SMALL_DETECTOR}, "gelu", 3, "model.drop_path=0")
+    images, targets = zip(*(picture(*one) for one in PICTURES), strict=True)
+    losses = learn(network, lambda: sum(network(images, targets).values()), 300 if storm else 24, 1e-3)
+    assert losses.isfinite().all() and losses[-4:].mean() < (0.1 if storm else 0.6) * losses[0]
+    if storm:
+        score = average_precision(network.eval(), images, targets)
+        figure(", ".join(f"{name} {score[name]:.1f}" for name in ("box_ap", "box_ap50", "mask_ap", "mask_ap50")))
+        assert min(score["box_ap50"], score["mask_ap50"]) > 99 and min(score["box_ap"], score["mask_ap"]) > 85
+
+
+def average_precision(network, images, targets):
+    from roadmap.tasks.detection.score import AveragePrecision
+
+    class Alone:
+        def gather(self, value):
+            return [value]
+
+    scorer = AveragePrecision()
+    with torch.no_grad():
+        scorer.update(network(images), [target._replace(index=i) for i, target in enumerate(targets)])
+    return scorer.compute(Alone())
+
+
+def test_upernet_learns_two_pictures_by_heart(storm):
+    network = upernet_of("gelu", classes=3)
+    images, maps = torch.randn(2, 3, 64, 64) * 0.1, torch.zeros(2, 64, 64, dtype=torch.long)
+    for number, (left, top, side) in enumerate([(8, 8, 32), (24, 20, 36)]):
+        images[number, number, top : top + side, left : left + side] += 2
+        maps[number, top : top + side, left : left + side] = number + 1
+
+    def loss():
+        return sum(weight * nn.functional.cross_entropy(out, maps) for weight, out in zip((1, 0.4), network(images), strict=True))
+
+    losses = learn(network, loss, 150 if storm else 40, 8e-3)
+    right = (network.train()(images)[0].argmax(1) == maps).float().mean()
+    assert losses.isfinite().all() and losses[-1] < 0.5 * losses[0] and right > (0.97 if storm else 0.85)

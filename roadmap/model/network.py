@@ -19,7 +19,8 @@ from roadmap.model.layers import Block, conv_layer, norm_of
 from roadmap.model.layout import NetworkLayout, StageLayout, StemLayout, layout
 
 BLOCKS_OF_A_LAYER = 3
-LAYER = re.compile(r"(?:model\.|graph_module\.|backbone\.)?(?:(stem)|stages[._](\d+)(?:\.blocks\.(\d+))?)")
+HEAD_LAYER = (2,)  # behind the stem's (0,) and the blocks' (1, ...)
+LAYER = re.compile(r"(?:model\.|graph_module\.)?(?:(stem)|stages[._](\d+)(?:\.blocks\.(\d+))?)")
 
 
 class Stem(nn.Sequential):
@@ -240,13 +241,13 @@ def layer_groups(coarse: bool = False) -> Callable[[str], tuple[int, ...]]:
     """The layer that a weight belongs to, by its name: of three blocks (appendix A.2), or coarse, of a stage.
 
     The stem comes first, the head last; what lies between two stages belongs to the blocks after it. Names may be those
-    that timm's `features_only` makes of them, or those of a backbone in a detector.
+    that timm's `features_only` makes of them.
     """
 
     def layer(name: str) -> tuple[int, ...]:
         found = LAYER.match(name)
         if found is None:
-            return (2,)
+            return HEAD_LAYER
         stem, stage, block = found.groups()
         if stem:
             return (0,)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from roadmap.base.errors import Refused
 from roadmap.config.schema import BackboneNorm, HeadConfig, Initialisation, ModelConfig, OutputNorm
 from roadmap.model.layers import LayerNorm2d
-from roadmap.model.network import Network, build_network, layer_groups
+from roadmap.model.network import HEAD_LAYER, Network, build_network, layer_groups
 
 STRIDES = (4, 8, 16, 32)
 PREFIX = "backbone."
@@ -124,12 +124,12 @@ class DenseNetwork(nn.Module):
     def group_matcher(self, coarse: bool = False) -> Callable[[str], tuple[int, ...]]:
         """Layers, for layer-wise learning rates: the backbone's own, then norms and head as the last."""
         if isinstance(self.backbone, Network):
-            return layer_groups(coarse)
+            own = layer_groups(coarse)
+            return lambda name: own(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else HEAD_LAYER
         from timm.models import group_parameters
 
-        own = group_parameters(self.backbone, self.backbone.group_matcher(coarse=coarse), reverse=True)
-        last = max(own.values()) + 1
-        return lambda name: (own.get(name.removeprefix(PREFIX), last),)
+        known = group_parameters(self.backbone, self.backbone.group_matcher(coarse=coarse), reverse=True)
+        return lambda name: (known.get(name.removeprefix(PREFIX), max(known.values()) + 1),)
 
     def no_weight_decay(self) -> set[str]:
         """The weights of a reference that weight decay spares, by its own list."""

@@ -100,7 +100,7 @@ def _detect(network: Any, maps: list[Tensor]) -> None:
     pyramid = network.pyramid({str(i): features for i, features in enumerate(maps)})
     network.proposals.head(list(pyramid.values()))
     width = maps[0].new_zeros(1).expand(next(iter(pyramid.values())).shape[1])
-    for stage in network.stages:
+    for stage in network.regions:
         boxes, masks = (
             width[None, :, None, None].expand(regions, -1, side, side)
             for regions, side in ((BOXES, BOX_SIZE), (MASKS, MASK_SIZE))

@@ -147,13 +147,13 @@ class Detector(DenseNetwork):
     Losses are means over the micro-batch, in float32. Crowds are not for training: leave them out before.
     """
 
-    stages: Any  # a list of `Stage`
+    regions: Any  # a list of `Stage`
 
     def __init__(self, backbone: DenseBackbone, head: HeadConfig, classes: int, stages: Sequence[StageConfig]) -> None:
         super().__init__(backbone)
         self.pyramid = FeaturePyramidNetwork(backbone.channels, head.channels, LastLevelMaxPool())
         self.proposals = Proposals(head)
-        self.stages = nn.ModuleList(Stage(head, classes, stage) for stage in stages)
+        self.regions = nn.ModuleList(Stage(head, classes, stage) for stage in stages)
 
     def forward(self, images: Sequence[Tensor], targets: Sequence[Instances] | None = None) -> Losses | list[Detections]:
         """See the class."""
@@ -170,23 +170,23 @@ class Detector(DenseNetwork):
     def _losses(self, maps: Maps, boxes: list[Tensor], targets: Targets, sizes: list[Size]) -> Losses:
         """Each stage learns from the boxes that the one before it made."""
         losses: Losses = {}
-        for number, stage in enumerate(self.stages, 1):
+        for number, stage in enumerate(self.regions, 1):
             own, boxes = stage.losses(maps, stage.sample(boxes, targets), targets, sizes)
-            losses |= {f"{name}_{number}" if len(self.stages) > 1 else name: value for name, value in own.items()}
+            losses |= {f"{name}_{number}" if len(self.regions) > 1 else name: value for name, value in own.items()}
         return losses
 
     def _detect(self, maps: Maps, boxes: list[Tensor], sizes: list[Size]) -> list[Detections]:
         """The stages' logits averaged, the last one's boxes; a mask is the mean of the stages'."""
         total: Tensor | float = 0.0
-        for stage in self.stages[:-1]:
+        for stage in self.regions[:-1]:
             logits, offsets = stage.classify(maps, boxes, sizes)
             total, boxes = total + logits, stage.refine(boxes, offsets, surest(logits), sizes)
-        last = self.stages[-1]
+        last = self.regions[-1]
         logits, offsets = last.classify(maps, boxes, sizes)
-        mean = (total + logits) / len(self.stages)
+        mean = (total + logits) / len(self.regions)
         with_background = functional.pad(offsets.flatten(1), (4, 0))
         found, scores, labels = last.postprocess_detections(mean, with_background, boxes, sizes)
-        masks = [stage.segment(maps, found, torch.cat(labels), sizes).sigmoid() for stage in self.stages]
+        masks = [stage.segment(maps, found, torch.cat(labels), sizes).sigmoid() for stage in self.regions]
         each = torch.stack(masks).mean(0).split([len(one) for one in found])
         return [Detections(b, s, n - 1, m, size) for b, s, n, m, size in zip(found, scores, labels, each, sizes, strict=True)]
 
