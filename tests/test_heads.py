@@ -289,6 +289,10 @@ def test_losses_are_float32_under_autocast(make, settings):
     with torch.autocast("cpu", torch.bfloat16):
         losses = network((image,), (objects,))
         found = network.eval()((image,))[0]
+        batch = padded((image,))
+        maps = network.pyramid({str(i): m for i, m in enumerate(network.maps(batch.tensors))})
+        proposed = network.proposals(batch, maps)[0][0]
+    assert maps["0"].dtype == torch.bfloat16 and proposed.dtype == torch.float32
     assert all(value.dtype == torch.float32 for value in losses.values())
     assert found.boxes.dtype == found.scores.dtype == found.masks.dtype == torch.float32
 
