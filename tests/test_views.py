@@ -19,6 +19,7 @@ from roadmap.config.compose import compose
 from roadmap.record.result import dump_result
 from roadmap.record.study import write_plan
 from roadmap.report.figure import STYLE
+from roadmap.report.plots import interactions
 from roadmap.report.views import VIEWS, Views, notes, read_views
 from roadmap.report.views.__main__ import main
 from roadmap.report.views.figure import drawn
@@ -171,6 +172,7 @@ def test_nothing_is_cut_off_in_the_figure(large, views):
     with matplotlib.rc_context(STYLE):
         for found in (large, views):
             assert_publishable(drawn(found))
+        assert_publishable(interactions(views.pairs.study, views.pairs.analysis))
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
