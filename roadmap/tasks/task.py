@@ -40,7 +40,7 @@ class Scorer(Protocol):
 
 
 class Breakdown(Scorer, Protocol):
-    """What lies behind a score, gathered in the same evaluation; `compute` ends it and may add nothing."""
+    """A scorer that keeps what lies behind its scores; `compute` ends it."""
 
     def write(self, folder: Path) -> list[Path]:
         """Tables and pictures, into a folder that is there; returns their files."""
@@ -80,8 +80,8 @@ class Task(Protocol):
     def gallery(self) -> Gallery | None:
         """What keeps examples of an evaluation, to look at; None where a task has nothing to draw."""
 
-    def breakdown(self, classes: Sequence[str], device: torch.device) -> Breakdown | None:
-        """An empty one for one evaluation; None where the scores say all."""
+    def breakdown(self, classes: Sequence[str], device: torch.device) -> Breakdown:
+        """As `scorer`, with the same scores, for classes of these names."""
 
     def shown(self, picture: Image, data: DataConfig) -> Tensor:
         """A picture as it is scored, before its colours are normalised: (3, h, w) uint8."""

@@ -113,7 +113,7 @@ def config(trained: Trained, export: Exported) -> dict[str, Any]:
         about["label_descriptions"] = dict(trained.described)
     if export.arguments:
         about["model_args"] = export.arguments
-    return {**about, "pretrained_cfg": {**images, "interpolation": trained.recipe.interpolation.value}}
+    return {**about, "pretrained_cfg": {**images, "interpolation": trained.settings.recipe.interpolation.value}}
 
 
 def write_onnx(trained: Trained, export: Exported, folder: Path) -> tuple[Path, float]:
@@ -128,7 +128,7 @@ def write_onnx(trained: Trained, export: Exported, folder: Path) -> tuple[Path, 
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise Refused("--onnx needs onnxscript and onnxruntime: pip install 'roadmap[exchange]'") from error
-    size, network = trained.data.image_size, export.network
+    size, network = trained.settings.data.image_size, export.network
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     batch = {"images": {0: torch.export.Dim.DYNAMIC}}
     with warnings.catch_warnings():

@@ -56,14 +56,16 @@ def _read(file: Path) -> Image.Image:
 @torch.inference_mode()
 def predict(trained: Trained, pictures: Sequence[Image.Image], most: int, runtime: RuntimeConfig) -> Iterator[Answer]:
     """For each picture the task's answers, `most` of them."""
-    data, classes = trained.data, trained.labels()
-    task = choose_task(trained.task, trained.head, trained.recipe, data, classes)
+    settings, classes = trained.settings, trained.labels()
+    task = choose_task(settings, classes)
     with process_group(runtime.device) as ranks:
         network = trained.network.to(ranks.device)
-        mean, std = (torch.tensor(levels, device=ranks.device).view(3, 1, 1) for levels in (data.mean, data.std))
-        precision = pick_precision(trained.recipe.precision, ranks.device)
+        mean, std = (
+            torch.tensor(levels, device=ranks.device).view(3, 1, 1) for levels in (settings.data.mean, settings.data.std)
+        )
+        precision = pick_precision(settings.recipe.precision, ranks.device)
         for some in (pictures[first : first + AT_ONCE] for first in range(0, len(pictures), AT_ONCE)):
-            shown = [task.shown(picture, data).to(ranks.device)[None] for picture in some]
+            shown = [task.shown(picture, settings.data).to(ranks.device)[None] for picture in some]
             with autocast(precision, ranks.device):
                 outputs = task.outputs(network, task.together([normalise(image, mean, std)[0] for image in shown]))
             for picture, output, rows in zip(some, outputs, task.answers(outputs, classes, most), strict=True):

@@ -55,7 +55,11 @@ class Detection(DenseTask):
 
     def scorer(self, device: torch.device) -> AveragePrecision:
         """See `Task.scorer`."""
-        return AveragePrecision()
+        return AveragePrecision(self.classes)
+
+    def breakdown(self, classes: Sequence[str], device: torch.device) -> AveragePrecision:
+        """See `Task.breakdown`."""
+        return AveragePrecision(classes)
 
     def gallery(self) -> Gallery:
         """See `Task.gallery`."""

@@ -62,6 +62,10 @@ class Segmentation(DenseTask):
         """See `Task.scorer`."""
         return Confusion(self.classes, device)
 
+    def breakdown(self, classes: Sequence[str], device: torch.device) -> Confusion:
+        """See `Task.breakdown`."""
+        return Confusion(classes, device)
+
     def gallery(self) -> Gallery:
         """See `Task.gallery`."""
         return Gallery(accuracy, self.drawn)
