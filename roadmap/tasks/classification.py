@@ -91,20 +91,14 @@ class Classification:
 
         return torch.as_tensor(val_transform(data, self.recipe.interpolation)(picture))
 
-    def together(self, images: Sequence[Tensor]) -> Tensor:
-        """(B, 3, S, S)."""
-        return torch.stack(list(images)).contiguous(memory_format=self.memory_format)
+    def answers(self, picture: Image, output: Tensor, classes: Sequence[str], most: int) -> list[dict[str, Any]]:
+        """See `Task.answers`: classes with their probabilities, of logits (classes,)."""
+        ranked = output.float().softmax(-1).topk(min(most, len(output)))
+        pairs = zip(ranked.values.tolist(), ranked.indices.tolist(), strict=True)
+        return [{"class": classes[index], "probability": value} for value, index in pairs]
 
     def found(self, picture: Image, output: Tensor, classes: Sequence[str], most: int) -> None:
         """A class needs no picture."""
-
-    def answers(self, outputs: Tensor, classes: Sequence[str], most: int) -> list[list[dict[str, Any]]]:
-        """See `Task.answers`: classes with their probabilities, of logits (B, classes)."""
-        ranked = outputs.float().softmax(-1).topk(min(most, outputs.shape[-1]))
-        return [
-            [{"class": classes[index], "probability": value} for value, index in zip(*pair, strict=True)]
-            for pair in zip(ranked.values.tolist(), ranked.indices.tolist(), strict=True)
-        ]
 
     def cost(self, model: ModelConfig, reference: str | None, image_size: int) -> Cost:
         """See `Task.cost`."""
