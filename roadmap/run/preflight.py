@@ -107,10 +107,14 @@ def cost_of(experiment: Experiment, classes: Sequence[str]) -> Cost:
 
 def check_output(experiment: Experiment) -> None:
     """Refuse an output folder that could not be made or written, before anything is made in it."""
-    folder = runs_folder(experiment)
+    check_writable(runs_folder(experiment), f"output={experiment.output}")
+
+
+def check_writable(folder: Path, said: str) -> None:
+    """Refuse a folder that could not be made or written, for which the command line said `said`."""
     there = next(path for path in (folder, *folder.parents) if path.exists() or path.is_symlink())
     try:
         with TemporaryFile(dir=there):  # without a name; root may write everywhere, and some systems refuse all the same
             pass
     except OSError as error:
-        raise Refused(f"output={experiment.output}: {there} is not a folder that can be written: {error.strerror}") from error
+        raise Refused(f"{said}: {there} is not a folder that can be written: {error.strerror}") from error
