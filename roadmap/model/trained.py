@@ -91,4 +91,10 @@ def _pretrained_cfg(result: RunResult) -> dict[str, Any]:
     size = data["image_size"]
     own = {"input_size": (3, size, size), "pool_size": (size // 32, size // 32), "num_classes": data["classes"]}
     own |= {"mean": tuple(data["mean"]), "std": tuple(data["std"]), "crop_pct": data["crop_pct"]}
-    return {**known, **own, "interpolation": "bicubic", "crop_mode": "center", "tag": result.run}
+    return {
+        **known,
+        **own,
+        "interpolation": result.recipe.get("interpolation", "bicubic"),
+        "crop_mode": "center",
+        "tag": result.run,
+    }
