@@ -1,6 +1,7 @@
 """A run's network for other tools: `python -m roadmap.export RUN [--output FOLDER] [--onnx]`.
 
-The folder holds `model.safetensors` and timm's `config.json`, so `timm.create_model("local-dir:FOLDER")` builds it.
+The folder holds `model.safetensors` and timm's `config.json`, so `timm.create_model("local-dir:FOLDER")` builds it. timm has no
+detectors and no segmenters: of those it is the backbone, for `features_only=True`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ def main() -> int:
         print(f"{file}: any number of images; outputs as the network's to {off:.0e} of the largest")
     print("\n".join(map(str, write(trained, export, folder))))
     before = "" if export.of_timm_alone else "import roadmap.timm; "
-    print(f"{before}timm.create_model('local-dir:{folder}', pretrained=True)")
+    features = "" if export.classes else ", features_only=True"
+    print(f"{before}timm.create_model('local-dir:{folder}', pretrained=True{features})")
+    if not export.classes:
+        print(f"that is the backbone; the whole network: import roadmap.timm; roadmap.timm.load_trained('{arguments.network}')")
     return 0
 
 

@@ -236,7 +236,8 @@ def test_what_is_no_trained_network_is_refused(run, tmp_path):
     _, folder = run
     with pytest.raises(Refused, match="no finished run"):
         roadmap.timm.load_trained(tmp_path)
-    (tmp_path / "result.json").write_bytes((folder / "result.json").read_bytes())
+    for name in ("result.json", "config.yaml"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
     with pytest.raises(Refused, match=r"keep_weights=true"):
         roadmap.timm.load_trained(tmp_path)
     (tmp_path / "weights.pt").write_bytes(b"torn")

@@ -114,7 +114,7 @@ def test_what_lies_behind_a_score_adds_up_to_it(run, command, tmp_path):
 
 def test_other_images_of_the_same_classes_keep_the_networks_size_and_colours(run):
     use = asked(find_trained(str(run)), ["data=digits", "data.held_out=0.2"])
-    own = find_trained(str(run)).data
+    own = find_trained(str(run)).settings.data
     assert (use.data.image_size, use.data.mean, use.data.crop_pct) == (own.image_size, own.mean, own.crop_pct)
     assert use.data.held_out == 0.2
     assert asked(find_trained(str(run)), []).data == own

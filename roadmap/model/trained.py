@@ -1,8 +1,7 @@
-"""A run's trained network, for timm's tools: its weights, and the images that it takes."""
+"""A run's trained network, from its record: its coordinates, its weights, and the images that it takes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,33 +10,11 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from roadmap.base.errors import Refused
-from roadmap.config.overrides import config_folders
-from roadmap.config.parts import KINDS, part, resolve
+from roadmap.config.parts import KINDS, part
 from roadmap.config.schema import ModelConfig
-from roadmap.model.build import network_of
 from roadmap.model.registry import PRETRAINED_CFG, timm_name
 from roadmap.model.saved import read_weights
 from roadmap.record.result import RunResult
-from roadmap.record.weights import finished_run, weights_file
-
-
-def load_trained(folder: Path | str, config_dirs: Sequence[Path | str] = (), parts: Sequence[str] = ()) -> nn.Module:
-    """The network of a finished run, in eval mode on the CPU; (N, 3, S, S) to (N, classes), S being its image size.
-
-    Its `pretrained_cfg` holds the run's own image size, mean, deviation, crop and number of classes, so that
-    `timm.data.create_transform(**timm.data.resolve_data_config(model=network))` makes the images that it was scored on.
-
-    A run with parts of one's own needs them again: `config_dirs=["my"], parts=["my"]`.
-
-    Raises:
-        Refused: where the folder holds no finished run, or not its weights; where it was made of parts that are not given,
-            or are others by now.
-
-    """
-    resolve(parts, config_folders(config_dirs))
-    result, weights = finished_run(Path(folder)), weights_file(Path(folder))
-    network = network_of(*coordinates(result), result.data["classes"], result.data["image_size"])
-    return fill_trained(network, result, weights)
 
 
 def fill_trained(network: nn.Module, result: RunResult, weights: Path) -> nn.Module:

@@ -114,7 +114,7 @@ def cost_of(experiment: Experiment, classes: Sequence[str]) -> Cost:
     """What the network of a run costs, as its task counts."""
     from roadmap.tasks.choose import choose_task  # torch, and timm where a reference asks for it
 
-    task = choose_task(experiment.task, experiment.head, experiment.recipe, experiment.data, classes)
+    task = choose_task(experiment, classes)
     return task.cost(experiment.model, experiment.reference, experiment.data.image_size)
 
 
