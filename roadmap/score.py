@@ -21,14 +21,14 @@ def main() -> int:
     parser.add_argument("network", metavar="RUN", help="a finished run's folder, or timm:NAME")
     parser.add_argument("overrides", nargs="*", help="data=NAME data.path=FOLDER, runtime.device=cpu")
     parser.add_argument("--output", type=Path, help="folder for score.json, tables and pictures (default: scores/<NETWORK>)")
-    parser.add_argument("--config-dir", type=Path, action="append", default=[], help="a folder with data sets of your own")
+    parser.add_folders("data sets and parts")
     arguments = parser.parse_intermixed_args()
     check_alone("roadmap.score")
     folders = config_folders(arguments.config_dir)
     from roadmap.use.score import score  # torch
     from roadmap.use.trained import asked, find_trained
 
-    trained = find_trained(arguments.network)
+    trained = find_trained(arguments.network, folders, arguments.parts)
     use = asked(trained, arguments.overrides, folders)
     folder = arguments.output or Path("scores") / trained.name
     _make(folder)
