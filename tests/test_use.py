@@ -297,7 +297,7 @@ def test_an_export_takes_no_place_of_other_files(run, command, tmp_path):
         ("score", ["RUN", "data.path=/nowhere", "data=folder"], "/nowhere"),
         ("score", ["RUN", "runtime.device=tpu"], "runtime.device"),
         ("score", ["timm:resnet5O", "data=digits"], "no such model"),
-        ("score", ["RUN", "--output", "/dev/null/x"], "--output /dev/null/x: cannot be written"),
+        ("score", ["RUN", "--output", "/dev/null/x"], "--output /dev/null/x: /dev/null is not a folder that can be written"),
         ("predict", ["RUN"], "the following arguments are required: IMAGE"),
         ("predict", ["RUN", "x.png", "--top", "0"], "--top 0: must be at least 1"),
         ("predict", ["RUN", "x.png", "--format", "xml"], "--format xml: allowed: table, csv, json"),

@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
 from roadmap.base import processes
 from roadmap.base.errors import Refused
+from roadmap.base.files import check_writable
 from roadmap.config.checks import check_processes
 from roadmap.config.effects import following_rate, ineffective_settings
 from roadmap.config.overrides import parse
@@ -121,13 +121,3 @@ def cost_of(experiment: Experiment, classes: Sequence[str]) -> Cost:
 def check_output(experiment: Experiment) -> None:
     """Refuse an output folder that could not be made or written, before anything is made in it."""
     check_writable(runs_folder(experiment), f"output={experiment.output}")
-
-
-def check_writable(folder: Path, said: str) -> None:
-    """Refuse a folder that could not be made or written, for which the command line said `said`."""
-    there = next(path for path in (folder, *folder.parents) if path.exists() or path.is_symlink())
-    try:
-        with TemporaryFile(dir=there):  # without a name; root may write everywhere, and some systems refuse all the same
-            pass
-    except OSError as error:
-        raise Refused(f"{said}: {there} is not a folder that can be written: {error.strerror}") from error
