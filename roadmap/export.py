@@ -1,6 +1,7 @@
 """A run's network for other tools: `python -m roadmap.export RUN [--output FOLDER] [--onnx]`.
 
-The folder holds `model.safetensors` and timm's `config.json`, so `timm.create_model("local-dir:FOLDER")` builds it.
+The folder holds `model.safetensors` and timm's `config.json`, so `timm.create_model("local-dir:FOLDER")` builds it. timm has no
+detectors and no segmenters: of those it is the backbone, for `features_only=True`.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ def main() -> int:
     parser.add_argument("network", metavar="RUN", help="a finished run's folder")
     parser.add_argument("--output", type=Path, help="an empty folder, or one that an export wrote (default: exported/<RUN>)")
     parser.add_argument("--onnx", action="store_true", help="an ONNX program too, checked against onnxruntime")
+    parser.add_folders("parts")
     arguments = parser.parse_args()
     check_alone("roadmap.export")
     from roadmap.use.export import CONFIG, ONNX, WEIGHTS, exported, write, write_onnx  # torch
     from roadmap.use.trained import find_trained
 
-    trained = find_trained(arguments.network)
+    trained = find_trained(arguments.network, arguments.config_dir, arguments.parts)
     export = exported(trained)
     folder = arguments.output or Path("exported") / trained.name
     _make(folder, {CONFIG, WEIGHTS, ONNX})
@@ -32,7 +34,10 @@ def main() -> int:
         print(f"{file}: any number of images; outputs as the network's to {off:.0e} of the largest")
     print("\n".join(map(str, write(trained, export, folder))))
     before = "" if export.of_timm_alone else "import roadmap.timm; "
-    print(f"{before}timm.create_model('local-dir:{folder}', pretrained=True)")
+    features = "" if export.classes else ", features_only=True"
+    print(f"{before}timm.create_model('local-dir:{folder}', pretrained=True{features})")
+    if not export.classes:
+        print(f"that is the backbone; the whole network: import roadmap.timm; roadmap.timm.load_trained('{arguments.network}')")
     return 0
 
 

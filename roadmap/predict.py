@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from roadmap.base.console import Parser, exits
 from roadmap.base.errors import Refused, nearest
 from roadmap.base.processes import check_alone
 from roadmap.base.tables import FORMATS, Column
-from roadmap.config.schema import Device, RuntimeConfig
+from roadmap.config.schema import Device, RuntimeConfig, TaskConfig, TaskName
 
-if TYPE_CHECKING:
-    from roadmap.use.predict import Answer
-
-FORMS = {"probability": "{:.4f}"}
+FORMS = {
+    **dict.fromkeys(("probability", "score", "share"), "{:.4f}"),
+    **dict.fromkeys(("left", "top", "right", "bottom"), "{:.1f}"),
+}
 
 
 def main() -> int:
@@ -28,6 +26,7 @@ def main() -> int:
     parser.add_argument("--format", default="table", help=f"one of {', '.join(FORMATS)}")
     parser.add_argument("--output", type=Path, help="folder for the pictures with objects or maps drawn on them")
     parser.add_argument("--device", default="auto", help=f"one of {', '.join(Device)}")
+    parser.add_folders("parts")
     arguments = parser.parse_intermixed_args()
     check_alone("roadmap.predict")
     if arguments.top < 1:
@@ -38,34 +37,33 @@ def main() -> int:
     from roadmap.use.predict import predict, read_pictures  # torch
     from roadmap.use.trained import find_trained
 
-    trained = find_trained(arguments.network)
+    trained = find_trained(arguments.network, arguments.config_dir, arguments.parts)
     pictures = read_pictures(arguments.pictures)
-    _make(arguments.output)
-    answers = list(predict(trained, pictures, arguments.top, RuntimeConfig(device=Device(arguments.device))))
-    rows = [{"image": str(file), **row} for file, own in zip(arguments.pictures, answers, strict=True) for row in own.rows]
-    if arguments.output is not None:
-        _write(arguments.output, arguments.pictures, answers)
+    files = _drawings(arguments.output, arguments.pictures, trained.settings.task)
+    rows = []
+    answers = predict(trained, pictures, arguments.top, RuntimeConfig(device=Device(arguments.device)))
+    for number, answer in enumerate(answers):
+        rows += [{"image": str(arguments.pictures[number]), **row} for row in answer.rows]
+        if files and (drawn := answer.draw()):
+            drawn.save(files[number])
     keys = list(dict.fromkeys(key for row in rows for key in row))
     columns = [Column(key, key, FORMS.get(key, "{}")) for key in keys]
     sys.stdout.write(FORMATS[arguments.format](rows, columns, ""))
     return 0
 
 
-def _make(folder: Path | None) -> None:
+def _drawings(folder: Path | None, pictures: list[Path], task: TaskConfig) -> list[Path]:
+    """Where each picture is drawn, by its name in a folder that is made; those of equal names get a number."""
+    if folder is None:
+        return []
+    if task.name == TaskName.classification:
+        raise Refused(f"--output {folder}: this network names classes, and has nothing to draw")
     try:
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise Refused(f"--output {folder}: cannot be made: {error}") from error
-
-
-def _write(folder: Path, files: Sequence[Path], answers: Sequence[Answer]) -> None:
-    """What was drawn, under the names of the pictures; those of equal names get a number."""
-    for number, (file, answer) in enumerate(zip(files, answers, strict=True)):
-        if answer.drawn is None:
-            raise Refused(f"--output {folder}: this network names classes, and has nothing to draw")
-        twice = [other.stem for other in files].count(file.stem) > 1
-        answer.drawn.save(folder / f"{file.stem}{f'-{number}' if twice else ''}.png")
+    stems = [file.stem for file in pictures]
+    return [folder / f"{stem}{f'-{number}' * (stems.count(stem) > 1)}.png" for number, stem in enumerate(stems)]
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import pandas as pd
 
 from roadmap.base.console import Parser, exits
 from roadmap.base.errors import Refused, StorageFault, nearest
-from roadmap.base.files import write_atomic
+from roadmap.base.files import check_writable, write_atomic
 from roadmap.base.processes import check_alone
 from roadmap.base.tables import Column, as_csv, as_markdown, as_table
 from roadmap.config.overrides import config_folders
@@ -28,7 +28,6 @@ from roadmap.config.steps import check_whole, known_steps
 from roadmap.data.images import sources
 from roadmap.model.check import compose_run
 from roadmap.record.provenance import provenance
-from roadmap.run.preflight import check_writable
 
 if TYPE_CHECKING:
     import torch

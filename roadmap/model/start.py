@@ -35,7 +35,7 @@ class Fit:
     """Start weights beside the weights that are needed."""
 
     weights: dict[str, Tensor] = field(default_factory=dict)  # under the names of the part that they fill
-    anew: list[str] = field(default_factory=list)  # heads that keep their fresh weights
+    anew: list[str] = field(default_factory=list)  # sentences: heads that keep their fresh weights, weights that were left out
     faults: list[str] = field(default_factory=list)
 
 
@@ -60,7 +60,7 @@ def start_hash(init: str, image_size: int, modified: int = 0) -> str:
 
 
 def load_start(fill: Fill, weights: Mapping[str, Tensor], said: str, same_targets: bool = True) -> list[str]:
-    """Fill a network with start weights, in place; returns a sentence for each layer that was made anew.
+    """Fill a network with start weights, in place; returns a sentence for each layer that was made anew or left out.
 
     Args:
         fill: what of the network they fill.
@@ -85,12 +85,14 @@ def load_start(fill: Fill, weights: Mapping[str, Tensor], said: str, same_target
 def fitted(fill: Fill, weights: Mapping[str, Tensor], same_targets: bool = True) -> Fit:
     """Compare start weights with what is needed, by names and shapes; tensors without numbers (on `meta`) will do."""
     needed = fill.part.state_dict()
-    weights = _of_part(fill, weights)
+    weights, outside = _of_part(fill, weights)
     given, left = like_ours(weights, needed) if isinstance(fill.part, Network) else (dict(weights), {})
     fit = Fit({name: given[name] for name in needed if name in given})
     for head in fill.heads:
         _judge_head(fit, head, needed, given, same_targets)
     anew = tuple(f"{head}." for head in fill.heads if any(line.startswith(f"{head} ") for line in fit.anew))
+    if outside:
+        fit.anew.append(f"{_listed(outside)}: outside of {fill.within.rstrip('.')}, left out")
     spared = [name for name in (*given, *left) if name not in needed and name.startswith(tuple(f"{s}." for s in fill.spare))]
     if spared:
         fit.anew.append(f"{_listed(spared)}: a classifier's, left out")
@@ -107,11 +109,10 @@ def fitted(fill: Fill, weights: Mapping[str, Tensor], same_targets: bool = True)
     return fit
 
 
-def _of_part(fill: Fill, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """The weights of the part, where they are those of a network that has it inside."""
-    if not fill.within or not any(name.startswith(fill.within) for name in weights):
-        return weights
-    return {name.removeprefix(fill.within): weight for name, weight in weights.items() if name.startswith(fill.within)}
+def _of_part(fill: Fill, weights: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], list[str]]:
+    """The weights of the part, where they are those of a network that has it inside, and the names of the rest."""
+    inside = {name.removeprefix(fill.within): weight for name, weight in weights.items() if name.startswith(fill.within)}
+    return (inside, [name for name in weights if not name.startswith(fill.within)]) if inside else (weights, [])
 
 
 def _judge_head(fit: Fit, head: str, needed: Mapping[str, Tensor], given: Mapping[str, Tensor], same_targets: bool) -> None:

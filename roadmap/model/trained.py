@@ -1,8 +1,7 @@
-"""A run's trained network, for timm's tools: its weights, and the images that it takes."""
+"""A run's trained network, from its record: its coordinates, its weights, and the images that it takes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,33 +10,11 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from roadmap.base.errors import Refused
-from roadmap.config.overrides import config_folders
-from roadmap.config.parts import KINDS, part, resolve
+from roadmap.config.parts import KINDS, names, part
 from roadmap.config.schema import ModelConfig
-from roadmap.model.build import network_of
 from roadmap.model.registry import PRETRAINED_CFG, timm_name
 from roadmap.model.saved import read_weights
 from roadmap.record.result import RunResult
-from roadmap.record.weights import finished_run, weights_file
-
-
-def load_trained(folder: Path | str, config_dirs: Sequence[Path | str] = (), parts: Sequence[str] = ()) -> nn.Module:
-    """The network of a finished run, in eval mode on the CPU; (N, 3, S, S) to (N, classes), S being its image size.
-
-    Its `pretrained_cfg` holds the run's own image size, mean, deviation, crop and number of classes, so that
-    `timm.data.create_transform(**timm.data.resolve_data_config(model=network))` makes the images that it was scored on.
-
-    A run with parts of one's own needs them again: `config_dirs=["my"], parts=["my"]`.
-
-    Raises:
-        Refused: where the folder holds no finished run, or not its weights; where it was made of parts that are not given,
-            or are others by now.
-
-    """
-    resolve(parts, config_folders(config_dirs))
-    result, weights = finished_run(Path(folder)), weights_file(Path(folder))
-    network = network_of(*coordinates(result), result.data["classes"], result.data["image_size"])
-    return fill_trained(network, result, weights)
 
 
 def fill_trained(network: nn.Module, result: RunResult, weights: Path) -> nn.Module:
@@ -70,6 +47,10 @@ def coordinates(result: RunResult) -> tuple[ModelConfig, str | None]:
 def _part(kind: str, recorded: str) -> str:
     """The name in what a record says; of one's own part also that it is the one that was trained."""
     name, _, digest = recorded.partition("@")
+    if digest and name not in names(kind):
+        raise Refused(
+            f"{kind} {name!r}: a part of one's own; name its folder: --config-dir my --parts my, or from Python parts=['my']"
+        )
     if digest and (found := part(kind, name)).digest != digest:
         raise Refused(
             f"{found.file}: {kind} {name!r} is not the one that the run was trained with ({found.digest}, then {digest})"
@@ -91,4 +72,10 @@ def _pretrained_cfg(result: RunResult) -> dict[str, Any]:
     size = data["image_size"]
     own = {"input_size": (3, size, size), "pool_size": (size // 32, size // 32), "num_classes": data["classes"]}
     own |= {"mean": tuple(data["mean"]), "std": tuple(data["std"]), "crop_pct": data["crop_pct"]}
-    return {**known, **own, "interpolation": "bicubic", "crop_mode": "center", "tag": result.run}
+    return {
+        **known,
+        **own,
+        "interpolation": result.recipe.get("interpolation", "bicubic"),
+        "crop_mode": "center",
+        "tag": result.run,
+    }

@@ -85,7 +85,7 @@ class StudyPlan:
     scale: ScaleConfig
     data: str
     image_size: int  # pixels; 0 where the rows have several
-    epochs: int  # 0 likewise
+    epochs: int  # 0 likewise, and where the recipe counts updates
     recipe: str
     seeds: tuple[int, ...]
     rows: tuple[PlannedRow, ...]

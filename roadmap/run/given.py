@@ -28,7 +28,7 @@ def try_follow(experiment: Experiment, before: Experiment, classes: Sequence[str
 
 
 def _network(experiment: Experiment, classes: Sequence[str]) -> tuple[Task, nn.Module]:
-    task = choose_task(experiment.task, experiment.head, experiment.recipe, experiment.data, classes)
+    task = choose_task(experiment, classes)
     return task, task.network(experiment.model, experiment.reference, experiment.data.image_size)
 
 

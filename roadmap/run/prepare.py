@@ -46,7 +46,7 @@ def prepare(experiment: Experiment, inventory: Inventory, folder: RunFolder, ran
     memory_format = torch.channels_last if runtime.channels_last else torch.contiguous_format
     precision = pick_precision(recipe.precision, ranks.device)
 
-    task = choose_task(experiment.task, experiment.head, recipe, data, inventory.classes, memory_format)
+    task = choose_task(experiment, inventory.classes, memory_format)
     kind = experiment.model, experiment.reference, data.image_size
     ranks.seed(seed, BUILDING)
     network = task.network(*kind)

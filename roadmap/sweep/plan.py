@@ -104,7 +104,7 @@ class SweepPlan:
             scale=first.scale,
             data=str(data.source) + (f" ({100 * data.held_out:g} % of train held out)" if data.held_out else ""),
             image_size=self._shared(lambda run: run.data.image_size),
-            epochs=self._shared(lambda run: run.recipe.epochs),
+            epochs=self._shared(lambda run: run.recipe.epochs if run.recipe.updates is None else 0),
             recipe=recipe.name,
             seeds=tuple(study.seeds),
             rows=tuple(map(self._row, self.design.variants)),

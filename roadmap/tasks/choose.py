@@ -6,20 +6,14 @@ from collections.abc import Sequence
 
 import torch
 
-from roadmap.config.schema import DataConfig, HeadConfig, RecipeConfig, TaskConfig, TaskName
+from roadmap.config.schema import Experiment, TaskName
 from roadmap.tasks.classification import Classification
 from roadmap.tasks.task import Task
 
 
-def choose_task(
-    task: TaskConfig,
-    head: HeadConfig,
-    recipe: RecipeConfig,
-    data: DataConfig,
-    classes: Sequence[str],
-    memory_format: torch.memory_format = torch.channels_last,
-) -> Task:
+def choose_task(experiment: Experiment, classes: Sequence[str], memory_format: torch.memory_format = torch.channels_last) -> Task:
     """The task that the configuration names, for data of these classes."""
+    task, head, recipe, data = experiment.task, experiment.head, experiment.recipe, experiment.data
     if task.name == TaskName.classification:
         return Classification(recipe, len(classes), memory_format)
     if task.name == TaskName.detection:

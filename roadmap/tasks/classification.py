@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -80,9 +81,9 @@ class Classification:
     def gallery(self) -> None:
         """An image and its class need no picture."""
 
-    def breakdown(self, classes: Sequence[str], device: torch.device) -> Confusion:
+    def breakdown(self, classes: Sequence[str], device: torch.device) -> AccuracyByClass:
         """See `Task.breakdown`."""
-        return Confusion(classes, device)
+        return AccuracyByClass(classes, device)
 
     def shown(self, picture: Image, data: DataConfig) -> Tensor:
         """See `Task.shown`."""
@@ -90,20 +91,14 @@ class Classification:
 
         return torch.as_tensor(val_transform(data, self.recipe.interpolation)(picture))
 
-    def together(self, images: Sequence[Tensor]) -> Tensor:
-        """(B, 3, S, S)."""
-        return torch.stack(list(images)).contiguous(memory_format=self.memory_format)
+    def answers(self, picture: Image, output: Tensor, classes: Sequence[str], most: int) -> list[dict[str, Any]]:
+        """See `Task.answers`: classes with their probabilities, of logits (classes,)."""
+        ranked = output.float().softmax(-1).topk(min(most, len(output)))
+        pairs = zip(ranked.values.tolist(), ranked.indices.tolist(), strict=True)
+        return [{"class": classes[index], "probability": value} for value, index in pairs]
 
     def found(self, picture: Image, output: Tensor, classes: Sequence[str], most: int) -> None:
         """A class needs no picture."""
-
-    def answers(self, outputs: Tensor, classes: Sequence[str], most: int) -> list[list[dict[str, Any]]]:
-        """See `Task.answers`: classes with their probabilities, of logits (B, classes)."""
-        ranked = outputs.float().softmax(-1).topk(min(most, outputs.shape[-1]))
-        return [
-            [{"class": classes[index], "probability": value} for value, index in zip(*pair, strict=True)]
-            for pair in zip(ranked.values.tolist(), ranked.indices.tolist(), strict=True)
-        ]
 
     def cost(self, model: ModelConfig, reference: str | None, image_size: int) -> Cost:
         """See `Task.cost`."""
@@ -158,3 +153,25 @@ class Accuracy:
         """`top1`, `top5` and `val_loss`."""
         first, five, loss, seen = processes.total_(self.sums).tolist()
         return {"top1": 100 * first / seen, "top5": 100 * five / seen, "val_loss": loss / seen}
+
+
+class AccuracyByClass(Accuracy):
+    """The same, and which classes are taken for which."""
+
+    def __init__(self, classes: Sequence[str], device: torch.device) -> None:
+        super().__init__(device)
+        self.confusion = Confusion(classes, device)
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """See `Accuracy.update`."""
+        super().update(outputs, targets)
+        self.confusion.add(outputs.float().topk(1).indices[:, 0], targets)  # the first of equals, as the accuracy takes it
+
+    def compute(self, processes: Processes) -> dict[str, float]:
+        """See `Accuracy.compute`."""
+        processes.total_(self.confusion.counts)
+        return super().compute(processes)
+
+    def write(self, folder: Path) -> list[Path]:
+        """See `Confusion.write`."""
+        return self.confusion.write(folder)

@@ -40,7 +40,7 @@ class Scorer(Protocol):
 
 
 class Breakdown(Scorer, Protocol):
-    """What lies behind a score, gathered in the same evaluation; `compute` ends it and may add nothing."""
+    """A scorer that keeps what lies behind its scores; `compute` ends it."""
 
     def write(self, folder: Path) -> list[Path]:
         """Tables and pictures, into a folder that is there; returns their files."""
@@ -72,7 +72,7 @@ class Task(Protocol):
         """The mean loss of a micro-batch, a scalar."""
 
     def outputs(self, network: nn.Module, images: Any) -> Any:
-        """What a network in evaluation puts out for a batch's images, as the scorer takes it."""
+        """What a network in evaluation puts out for a batch's images, or a tensor of them, as the scorer takes it."""
 
     def scorer(self, device: torch.device) -> Scorer:
         """An empty scorer for one evaluation."""
@@ -80,20 +80,17 @@ class Task(Protocol):
     def gallery(self) -> Gallery | None:
         """What keeps examples of an evaluation, to look at; None where a task has nothing to draw."""
 
-    def breakdown(self, classes: Sequence[str], device: torch.device) -> Breakdown | None:
-        """An empty one for one evaluation; None where the scores say all."""
+    def breakdown(self, classes: Sequence[str], device: torch.device) -> Breakdown:
+        """As `scorer`, with the same scores, for classes of these names."""
 
     def shown(self, picture: Image, data: DataConfig) -> Tensor:
         """A picture as it is scored, before its colours are normalised: (3, h, w) uint8."""
 
-    def together(self, images: Sequence[Tensor]) -> Any:
-        """Images (3, h, w) as `outputs` takes them."""
+    def answers(self, picture: Image, output: Any, classes: Sequence[str], most: int) -> list[dict[str, Any]]:
+        """What one of the `outputs` says of its picture in words and numbers, the surest first: rows of a table, so many."""
 
     def found(self, picture: Image, output: Any, classes: Sequence[str], most: int) -> Image | None:
-        """The picture with what the network says of it drawn on it; None where a task has nothing to draw."""
-
-    def answers(self, outputs: Any, classes: Sequence[str], most: int) -> list[list[dict[str, Any]]]:
-        """What the network says of each image in words and numbers, the surest first: rows of a table, at most so many."""
+        """The picture with the same drawn on it; None where a task has nothing to draw."""
 
     def cost(self, model: ModelConfig, reference: str | None, image_size: int) -> Cost:
         """What the same network costs for one image of `image_size` pixels."""

@@ -38,24 +38,22 @@ def evaluate(
     precision: Precision,
     ranks: Ranks,
     between: Callable[[], None] = lambda: None,
-    beside: Scorer | None = None,
+    scorer: Scorer | None = None,
     gallery: Gallery | None = None,
 ) -> dict[str, float]:
     """Score a network on the batches of all processes together, each on its device; `between` is called before each batch,
-    `beside` sees what the task's own scorer sees, and `gallery` keeps examples of what this process saw.
+    `scorer` scores in place of the task's own, and `gallery` keeps examples of what this process saw.
 
     Each process brings its own batches, not the same number of them. Nothing is compiled for it: a forward pass over a
     small split does not earn that back.
     """
     network.eval()
-    scorer = task.scorer(ranks.device)
+    scorer = scorer or task.scorer(ranks.device)
     for batch in batches:
         between()
         with autocast(precision, ranks.device), torch.compiler.set_stance("force_eager"):
             outputs = task.outputs(network, batch.images)
         scorer.update(outputs, batch.targets)
-        if beside is not None:
-            beside.update(outputs, batch.targets)
         if gallery is not None:
             gallery.update(batch.images, batch.targets, outputs)
-    return (beside.compute(ranks) if beside is not None else {}) | scorer.compute(ranks)
+    return scorer.compute(ranks)

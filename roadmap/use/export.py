@@ -1,4 +1,7 @@
-"""A run's network as timm keeps one: `model.safetensors` and `config.json`; and as an ONNX program."""
+"""A run's network as timm keeps one: `model.safetensors` and `config.json`; and as an ONNX program.
+
+timm has no detectors and no segmenters: of a run with a head the backbone is exported, for `features_only=True`.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
@@ -20,8 +23,10 @@ from roadmap.config.identity import plain
 from roadmap.model.network import Network
 from roadmap.model.registry import register, timm_name
 from roadmap.model.saved import as_safetensors
+from roadmap.model.trained import coordinates
 from roadmap.model.weights import timm_twin, to_timm
 from roadmap.record.result import RunResult
+from roadmap.tasks.dense.backbone import DenseNetwork, backbone_network
 from roadmap.use.trained import Trained
 
 WEIGHTS, CONFIG, ONNX = "model.safetensors", "config.json", "model.onnx"
@@ -37,6 +42,7 @@ class Exported:
     architecture: str
     arguments: dict[str, Any]
     network: nn.Module
+    classes: int  # 0: a backbone
 
     @property
     def of_timm_alone(self) -> bool:
@@ -45,26 +51,36 @@ class Exported:
 
 
 def exported(trained: Trained) -> Exported:
-    """The network of a run as timm's own where it is one, else as this package's."""
+    """The network of a run as timm's own where it is one, else as this package's; of one with a head the backbone."""
     result = trained.result
     if result is None:
         raise Refused(f"timm:{trained.name}: is timm's already; a run's folder can be exported")
+    whole = not isinstance(trained.network, DenseNetwork)
+    network, count = (trained.network, trained.count) if whole else (_backbone(trained.network, result), 0)
     if "reference" in result.model:
-        return Exported(result.model["reference"], _sized(result), trained.network)
+        return Exported(result.model["reference"], _sized(result) if whole else {}, network, count)
     standard = _standard(result)
     twin = timm_twin(result.step.name, result.scale)
-    toggles = {key: value for key, value in result.model.items() if standard is None or standard.get(key) != value}
+    own = plain(coordinates(result)[0])  # a record lacks what is off
+    toggles = {key: value for key, value in own.items() if standard is None or standard[key] != value}
     toggles.pop("drop_path", None)  # no part of a trained network
     if twin is not None and not toggles:
-        model = timm.create_model(twin, num_classes=trained.count).eval()
-        assert isinstance(trained.network, Network)
-        to_timm(trained.network, model)
-        return Exported(twin, {}, model)
+        model = timm.create_model(twin, num_classes=count).eval()
+        assert isinstance(network, Network)
+        to_timm(network, model)
+        return Exported(twin, {}, model, count)
     register()
     known = timm_name(result.step.name, result.scale)
     if standard is not None and timm.is_model(known):
-        return Exported(known, toggles, trained.network)
+        return Exported(known, toggles, network, count)
     raise Refused(f"{trained.name}: timm builds no {known}: the step {result.step.name} is of a folder of one's own")
+
+
+def _backbone(network: nn.Module, result: RunResult) -> nn.Module:
+    """The classifier without classes that a backbone was made of; a norm behind its last stage, which it lost, is a fresh one."""
+    whole = backbone_network(*coordinates(result))
+    whole.load_state_dict(cast(nn.Module, network.backbone).state_dict(), strict=False)
+    return whole.eval()
 
 
 def _standard(result: RunResult) -> dict[str, Any] | None:
@@ -104,31 +120,36 @@ def config(trained: Trained, export: Exported) -> dict[str, Any]:
     images = {key: value for key, value in {**own, **theirs}.items() if key not in (*AWAY, "architecture") and value is not None}
     about: dict[str, Any] = {
         "architecture": export.architecture,
-        "num_classes": trained.count,
+        "num_classes": export.classes,
         "num_features": export.network.num_features,
     }
-    if trained.classes is not None:
+    if trained.classes is not None and export.classes:
         about["label_names"] = list(trained.classes)
-    if trained.described:
+    if trained.described and export.classes:
         about["label_descriptions"] = dict(trained.described)
     if export.arguments:
         about["model_args"] = export.arguments
-    return {**about, "pretrained_cfg": {**images, "interpolation": trained.recipe.interpolation.value}}
+    return {
+        **about,
+        "pretrained_cfg": {**images, "num_classes": export.classes, "interpolation": trained.settings.recipe.interpolation.value},
+    }
 
 
 def write_onnx(trained: Trained, export: Exported, folder: Path) -> tuple[Path, float]:
     """Write an ONNX program for any number of images; returns its file and how far its outputs are from the network's.
 
     Raises:
-        Refused: where what it needs is not installed, or it computes something else.
+        Refused: where what it needs is not installed, for a backbone, or where it computes something else.
 
     """
+    if not export.classes:
+        raise Refused(f"--onnx: {trained.name} has a head of task={trained.settings.task.name}; only classifiers have a program")
     try:
         import onnxruntime
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise Refused("--onnx needs onnxscript and onnxruntime: pip install 'roadmap[exchange]'") from error
-    size, network = trained.data.image_size, export.network
+    size, network = trained.settings.data.image_size, export.network
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     batch = {"images": {0: torch.export.Dim.DYNAMIC}}
     with warnings.catch_warnings():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,14 +20,12 @@ from roadmap.train.precision import autocast, pick_precision
 from roadmap.train.ranks import process_group
 from roadmap.use.trained import Trained
 
-AT_ONCE = 32  # pictures in a forward pass
-
 
 class Answer(NamedTuple):
     """What the network says of one picture."""
 
     rows: list[dict[str, Any]]  # of a table, the surest first
-    drawn: Image.Image | None  # on the picture, where the task draws
+    draw: Callable[[], Image.Image | None]  # the same on the picture, where the task draws
 
 
 def read_pictures(files: Sequence[Path]) -> list[Image.Image]:
@@ -55,16 +54,16 @@ def _read(file: Path) -> Image.Image:
 
 @torch.inference_mode()
 def predict(trained: Trained, pictures: Sequence[Image.Image], most: int, runtime: RuntimeConfig) -> Iterator[Answer]:
-    """For each picture the task's answers, `most` of them."""
-    data, classes = trained.data, trained.labels()
-    task = choose_task(trained.task, trained.head, trained.recipe, data, classes)
+    """For each picture the task's answers, `most` of them; each is shown alone, so that no other changes what is said of it."""
+    settings, classes = trained.settings, trained.labels()
+    data, task = settings.data, choose_task(settings, classes)
     with process_group(runtime.device) as ranks:
         network = trained.network.to(ranks.device)
         mean, std = (torch.tensor(levels, device=ranks.device).view(3, 1, 1) for levels in (data.mean, data.std))
-        precision = pick_precision(trained.recipe.precision, ranks.device)
-        for some in (pictures[first : first + AT_ONCE] for first in range(0, len(pictures), AT_ONCE)):
-            shown = [task.shown(picture, data).to(ranks.device)[None] for picture in some]
+        precision = pick_precision(settings.recipe.precision, ranks.device)
+        for picture in pictures:
+            images = normalise(task.shown(picture, data).to(ranks.device)[None], mean, std)
             with autocast(precision, ranks.device):
-                outputs = task.outputs(network, task.together([normalise(image, mean, std)[0] for image in shown]))
-            for picture, output, rows in zip(some, outputs, task.answers(outputs, classes, most), strict=True):
-                yield Answer(rows, task.found(picture, output, classes, most))
+                (output,) = task.outputs(network, images)
+            said = picture, output, classes, most
+            yield Answer(task.answers(*said), partial(task.found, *said))

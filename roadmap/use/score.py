@@ -32,12 +32,12 @@ class Scored:
     metric: Metric
     scores: dict[str, float]
     images: int
-    breakdown: Breakdown | None
+    breakdown: Breakdown
     gallery: Gallery | None
 
     def write(self, folder: Path) -> list[Path]:
         """Write what lies behind the scores into a folder that is there: tables and pictures; returns their files."""
-        files = self.breakdown.write(folder) if self.breakdown else []
+        files = self.breakdown.write(folder)
         for kind, content in (self.gallery.sheets() if self.gallery else {}).items():
             write_atomic(folder / f"{kind}.jpg", content)
             files.append(folder / f"{kind}.jpg")
@@ -58,13 +58,13 @@ def score(trained: Trained, use: Experiment) -> Scored:
     repeat_bits(use.runtime.deterministic)
     tf32(False)
     memory_format = torch.channels_last if use.runtime.channels_last else torch.contiguous_format
-    task = choose_task(use.task, use.head, use.recipe, use.data, inventory.classes, memory_format)
+    task = choose_task(use, inventory.classes, memory_format)
     with process_group(use.runtime.device) as ranks:
         network = trained.network.to(ranks.device, memory_format=memory_format)  # type: ignore[call-overload]
         batches = task.batches(use.data, 0, _evaluation_alone(inventory), ranks.device)
         breakdown, gallery = task.breakdown(inventory.classes, ranks.device), task.gallery()
         precision = pick_precision(use.recipe.precision, ranks.device)
-        scores = evaluate(network, task, batches.evaluation(), precision, ranks, beside=breakdown, gallery=gallery)
+        scores = evaluate(network, task, batches.evaluation(), precision, ranks, scorer=breakdown, gallery=gallery)
     return Scored(task.metric, scores, inventory.val.size, breakdown, gallery)
 
 

@@ -15,8 +15,18 @@ from yaml import YAMLError
 
 from roadmap.base.errors import Refused
 from roadmap.config.compose import compose
-from roadmap.config.overrides import quoted
-from roadmap.config.schema import DataConfig, Experiment, Head, HeadConfig, Interpolation, RecipeConfig, RuntimeConfig, TaskConfig
+from roadmap.config.overrides import config_folders, quoted
+from roadmap.config.parts import resolve
+from roadmap.config.schema import (
+    DataConfig,
+    Experiment,
+    HeadConfig,
+    Interpolation,
+    RecipeConfig,
+    RuntimeConfig,
+    TaskConfig,
+    TaskName,
+)
 from roadmap.model.reference import pretrained
 from roadmap.model.trained import coordinates, fill_trained
 from roadmap.record.result import RunResult
@@ -34,11 +44,7 @@ class Trained:
 
     name: str  # of the run, or of timm's weights
     network: nn.Module
-    data: DataConfig  # of a run its own images; of timm's the size and colours that its network takes
-    recipe: RecipeConfig
-    task: TaskConfig
-    head: HeadConfig
-    runtime: RuntimeConfig
+    settings: Experiment  # only task, head, data, recipe and runtime; of timm's the size and colours that its network takes
     count: int  # of classes
     classes: tuple[str, ...] | None  # None where nobody wrote them down
     described: Mapping[str, str]  # classes whose names say little, in words
@@ -50,14 +56,33 @@ class Trained:
         return [self.described.get(name, name) for name in names]
 
 
-def find_trained(said: str) -> Trained:
-    """The network of a run's folder, or with timm's weights of `timm:NAME`.
+def find_trained(said: str, config_dirs: Sequence[Path | str] = (), parts: Sequence[str] = ()) -> Trained:
+    """The network of a run's folder, or with timm's weights of `timm:NAME`; `parts` of one's own are those in `config_dirs`.
 
     Raises:
         Refused: where there is no such network.
 
     """
+    resolve(parts, config_folders(config_dirs))
     return _of_timm(said) if said.startswith(TIMM) else _of_run(Path(said).expanduser())
+
+
+def load_trained(folder: Path | str, config_dirs: Sequence[Path | str] = (), parts: Sequence[str] = ()) -> nn.Module:
+    """The network of a finished run, in eval mode on the CPU; (N, 3, S, S) to (N, classes), S being its image size.
+
+    Its `pretrained_cfg` holds the run's own image size, mean, deviation, crop and number of classes, so that
+    `timm.data.create_transform(**timm.data.resolve_data_config(model=network))` makes the images that it was scored on.
+    A detector takes a list of normalised images (3, h, w) and gives boxes, scores, labels and masks of each; a segmenter
+    (N, 3, H, W) to (N, classes, H, W).
+
+    A run with parts of one's own needs them again: `config_dirs=["my"], parts=["my"]`.
+
+    Raises:
+        Refused: where the folder holds no finished run, or not its weights; where it was made of parts that are not given,
+            or are others by now.
+
+    """
+    return find_trained(str(folder), config_dirs, parts).network
 
 
 def _of_run(folder: Path) -> Trained:
@@ -65,21 +90,25 @@ def _of_run(folder: Path) -> Trained:
     file = folder / "config.yaml"
     try:
         content = OmegaConf.load(file)
-        data, recipe = _section(content, "data", DataConfig), _section(content, "recipe", RecipeConfig)
-        task, runtime = _section(content, "task", TaskConfig), _section(content, "runtime", RuntimeConfig)
-        head = _section(content, "head", HeadConfig) if "head" in content else HeadConfig(name=Head.none)
+        settings = Experiment(
+            task=_section(content, "task", TaskConfig(TaskName.classification)),  # runs of before there were others say none
+            head=_section(content, "head", HeadConfig()),
+            data=_section(content, "data", DataConfig()),
+            recipe=_section(content, "recipe", RecipeConfig()),
+            runtime=_section(content, "runtime", RuntimeConfig()),
+        )
     except (OSError, OmegaConfBaseException, YAMLError, AttributeError) as error:
         raise Refused(f"{file}: not the configuration of this run: {str(error).splitlines()[0]}") from error
     count: int = result.data["classes"]
     classes = tuple(result.class_names) if result.class_names else None
-    task_of_run = choose_task(task, head, recipe, data, classes or [str(index) for index in range(count)])
-    network = fill_trained(task_of_run.network(*coordinates(result), data.image_size), result, weights)
-    return Trained(result.run, network, data, recipe, task, head, runtime, count, classes, _in_words(classes or ()), result)
+    task = choose_task(settings, classes or [str(index) for index in range(count)])
+    network = fill_trained(task.network(*coordinates(result), settings.data.image_size), result, weights)
+    return Trained(result.run, network, settings, count, classes, _in_words(classes or ()), result)
 
 
-def _section(content: Any, name: str, kind: type[Section]) -> Section:
-    made = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), content[name]))
-    assert isinstance(made, kind)
+def _section(content: Any, name: str, plain: Section) -> Section:
+    made = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(plain), content.get(name, {})))
+    assert isinstance(made, type(plain))
     return made
 
 
@@ -100,18 +129,8 @@ def _of_timm(said: str) -> Trained:
     subset = infer_imagenet_subset(network)
     classes = tuple(ImageNetInfo(subset).label_names()) if subset else None
     count = int(network.num_classes)  # type: ignore[arg-type]
-    return Trained(
-        said.removeprefix(TIMM),
-        network,
-        data,
-        recipe,
-        plain.task,
-        plain.head,
-        plain.runtime,
-        count,
-        classes,
-        _in_words(classes or ()),
-    )
+    settings = replace(plain, data=data, recipe=recipe)
+    return Trained(said.removeprefix(TIMM), network, settings, count, classes, _in_words(classes or ()))
 
 
 def _in_words(classes: Sequence[str]) -> dict[str, str]:
@@ -134,7 +153,7 @@ def asked(trained: Trained, words: Sequence[str], config_dirs: Sequence[Path] = 
         if not word.startswith(("data=", "data.", "runtime.")):
             raise Refused(f"{word}: only data=NAME and settings under data. and runtime. are for a network that is trained")
     said = {word.split("=")[0] for word in words}
-    own = trained.data
+    settings, own = trained.settings, trained.settings.data
     if "data" not in said and trained.result is None:
         raise Refused(f"{TIMM}{trained.name}: on which images? Add data=NAME data.path=FOLDER, for example data=imagenet")
     kept: Sequence[str] = OF_NETWORK
@@ -144,8 +163,9 @@ def asked(trained: Trained, words: Sequence[str], config_dirs: Sequence[Path] = 
         given = [f"data={own.source.value}", *([f"data.path={quoted(own.path)}"] if own.path else []), *words]
         if "data.path" in said and own.path:
             del given[1]
-    if trained.runtime.threads is not None and "runtime.threads" not in said:
-        given.append(f"runtime.threads={trained.runtime.threads}")
-    composed = compose(["+step=resnet", *given], config_dirs)
+    if settings.runtime.threads is not None and "runtime.threads" not in said:
+        given.append(f"runtime.threads={settings.runtime.threads}")
+    task = [f"task={settings.task.name.value}", f"head={settings.head.name.value}"]
+    composed = compose(["+step=resnet", *task, *given], config_dirs)
     data = replace(composed.data, **{key: getattr(own, key) for key in kept if f"data.{key}" not in said})
-    return replace(composed, data=data, recipe=trained.recipe, task=trained.task, head=trained.head)
+    return replace(composed, data=data, recipe=settings.recipe, task=settings.task, head=settings.head)

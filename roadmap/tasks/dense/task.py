@@ -41,13 +41,6 @@ class DenseTask:
         """See `Task.fill`: the backbone, from a classifier or from another head's backbone; norms and head start anew."""
         return Fill(cast(nn.Module, network.backbone), within=PREFIX, spare=("head", "fc", "norm"))
 
-    def breakdown(self, classes: Sequence[str], device: torch.device) -> None:
-        """The scores say what there is to say; the gallery shows it."""
-
-    def together(self, images: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Sizes differ."""
-        return tuple(images)
-
     def picture(self, image: Tensor, size: tuple[int, int]) -> Image.Image:
         """An image (3, h, w) as people see it, at this height and width."""
         mean, std = (torch.tensor(level).view(3, 1, 1) for level in (self.mean, self.std))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import chain, count
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +14,8 @@ from faster_coco_eval import COCO, COCOeval_faster
 from faster_coco_eval import mask as rle
 from torch import Tensor
 
+from roadmap.base.files import write_atomic
+from roadmap.base.tables import Column, as_csv
 from roadmap.data.dense.targets import Detections, Instances
 from roadmap.tasks.task import Processes
 
@@ -19,6 +23,15 @@ KINDS = {"box": "bbox", "mask": "segm"}
 STATISTICS = (
     *("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"),
     *("ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large"),
+)
+COLUMNS = (
+    Column("class", "class"),
+    Column("objects", "objects"),
+    *(
+        Column(f"{kind}_{key}", f"{kind} {words}, %", "{:.2f}")
+        for kind in KINDS
+        for key, words in (("ap", "AP"), ("ap50", "AP50"))
+    ),
 )
 CERTAIN = 0.5  # the probability from which on a pixel belongs to a mask
 
@@ -37,7 +50,8 @@ class Scored(NamedTuple):
 class AveragePrecision:
     """The twelve statistics of COCO for boxes and for masks, in percent; one that has no object to judge by is left out."""
 
-    def __init__(self) -> None:
+    def __init__(self, classes: Sequence[str] = ()) -> None:
+        self.classes = classes
         self.pictures: list[Scored] = []
 
     def update(self, outputs: Sequence[Detections], targets: Sequence[Instances]) -> None:
@@ -49,7 +63,14 @@ class AveragePrecision:
     def compute(self, processes: Processes) -> dict[str, float]:
         """`box_ap`, `box_ap50`, ..., `mask_ar_large`, each picture counted once."""
         pictures = {picture.number: picture for picture in chain.from_iterable(processes.gather(self.pictures))}
-        return statistics([pictures[number] for number in sorted(pictures)])
+        self.pictures = [pictures[number] for number in sorted(pictures)]
+        return statistics(self.pictures)
+
+    def write(self, folder: Path) -> list[Path]:
+        """`classes.csv`."""
+        file = folder / "classes.csv"
+        write_atomic(file, as_csv(by_class(self.pictures, self.classes), COLUMNS))
+        return [file]
 
 
 class Found(NamedTuple):
@@ -116,15 +137,29 @@ def statistics(pictures: Iterable[Scored]) -> dict[str, float]:
     """All of `KINDS` and `STATISTICS` that there is an object to judge by, in percent."""
     pictures = list(pictures)
     scores: dict[str, float] = {}
-    for kind, name in KINDS.items():
-        # A result with a box is sized by its box: of masks the box is left out, so that their own area counts.
-        left_out = () if kind == "box" else ("bbox",)
-        values = _evaluated(pictures, name, left_out)
+    for kind in KINDS:
+        values = map(float, _evaluated(pictures, kind).stats[: len(STATISTICS)])
         scores |= {f"{kind}_{key}": 100 * value for key, value in zip(STATISTICS, values, strict=True) if value >= 0}
     return scores
 
 
-def _evaluated(pictures: list[Scored], kind: str, left_out: Sequence[str]) -> list[float]:
+def by_class(pictures: Sequence[Scored], classes: Sequence[str]) -> list[dict[str, Any]]:
+    """A row for each class: its objects without crowds, and its average precision in percent, left out where it has none."""
+    counts = Counter(one["category_id"] for picture in pictures for one in picture.truth if not one["iscrowd"])
+    rows: list[dict[str, Any]] = [{"class": name, "objects": counts[label]} for label, name in enumerate(classes, 1)]
+    for kind in KINDS:
+        evaluation = _evaluated(pictures, kind)
+        precision = evaluation.eval["precision"][..., 0, -1]  # (overlaps, recalls, labels): objects of any size, 100 a picture
+        for place, label in enumerate(evaluation.params.catIds):
+            if counts[label]:
+                of_class = precision[..., place]
+                rows[label - 1] |= {f"{kind}_ap": 100 * of_class.mean(), f"{kind}_ap50": 100 * of_class[0].mean()}
+    return rows
+
+
+def _evaluated(pictures: Sequence[Scored], kind: str) -> Any:
+    # A result with a box is sized by its box: of masks the box is left out, so that their own area counts.
+    left_out = () if kind == "box" else ("bbox",)
     numbers = count(1)
     truth, found = [], []
     for picture in pictures:
@@ -134,9 +169,9 @@ def _evaluated(pictures: list[Scored], kind: str, left_out: Sequence[str]) -> li
     images = [{"id": picture.number, "height": picture.size[0], "width": picture.size[1]} for picture in pictures]
     labels = sorted({one["category_id"] for one in (*truth, *found)})
     known = COCO({"images": images, "annotations": truth, "categories": [{"id": label} for label in labels]})
-    evaluation = COCOeval_faster(known, known.loadRes(found), kind, print_function=_silent, rle_iou_max_workers=1)
+    evaluation = COCOeval_faster(known, known.loadRes(found), KINDS[kind], print_function=_silent, rle_iou_max_workers=1)
     evaluation.run()
-    return [float(value) for value in evaluation.stats[: len(STATISTICS)]]
+    return evaluation
 
 
 def _silent(*_: object) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -24,9 +24,10 @@ from roadmap.tasks.dense.gallery import Example, Gallery
 from roadmap.tasks.dense.task import UNBOUNDED, Build, DenseTask
 from roadmap.tasks.detection.cascade import cascade_mask_rcnn
 from roadmap.tasks.detection.mask_rcnn import mask_rcnn
-from roadmap.tasks.detection.score import AveragePrecision, to_stored
+from roadmap.tasks.detection.score import AveragePrecision, Found, to_stored
 from roadmap.tasks.metrics import METRICS
 
+EDGES = ("left", "top", "right", "bottom")
 OBJECTS = 16  # in a picture of a dummy batch, more than most pictures of COCO have
 
 
@@ -48,14 +49,18 @@ class Detection(DenseTask):
         losses: dict[str, Tensor] = network(batch.images, batch.targets)
         return torch.stack([loss.float() for loss in losses.values()]).sum()
 
-    def outputs(self, network: nn.Module, images: tuple[Tensor, ...]) -> list[Detections]:
+    def outputs(self, network: nn.Module, images: Iterable[Tensor]) -> list[Detections]:
         """What is found in each picture."""
-        found: list[Detections] = network(images)
+        found: list[Detections] = network(tuple(images))
         return found
 
     def scorer(self, device: torch.device) -> AveragePrecision:
         """See `Task.scorer`."""
-        return AveragePrecision()
+        return AveragePrecision(self.classes)
+
+    def breakdown(self, classes: Sequence[str], device: torch.device) -> AveragePrecision:
+        """See `Task.breakdown`."""
+        return AveragePrecision(classes)
 
     def gallery(self) -> Gallery:
         """See `Task.gallery`."""
@@ -74,15 +79,17 @@ class Detection(DenseTask):
         """See `Task.shown`."""
         return show_whole(transforms(data, self.recipe), Pixels(pil_to_tensor(picture)))
 
-    def answers(self, outputs: list[Detections], classes: Sequence[str], most: int) -> list[list[dict[str, Any]]]:
-        """See `Task.answers`: classes with their scores and boxes, in shares of the picture's width and height."""
-        return [[_answer(found, index, classes) for index in range(min(most, len(found.labels)))] for found in outputs]
+    def answers(self, picture: Image.Image, output: Detections, classes: Sequence[str], most: int) -> list[dict[str, Any]]:
+        """See `Task.answers`: classes with their scores and boxes, in pixels of the picture."""
+        seen = _on_picture(picture, output, most)
+        edges = [dict(zip(EDGES, box, strict=True)) for box in seen.boxes.tolist()]
+        parts = zip(seen.labels.tolist(), seen.scores.tolist(), edges, strict=True)
+        return [{"class": classes[label], "score": score, **box} for label, score, box in parts]
 
     def found(self, picture: Image.Image, output: Detections, classes: Sequence[str], most: int) -> Image.Image:
         """See `Task.found`: boxes, masks and scores."""
-        seen = to_stored(surest(output, most), picture.size[::-1])
-        labels, scores = seen.labels.tolist(), seen.scores.tolist()
-        return draw_objects(picture, seen.boxes.numpy(), labels, classes, seen.masks, scores)
+        seen = _on_picture(picture, output, most)
+        return draw_objects(picture, seen.boxes.numpy(), seen.labels.tolist(), classes, seen.masks, seen.scores.tolist())
 
     def dummy_batch(self, images: int, image_size: int, device: torch.device) -> DetectionBatch:
         """See `Task.dummy_batch`: pictures as large as they get, with some objects in each."""
@@ -91,12 +98,8 @@ class Detection(DenseTask):
         return DetectionBatch((blank,) * images, tuple(_blank_objects(size, index, device) for index in range(images)))
 
 
-def _answer(found: Detections, index: int, classes: Sequence[str]) -> dict[str, Any]:
-    """One object; edges are shares of the picture, for this was shown to the network at another size."""
-    left, top, right, bottom = found.boxes[index].tolist()
-    height, width = found.size
-    edges = {"left": left / width, "top": top / height, "right": right / width, "bottom": bottom / height}
-    return {"class": classes[int(found.labels[index])], "score": float(found.scores[index]), **edges}
+def _on_picture(picture: Image.Image, output: Detections, most: int) -> Found:
+    return to_stored(surest(output, most), picture.size[::-1])
 
 
 def surest(found: Detections, number: int) -> Detections:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, cast
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -50,7 +51,7 @@ class Segmentation(DenseTask):
         loss = cross_entropy(logits, batch.targets)
         return loss if auxiliary is None else loss + self.head.aux_weight * cross_entropy(auxiliary, batch.targets)
 
-    def outputs(self, network: nn.Module, images: tuple[Tensor, ...]) -> list[Tensor]:
+    def outputs(self, network: nn.Module, images: Iterable[Tensor]) -> list[Tensor]:
         """Scores (classes, h, w) of each picture, from overlapping windows two thirds of their side apart."""
         scores = partial(self._scores, network)
         return [slide(scores, image, self.window, int(self.window * 2 / 3)) for image in images]
@@ -61,6 +62,10 @@ class Segmentation(DenseTask):
     def scorer(self, device: torch.device) -> Confusion:
         """See `Task.scorer`."""
         return Confusion(self.classes, device)
+
+    def breakdown(self, classes: Sequence[str], device: torch.device) -> Confusion:
+        """See `Task.breakdown`."""
+        return Confusion(classes, device)
 
     def gallery(self) -> Gallery:
         """See `Task.gallery`."""
@@ -77,19 +82,20 @@ class Segmentation(DenseTask):
         """See `Task.shown`."""
         return show_whole(transforms(data, self.recipe), Pixels(pil_to_tensor(picture)))
 
-    def answers(self, outputs: list[Tensor], classes: Sequence[str], most: int) -> list[list[dict[str, Any]]]:
+    def answers(self, picture: Image.Image, output: Tensor, classes: Sequence[str], most: int) -> list[dict[str, Any]]:
         """See `Task.answers`: classes with their shares of the picture, the largest first."""
-        rows = []
-        for scores in outputs:
-            shares = torch.bincount(scores.argmax(0).flatten(), minlength=len(classes)) / scores[0].numel()
-            ranked = [(share, index) for share, index in zip(*shares.sort(descending=True, stable=True), strict=True) if share]
-            rows.append([{"class": classes[int(index)], "share": float(share)} for share, index in ranked[:most]])
-        return rows
+        counts = torch.from_numpy(self._map(picture, output)).flatten().bincount(minlength=len(classes))
+        largest, labels = counts.sort(descending=True, stable=True)
+        pairs = zip((largest / counts.sum()).tolist(), labels.tolist(), strict=True)
+        return [{"class": classes[label], "share": share} for share, label in pairs if share][:most]
 
     def found(self, picture: Image.Image, output: Tensor, classes: Sequence[str], most: int) -> Image.Image:
         """See `Task.found`: every pixel tinted by its class."""
-        scores = resized(output[None].float(), (picture.height, picture.width))[0]
-        return draw_map(picture, scores.argmax(0).byte().cpu().numpy(), classes)
+        return draw_map(picture, self._map(picture, output), classes)
+
+    def _map(self, picture: Image.Image, scores: Tensor) -> np.ndarray[Any, Any]:
+        """The class of each pixel of the picture."""
+        return resized(scores[None].float(), (picture.height, picture.width))[0].argmax(0).byte().cpu().numpy()
 
     def dummy_batch(self, images: int, image_size: int, device: torch.device) -> SegmentationBatch:
         """See `Task.dummy_batch`: crops of what is trained on."""
