@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from roadmap.config.schema import Experiment
+from roadmap.config.schema import Experiment, TaskName
 from roadmap.record.weights import located
 
 
@@ -22,7 +22,12 @@ def resolved(experiment: Experiment) -> Experiment:
     modified = 0 if init.startswith("timm:") else located(init).stat().st_mtime_ns
     from roadmap.model.start import start_hash  # torch
 
-    return replace(experiment, init_hash=start_hash(init, experiment.data.image_size, modified))
+    return replace(experiment, init_hash=start_hash(init, built_at(experiment), modified))
+
+
+def built_at(experiment: Experiment) -> int | None:
+    """The image size in pixels that a run's reference is built for; None of a backbone, which takes any."""
+    return experiment.data.image_size if experiment.task.name == TaskName.classification else None
 
 
 def check_start(experiment: Experiment, classes: Sequence[str]) -> None:
