@@ -22,6 +22,7 @@ from roadmap.data.images import sources
 from roadmap.record.study import dump_plan
 from roadmap.report.notes import notes
 from roadmap.report.report import Report
+from roadmap.report.transfer import read_transfer, starts
 from roadmap.run.execute import execute
 from roadmap.run.start import resolved
 from roadmap.sweep.plan import plan
@@ -111,7 +112,10 @@ def test_runs_are_trained_from_the_others_weights_and_say_so(parent, tmp_path):
     for name in kept:
         torch.testing.assert_close(ours[f"backbone.{name}"], theirs[name], atol=1e-5, rtol=0)
     train(found)
-    report = Report.read(found.folder)
+    found = read_transfer([parent, found.folder])
+    assert starts(found.first, found.sides[0])
+    assert [side.estimates[0] is not None for side in (found.first, *found.sides)] == [True, True]
+    report = Report.read(found.sides[0].study.folder)
     assert "Each run started from the weights of the run of its own row and seed in digits." in notes(
         report.study, report.analysis
     )
