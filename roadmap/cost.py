@@ -34,8 +34,7 @@ def main() -> int:
     parser.add_argument("--image-size", type=int, help="pixels, with a task of the shorter side; as published by default")
     parser.add_argument("--steps", default="all", help="all (default: the roadmap's), or a comma-separated list: all,grn")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a toggle for every step: model.width=96")
-    parser.add_argument("--parts", default="", help="folders of --config-dir whose parts.py is run, comma-separated")
-    parser.add_argument("--config-dir", type=Path, action="append", default=[], help="a folder with steps of your own")
+    parser.add_folders("steps and parts")
     arguments = parser.parse_args()
     if arguments.image_size is not None and not 32 <= arguments.image_size <= 4096:
         raise Refused(f"--image-size {arguments.image_size}: must be at least 32 and at most 4096")
@@ -43,7 +42,7 @@ def main() -> int:
     for word in arguments.set:
         if not word.startswith("model."):
             raise Refused(f"--set {word}: must be a toggle, model.NAME=VALUE")
-    own = (*([f"parts=[{arguments.parts}]"] if arguments.parts else []), *arguments.set)
+    own = (*([f"parts=[{','.join(arguments.parts)}]"] if arguments.parts else []), *arguments.set)
     compose([f"scale={arguments.scale}", "+step=resnet", *own], folders)
     for given, known in ((arguments.format, FORMATS), (arguments.task, (*HEADS, "none"))):
         if given not in known:

@@ -19,12 +19,13 @@ def main() -> int:
     parser.add_argument("network", metavar="RUN", help="a finished run's folder")
     parser.add_argument("--output", type=Path, help="an empty folder, or one that an export wrote (default: exported/<RUN>)")
     parser.add_argument("--onnx", action="store_true", help="an ONNX program too, checked against onnxruntime")
+    parser.add_folders("parts")
     arguments = parser.parse_args()
     check_alone("roadmap.export")
     from roadmap.use.export import CONFIG, ONNX, WEIGHTS, exported, write, write_onnx  # torch
     from roadmap.use.trained import find_trained
 
-    trained = find_trained(arguments.network)
+    trained = find_trained(arguments.network, arguments.config_dir, arguments.parts)
     export = exported(trained)
     folder = arguments.output or Path("exported") / trained.name
     _make(folder, {CONFIG, WEIGHTS, ONNX})

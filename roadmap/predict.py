@@ -26,6 +26,7 @@ def main() -> int:
     parser.add_argument("--format", default="table", help=f"one of {', '.join(FORMATS)}")
     parser.add_argument("--output", type=Path, help="folder for the pictures with objects or maps drawn on them")
     parser.add_argument("--device", default="auto", help=f"one of {', '.join(Device)}")
+    parser.add_folders("parts")
     arguments = parser.parse_intermixed_args()
     check_alone("roadmap.predict")
     if arguments.top < 1:
@@ -36,7 +37,7 @@ def main() -> int:
     from roadmap.use.predict import predict, read_pictures  # torch
     from roadmap.use.trained import find_trained
 
-    trained = find_trained(arguments.network)
+    trained = find_trained(arguments.network, arguments.config_dir, arguments.parts)
     pictures = read_pictures(arguments.pictures)
     files = _drawings(arguments.output, arguments.pictures, trained.settings.task)
     rows = []

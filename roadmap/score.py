@@ -9,8 +9,8 @@ import json
 from pathlib import Path
 
 from roadmap.base.console import Parser, exits
-from roadmap.base.errors import Refused
-from roadmap.base.files import write_atomic
+from roadmap.base.errors import StorageFault
+from roadmap.base.files import check_writable, write_atomic
 from roadmap.base.processes import check_alone
 from roadmap.config.overrides import config_folders
 
@@ -21,21 +21,25 @@ def main() -> int:
     parser.add_argument("network", metavar="RUN", help="a finished run's folder, or timm:NAME")
     parser.add_argument("overrides", nargs="*", help="data=NAME data.path=FOLDER, runtime.device=cpu")
     parser.add_argument("--output", type=Path, help="folder for score.json, tables and pictures (default: scores/<NETWORK>)")
-    parser.add_argument("--config-dir", type=Path, action="append", default=[], help="a folder with data sets of your own")
+    parser.add_folders("data sets and parts")
     arguments = parser.parse_intermixed_args()
     check_alone("roadmap.score")
     folders = config_folders(arguments.config_dir)
     from roadmap.use.score import score  # torch
     from roadmap.use.trained import asked, find_trained
 
-    trained = find_trained(arguments.network)
+    trained = find_trained(arguments.network, folders, arguments.parts)
     use = asked(trained, arguments.overrides, folders)
     folder = arguments.output or Path("scores") / trained.name
-    _make(folder)
+    check_writable(folder.absolute(), f"--output {folder}")
     scored = score(trained, use)
     about = {"network": trained.name, "data": use.data.source.value, "images": scored.images, "scores": scored.scores}
-    write_atomic(folder / "score.json", json.dumps(about, indent=2) + "\n")
-    files = scored.write(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / "score.json", json.dumps(about, indent=2) + "\n")
+        files = scored.write(folder)
+    except OSError as error:
+        raise StorageFault(f"{folder}: could not be written: {error}") from error
     final = scored.metric.text(scored.scores[scored.metric.key])
     print(f"{trained.name} on {use.data.source.value}, {scored.images} images: {final}")
     print("\n".join(f"  {key} {value:.4f}" for key, value in scored.scores.items()))
@@ -43,14 +47,6 @@ def main() -> int:
         print(f"its record says {trained.result.final}")
     print("\n".join(str(file) for file in (folder / "score.json", *files)))
     return 0
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "score.json").touch()
-    except OSError as error:
-        raise Refused(f"--output {folder}: cannot be written: {error}") from error
 
 
 if __name__ == "__main__":

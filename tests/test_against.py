@@ -81,14 +81,16 @@ def test_what_differs_is_named_and_repeated_runs_too(tmp_path):
     def machine(cpu, lr):
         def change(lines):
             for line in lines:
-                line |= {"cpu": cpu, "instructions": "AVX2", "recipe": {"lr": lr}}
+                line |= {"cpu": cpu, "instructions": "AVX2", "recipe": {"lr": lr}, "init": {"weights": cpu}, "head": {"nms": lr}}
 
         return change
 
     one = Report.read(study(tmp_path / "one", VALUES, change=machine("A", 0.1)))
     values = {**LATER, "a": VALUES["a"]}
     other = Report.read(study(tmp_path / "two", values, change=machine("B", 0.2)))
-    assert what_differs(one.study, other.study) == ["CPU: A, AVX2 / B, AVX2", "recipe.lr: 0.1 / 0.2"]
+    assert what_differs(one.study, other.study) == [
+        "CPU: A, AVX2 / B, AVX2", "head.nms: 0.1 / 0.2", "recipe.lr: 0.1 / 0.2", "start.weights: A / B",
+    ]  # fmt: skip
     assert "3 of 15 runs are the same in both" in notes(compare(one, other))[1]
 
 

@@ -112,12 +112,13 @@ def test_timm_has_the_same_step(step):
         (["--rounds", "0"], "at least 1"),
         (["--steps", "gelu,nope"], "nope"),
         (["--image-size", "8"], "data.image_size=8"),
-        (["--device", "tpu"], "tpu"),
+        (["--device", "tpu"], "'tpu' (choose from 'auto', 'cpu', 'cuda')"),
+        (["--output", "/proc/of/nobody"], "--output /proc/of/nobody: /proc is not a folder"),
         (["--batch-size", "1"], "at least 2"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(arguments, says, tmp_path):
-    done = bench(*arguments, "--output", str(tmp_path / "out"), cwd=tmp_path)
+    done = bench("--output", str(tmp_path / "out"), *arguments, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert says in done.stderr
     assert not (tmp_path / "out").exists()

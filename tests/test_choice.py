@@ -46,6 +46,18 @@ def test_a_row_for_each_setting_and_a_column_for_each_end(runs):
     assert any(" ± " in row[1] for row in rows if row[0] == "0.002")
 
 
+def test_a_setting_that_some_records_leave_at_its_default_is_a_row_of_its_own(runs):
+    for file in sorted(runs.glob("runs/*-s1-*/result.json")):
+        content = json.loads(file.read_text())
+        content["recipe"] |= {"layer_decay": 0.8}
+        file.write_text(json.dumps(content))
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in choice(runs).stdout.splitlines() if line.startswith("| ")
+    ]
+    assert sorted(rows[0][:2]) == [r"layer\_decay", "lr"]
+    assert {tuple(row[:2]) for row in rows[1:]} >= {("0.001", ""), ("0.002", ""), ("0.002", "0.8")}
+
+
 def test_runs_that_were_scored_on_val_are_refused(runs):
     first = next(runs.glob("runs/*/result.json"))
     first.write_text(first.read_text().replace('"held_out": 0.2', '"held_out": 0.0'))

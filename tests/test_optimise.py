@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import QUICK
@@ -14,16 +15,17 @@ from omegaconf import OmegaConf
 import roadmap
 from roadmap.base.errors import Refused
 from roadmap.config.overrides import check_override, parse
+from roadmap.config.schema import TaskName
 from roadmap.record.folder import RunFolder
 from roadmap.run import optimise
 from roadmap.run import preflight as checks
-from roadmap.run.preflight import check_jobs
+from roadmap.run.preflight import check_jobs, metric_of
 from roadmap.tasks.metrics import METRICS
 
 RATE = "recipe.lr=interval(1e-4,1e-2)"
 OPTUNA = [optimise.CHOSEN, "+step=gelu", *QUICK]
 HAS_OPTUNA = optimise.installed()
-(METRIC,) = METRICS.values()
+METRIC = METRICS[TaskName.classification]
 
 
 @pytest.fixture
@@ -34,7 +36,12 @@ def with_optuna(monkeypatch):
 def jobs_of(monkeypatch, *words):
     """What the jobs of this command line are composed of."""
     seen = []
-    monkeypatch.setattr(checks, "preflight", lambda experiment: seen.append(experiment))
+
+    def preflight(experiment):
+        seen.append(experiment)
+        return SimpleNamespace(classes=[])
+
+    monkeypatch.setattr(checks, "preflight", preflight)
     check_jobs(list(words), [], multirun=True)
     return seen
 
@@ -61,11 +68,17 @@ def test_both_ends_of_an_interval_are_looked_at_before_anything_runs(monkeypatch
         ([RATE, "data.held_out=0,0.2"], True, "data.held_out=0: must be above 0"),
         (["data.held_out=0.2"], True, "nothing to choose"),
         ([RATE, "data.held_out=0.2"], False, "add -m"),
+        (["task=detection,segmentation", "data.held_out=0.2"], True, "one task and one study"),
     ],
 )
 def test_what_cannot_be_optimised_is_refused(words, multirun, said, with_optuna):
     with pytest.raises(Refused, match=said):
         check_jobs([*OPTUNA, *words], [], multirun=multirun)
+
+
+def test_what_is_optimised_is_the_score_of_the_task():
+    assert metric_of([*OPTUNA, RATE], []).label == "top-1"
+    assert metric_of([optimise.CHOSEN, "+step=gelu", RATE, "task=detection"], []).label == "box AP"
 
 
 def test_without_the_sweeper_the_words_to_install_it_are_said(monkeypatch):

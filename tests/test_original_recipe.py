@@ -103,6 +103,18 @@ def test_a_studys_own_recipe_gives_the_step_its_own_too(tmp_path):
     assert completed(["+study=long", "+step=gelu"], [tmp_path]) == ["+study=long", "+step=gelu"]
 
 
+def test_a_tasks_own_recipe_gives_the_step_its_own_too(tmp_path):
+    own = tmp_path / "step" / "brief"
+    own.mkdir(parents=True)
+    own.with_suffix(".yaml").write_text("# @package _global_\ndefaults: [gelu, _self_]\nrecipe: {weight_decay: 0.01}\n")
+    (own / "dense_short.yaml").write_text("epochs: 3\n")
+    assert compose(["+step=brief", "task=detection"], [tmp_path]).recipe.epochs == 3
+    assert compose(["+step=brief"], [tmp_path]).recipe.epochs == 20
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "found.yaml").write_text("# @package _global_\ndefaults:\n  - override /task: detection\n  - _self_\n")
+    assert compose(["+study=found", "+step=brief"], [tmp_path]).recipe.epochs == 3
+
+
 def test_a_sweep_of_what_has_settings_of_its_own_is_refused_and_others_are_not():
     with pytest.raises(Refused, match=r"\+step=original_recipe: cannot be swept beside recipe=paper"):
         completed(["+step=original_recipe,resnet", "recipe=paper"])

@@ -186,6 +186,18 @@ def test_runs_and_sweeps_of_processes_train_it_and_the_network_comes_back(my, tm
     (folder,) = (tmp_path / "out" / "own" / "runs").glob("silu-*")
     network = roadmap.timm.load_trained(folder, [my], ["my"])
     assert kinds(network, nn.SiLU) > 0
+    own = ["--config-dir", "my", "--parts", "my"]
+    for words in (["score", *own], ["export", "--output", "given", *own]):
+        done = roadmap_command(f"roadmap.{words[0]}", str(folder), *words[1:], cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    given = json.loads((tmp_path / "given" / "config.json").read_text())
+    assert given["model_args"]["activation"] == "silu"  # as timm builds it, once the part is registered
+    roadmap.timm.register([my], ["my"])
+    again = timm.create_model(f"local-dir:{tmp_path / 'given'}", pretrained=True).state_dict()
+    assert all(torch.equal(weight, again[name]) for name, weight in network.state_dict().items())
+    done = roadmap_command("roadmap.score", str(folder), cwd=tmp_path)
+    assert done.returncode == EXIT_REFUSED
+    assert "activation 'silu': a part of one's own; name its folder: --config-dir my --parts my" in done.stderr
     (my / "parts.py").write_text(PARTS + "# another\n")
     with pytest.raises(Refused, match="'silu' is not the one that the run was trained with"):
         roadmap.timm.load_trained(folder, [my], ["my"])

@@ -432,7 +432,7 @@ CHANGES = [
     "optimizer=sgd", "momentum=0.8", "nesterov=true", "decay_spares=none", "layer_decay=0.7", "clip_grad=1", "clip_mode=value",
     "schedule=step", "milestones=[0.5]", "lr_factor=0.5", "lr_power=2", "dropout=0.1", "initialisation=torchvision",
     "auto_augment=trivial", "color_jitter=0.1", "interpolation=bilinear", "updates=90", "warmup_updates=9", "warmup_start=0.1",
-    "decay_layers=12",
+    "decay_layers=12", "head_scale=0.5",
 ]  # fmt: skip
 
 

@@ -171,6 +171,7 @@ def test_captions_name_what_differs_from_the_recipe_s_file(tmp_path):
 
     assert said("short", epochs=3) == "short"  # the epochs are said beside the data
     assert said("short", label_smoothing=0.0, ema=0.99) == "short with ema=0.99, label_smoothing=0"
+    assert said("short", milestones=[0.5], updates=90) == "short with milestones=[0.5], updates=90"
     mine = said("mine", mixup=0.5)  # from a folder of the user's own
     assert mine.startswith("mine (the paper's with batch_size=128, micro_batch=null, ")
     assert "mixup=0.5" in mine
@@ -196,6 +197,7 @@ def test_captions_name_what_differs_from_the_files_of_data_and_steps(tmp_path):
     assert said() == ""
     assert said(data={"image_size": 64}) == ""  # beside the data already
     assert said(data={"hflip": 0.5, "held_out": 0.2}) == "; not as in their files: data.hflip=0.5, data.held_out=0.2"
+    assert said(data={"longest_side": 64}) == "; not as in their files: data.longest_side=64"
     assert said(toggles={"drop_path": 0.3}) == "; not as in their files: model.drop_path=0.3"
     assert said(toggles={"activation": "gelu"}, overrides=["model.activation=gelu"]) == ""  # what the rows are there for
 

@@ -200,7 +200,14 @@ def test_weights_that_nobody_has_are_not_made_up():
 @pytest.fixture(scope="module", params=["+step=gelu", "reference=resnet10t"])
 def run(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
-    own = ["data.image_size=32", "data.crop_pct=0.9", "recipe.epochs=1", "recipe.warmup_epochs=0", f"output={folder}"]
+    own = [
+        "data.image_size=32",
+        "data.crop_pct=0.9",
+        "recipe.epochs=1",
+        "recipe.warmup_epochs=0",
+        "recipe.interpolation=bilinear",
+        f"output={folder}",
+    ]
     quick = QUICK if request.param == "+step=gelu" else [o for o in QUICK if not o.startswith("model.")]
     experiment = compose([request.param, *quick, *own])
     execute(experiment, sources.checked_images(experiment.data, experiment.recipe.batch_size), "0" * 16)
@@ -214,9 +221,9 @@ def test_a_trained_network_says_what_images_it_takes(run):
     data = experiment.data
     assert (config["input_size"], config["crop_pct"]) == ((3, 32, 32), 0.9)
     assert (config["mean"], config["std"]) == (tuple(data.mean), tuple(data.std))
-    assert (network.default_cfg["num_classes"], network.default_cfg["interpolation"]) == (10, "bicubic")
+    assert (network.default_cfg["num_classes"], network.default_cfg["interpolation"]) == (10, "bilinear")
     picture = Image.fromarray(torch.randint(256, (50, 40, 3), dtype=torch.uint8).numpy())
-    scored = val_transform(data)(picture) / 255  # bytes, which the device normalises
+    scored = val_transform(data, experiment.recipe.interpolation)(picture) / 255  # bytes, which the device normalises
     mean, std = (torch.tensor(values)[:, None, None] for values in (data.mean, data.std))
     torch.testing.assert_close(timm.data.create_transform(**config)(picture), (scored - mean) / std)
     kept = load_file(folder / "weights.safetensors")

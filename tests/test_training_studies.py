@@ -181,7 +181,7 @@ def test_what_no_study_of_training_can_ask_is_refused(tmp_path):
         plan(["+study=training", *words])
     with pytest.raises(Refused, match="mixup changes nothing under these settings; leave it out"):
         plan(["+study=training", *words, "study.kind=add_one_in", "study.steps=[adamw,mixup]"])
-    with pytest.raises(Refused, match=r"must be of one roadmap .* now training, torchvision"):
+    with pytest.raises(Refused, match=r"must be of one roadmap .* now torchvision, training"):
         plan(["+study=training", *words, "study.kind=add_one_in", "study.steps=[adamw,torchvision_ema]"])
     with pytest.raises(Refused, match=r"must be of one roadmap"):
         plan(["+study=training", *words, "study.kind=leave_one_out", "study.steps=[adamw,gelu]"])
@@ -327,7 +327,8 @@ def test_planted_interactions_come_back(crossed):
     write_report(crossed.folder)
     drawing = (crossed.folder / "steps_x_recipes.svg").read_text()
     assert "under original recipe" in drawing
-    assert "their difference; filled: resolved" in drawing
+    assert "their difference, points of top-1" in drawing
+    assert "filled difference: resolved" in drawing
 
 
 def test_recipes_by_name_and_more_than_two(tmp_path):

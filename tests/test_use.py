@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,19 +16,23 @@ import timm
 import torch
 from conftest import QUICK
 from PIL import Image
+from records import made
 from safetensors.torch import load_file
+from torch import nn
 
 import roadmap
 import roadmap.timm
-from roadmap import export, predict, score
+from roadmap import build_model, export, predict, score
 from roadmap.base.errors import Refused
 from roadmap.cli import COMMANDS
 from roadmap.config.compose import compose
+from roadmap.config.identity import decisive
 from roadmap.data.images import sources
 from roadmap.record.folder import RunFolder
 from roadmap.run.execute import execute
+from roadmap.use.export import exported, write
 from roadmap.use.score import check_classes
-from roadmap.use.trained import asked, find_trained
+from roadmap.use.trained import Trained, asked, find_trained
 
 SHORT = [*QUICK, "data.image_size=32", "recipe.epochs=2", "recipe.warmup_epochs=0"]
 ATTO = ["scale=atto", "recipe=smoke", "runtime.threads=1", "data.image_size=32", "recipe.epochs=1", "recipe.warmup_epochs=0"]
@@ -271,7 +276,7 @@ def test_an_export_takes_no_place_of_other_files(run, command, tmp_path):
         ("score", ["RUN", "data.path=/nowhere", "data=folder"], "/nowhere"),
         ("score", ["RUN", "runtime.device=tpu"], "runtime.device"),
         ("score", ["timm:resnet5O", "data=digits"], "no such model"),
-        ("score", ["RUN", "--output", "/dev/null/x"], "--output /dev/null/x: cannot be written"),
+        ("score", ["RUN", "--output", "/dev/null/x"], "--output /dev/null/x: /dev/null is not a folder that can be written"),
         ("predict", ["RUN"], "the following arguments are required: IMAGE"),
         ("predict", ["RUN", "x.png", "--top", "0"], "--top 0: must be at least 1"),
         ("predict", ["RUN", "x.png", "--format", "xml"], "--format xml: allowed: table, csv, json"),
@@ -296,3 +301,31 @@ def test_a_wrong_option_is_refused_without_torch(tmp_path):
     done = subprocess.run(line, capture_output=True, text=True, timeout=60, env=environment, cwd=tmp_path)
     assert done.returncode == 2
     assert "| torch\n" not in done.stderr.replace(" torch", "| torch") or " torch\n" not in done.stderr
+
+
+# What is not in a record.
+
+
+def test_a_toggle_that_a_record_leaves_out_is_off_in_an_export(tmp_path):
+    settings = compose(["scale=atto", "+step=grn", "model.block_part=null", "data.image_size=32"])
+    model, data = (decisive(settings, "f")[room] for room in ("model", "data"))
+    assert "block_part" not in model
+    result = made("grn-s0-12345678", model=model, data={**data, "classes": 10})
+    network = build_model("grn", "atto", 10, block_part=None).eval()
+    network.pretrained_cfg = {"num_classes": 10}
+    own = Trained("grn", network, settings, 10, None, {}, result)
+    given = exported(own)
+    assert (given.architecture, given.arguments) == ("roadmap_grn_atto", {"block_part": None})
+    write(own, given, tmp_path)
+    again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).state_dict()
+    assert all(torch.equal(weight, again[name]) for name, weight in network.state_dict().items())
+
+
+@pytest.mark.parametrize(("task", "data", "longest"), [("detection", "coco", 1333), ("segmentation", "ade20k", 2048)])
+def test_a_head_is_scored_on_pictures_that_are_not_square(task, data, longest):
+    settings = compose(["+step=gelu", f"task={task}", "data=scenes"])
+    trained = Trained("gelu", nn.Identity(), settings, 10, None, {}, made())
+    use = asked(trained, [f"data={data}", "data.path=."])
+    assert (use.data.longest_side, use.data.image_size, use.task.name) == (longest, 96, task)
+    own = replace(settings, data=use.data)
+    assert asked(replace(trained, settings=own), []).data.longest_side == longest

@@ -127,6 +127,8 @@ def test_a_worth_that_depends_on_its_place_is_named(views):
         ({"recipe": {"lr": 2.0}}, r"they differ in recipe\.lr: 1\.0 / 2\.0"),
         ({"data": {"fingerprint": "other", "val": 1000}}, r"they differ in data\.fingerprint: f / other"),
         ({"scale": "femto"}, "they differ in scale: atto / femto"),
+        ({"init": {"weights": "abc"}}, r"they differ in start\.weights: None / abc"),
+        ({"head": {"nms": 0.5}}, r"they differ in head\.nms: None / 0.5"),
     ],
 )
 def test_studies_of_other_things_are_refused(studies, tmp_path, change, said):

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import NoReturn
 
 from roadmap.base.errors import EXIT_CLOSED_PIPE, EXIT_STOPPED, Refused, RoadmapError
@@ -47,6 +48,16 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Refuse."""
         raise Refused(message)
+
+    def add_folders(self, what: str) -> None:
+        """Take folders with `what` of the user's own, and the names of those whose `parts.py` is run."""
+        self.add_argument("--config-dir", type=Path, action="append", default=[], help=f"a folder with {what} of your own")
+        self.add_argument(
+            "--parts",
+            type=lambda names: names.split(","),
+            default=[],
+            help="folders of --config-dir whose parts.py is run, comma-separated",
+        )
 
 
 def printable(text: str) -> str:

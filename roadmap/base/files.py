@@ -11,7 +11,10 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, BinaryIO
+
+from roadmap.base.errors import Refused
 
 PARTIAL = ".partial-"
 
@@ -84,3 +87,13 @@ def _link(source: Path, target: Path) -> None:
         if target.exists():
             raise FileExistsError(f"{target} is there already") from None
         source.replace(target)
+
+
+def check_writable(folder: Path, said: str) -> None:
+    """Refuse a folder that could not be made or written, for which the command line said `said`."""
+    there = next(path for path in (folder, *folder.parents) if path.exists() or path.is_symlink())
+    try:
+        with TemporaryFile(dir=there):  # without a name; root may write everywhere, and some systems refuse all the same
+            pass
+    except OSError as error:
+        raise Refused(f"{said}: {there} is not a folder that can be written: {error.strerror}") from error

@@ -19,7 +19,7 @@ import pandas as pd
 
 from roadmap.base.console import Parser, exits
 from roadmap.base.errors import Refused, StorageFault, nearest
-from roadmap.base.files import write_atomic
+from roadmap.base.files import check_writable, write_atomic
 from roadmap.base.processes import check_alone
 from roadmap.base.tables import Column, as_csv, as_markdown, as_table
 from roadmap.config.overrides import config_folders
@@ -62,6 +62,8 @@ def main() -> int:
     """Measure the steps that the command line asks for."""
     arguments = _arguments()
     check_alone("roadmap.bench")
+    if arguments.output:
+        check_writable(arguments.output.absolute(), f"--output {arguments.output}")
     experiments = _experiments(arguments)
     from roadmap.data.loader import worker_count  # torch, from here on
     from roadmap.data.pipeline import input_pipeline
@@ -98,14 +100,16 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--image-size", type=int, default=224, help="pixels")
     parser.add_argument("--batch-size", type=int, help="images an update; 256 on a GPU, 8 on a CPU")
     parser.add_argument("--classes", type=int, default=1000)
-    parser.add_argument("--device", choices=[*Device], default=Device.auto)
+    parser.add_argument("--device", choices=[*map(str, Device)], default=Device.auto)
     parser.add_argument(
         "--precision",
-        choices=[name for name in Precision if name != Precision.float16],
+        choices=[str(name) for name in Precision if name != Precision.float16],
         default=Precision.auto,
         help="auto: bfloat16 on a GPU",
     )
-    parser.add_argument("--compile", choices=[*Compile], default=Compile.auto, help="auto: blocks on a GPU, none on a CPU")
+    parser.add_argument(
+        "--compile", choices=[*map(str, Compile)], default=Compile.auto, help="auto: blocks on a GPU, none on a CPU"
+    )
     parser.add_argument("--threads", type=int, help="CPU threads, of both sides")
     parser.add_argument("--rounds", type=int, default=5, help="how often the contenders take turns")
     parser.add_argument("--seconds", type=float, default=1.0, help="length of a turn, at least")

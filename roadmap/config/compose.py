@@ -118,7 +118,7 @@ def completed(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> lis
     """
     words = add_placeholder_step(overrides, config_dirs)
     given = {override.key_or_group: override for override in parse(words)}
-    steps, recipes = _choices(given.get("step")), _choices(given.get("recipe")) or [_recipe_of_study(given, config_dirs)]
+    steps, recipes = _choices(given.get("step")), _choices(given.get("recipe")) or [_default_recipe(given, config_dirs)]
     own = [
         (other, recipe)
         for step, recipe in product(steps, recipes)
@@ -145,20 +145,26 @@ def _choices(override: Override | None) -> list[str]:
     return list(override.sweep_string_iterator()) if override.is_sweep_override() else [str(override.value())]
 
 
-def _recipe_of_study(given: Mapping[str, Override], config_dirs: Sequence[Path]) -> str:
-    """The recipe that stands where the command line names none: the study's, or the default."""
-    study = given["study"].value() if "study" in given else None
-    files = [folder / "study" / f"{study}.yaml" for folder in (CONF, *config_dirs)]
-    recipe = ""
-    for file in (CONF / "config.yaml", *filter(Path.is_file, files)):
+def _default_recipe(given: Mapping[str, Override], config_dirs: Sequence[Path]) -> str:
+    """The recipe that stands where the command line names none: the study's, the task's, or the default."""
+    folders = (CONF, *config_dirs)
+    study = [folder / "study" / f"{given['study'].value()}.yaml" for folder in folders] if "study" in given else []
+    task = str(given["task"].value()) if "task" in given else _last_said("task", [CONF / "config.yaml", *study])
+    return _last_said("recipe", [CONF / "config.yaml", *(folder / "task" / f"{task}.yaml" for folder in folders), *study])
+
+
+def _last_said(group: str, files: Sequence[Path]) -> str:
+    """The option of a group in the defaults lists of these files, as far as they are there and Hydra can read them."""
+    option = ""
+    for file in filter(Path.is_file, files):
         try:
             content = OmegaConf.load(file)
         except (OmegaConfBaseException, YAMLError, UnicodeDecodeError):
-            return recipe  # Hydra says what is wrong with it
+            return option  # Hydra says what is wrong with it
         for entry in (content.get("defaults") or []) if isinstance(content, DictConfig) else []:
             if isinstance(entry, DictConfig):
-                recipe = entry.get("recipe") or entry.get("override /recipe") or recipe
-    return recipe
+                option = entry.get(group) or entry.get(f"override /{group}") or option
+    return option
 
 
 @lru_cache(maxsize=1024)

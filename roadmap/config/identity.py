@@ -9,7 +9,7 @@ from enum import Enum
 from typing import Any
 
 from roadmap.config.parts import own_parts
-from roadmap.config.schema import Experiment, RecipeConfig, TaskName
+from roadmap.config.schema import Experiment, RecipeConfig, TaskName, default_of
 
 FIRST = {
     "epochs", "batch_size", "micro_batch", "sync_batchnorm", "ema", "lr", "lr_batch", "min_lr", "warmup_epochs", "weight_decay",
@@ -93,12 +93,8 @@ def start_of(experiment: Experiment) -> dict[str, str]:
 
 
 def _decisive_recipe(recipe: RecipeConfig) -> dict[str, Any]:
-    later = {entry.name: plain(_default(entry)) for entry in dataclasses.fields(recipe) if entry.name not in FIRST}
+    later = {entry.name: plain(default_of(entry)) for entry in dataclasses.fields(recipe) if entry.name not in FIRST}
     return {key: value for key, value in plain(recipe).items() if key in FIRST or (key != "name" and value != later[key])}
-
-
-def _default(entry: dataclasses.Field[Any]) -> Any:
-    return entry.default if entry.default_factory is dataclasses.MISSING else entry.default_factory()
 
 
 def identity(experiment: Experiment, fingerprint: str) -> str:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from functools import lru_cache
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import MISSING, OmegaConf
 
 from roadmap.base.paths import CONF
-from roadmap.config.identity import plain
-from roadmap.config.schema import RecipeConfig, ScaleConfig
+from roadmap.config.identity import LATER_DATA, plain
+from roadmap.config.schema import RecipeConfig, ScaleConfig, default_of
+
+UNSAID_DATA = {key: off for key, off in LATER_DATA.items() if key != "classes"}  # records have the number of classes there
+"""Settings of the data that neither a file nor a record says where they are off, with that value."""
 
 
 @lru_cache
@@ -21,16 +24,21 @@ def recipe_file(name: str) -> dict[str, Any] | None:
         return None
     content = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
     assert isinstance(content, dict)
-    settings = {f.name: plain(f.default) for f in fields(RecipeConfig) if f.default not in (MISSING, "???")}
+    settings = unsaid_recipe()
     for parent in content.pop("defaults", []):
         settings |= recipe_file(parent) or {} if parent != "_self_" else {}
     return {**settings, **content}
 
 
+def unsaid_recipe() -> dict[str, Any]:
+    """The settings that a recipe need not say; a record lacks those that stand as here."""
+    return {entry.name: plain(value) for entry in fields(RecipeConfig) if (value := default_of(entry)) != MISSING}
+
+
 @lru_cache
 def data_file(source: str) -> dict[str, Any]:
     """The settings of the data set of this source; none where the project has no such file."""
-    return {"held_out": 0.0, **_content("data", source)} if (CONF / "data" / f"{source}.yaml").is_file() else {}
+    return {**UNSAID_DATA, **_content("data", source)} if (CONF / "data" / f"{source}.yaml").is_file() else {}
 
 
 def step_file(step: str, scale: ScaleConfig) -> dict[str, Any]:

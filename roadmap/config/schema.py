@@ -2,12 +2,13 @@
 
 Hydra reads these classes as the schema of `conf/`, so a misspelt key or a wrong type is refused while the
 configuration is composed. Numbers carry their range beside the type (`number`); what depends on several
-fields is checked in `roadmap.checks`. `MISSING` fields get their value from a YAML file. No torch here.
+fields is checked in `roadmap.config.checks`. `MISSING` fields get their value from a YAML file. No torch here.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import dataclasses
+from dataclasses import Field, dataclass, field
 from enum import StrEnum
 from typing import Any, Self
 
@@ -22,6 +23,11 @@ def number(default: Any = MISSING, **limits: float) -> Any:
 def named(kind: type[StrEnum], default: Any = MISSING) -> Any:
     """A field that takes these names, and those of one's own parts."""
     return field(default=default, metadata={"names": kind})
+
+
+def default_of(entry: Field[Any]) -> Any:
+    """What a field holds where nothing is said; `MISSING` where something must be."""
+    return entry.default if entry.default_factory is dataclasses.MISSING else entry.default_factory()
 
 
 class NamedWithFacts(StrEnum):
@@ -400,6 +406,7 @@ LOADER_ONLY = {"auto_augment": None, "color_jitter": 0.0, "interpolation": Inter
 OF_CLASSES = {
     "label_smoothing": 0.0, "mixup": 0.0, "cutmix": 0.0, "randaugment": None, "random_erasing": 0.0, "crop_scale": [1.0, 1.0],
     "auto_augment": None, "color_jitter": 0.0, "interpolation": Interpolation.bicubic, "dropout": 0.0,
+    "head_scale": 1.0,
 }  # fmt: skip
 """Settings of the recipe that only classification knows, with the values that they have for other tasks."""
 OF_OBJECTS: dict[str, Any] = {
@@ -631,6 +638,7 @@ class StudyConfig:
     orders: int = number(16, least=4, most=10_000)  # of kind=orderings; an even number: each comes with its reverse
     steps: list[str] = field(default_factory=lambda: ["all"])  # by name; all: the paper's roadmap; training: that one
     recipes: list[str] = field(default_factory=list)  # of kind=steps_x_recipes: recipes, and steps that change the recipe
+    start: str | None = None  # folder of a finished study: each run starts from the run of its own row and seed there
     published: str | None = None  # numbers beside ours: torchvision, or the path of a CSV; null: the paper's
     seeds: list[int] = field(default_factory=lambda: [0])
     row: str = ""  # of `rows`, that a single run is of: it names the run's folder; a sweep says it

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, get_args, get_type_hints
 from omegaconf import MISSING
 
 from roadmap.config.overrides import group_options
-from roadmap.config.schema import FOUND_OUT, Experiment
+from roadmap.config.schema import FOUND_OUT, Experiment, default_of
 
 RANGE = {"above": "above {}", "least": "at least {}", "below": "below {}", "most": "at most {}"}
 COMMENT = re.compile(r"^    (\w+)(?::| =)[^#\n]*#\s*(.*)$", re.MULTILINE)
@@ -82,7 +82,7 @@ def _values(hint: Any, field: dataclasses.Field[Any]) -> list[tuple[str, str]]:
 
 
 def _default(field: dataclasses.Field[Any]) -> str:
-    value = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+    value = default_of(field)
     if value == MISSING:
         return ""
     words = {"None": "null", "True": "true", "False": "false", "": "''"}

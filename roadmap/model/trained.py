@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from roadmap.base.errors import Refused
-from roadmap.config.parts import KINDS, part
+from roadmap.config.parts import KINDS, names, part
 from roadmap.config.schema import ModelConfig
 from roadmap.model.registry import PRETRAINED_CFG, timm_name
 from roadmap.model.saved import read_weights
@@ -47,6 +47,10 @@ def coordinates(result: RunResult) -> tuple[ModelConfig, str | None]:
 def _part(kind: str, recorded: str) -> str:
     """The name in what a record says; of one's own part also that it is the one that was trained."""
     name, _, digest = recorded.partition("@")
+    if digest and name not in names(kind):
+        raise Refused(
+            f"{kind} {name!r}: a part of one's own; name its folder: --config-dir my --parts my, or from Python parts=['my']"
+        )
     if digest and (found := part(kind, name)).digest != digest:
         raise Refused(
             f"{found.file}: {kind} {name!r} is not the one that the run was trained with ({found.digest}, then {digest})"
@@ -68,4 +72,10 @@ def _pretrained_cfg(result: RunResult) -> dict[str, Any]:
     size = data["image_size"]
     own = {"input_size": (3, size, size), "pool_size": (size // 32, size // 32), "num_classes": data["classes"]}
     own |= {"mean": tuple(data["mean"]), "std": tuple(data["std"]), "crop_pct": data["crop_pct"]}
-    return {**known, **own, "interpolation": "bicubic", "crop_mode": "center", "tag": result.run}
+    return {
+        **known,
+        **own,
+        "interpolation": result.recipe.get("interpolation", "bicubic"),
+        "crop_mode": "center",
+        "tag": result.run,
+    }

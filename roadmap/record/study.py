@@ -85,7 +85,7 @@ class StudyPlan:
     scale: ScaleConfig
     data: str
     image_size: int  # pixels; 0 where the rows have several
-    epochs: int  # 0 likewise
+    epochs: int  # 0 likewise, and where the recipe counts updates
     recipe: str
     seeds: tuple[int, ...]
     rows: tuple[PlannedRow, ...]
@@ -126,7 +126,11 @@ class StudyPlan:
 
     def row(self, name: str) -> PlannedRow:
         """The row of this name."""
-        return next(row for row in self.rows if row.variant.name == name)
+        return self._by_name[name]
+
+    @cached_property
+    def _by_name(self) -> dict[str, PlannedRow]:
+        return {row.variant.name: row for row in reversed(self.rows)}
 
 
 def seed_and_identity(run: str) -> str:

@@ -11,12 +11,14 @@ is the mean over the steps (the two ends of the roadmap), which the choice goes 
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from roadmap.base.console import Parser, exits
 from roadmap.base.errors import Refused
 from roadmap.base.tables import Column, as_markdown
+from roadmap.config.recipes import UNSAID_DATA, unsaid_recipe
 from roadmap.record.folder import RunFolder
 from roadmap.record.result import RunResult
 
@@ -42,24 +44,33 @@ def choice(folder: Path) -> str:
             f"{folder}: needs runs with data.held_out above 0, and no others: a choice never sees the evaluation images"
         )
     settings = [_settings(result) for result in results]
-    varied = [key for key in settings[0] if len({str(one.get(key)) for one in settings}) > 1]
+    keys = dict.fromkeys(key for one in settings for key in one)
+    varied = [key for key in keys if len({str(one.get(key)) for one in settings}) > 1]
     steps = sorted({result.step.name for result in results})
     scores: dict[tuple[Any, ...], dict[str, list[float | None]]] = {}
     for one, result in zip(settings, results, strict=True):
-        scores.setdefault(tuple(one[key] for key in varied), {}).setdefault(result.step.name, []).append(result.score)
+        scores.setdefault(tuple(one.get(key) for key in varied), {}).setdefault(result.step.name, []).append(result.score)
     rows = [dict(zip(varied, values, strict=True)) | _row(by_step, steps) for values, by_step in scores.items()]
     rows.sort(key=lambda row: -1.0 if row["mean"] is None else row["mean"], reverse=True)
     columns = [*(Column(key, key) for key in varied), *(Column(step, step) for step in steps), Column("mean", "mean", "{:.1f}")]
     first = results[0].data
     count = f"{first['val']} of {first['train'] + first['val']}"
     about = f"{first['source']}, {first['image_size']} px, scale {results[0].scale}: {count} training images held out"
-    return f"{about}; {results[0].recipe['epochs']} epochs; {len(results)} runs.\n\n{as_markdown(rows, columns)}"
+    return f"{about}; {_lengths(results)}; {len(results)} runs.\n\n{as_markdown(rows, columns)}"
+
+
+def _lengths(results: Sequence[RunResult]) -> str:
+    """How long the runs were trained."""
+    units = [("updates" if "updates" in result.recipe else "epochs", result.recipe) for result in results]
+    return " or ".join(sorted({f"{recipe[unit]} {unit}" for unit, recipe in units}))
 
 
 def _settings(result: RunResult) -> dict[str, Any]:
-    """What may be chosen: recipe and data, and of the model what is the same at both ends."""
+    """What may be chosen: head, recipe and data, and of the model what is the same at both ends."""
     data = {key: value for key, value in result.data.items() if key not in ("fingerprint", "train", "val")}
-    return {"scale": result.scale, **data, **result.recipe, "drop_path": result.model["drop_path"]}
+    head = {f"head.{key}": value for key, value in (result.head or {}).items()}
+    recipe = result.recipe | unsaid_recipe() | result.recipe
+    return {"scale": result.scale, **head, **(data | UNSAID_DATA | data), **recipe, "drop_path": result.model["drop_path"]}
 
 
 def _row(by_step: dict[str, list[float | None]], steps: list[str]) -> dict[str, Any]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from typing import Any
 
 from roadmap.config.identity import plain
-from roadmap.config.recipes import data_file, recipe_file, step_file
-from roadmap.config.schema import ROOMS, RecipeConfig
+from roadmap.config.recipes import UNSAID_DATA, data_file, recipe_file, step_file
+from roadmap.config.schema import ROOMS, RecipeConfig, default_of
 from roadmap.record.result import RunResult
 from roadmap.report.records import Study
 
@@ -48,8 +48,7 @@ def setting_of(result: RunResult, key: str) -> Any:
     if room == "start":
         return result.start.get(name)
     entry = next(entry for entry in fields(ROOMS[room]) if entry.name == name)
-    unsaid = entry.default if entry.default_factory is MISSING else entry.default_factory()
-    return getattr(result, room).get(name, plain(unsaid))
+    return getattr(result, room).get(name, plain(default_of(entry)))
 
 
 def _common(settings: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -60,7 +59,7 @@ def _common(settings: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _of_data(study: Study) -> dict[str, Any]:
     """The image size is said beside the data."""
-    settings = _common([result.data for result in study.results.values()])
+    settings = _common([result.data | UNSAID_DATA | result.data for result in study.results.values()])
     file = data_file(str(settings.get("source")))
     return {key: value for key, value in settings.items() if key in file and key != "image_size" and value != file[key]}
 

@@ -147,9 +147,9 @@ def settings_of(study: Study) -> dict[str, str]:
     """Every value that the runs of a study have of a setting."""
     runs = list(study.results.values())
     values: dict[str, list[object]] = {
-        f"{group}.{key}": [getattr(run, group).get(key) for run in runs]
-        for group in ("data", "recipe")
-        for key in sorted({key for run in runs for key in getattr(run, group)})
+        f"{group}.{key}": [(getattr(run, group) or {}).get(key) for run in runs]
+        for group in ("head", "data", "recipe", "start")
+        for key in sorted({key for run in runs for key in getattr(run, group) or ()})
     }
     values |= {key: [getattr(run, key) for run in runs] for key in ("scale", "precision", "pipeline", "device")}
     values |= {"CPU": [cpu_words(run) for run in runs], "torch": [run.versions.get("torch") for run in runs]}

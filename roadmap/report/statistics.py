@@ -118,7 +118,11 @@ class Analysis:
 
     def estimate(self, name: str) -> Estimate | None:
         """The effect of this name, where it could be estimated."""
-        return next((estimate for estimate in self.estimates if estimate.effect.name == name), None)
+        return self._by_name.get(name)
+
+    @cached_property
+    def _by_name(self) -> dict[str, Estimate]:
+        return {estimate.effect.name: estimate for estimate in reversed(self.estimates)}
 
 
 def analyse(study: Study) -> Analysis:

@@ -50,7 +50,7 @@ def plan_of(results: Iterable[RunResult], folder: Path) -> StudyPlan:
         scale=_scale(runs[0].scale),
         data=", ".join(sorted({_source(result) for result in runs})),
         image_size=_shared([result.data.get("image_size", 0) for result in runs]),
-        epochs=_shared([result.recipe.get("epochs", 0) for result in runs]),
+        epochs=_shared([0 if "updates" in result.recipe else result.recipe.get("epochs", 0) for result in runs]),
         recipe=", ".join(sorted({result.recipe_name or "of no name" for result in runs})),
         seeds=seeds,
         rows=tuple(planned),
@@ -151,7 +151,7 @@ def _place(result: RunResult) -> tuple[float, str]:
 
 def _settings(result: RunResult) -> Settings:
     data = {key: value for key, value in result.data.items() if key not in COUNTS}
-    groups = {"model": result.model, "data": data, "recipe": result.recipe}
+    groups = {"model": result.model, "head": result.head or {}, "data": data, "recipe": result.recipe}
     flat = {f"{group}.{key}": value for group, values in groups.items() for key, value in values.items()}
     start = {f"start.{key}": value for key, value in result.start.items()}
     return flat | start | {key: getattr(result, key) for key in BESIDE}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Sequence
 from contextlib import redirect_stderr
 from io import StringIO
@@ -27,16 +28,15 @@ from roadmap.base.paths import CONF
 from roadmap.base.redaction import redact_file, redact_streams
 from roadmap.config.compose import completed, from_hydra
 from roadmap.config.overrides import check_override, config_folders, parse
-from roadmap.config.schema import Experiment, TaskName
+from roadmap.config.schema import Experiment
 from roadmap.config.settings import help_text
 from roadmap.data.images import sources
 from roadmap.record.alarms import alarms
 from roadmap.record.folder import RunFolder, runs_folder
 from roadmap.record.result import RunResult
 from roadmap.run.optimise import best, ends, optimises, words
-from roadmap.run.preflight import check_jobs
+from roadmap.run.preflight import check_jobs, metric_of
 from roadmap.run.start import resolved
-from roadmap.tasks.metrics import METRICS
 from roadmap.train.progress import CONSOLE
 
 log = logging.getLogger("roadmap")
@@ -47,26 +47,20 @@ def main() -> int:
     """Check the whole command line, then let Hydra run it; returns the worst exit code of its jobs."""
     redact_streams()
     arguments = Parser(parents=[get_args_parser()], add_help=False).parse_intermixed_args()
-    for option in ("config_path", "config_name", "experimental_rerun"):
-        if getattr(arguments, option):
-            raise Refused(f"--{option.replace('_', '-')}: not open here; --config-dir adds steps and studies of your own")
-    modes = [f"--{name.replace('_', '-')}" for name in MODES if getattr(arguments, name)]
-    if len(modes) > 1:
-        raise Refused(f"{' '.join(modes)}: one at a time")
-    folders = config_folders([arguments.config_dir] if arguments.config_dir else [])
+    folders, overrides = _folders(arguments), arguments.overrides
     if arguments.help:
         print(help_text(folders))
         return 0
     if not (arguments.hydra_help or arguments.shell_completion):
-        for override in parse(ends(arguments.overrides) if optimises(arguments.overrides) else arguments.overrides):
+        for override in parse(ends(overrides) if optimises(overrides) else overrides):
             check_override(override, folders)
         if not (arguments.cfg or arguments.info):
-            _check_once_a_node(arguments.overrides, folders, arguments.multirun)
+            _check_once_a_node(overrides, folders, arguments.multirun)
+    metric = metric_of(overrides, folders) if optimises(overrides) else None
+    own = words(overrides, metric) if metric else []
     # Hydra's own parser wants the options before the overrides.
-    options = [word for word in sys.argv[1:] if word not in arguments.overrides]
-    metric = METRICS[TaskName.classification]
-    own = words(arguments.overrides, metric) if optimises(arguments.overrides) else []
-    sys.argv[1:] = options + completed(arguments.overrides, folders) + own
+    options = [word for word in sys.argv[1:] if word not in overrides]
+    sys.argv[1:] = options + completed(overrides, folders) + own
     codes, multirun = [0], Path()
 
     def job(composed: DictConfig) -> float | None:
@@ -74,25 +68,40 @@ def main() -> int:
         nonlocal multirun
         multirun = Path(HydraConfig.get().sweep.dir)
         redact_file(multirun / "multirun.yaml")
-        step = HydraConfig.get().runtime.choices.get("step")
-        experiment = from_hydra(composed, step, folders)
-        try:
-            result = start(experiment)
-            if processes.rank() == 0:
-                print(summary(result, experiment))
-            return result.score
-        except Stopped as error:  # the jobs that follow are not started
-            raise SystemExit(say(error) if processes.rank() == 0 else error.exit_code) from None
-        except RoadmapError as error:
-            codes.append(say(error))
-        return None
+        score, code = _outcome(from_hydra(composed, HydraConfig.get().runtime.choices.get("step"), folders))
+        codes.append(code)
+        return score
 
     plain = RichHandler(console=CONSOLE, show_time=False, show_level=False, show_path=False, highlighter=NullHighlighter())
     logging.basicConfig(format="%(message)s", handlers=[plain])
     hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(job)()
-    if own and (found := best(multirun, metric)):
+    if metric and (found := best(multirun, metric)):
         print(found)
     return max(codes)
+
+
+def _folders(arguments: Namespace) -> tuple[Path, ...]:
+    """The folders of the user's own; options of Hydra's that are not open, or not together, are refused."""
+    for option in ("config_path", "config_name", "experimental_rerun"):
+        if getattr(arguments, option):
+            raise Refused(f"--{option.replace('_', '-')}: not open here; --config-dir adds steps and studies of your own")
+    modes = [f"--{name.replace('_', '-')}" for name in MODES if getattr(arguments, name)]
+    if len(modes) > 1:
+        raise Refused(f"{' '.join(modes)}: one at a time")
+    return config_folders([arguments.config_dir] if arguments.config_dir else [])
+
+
+def _outcome(experiment: Experiment) -> tuple[float | None, int]:
+    """The score of a job and its exit code; of one that is stopped SystemExit, so that those that follow are not started."""
+    try:
+        result = start(experiment)
+    except Stopped as error:
+        raise SystemExit(say(error) if processes.rank() == 0 else error.exit_code) from None
+    except RoadmapError as error:
+        return None, say(error)
+    if processes.rank() == 0:
+        print(summary(result, experiment))
+    return result.score, 0
 
 
 def _check_once_a_node(overrides: list[str], folders: Sequence[Path], multirun: bool) -> None:

@@ -44,7 +44,10 @@ def check_optimised(overrides: Sequence[str], multirun: bool) -> None:
         raise Refused(f"{CHOSEN}: several runs; add -m")
     if not installed():
         raise Refused(f"{CHOSEN} needs Hydra's sweeper for Optuna: pip install 'roadmap[optuna]'")
-    if not any(override.is_sweep_override() for override in parse(overrides)):
+    swept = {override.key_or_group for override in parse(overrides) if override.is_sweep_override()}
+    if {"task", "study"} & swept:
+        raise Refused(f"{CHOSEN}: one task and one study; scores of several are not compared")
+    if not swept:
         raise Refused(f"{CHOSEN}: nothing to choose; give a setting an interval or values: recipe.lr=interval(1e-4,1e-2)")
 
 

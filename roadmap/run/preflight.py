@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
 from roadmap.base import processes
 from roadmap.base.errors import Refused
+from roadmap.base.files import check_writable
 from roadmap.config.checks import check_processes
 from roadmap.config.effects import following_rate, ineffective_settings
 from roadmap.config.overrides import parse
@@ -23,8 +23,10 @@ from roadmap.data.images.inventory import Inventory
 from roadmap.model.check import compose_run
 from roadmap.model.names import check_name
 from roadmap.record.folder import runs_folder
+from roadmap.record.result import Metric
 from roadmap.run.optimise import check_held_out, check_optimised, ends, optimises
 from roadmap.run.start import check_start, resolved
+from roadmap.tasks.metrics import METRICS
 
 if TYPE_CHECKING:
     from roadmap.model.cost import Cost
@@ -41,10 +43,7 @@ def check_jobs(overrides: list[str], folders: Sequence[Path], multirun: bool) ->
     optimised = optimises(overrides)
     if optimised:
         check_optimised(overrides, multirun)
-        overrides = [word for word in ends(overrides) if not word.startswith("hydra")]
-    jobs = BasicSweeper.split_arguments(parse(overrides), None)[0] if multirun else [overrides]
-    if not jobs:
-        raise Refused("the sweep is empty: one of its ranges holds no value")
+    jobs = _jobs(overrides) if multirun else [overrides]
     said: list[str] = []
     for job in jobs:
         experiment = compose_run(job, folders)
@@ -58,6 +57,20 @@ def check_jobs(overrides: list[str], folders: Sequence[Path], multirun: bool) ->
         said += following_rate(experiment, job)
     for line in dict.fromkeys(said):  # once no job is refused
         print(f"roadmap: {line}", file=sys.stderr)
+
+
+def _jobs(overrides: list[str]) -> list[list[str]]:
+    """The overrides of each job of a sweep; where the best is looked for, those of the ends of its intervals."""
+    words = [word for word in ends(overrides) if not word.startswith("hydra")] if optimises(overrides) else overrides
+    jobs: list[list[str]] = BasicSweeper.split_arguments(parse(words), None)[0]
+    if not jobs:
+        raise Refused("the sweep is empty: one of its ranges holds no value")
+    return jobs
+
+
+def metric_of(overrides: list[str], folders: Sequence[Path]) -> Metric:
+    """What the jobs of a sweep are scored by."""
+    return METRICS[compose_run(_jobs(overrides)[0], folders).task.name]
 
 
 def preflight(experiment: Experiment) -> Inventory:
@@ -107,10 +120,4 @@ def cost_of(experiment: Experiment, classes: Sequence[str]) -> Cost:
 
 def check_output(experiment: Experiment) -> None:
     """Refuse an output folder that could not be made or written, before anything is made in it."""
-    folder = runs_folder(experiment)
-    there = next(path for path in (folder, *folder.parents) if path.exists() or path.is_symlink())
-    try:
-        with TemporaryFile(dir=there):  # without a name; root may write everywhere, and some systems refuse all the same
-            pass
-    except OSError as error:
-        raise Refused(f"output={experiment.output}: {there} is not a folder that can be written: {error.strerror}") from error
+    check_writable(runs_folder(experiment), f"output={experiment.output}")

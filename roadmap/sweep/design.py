@@ -23,7 +23,7 @@ from roadmap.record.study import Effect, Variant
 
 ALL = "all"  # of study.steps: every step of the paper's roadmap, without what stands before it
 SAME_RESULT = ("recipe.name", "data.path", "data.accept", "data.download", "data.workers")
-OTHER_IMAGES = ("data.source", "data.held_out")
+OTHER_IMAGES = ("data.source", "data.held_out", "data.classes")
 Settings = Mapping[str, Any]  # by their dotted names, model.kernel_size
 ExperimentOf = Callable[..., Experiment]  # of a step, under the study's settings, and those of a recipe if one is named
 

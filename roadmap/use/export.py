@@ -61,7 +61,8 @@ def exported(trained: Trained) -> Exported:
         return Exported(result.model["reference"], _sized(result) if whole else {}, network, count)
     standard = _standard(result)
     twin = timm_twin(result.step.name, result.scale)
-    toggles = {key: value for key, value in result.model.items() if standard is None or standard.get(key) != value}
+    own = plain(coordinates(result)[0])  # a record lacks what is off
+    toggles = {key: value for key, value in own.items() if standard is None or standard[key] != value}
     toggles.pop("drop_path", None)  # no part of a trained network
     if twin is not None and not toggles:
         model = timm.create_model(twin, num_classes=count).eval()

@@ -56,13 +56,14 @@ class Trained:
         return [self.described.get(name, name) for name in names]
 
 
-def find_trained(said: str) -> Trained:
-    """The network of a run's folder, or with timm's weights of `timm:NAME`.
+def find_trained(said: str, config_dirs: Sequence[Path | str] = (), parts: Sequence[str] = ()) -> Trained:
+    """The network of a run's folder, or with timm's weights of `timm:NAME`; `parts` of one's own are those in `config_dirs`.
 
     Raises:
         Refused: where there is no such network.
 
     """
+    resolve(parts, config_folders(config_dirs))
     return _of_timm(said) if said.startswith(TIMM) else _of_run(Path(said).expanduser())
 
 
@@ -81,8 +82,7 @@ def load_trained(folder: Path | str, config_dirs: Sequence[Path | str] = (), par
             or are others by now.
 
     """
-    resolve(parts, config_folders(config_dirs))
-    return _of_run(Path(folder)).network
+    return find_trained(str(folder), config_dirs, parts).network
 
 
 def _of_run(folder: Path) -> Trained:
@@ -165,6 +165,7 @@ def asked(trained: Trained, words: Sequence[str], config_dirs: Sequence[Path] = 
             del given[1]
     if settings.runtime.threads is not None and "runtime.threads" not in said:
         given.append(f"runtime.threads={settings.runtime.threads}")
-    composed = compose(["+step=resnet", *given], config_dirs)
+    task = [f"task={settings.task.name.value}", f"head={settings.head.name.value}"]
+    composed = compose(["+step=resnet", *task, *given], config_dirs)
     data = replace(composed.data, **{key: getattr(own, key) for key in kept if f"data.{key}" not in said})
     return replace(composed, data=data, recipe=settings.recipe, task=settings.task, head=settings.head)

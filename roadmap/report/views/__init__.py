@@ -29,7 +29,14 @@ VIEWS = {  # by study.kind, in the order in which they are shown
     "equal_flops": "on top of all before it, at equal cost",
 }
 PAIRS = "interactions"
-SAME = ("data.", "recipe.", "scale", "precision")  # settings in which studies that are seen together may not differ
+SAME = (
+    "head.",
+    "data.",
+    "recipe.",
+    "start.",
+    "scale",
+    "precision",
+)  # settings in which studies that are seen together may not differ
 
 
 @dataclass(frozen=True)
