@@ -319,6 +319,19 @@ def test_the_backbone_is_exported_for_timm(run, command, tmp_path):
             torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
 
 
+def test_a_references_backbone_is_exported_as_it_was_built(command, tmp_path):
+    """For images of any size, with the windows of its own size: not of the 64 pixels that it was trained at."""
+    words = (word for word in TINY if not word.startswith("model."))
+    run = trained(tmp_path, "reference=swin_tiny_patch4_window7_224", "task=segmentation", *words, "recipe.updates=1")
+    command(export, run, "--output", "out")
+    features = timm.create_model("local-dir:out", pretrained=True, features_only=True).eval()
+    images = torch.randn(1, 3, 224, 160)
+    with torch.inference_mode():
+        expected = roadmap.timm.load_trained(run).backbone.forward_intermediates(images, intermediates_only=True)
+        for found, wanted in zip(features(images), expected, strict=True):  # timm's has its channels last
+            torch.testing.assert_close(found.permute(0, 3, 1, 2), wanted, atol=1e-4, rtol=1e-4)
+
+
 def test_an_exported_backbone_starts_another_run(detector, command, tmp_path):
     command(export, detector, "--output", "out")
     network = started(tmp_path, "+step=gelu", "task=segmentation", *TINY, "init=out/model.safetensors")
