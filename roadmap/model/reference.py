@@ -42,8 +42,8 @@ def build_reference(name: str, num_classes: int, image_size: int, drop_path: flo
         raise Refused(f"reference={name}: timm does not build it with {listed}: {error}") from error
 
 
-def build_pyramid(name: str, num_classes: int, drop_path: float) -> nn.Module:
-    """Timm's model, freshly initialised, for images of any size, with stochastic depth `drop_path`.
+def build_pyramid(name: str, num_classes: int, drop_path: float) -> tuple[nn.Module, dict[str, Any]]:
+    """Timm's model, freshly initialised, for images of any size, with stochastic depth `drop_path`; and what it takes for them.
 
     A Swin Transformer pads each map to whole windows and shifts them everywhere, as its detectors do.
 
@@ -54,8 +54,8 @@ def build_pyramid(name: str, num_classes: int, drop_path: float) -> nn.Module:
     check_known(name, f"reference={name}")
     for settings in ({"strict_img_size": False, "always_partition": True}, {"strict_img_size": False}):
         with suppress(TypeError):
-            return timm.create_model(name, num_classes=num_classes, drop_path_rate=drop_path, **settings)
-    return build_reference(name, num_classes, 224, drop_path)
+            return timm.create_model(name, num_classes=num_classes, drop_path_rate=drop_path, **settings), settings
+    return build_reference(name, num_classes, 224, drop_path), {}
 
 
 def check_known(name: str, said: str) -> None:

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import timm
 import torch
@@ -21,6 +21,7 @@ from roadmap.base.files import write_atomic
 from roadmap.config.compose import compose
 from roadmap.config.identity import plain
 from roadmap.model.network import Network
+from roadmap.model.reference import build_pyramid
 from roadmap.model.registry import register, timm_name
 from roadmap.model.saved import as_safetensors
 from roadmap.model.trained import coordinates
@@ -55,10 +56,12 @@ def exported(trained: Trained) -> Exported:
     result = trained.result
     if result is None:
         raise Refused(f"timm:{trained.name}: is timm's already; a run's folder can be exported")
-    whole = not isinstance(trained.network, DenseNetwork)
-    network, count = (trained.network, trained.count) if whole else (_backbone(trained.network, result), 0)
-    if "reference" in result.model:
-        return Exported(result.model["reference"], _sized(result) if whole else {}, network, count)
+    network, count = trained.network, trained.count
+    reference, arguments = result.model.get("reference"), dict[str, Any]()
+    if isinstance(network, DenseNetwork):
+        network, arguments, count = *_backbone(network, result), 0
+    if reference is not None:
+        return Exported(reference, _sized(reference, result.data["image_size"]) | arguments, network, count)
     standard = _standard(result)
     twin = timm_twin(result.step.name, result.scale)
     own = plain(coordinates(result)[0])  # a record lacks what is off
@@ -76,11 +79,19 @@ def exported(trained: Trained) -> Exported:
     raise Refused(f"{trained.name}: timm builds no {known}: the step {result.step.name} is of a folder of one's own")
 
 
-def _backbone(network: nn.Module, result: RunResult) -> nn.Module:
-    """The classifier without classes that a backbone was made of; a norm behind its last stage, which it lost, is a fresh one."""
-    whole = backbone_network(*coordinates(result))
-    whole.load_state_dict(cast(nn.Module, network.backbone).state_dict(), strict=False)
-    return whole.eval()
+def _backbone(network: DenseNetwork, result: RunResult) -> tuple[nn.Module, dict[str, Any]]:
+    """The classifier without classes that a backbone was made of, and what a reference takes for images of any size.
+
+    A norm behind its last stage, which the backbone lost, is a fresh one.
+    """
+    model, reference = coordinates(result)
+    if reference is None:
+        whole, arguments = backbone_network(model, None), dict[str, Any]()
+    else:
+        whole, taken = build_pyramid(reference, 0, model.drop_path)
+        arguments = _sized(reference) | taken
+    whole.load_state_dict(network.backbone.state_dict(), strict=False)
+    return whole.eval(), arguments
 
 
 def _standard(result: RunResult) -> dict[str, Any] | None:
@@ -91,9 +102,10 @@ def _standard(result: RunResult) -> dict[str, Any] | None:
         return None
 
 
-def _sized(result: RunResult) -> dict[str, Any]:
-    known = timm.get_pretrained_cfg(result.model["reference"])
-    return {"img_size": result.data["image_size"]} if known is not None and known.fixed_input_size else {}
+def _sized(reference: str, size: int | None = None) -> dict[str, Any]:
+    """Of a network of timm's that is built for one size, this one, or its own."""
+    known = timm.get_pretrained_cfg(reference)
+    return {"img_size": size or known.input_size[-1]} if known is not None and known.fixed_input_size else {}
 
 
 def write(trained: Trained, export: Exported, folder: Path) -> list[Path]:

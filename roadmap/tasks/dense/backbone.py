@@ -81,7 +81,7 @@ def backbone_network(
         return build_network(model, classes, initialisation=initialisation)
     from roadmap.model.reference import build_pyramid  # timm, whose import takes seconds
 
-    return build_pyramid(reference, classes, model.drop_path)
+    return build_pyramid(reference, classes, model.drop_path)[0]
 
 
 def _outputs(network: nn.Module) -> tuple[list[int], list[int]]:
