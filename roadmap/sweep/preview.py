@@ -11,7 +11,7 @@ from roadmap.base.errors import Refused
 from roadmap.base.tables import Column, as_table
 from roadmap.data.images import sources
 from roadmap.record.folder import RunFolder
-from roadmap.run.preflight import cost_of
+from roadmap.run.preflight import cost_of_run
 from roadmap.sweep.plan import Point, SweepPlan
 
 MOST_RESULTS = 200  # of other studies that are read
@@ -59,7 +59,7 @@ def _row(name: str, points: Sequence[Point], gmacs: float, tflop: float) -> dict
 
 
 def _gmacs(point: Point, classes: Sequence[str]) -> float:
-    return cost_of(point.experiment, classes).conv_linear / 1e9
+    return cost_of_run(point.experiment, classes).conv_linear / 1e9
 
 
 def _tflop(gmacs: float, images: int) -> float:
