@@ -92,3 +92,26 @@ def tiny_images(tmp_path):
             for i in range(count):
                 Image.fromarray(random.integers(0, 255, (40, 48, 3), dtype=np.uint8)).save(folder / f"{i}.png")
     return tmp_path / "images"
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A cache of the hub with weights of timm's networks, freshly initialised, and no network."""
+
+    def put(name):
+        import timm
+        import torch
+        from safetensors.torch import save_file
+
+        torch.manual_seed(1)
+        model = timm.create_model(name)
+        place = tmp_path / "hub" / ("models--" + timm.get_pretrained_cfg(name).hf_hub_id.replace("/", "--"))
+        (place / "snapshots" / "1").mkdir(parents=True)
+        (place / "refs").mkdir()
+        (place / "refs" / "main").write_text("1")
+        save_file(model.state_dict(), place / "snapshots" / "1" / "model.safetensors")
+        return model.eval()
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    return put

@@ -159,6 +159,19 @@ def test_a_head_starts_on_a_checkpoint_of_timms(name, words, tmp_path):
             torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
 
 
+def test_weights_of_timms_are_taken_at_their_own_size(hub, tmp_path):
+    """At the data's 64 pixels a Swin Transformer would have smaller windows, and other tables of positions, than its backbone."""
+    theirs = hub("swin_tiny_patch4_window7_224.ms_in1k")
+    words = [
+        "reference=swin_tiny_patch4_window7_224",
+        "task=segmentation",
+        *(word for word in TINY if not word.startswith("model.")),
+        "init=timm:swin_tiny_patch4_window7_224.ms_in1k",
+    ]
+    network = started(tmp_path, *words)
+    assert_backbone(network, theirs.state_dict())
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -105,7 +105,7 @@ def test_the_numbers_of_points_at_one_place_stand_apart(tmp_path):
         axes = matplotlib.figure.Figure().add_subplot()
         axes.set_xlim(0, 2)
         axes.set_ylim(0, 2)
-        plots._numbers(axes.figure, axes, [(1, 1)] * 9)
+        plots.numbered(axes.figure, axes, [(1, 1)] * 9)
         assert_publishable(axes.figure)
 
 

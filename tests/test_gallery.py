@@ -68,7 +68,8 @@ def test_how_well_the_pixels_of_a_picture_are_found():
 
 
 def test_what_is_drawn_shows_the_labels_beside_what_was_found():
-    task = choose_task(compose(["+step=gelu", "task=detection"]), "0123456789")
+    run = compose(["+step=gelu", "task=detection"])
+    task = choose_task(run, "0123456789")
     gallery = task.gallery()
     gallery.update([torch.zeros(3, 80, 120)], [objects([10, 10, 20, 20])], [found([30, 10, 50, 30])])
     with Image.open(io.BytesIO(gallery.sheets()["worst"])) as sheet:

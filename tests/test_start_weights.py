@@ -11,7 +11,6 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
-import timm
 import torch
 from conftest import QUICK
 from records import made, write
@@ -229,26 +228,6 @@ def test_a_start_that_is_filled_in_by_hand_is_refused(tmp_path):
         compose(["+step=gelu", "init_hash=0123456789abcdef"])
     with pytest.raises(Refused, match="one start"):
         compose(["+step=gelu", "init=a.pt", "after=gelu-s0-1a2b3c4d"])
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """A cache of the hub with weights of timm's networks, freshly initialised, and no network."""
-
-    def put(name, **settings):
-        torch.manual_seed(1)
-        model = timm.create_model(name, **settings)
-        config = timm.get_pretrained_cfg(name)
-        place = tmp_path / "hub" / ("models--" + config.hf_hub_id.replace("/", "--"))
-        (place / "snapshots" / "1").mkdir(parents=True)
-        (place / "refs").mkdir()
-        (place / "refs" / "main").write_text("1")
-        save_file(model.state_dict(), place / "snapshots" / "1" / "model.safetensors")
-        return model.eval()
-
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    return put
 
 
 @pytest.mark.parametrize(

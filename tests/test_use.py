@@ -153,27 +153,6 @@ def test_weights_of_timms_are_scored_on_ones_own_images(hub, photos, command, tm
     assert scores["scores"]["top1"] < 5
 
 
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """A cache of the hub with weights of one of timm's networks, freshly initialised."""
-
-    def put(name):
-        torch.manual_seed(1)
-        model = timm.create_model(name)
-        place = tmp_path / "hub" / ("models--" + timm.get_pretrained_cfg(name).hf_hub_id.replace("/", "--"))
-        (place / "snapshots" / "1").mkdir(parents=True)
-        (place / "refs").mkdir()
-        (place / "refs" / "main").write_text("1")
-        (place / "snapshots" / "1" / "model.safetensors").write_bytes(as_safetensors(model.state_dict()))
-        return model.eval()
-
-    from roadmap.model.saved import as_safetensors
-
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    return put
-
-
 # Pictures.
 
 

@@ -66,7 +66,7 @@ def check(experiment: Experiment, config_dirs: Sequence[Path] = ()) -> None:
         for name in names:
             fits = name is None or bool(TIMM_NAME.fullmatch(name))
             _require(fits, key, repr(name), "the name of a model of timm's, of letters, digits and _")
-    _check_start(experiment.init, experiment.after)
+    _check_start(experiment.init, experiment.after, experiment.study.start)
     study = experiment.study
     _require(study.orders % 2 == 0, "study.orders", study.orders, "an even number: each order comes with its reverse")
     engine = experiment.engine
@@ -77,13 +77,23 @@ def check(experiment: Experiment, config_dirs: Sequence[Path] = ()) -> None:
     _require(bool(experiment.output.strip()), "output", repr(experiment.output), "a folder")
 
 
-def _check_start(init: str | None, after: str | None) -> None:
+def _check_start(init: str | None, after: str | None, study: str | None) -> None:
     _require(init is None or after is None, "init", init, f"null beside after={after}: a run has one start")
+    _require(init is None or study is None, "init", init, f"null beside study.start={study}: a run has one start")
     forms = "null, a run's folder, FILE.safetensors, FILE.pt, or timm:NAME, for example timm:convnext_tiny.fb_in1k"
     foreign = init is not None and (not init.strip() or (init.startswith("timm:") and not PRETRAINED.fullmatch(init)))
     _require(not foreign, "init", repr(init), forms)
     named = after is None or bool(RUN_NAME.fullmatch(after.rstrip("/").split("/")[-1]))
     _require(named, "after", repr(after), "null, or a run's folder, whose name ends in its identity: gelu-s0-1a2b3c4d")
+    if study is not None:
+        _require(bool(study.strip()), "study.start", repr(study), "null, or a study's folder: experiments/digits")
+        theirs = after is None or Path(after).expanduser().absolute().parent.parent == study_folder(study)
+        _require(theirs, "after", after, f"null beside study.start={study}, or a run of that study")
+
+
+def study_folder(start: str) -> Path:
+    """The folder that `study.start` names."""
+    return Path(start).expanduser().absolute()
 
 
 def _check_parts(experiment: Experiment, config_dirs: Sequence[Path]) -> None:

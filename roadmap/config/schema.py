@@ -638,6 +638,7 @@ class StudyConfig:
     orders: int = number(16, least=4, most=10_000)  # of kind=orderings; an even number: each comes with its reverse
     steps: list[str] = field(default_factory=lambda: ["all"])  # by name; all: the paper's roadmap; training: that one
     recipes: list[str] = field(default_factory=list)  # of kind=steps_x_recipes: recipes, and steps that change the recipe
+    start: str | None = None  # folder of a finished study: each run starts from the run of its own row and seed there
     published: str | None = None  # numbers beside ours: torchvision, or the path of a CSV; null: the paper's
     seeds: list[int] = field(default_factory=lambda: [0])
     row: str = ""  # of `rows`, that a single run is of: it names the run's folder; a sweep says it

@@ -64,8 +64,10 @@ def check_known(name: str, said: str) -> None:
         raise unknown_model(name, timm.list_models(), said)
 
 
-def pretrained(name: str, image_size: int, said: str) -> nn.Module:
-    """Timm's model with its published weights, as timm fetches and keeps them; `said` is how it was named.
+def pretrained(name: str, image_size: int | None, said: str) -> nn.Module:
+    """Timm's model with its published weights, as timm fetches and keeps them, for images of this size in pixels or of its own.
+
+    `said` is how it was named.
 
     Raises:
         Refused: where timm has no such model or no such weights, or cannot fetch them.
@@ -79,7 +81,7 @@ def pretrained(name: str, image_size: int, said: str) -> nn.Module:
     if not tagged:
         raise Refused(f"{said}: timm {timm.__version__} has no weights of it")
     known = timm.get_pretrained_cfg(name)
-    size = {"img_size": image_size} if known is not None and known.fixed_input_size else {}
+    size = {"img_size": image_size} if image_size is not None and known is not None and known.fixed_input_size else {}
     try:
         return timm.create_model(name, pretrained=True, **size)
     except Exception as error:

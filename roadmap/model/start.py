@@ -39,8 +39,8 @@ class Fit:
     faults: list[str] = field(default_factory=list)
 
 
-def start_weights(init: str, image_size: int) -> dict[str, Tensor]:
-    """The tensors that `init` names.
+def start_weights(init: str, image_size: int | None) -> dict[str, Tensor]:
+    """The tensors that `init` names, timm's for images of this size in pixels, or of its own.
 
     Raises:
         Refused: where there are none that can be read.
@@ -54,7 +54,7 @@ def start_weights(init: str, image_size: int) -> dict[str, Tensor]:
 
 
 @lru_cache(maxsize=16)
-def start_hash(init: str, image_size: int, modified: int = 0) -> str:
+def start_hash(init: str, image_size: int | None, modified: int = 0) -> str:
     """Sixteen hex digits of these weights; `modified` tells one state of a file from another."""
     return hash_of(as_safetensors(start_weights(init, image_size)), f"init={init}")
 

@@ -74,7 +74,9 @@ class RunResult:
     model: Content = field(default_factory=dict)
     data: Content = field(default_factory=dict)
     recipe: Content = field(default_factory=dict)
-    init: dict[str, str] | None = None  # what its weights started from: {"weights": a hash of them} or {"run": a run's name}
+    init: dict[str, str] | None = (
+        None  # what its weights started from: {"weights": a hash}, {"run": its name}, of another study "study" too
+    )
     class_names: list[str] | None = None  # in the order of the network's outputs
     versions: dict[str, str | None] = field(default_factory=dict)
     git: Content = field(default_factory=dict)
@@ -102,8 +104,13 @@ class RunResult:
 
     @property
     def start(self) -> Content:
-        """What it started from, the same for all seeds of a row: a hash of given weights, or the row of another run."""
+        """What it started from, the same for all seeds of a row: a hash of given weights, or the row of another run.
+
+        Where every run started from that of its own row and seed in another study, it is that study.
+        """
         begun = self.init or {}
+        if "study" in begun:
+            return {"study": begun["study"]}
         return {"weights": begun["run"].rsplit("-s", 1)[0]} if "run" in begun else dict(begun)
 
     @property

@@ -134,14 +134,15 @@ def compare(one: Report, other: Report) -> Comparison:
         names = (", ".join(variant.name for variant in study.plan.variants) for study in (first, second))
         raise Refused(f"no effect is in both studies; rows of {first.folder} / {second.folder}: {' / '.join(names)}")
     for row, _ in comparison.common:
-        _refuse_other_network(row.variant.name, first, second)
+        refuse_other_network(row.variant.name, first, second)
     same = repeated(first, second)
     if len(same) == len(first.results):
         raise Refused(f"{first.folder} and {second.folder} hold the same runs; needed: other seeds, machine, recipe or data")
     return comparison
 
 
-def _refuse_other_network(row: str, one: Study, other: Study) -> None:
+def refuse_other_network(row: str, one: Study, other: Study) -> None:
+    """Refuse two studies whose rows of this name are other networks."""
     for first, second in zip(one.of(row)[:1], other.of(row)[:1], strict=False):
         ours, theirs = ({key: value for key, value in run.model.items() if key not in FREE} for run in (first, second))
         if ours and theirs and (unequal := differences(ours, theirs, "model")):

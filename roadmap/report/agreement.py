@@ -53,17 +53,18 @@ def agreement(study: Study, analysis: Analysis) -> Agreement | None:
     return agreement_of(np.array([estimate.value for estimate in ours]), np.array(theirs), noise)
 
 
-def agreement_of(ours: Array, theirs: Array, noise: Array) -> Agreement:
-    """Agreement of differences (steps,) with others, where what the noise may add to ours is (RESAMPLES, steps).
+def agreement_of(ours: Array, theirs: Array, noise: Array, beside: Array | float = 0.0) -> Agreement:
+    """Agreement of differences (steps,) with others, where what the noise may add to ours is (RESAMPLES, steps), as to theirs.
 
     The interval is for the steps' true differences, and for steps like these. Steps are drawn anew, and noise is added to each
-    once more. That noise pulls a correlation towards 0, as that of the study has done already: so much is given back.
+    once more. That noise pulls a correlation towards 0 (or up, where both sides' is drawn together), as that of the study has
+    done already: so much is given back.
     """
     drawn = np.random.default_rng(0).integers(len(ours), size=(len(noise), len(ours)))
-    again = np.take_along_axis(ours + noise, drawn, -1).round(DIGITS), theirs[drawn]
-    found = [
-        _with_interval(correlate(ours.round(DIGITS), theirs), correlate(*again), len(ours)) for correlate in (kendall, spearman)
-    ]
+    noisy = ours + noise, theirs + np.zeros_like(noise) + beside
+    again = [np.take_along_axis(side, drawn, -1).round(DIGITS) for side in noisy]
+    known = [side.round(DIGITS) for side in (ours, theirs)]
+    found = [_with_interval(correlate(*known), correlate(*again), len(ours)) for correlate in (kendall, spearman)]
     return Agreement(len(ours), *found)
 
 

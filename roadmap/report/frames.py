@@ -52,34 +52,41 @@ def frame(folder: Path | str) -> pd.DataFrame:
     return _frame([_run(row, result, history) for row, result, history in runs])
 
 
-def table(folder: Path | str) -> pd.DataFrame:
+def table(folder: Path | str, score: str | None = None) -> pd.DataFrame:
     """The table of a study in full precision, one row a network, in the order of the plan: what `table.csv` holds.
+
+    With `score` it is that of another score of the same runs, `mask_ap` for example.
 
     Scores and differences are in the unit of the metric, costs in 1e9 multiply-adds and 1e6 parameters. Two columns more than
     in `table.csv`: the paper's difference to the row's parent and its multiply-adds, `paper_delta` and `paper_gmacs`.
 
     Raises:
-        Refused: where there is no study, or its rows differ in more than the model.
+        Refused: where there is no study or no such score, or its rows differ in more than the model.
 
     """
-    study = load(Path(folder))
+    study = _scored(folder, score)
     return table_frame(study, analyse(study))
 
 
-def effects(folder: Path | str) -> pd.DataFrame:
+def effects(folder: Path | str, score: str | None = None) -> pd.DataFrame:
     """What is asked of the rows, one row an effect: `effect`, `value`, `low`, `high`, `p`, `p_holm`, `resolved`.
 
     Values and the ends of their 95 % intervals are in the unit of the metric. Of single runs that no study planned: the
     difference of each row to the nearest step before it. Of steps under several recipes also `under_first` and `under_other`,
-    which the value is the difference of, with the ends of their intervals.
+    which the value is the difference of, with the ends of their intervals. With `score` those of another score of the same runs.
 
     Raises:
-        Refused: where there are no runs, or those of a study differ in more than the model.
+        Refused: where there are no runs or no such score, or those of a study differ in more than the model.
 
     """
-    study = load(Path(folder))
+    study = _scored(folder, score)
     names = {f"delta_{study.plan.metric.key}": "value", "delta_low": "low", "delta_high": "high"}
     return effects_frame(study, analyse(study)).drop(columns="label").rename(columns=names)
+
+
+def _scored(folder: Path | str, score: str | None) -> Study:
+    study = load(Path(folder))
+    return study if score is None else study.scored_by(score)
 
 
 def table_frame(study: Study, analysis: Analysis) -> pd.DataFrame:

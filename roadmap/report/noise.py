@@ -48,8 +48,13 @@ class Noise:
         Never below that of rounding to the grain: runs of equal score are not runs without noise.
         """
         alone = variance(self.values)
-        rest = alone if self.few else variance(self.values - others(self._centred))
+        rest = alone if self.few else variance(self.residuals)
         return np.maximum(np.where(rest > NOTHING * alone, rest, alone), self._rounding)
+
+    @cached_property
+    def residuals(self) -> Array:
+        """What a run has beyond its row's mean and what its seed adds to all rows; NaN where there is no run."""
+        return self.values if self.few else self.values - others(self._centred)
 
     @property
     def _rounding(self) -> float:
@@ -107,9 +112,14 @@ class Noise:
 
     def drawn(self, weights: Array, count: int, random: np.random.Generator) -> Array:
         """What noise adds to effects of one study, drawn anew: Student's t for each row, (count, effects)."""
-        known = np.nan_to_num(self.of_means())
-        students = random.standard_t(np.maximum(self.counts - 1, 1), (count, len(known)))
-        return (np.sqrt(known) * students) @ weights.T
+        students = random.standard_t(np.maximum(self.counts - 1, 1), (count, len(self.counts)))
+        return (np.sqrt(np.nan_to_num(self.of_means())) * students) @ weights.T
+
+    def drawn_along(self, weights: Array, normals: Array, random: np.random.Generator) -> Array:
+        """The same from normal numbers (count, rows) of one's own, which may go together with those of another study."""
+        free = np.maximum(self.counts - 1, 1)
+        students = normals / np.sqrt(random.chisquare(free, normals.shape) / free)
+        return (np.sqrt(np.nan_to_num(self.of_means())) * students) @ weights.T
 
 
 def _held(freedom: Array, taken: Array, free: Array) -> Array:

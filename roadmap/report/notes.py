@@ -25,7 +25,7 @@ def notes(study: Study, analysis: Analysis) -> list[str]:
             "No study planned these runs. Each row is compared with the nearest step before it that was trained alike, else with "
             "the first row of its own step; a seed that is missing is one that other rows have."
         )
-    lines += [*_of_recipes(study), *_of_sides(study)]
+    lines += [*_of_start(study), *_of_recipes(study), *_of_sides(study)]
     if analysis.measured is None:
         lines.append("With one seed a row there is no deviation: no difference can be resolved.")
     elif any(effect.parts for effect in plan.effects):
@@ -73,6 +73,11 @@ def _behind_layer_scale(study: Study) -> list[str]:
         f"Can hardly show, at so few updates: {', '.join(labels)}. The change lies inside blocks whose output a layer scale of "
         f"{last.model['layer_scale']:g} multiplies, which {updates(last)} updates raise to about {most:.1g} at most."
     ]
+
+
+def _of_start(study: Study) -> list[str]:
+    others = sorted({str(result.start["study"]) for result in study.results.values() if "study" in result.start})
+    return [f"Each run started from the weights of the run of its own row and seed in {other}." for other in others]
 
 
 def _of_recipes(study: Study) -> list[str]:

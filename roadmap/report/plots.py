@@ -63,9 +63,9 @@ def against(study: Study, rows: Sequence[Row], key: str, label_of_cost: str, com
     times, unit = cost_unit(cost for _, cost, _ in known) if key == "gmacs" else (1.0, "")
     known = [(row, times * cost, mean) for row, cost, mean in known]
     places = {row.variant.name: (cost, mean) for row, cost, mean in known}
-    listed = _listed([row.variant.label for row, _, _ in known])
-    inches = 7.4 + width(listed, SMALL) / 72
-    figure = Figure(figsize=(inches, max(6.0, 0.9 + 1.45 * SMALL / 72 * (listed.count("\n") + 1))), layout="constrained")
+    names = listed([row.variant.label for row, _, _ in known])
+    inches = 7.4 + width(names, SMALL) / 72
+    figure = Figure(figsize=(inches, max(6.0, 0.9 + 1.45 * SMALL / 72 * (names.count("\n") + 1))), layout="constrained")
     axes = figure.add_subplot()
     for row, cost, mean in known:
         before = places.get(row.variant.parent or "")
@@ -76,7 +76,7 @@ def against(study: Study, rows: Sequence[Row], key: str, label_of_cost: str, com
         axes.errorbar(cost, mean, yerr=row.std, fmt="none", ecolor="#c3bdd8", capsize=2, zorder=2)
         edge = LAST if row.variant.side_branch else "white"
         axes.plot(cost, mean, marker, color=filled, markersize=7, markeredgecolor=edge, zorder=3)
-    axes.text(1.03, 1.0, listed, transform=axes.transAxes, va="top", fontsize=SMALL, linespacing=1.35, parse_math=False)
+    axes.text(1.03, 1.0, names, transform=axes.transAxes, va="top", fontsize=SMALL, linespacing=1.35, parse_math=False)
     axes.set_xlabel(f"{label_of_cost}{', ' * bool(unit)}{unit}")
     axes.set_ylabel(study.plan.metric.heading, parse_math=False)
     axes.margins(x=0.08, y=0.08)
@@ -86,11 +86,11 @@ def against(study: Study, rows: Sequence[Row], key: str, label_of_cost: str, com
     said += ["square: reference"] if any(row.variant.reference for row, _, _ in known) else []
     _caption(figure, f"{study.plan.measured_on}; {'; '.join(said)}", inches)
     figure.draw_without_rendering()  # now the axes have their place
-    _numbers(figure, axes, list(places.values()))
+    numbered(figure, axes, list(places.values()))
     return figure
 
 
-def _listed(labels: Sequence[str]) -> str:
+def listed(labels: Sequence[str]) -> str:
     """Numbered names in lines; a digit is as wide as two spaces."""
     digits = len(str(len(labels)))
     lines = []
@@ -100,13 +100,13 @@ def _listed(labels: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def _numbers(figure: Figure, axes: Axes, places: Sequence[tuple[float, float]]) -> None:
+def numbered(figure: Figure, axes: Axes, places: Sequence[tuple[float, float]], numbers: Sequence[int] = ()) -> None:
     """Each point's number beside it, where it covers no other; a thin line leads to one that stands further off."""
     pixels = figure.dpi / 72  # in a point
     points = axes.transData.transform(places) / pixels
     left, bottom, right, top = (float(end) / pixels for end in axes.get_window_extent().extents)
     taken: list[Box] = [(x - 4, y - 4, x + 4, y + 4) for x, y in points]
-    for number, (x, y) in enumerate(points, 1):
+    for number, place, (x, y) in zip(numbers or range(1, len(points) + 1), places, points, strict=True):
         half, turns = width(str(number), SMALL) / 2 + 1, np.arange(8) * math.pi / 4
         middles = [(x + (reach + half - 4) * math.cos(turn), y + reach * math.sin(turn)) for reach in REACH for turn in turns]
         spots = [(a - half, b - 5.5, a + half, b + 5.5) for a, b in middles]
@@ -115,7 +115,7 @@ def _numbers(figure: Figure, axes: Axes, places: Sequence[tuple[float, float]]) 
         lead = {"arrowstyle": "-", "color": GREY, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3} if found >= 8 else None
         offset = (middles[found][0] - x, middles[found][1] - y)
         axes.annotate(
-            str(number), places[number - 1], offset, textcoords="offset points", ha="center", va="center", fontsize=SMALL,
+            str(number), place, offset, textcoords="offset points", ha="center", va="center", fontsize=SMALL,
             arrowprops=lead, zorder=4, bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5},
         )  # fmt: skip
 

@@ -6,16 +6,17 @@ import csv
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from roadmap.base.errors import Refused
+from roadmap.base.errors import Refused, nearest
 from roadmap.base.files import write_atomic
 from roadmap.record.folder import RunFolder
 from roadmap.record.result import RunResult, dump_result, load_result
 from roadmap.record.study import FILE, StudyPlan, read_plan
 from roadmap.report.unplanned import plan_of
+from roadmap.tasks.metrics import score_named
 
 ROOMS = ("model", "recipe", "data", "start")  # of a result, in which rows may differ where the study says so
 History = list[list[float | None]]  # of each epoch: training loss, validation loss, score
@@ -37,6 +38,22 @@ class Study:
     def of(self, row: str) -> list[RunResult]:
         """The results of a row, by seed."""
         return [self.results[run] for run in self.plan.row(row).runs if run in self.results]
+
+    def scored_by(self, key: str) -> Study:
+        """The same with another score of its runs in the place of its metric, and without their curves.
+
+        Raises:
+            Refused: where no run has it.
+
+        """
+        if key == self.plan.metric.key:
+            return self
+        known = {score for result in self.results.values() for score in result.scores}
+        if key not in known:
+            raise Refused(f"{self.folder}: its runs have no score {key!r}; {nearest(key, sorted(known))}")
+        metric = score_named(key)
+        results = {name: replace(result, metric=metric) for name, result in self.results.items()}
+        return replace(self, plan=replace(self.plan, metric=metric), results=results, histories={name: [] for name in results})
 
 
 def load(folder: Path) -> Study:

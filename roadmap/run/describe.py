@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from roadmap.base.errors import StorageFault
+from roadmap.config.checks import study_folder
 from roadmap.config.identity import decisive, start_of
 from roadmap.config.schema import Experiment
 from roadmap.data.images.inventory import Inventory
@@ -53,7 +54,10 @@ def describe(trainer: Trainer, experiment: Experiment, inventory: Inventory, fin
 
 
 def _start(experiment: Experiment) -> dict[str, str] | None:
-    return {"run": Path(experiment.after).name} if experiment.after is not None else start_of(experiment) or None
+    if experiment.after is None:
+        return start_of(experiment) or None
+    of = experiment.study.start
+    return {"run": Path(experiment.after).name} | ({} if of is None else {"study": study_folder(of).resolve().name})
 
 
 def outcome(trainer: Trainer, described: RunResult) -> RunResult:

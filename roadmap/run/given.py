@@ -12,6 +12,7 @@ from roadmap.config.schema import Experiment
 from roadmap.model.saved import as_safetensors, read_weights
 from roadmap.model.start import load_start, start_weights
 from roadmap.record.weights import finished_run, hash_of, weights_file
+from roadmap.run.start import built_at
 from roadmap.tasks.choose import choose_task
 from roadmap.tasks.task import Task
 
@@ -47,7 +48,7 @@ def _given(experiment: Experiment) -> tuple[Mapping[str, Tensor], str, Path]:
         place = Path(experiment.after)
         return read_weights(weights_file(place)), f"after={place}", place
     init = str(experiment.init)
-    weights = start_weights(init, experiment.data.image_size)
+    weights = start_weights(init, built_at(experiment))
     if hash_of(as_safetensors(weights), f"init={init}") != experiment.init_hash:
         raise Refused(f"init={init}: its weights are no longer those that the run was planned with")
     return weights, f"init={init}", Path(init).expanduser()

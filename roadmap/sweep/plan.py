@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from roadmap.base.errors import Held, Refused
-from roadmap.config.checks import NAME, check
+from roadmap.config.checks import NAME, check, study_folder
 from roadmap.config.compose import compose, with_settings
 from roadmap.config.effects import ineffective_settings
 from roadmap.config.identity import start_of
@@ -24,7 +24,7 @@ from roadmap.record.folder import RunFolder
 from roadmap.record.study import PlannedRow, StudyPlan, Variant, seed_and_identity, write_plan
 from roadmap.record.weights import weights_file
 from roadmap.run.preflight import check_network, preflight
-from roadmap.run.start import check_follows, check_start, resolved
+from roadmap.run.start import begun, check_follows, check_start, hashed
 from roadmap.sweep.design import Design, design, in_order, set_between
 from roadmap.sweep.equal_cost import at_equal_cost
 from roadmap.tasks.metrics import METRICS
@@ -125,7 +125,8 @@ class SweepPlan:
         between = set_between(parent or self.first, point.experiment)
         own = {override.split("=")[0] for override in variant.overrides}
         toggles = [key for key in between if parent or not key.startswith("model.") or key in own]  # its network is its step's
-        toggles += ["start.weights"] * (start_of(parent or self.first) != start_of(point.experiment))
+        own_start = point.experiment.study.start is None and start_of(parent or self.first) != start_of(point.experiment)
+        toggles += ["start.weights"] * own_start
         runs = tuple(other.folder.path.name for other in self.rows[variant.name])
         return PlannedRow(variant, tuple(key.removeprefix("model.") for key in toggles), runs)
 
@@ -176,8 +177,9 @@ def _first(overrides: Sequence[str], step: str, config_dirs: Sequence[Path]) -> 
         raise Refused("study.row=NAME is a single run's; a study lists its rows in study.rows")
     first = compose_run([*overrides, f"+step={step}"], config_dirs)
     follows = next((row.name for row in first.study.rows if row.after is not None), None)
-    if follows is not None and first.init is not None:
-        raise Refused(f"init={first.init}: must be null beside after, by which study.rows say what {follows} starts from")
+    for key, said in (("init", first.init), ("study.start", first.study.start)):
+        if follows is not None and said is not None:
+            raise Refused(f"{key}={said}: must be null beside after, by which study.rows say what {follows} starts from")
     seeds = first.study.seeds
     if not seeds or len(set(seeds)) < len(seeds):
         raise Refused(f"study.seeds={seeds}: must name at least one, and none twice")
@@ -207,7 +209,9 @@ def _check_starts(row: Sequence[Point], classes: Sequence[str]) -> None:
     """Refuse a row whose start weights are not its network's, or will not be there."""
     first, before = row[0], row[0].before
     if before is None:
-        check_start(first.experiment, classes)
+        given = [point for point in row if point.experiment.study.start is not None and not point.done]
+        for point in given or ([first] if first.experiment.study.start is None else []):
+            check_start(point.experiment, classes)
         return
     if not before.experiment.runtime.keep_weights:
         raise Refused(
@@ -233,7 +237,7 @@ def _points(
 ) -> tuple[Point, ...]:
     """The runs of one variant; a step that takes other images, or more at once, has them checked."""
     words = [*overrides, f"reference={variant.name}" if variant.reference else f"+step={variant.step}"]
-    base = resolved(compose_run(words, config_dirs))
+    base = hashed(compose_run(words, config_dirs))
     experiment = with_settings(base, variant.overrides) if variant.overrides else base
     if _images_of(experiment) not in fingerprints:
         fingerprints[_images_of(experiment)] = sources.fingerprint(experiment.data, preflight(experiment))
@@ -243,7 +247,8 @@ def _points(
         experiment = dataclasses.replace(experiment, study=dataclasses.replace(experiment.study, row=variant.name))
         words.append(f"study.row={variant.name}")
     starts: Sequence[Point | None] = before or [None] * len(seeds)
-    runs = [_begun(dataclasses.replace(experiment, seed=seed), start) for seed, start in zip(seeds, starts, strict=True)]
+    seeded = [dataclasses.replace(experiment, seed=seed) for seed in seeds]
+    runs = [_begun(begun(run, variant.name), start) for run, start in zip(seeded, starts, strict=True)]
     return tuple(
         Point(
             f"{variant.name}-s{run.seed}",
@@ -261,9 +266,14 @@ def _begun(run: Experiment, before: Point | None) -> Experiment:
     """The same, started from another run."""
     if before is None:
         return run
-    begun = dataclasses.replace(run, after=str(before.folder.path))
-    check(begun)
-    return begun
+    after = dataclasses.replace(run, after=str(before.folder.path))
+    check(after)
+    return after
+
+
+def _from_scratch(run: Experiment) -> Experiment:
+    """The same without a start that every row has of its own."""
+    return run if run.study.start is None else dataclasses.replace(run, after=None)
 
 
 def _images_of(experiment: Experiment) -> tuple[Any, ...]:
@@ -274,19 +284,20 @@ def _images_of(experiment: Experiment) -> tuple[Any, ...]:
 
 def _command(run: Experiment, overrides: Sequence[str], config_dirs: Sequence[Path]) -> tuple[str, ...]:
     """The arguments of `python -m roadmap.run` that describe this run, from any working directory but for `data.path`."""
-    own = [word for word in overrides if word.split("=")[0] not in ("study.steps", "study.seeds")]  # a run has one of each
+    own = [word for word in overrides if word.split("=")[0] not in ("study.steps", "study.seeds", "study.start")]
     folders = [word for folder in config_folders(config_dirs) for word in ("--config-dir", str(folder))]
     output = quoted(str(Path(run.output).absolute()))
     trained = f"+step={run.step.name}" if run.reference is None else f"reference={run.reference}"
+    start = [f"study.start={quoted(str(study_folder(run.study.start)))}"] if run.study.start is not None else []
     after = [f"after={quoted(run.after)}"] if run.after is not None else []
-    return (*folders, *own, trained, *after, f"seed={run.seed}", f"output={output}")
+    return (*folders, *own, trained, *start, *after, f"seed={run.seed}", f"output={output}")
 
 
 def _warnings(
     rows: Mapping[str, tuple[Point, ...]], study: Design, overrides: Sequence[str], config_dirs: Sequence[Path]
 ) -> list[str]:
     """Overrides that have no effect on any row, and rows that they make equal to those they are compared with."""
-    experiments = {name: points[0].experiment for name, points in rows.items()}
+    experiments = {name: _from_scratch(points[0].experiment) for name, points in rows.items()}
     steps = [run for run in experiments.values() if run.reference is None]
     idle = [ineffective_settings(run, [*overrides, f"+step={run.step.name}"], config_dirs) for run in steps]
     everywhere = set.intersection(*({warning.split()[0] for warning in warnings} for warnings in idle))

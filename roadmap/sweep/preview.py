@@ -5,10 +5,12 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from roadmap.base.errors import Refused
 from roadmap.base.tables import Column, as_table
+from roadmap.config.checks import study_folder
 from roadmap.data.images import sources
 from roadmap.record.folder import RunFolder
 from roadmap.run.preflight import cost_of_run
@@ -18,6 +20,7 @@ MOST_RESULTS = 200  # of other studies that are read
 COLUMNS = (
     Column("row", "row"),
     Column("seeds", "seeds"),
+    Column("start", "starts from"),
     Column("done", "done"),
     Column("gmacs", "multiply-adds of an image, G", "{:.4f}"),
     Column("tflop", "left to train, TFLOP", "{:.1f}"),
@@ -52,10 +55,20 @@ def _row(name: str, points: Sequence[Point], gmacs: float, tflop: float) -> dict
     return {
         "row": name,
         "seeds": ", ".join(str(point.experiment.seed) for point in points),
+        "start": _start(points[0]),
         "done": ", ".join(counts),
         "gmacs": gmacs,
         "tflop": (len(waiting) - reusable) * tflop,
     }
+
+
+def _start(point: Point) -> str:
+    """What the row's runs start from: given weights, or runs of their own seeds; nothing where they start from scratch."""
+    run = point.experiment
+    if run.after is None:
+        return run.init or ""
+    row = Path(run.after).name.rsplit("-s", 1)[0]
+    return row if run.study.start is None else f"{row} of {study_folder(run.study.start)}"
 
 
 def _gmacs(point: Point, classes: Sequence[str]) -> float:

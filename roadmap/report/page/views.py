@@ -21,7 +21,12 @@ def render(views: Views) -> str:
         "views of the steps",
         {},
         None,
+        heading="What is each step worth, and does it depend on its place?",
+        table="Each step by each view",
+        says=f"Points of {plan.metric.label} that adding the step changes.",
+        family="the worths of its view",
         plan=plan,
+        measured=plan.measured_on,
         recipe=recipe_words(study),
         studies=[(VIEWS.get(kind, "pairs of steps"), report.study.plan) for kind, report in views.reports.items()],
         steps=[

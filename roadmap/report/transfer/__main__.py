@@ -1,0 +1,114 @@
+"""`python -m roadmap.report.transfer CLASSIFICATION DENSE ... --to FOLDER`: whether what helps one task helps the others.
+
+python -m roadmap.report.transfer experiments/digits experiments/scenes_detection --to experiments/transfer
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from roadmap.base.console import Parser, exits, printable
+from roadmap.base.errors import Refused, StorageFault
+from roadmap.base.files import write_atomic
+from roadmap.base.tables import Column, as_csv, as_markdown, as_table, markdown_text
+from roadmap.record.study import FILE
+from roadmap.report.transfer import Side, Transfer, notes, read_transfer, written
+
+COLUMNS = ("step", "label", "parent", "study", "score", "difference", "low", "high", "p", "p_holm", "resolved", "n")
+TAUS = ("study", "score", "steps", "tau", "tau_low", "tau_high", "rho", "rho_low", "rho_high")
+ENDS = {"": "value", "_low": "low", "_high": "high"}
+
+
+def main() -> int:
+    """Write the files and print the tables."""
+    parser = Parser(prog="python -m roadmap.report.transfer", description="Whether a step's worth in one task is that in others.")
+    parser.add_argument("first", type=Path, metavar="CLASSIFICATION", help="the study that the others are set against")
+    parser.add_argument("others", type=Path, nargs="+", metavar="DENSE", help="studies of the same steps in other tasks")
+    parser.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="where tables, figure and page are written")
+    arguments = parser.parse_args()
+    if (arguments.to / FILE).exists() or arguments.to.is_file():
+        raise Refused(f"--to {arguments.to}: a study's folder or a file; needed: a folder of its own")
+    transfer = read_transfer([arguments.first, *arguments.others])
+    said = write_transfer(transfer, arguments.to)
+    tables = [as_table(_rows(transfer), columns, title) for title, columns in _tables(transfer)]
+    print("\n".join([*tables, *map(printable, notes(transfer)), said]))
+    return 0
+
+
+def write_transfer(transfer: Transfer, folder: Path) -> str:
+    """Write `transfer.*` and `correlations.csv`; returns their names for a terminal.
+
+    Raises:
+        StorageFault: where the folder cannot be written.
+
+    """
+    from roadmap.report.page.transfer import render
+    from roadmap.report.transfer.figure import pictures
+
+    rows = _rows(transfer)
+    parts = [f"{markdown_text(title)}\n\n{as_markdown(rows, columns)}" for title, columns in _tables(transfer)]
+    files: dict[str, str | bytes] = {
+        "transfer.csv": as_csv(_lines(transfer), [Column(key, key) for key in COLUMNS]),
+        "correlations.csv": as_csv(_correlations(transfer), [Column(key, key) for key in TAUS]),
+        "transfer.md": "\n".join([*parts, *(f"{markdown_text(note)}\n" for note in notes(transfer))]),
+        "transfer.html": render(transfer),
+        **pictures(transfer),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            write_atomic(folder / name, content)
+    except OSError as error:
+        raise StorageFault(f"{folder}: the transfer could not be written: {error}") from error
+    return f"{folder}: {', '.join(files)}"
+
+
+def _lines(transfer: Transfer) -> list[dict[str, Any]]:
+    """One for each difference and score; without numbers where the study has not its rows."""
+    every = (transfer.first, *transfer.sides, *transfer.within)
+    return [_line(transfer, i, side) for i in range(len(transfer.asked)) for side in every]
+
+
+def _line(transfer: Transfer, i: int, side: Side) -> dict[str, Any]:
+    effect, found = transfer.asked[i], side.estimates[i]
+    parent = "+".join(row for row, weight in effect.weights.items() if weight < 0)
+    about = {"step": effect.name, "label": effect.label, "parent": parent, "study": side.name, "score": side.metric.key}
+    if found is None:
+        return {**about, "n": 0}
+    low, high = found.interval or (None, None)
+    tested = {"p": found.p, "p_holm": found.p_holm, "resolved": found.resolved}
+    return {**about, "difference": found.value, "low": low, "high": high, **tested, "n": side.runs[i]}
+
+
+def _correlations(transfer: Transfer) -> list[dict[str, Any]]:
+    return [
+        {"study": side.name, "score": side.metric.key, "steps": found.steps}
+        | {f"{name}{end}": getattr(getattr(found, name), of) for name in ("tau", "rho") for end, of in ENDS.items()}
+        for side, found in zip(transfer.sides, transfer.agreements, strict=True)
+        if found is not None
+    ]
+
+
+def _rows(transfer: Transfer) -> list[dict[str, Any]]:
+    return [{"label": effect.label, "place": place} for place, effect in enumerate(transfer.asked)]
+
+
+def _tables(transfer: Transfer) -> list[tuple[str, list[Column]]]:
+    """The metrics side by side, then for each score of detection where it comes from."""
+    found = [("Differences to the parent, in points [95 % interval]", [transfer.first, *transfer.sides])]
+    found += [(f"Where {side.heading} changes", [side, *within]) for side in transfer.sides if (within := transfer.of(side))]
+    return [(title, [Column("label", "step"), *map(_column, sides)]) for title, sides in found]
+
+
+def _column(side: Side) -> Column:
+    return Column(f"{side.name}:{side.metric.key}", side.heading, partial(_cell, side))
+
+
+def _cell(side: Side, row: dict[str, Any]) -> str:
+    return written(side.estimates[row["place"]])
+
+
+if __name__ == "__main__":
+    exits(main)()
