@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import SHARED
 from PIL import Image
 from pycocotools import mask as reference_masks
 from pycocotools.coco import COCO
@@ -79,7 +80,8 @@ def folder(tmp_path):
 
 
 def experiment(path, *overrides, source="coco"):
-    settings = ["recipe=smoke", "recipe.batch_size=2", f"data={source}", f"data.path={path}", *overrides]
+    task = "detection" if source == "coco" else "segmentation"
+    settings = [f"task={task}", "recipe.batch_size=2", f"data={source}", f"data.path={path}", *overrides]
     return compose(["+step=gelu", "scale=atto", *settings])
 
 
@@ -288,7 +290,7 @@ def test_a_broken_file_ends_the_command_with_2_before_torch(folder):
     code = (
         "import sys; from roadmap.config.compose import compose; from roadmap.data.images import sources; "
         "from roadmap.config.schema import Target; from roadmap.base.errors import Refused\n"
-        f"data = compose(['+step=gelu', 'scale=atto', 'recipe=smoke', 'data=coco', 'data.path={folder}']).data\n"
+        f"data = compose(['+step=gelu', 'scale=atto', 'task=detection', 'data=coco', 'data.path={folder}']).data\n"
         "try: sources.checked_images(data, 2, Target.objects)\n"
         "except Refused as error: print(error); sys.exit(error.exit_code if 'torch' not in sys.modules else 9)"
     )
@@ -422,14 +424,12 @@ def test_ade20k(mapped, tmp_path_factory):
 
 # --- real pictures ---------------------------------------------------------------------------------------------------
 
-PHOTOGRAPHS = Path(__file__).parents[2] / "shared" / "data"
-
 
 @pytest.mark.photographs
 @pytest.mark.parametrize(("name", "classes", "maps"), [("nuclei256", 1, 3), ("coco53", 80, 133)])
 def test_real_pictures(name, classes, maps):
     """Nothing of them is refused, and what is read is what pycocotools reads."""
-    archive = PHOTOGRAPHS / f"{name}.zip"
+    archive = SHARED / f"{name}.zip"
     data, found, _ = examined(archive)
     assert len(found.classes) == classes
     reference = COCO()

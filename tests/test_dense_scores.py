@@ -6,22 +6,25 @@ import contextlib
 import io
 import json
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import SHARED
 from pycocotools import mask as reference_masks
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from roadmap.base.errors import Refused
+from roadmap.config.schema import Device, Precision
 from roadmap.data.dense.targets import Detections, Instances
 from roadmap.tasks.detection import score
 from roadmap.tasks.detection.score import STATISTICS, AveragePrecision, Scored, paste, statistics, to_stored
 from roadmap.tasks.segmentation.inference import at_scales, slide, whole
 from roadmap.tasks.segmentation.score import Confusion
-
-PHOTOGRAPHS = Path(__file__).parents[2] / "shared" / "data"
+from roadmap.tasks.segmentation.task import Segmentation
+from roadmap.train.evaluate import evaluate
+from roadmap.train.ranks import process_group
 
 
 class Alone:
@@ -134,7 +137,7 @@ def test_sizes_without_objects_are_left_out():
 
 
 def from_photographs(name):
-    with zipfile.ZipFile(PHOTOGRAPHS / f"{name}.zip") as archive:
+    with zipfile.ZipFile(SHARED / f"{name}.zip") as archive:
         content = json.loads(archive.read(f"{name}/instances_val.json"))
     for image in content["images"]:
         own = [known for known in content["annotations"] if known["image_id"] == image["id"]]
@@ -247,6 +250,11 @@ def test_union_and_accuracy_by_hand():
         {"miou": (200 / 5 + 50) / 3, "pixel_accuracy": 100 * 4 / 7, "iou_c0": 40, "iou_c1": 50, "iou_c3": 0}
     )
     assert confusion().compute(Alone()) == {}
+
+
+def test_pictures_without_anything_to_judge_by_are_refused():
+    with process_group(Device.cpu) as ranks, pytest.raises(Refused, match="no mIoU: the pictures that are scored hold nothing"):
+        evaluate(torch.nn.Identity(), Segmentation, [], Precision.float32, ranks, scorer=confusion())
 
 
 def test_scores_are_compared_at_the_size_of_the_map():

@@ -25,6 +25,7 @@ from roadmap.report.columns import markdown
 from roadmap.report.records import load
 from roadmap.report.report import Report
 from roadmap.report.statistics import analyse
+from roadmap.run.preflight import cost_of_run
 from roadmap.sweep.design import orders
 from roadmap.sweep.earlier import check_folder
 from roadmap.sweep.plan import plan
@@ -165,6 +166,12 @@ def test_equal_cost_within_one_percent():
     assert len(found.points) == 2 * 5
     assert [effect.name for effect in found.design.effects] == ["depthwise"]
     assert any("increase_width has the network of its parent" in warning for warning in found.warnings)
+
+
+def test_equal_cost_counts_the_heads():
+    found = plan(["+study=equal_flops", "study.steps=[resnet,depthwise]", "task=segmentation", "scale=atto"])
+    both = [cost_of_run(points[0].experiment, [str(i) for i in range(11)]).conv_linear for points in found.rows.values()]
+    assert abs(both[1] / both[0] - 1) < 0.01
 
 
 def test_a_report_of_ones_own(tmp_path):
@@ -313,6 +320,7 @@ def test_a_finished_study_is_not_replaced_by_another(tmp_path):
         check_folder(planned("roadmap", *settings, *same))
     for other, says in (
         (["recipe.label_smoothing=0"], "3 of its 3 finished runs .* recipe.label_smoothing: 0.1 / 0.0. .*study.name=mine_2"),
+        (["recipe.layer_decay=0.8"], "there / here: recipe.layer_decay: None / 0.8. "),
         (["model.kernel_size=5", "study.seeds=[4]"], "there / here: model.kernel_size: 7 / 5. "),
         (["study.seeds=[0]"], "1 of its 3 .* Not in this sweep: kernel_7 with seed 1; .* --only GLOB"),
         (["study.steps=[gelu]"], "2 of its 3 .* Not in this sweep: kernel_7 with seeds 0, 1"),

@@ -125,7 +125,13 @@ def test_twins_agree_opposites_disagree_and_few_steps_say_nothing(transfer):
     said = "\n".join(notes(transfer))
     assert "The runs of detection started from the weights of those of digits." in said
     assert "The runs of segmentation started from random weights, not from those of digits." in said
-    assert "mIoU, segmentation, beside top-1, digits: no correlation: too few differences" in said
+    assert "mIoU, segmentation, beside top-1, digits: no correlation: fewer than 5 differences" in said
+
+
+def test_where_all_differences_are_equal_there_is_no_correlation(studies, tmp_path):
+    """As where no network has learnt anything yet."""
+    planted(tmp_path / "flat", "segmentation", STEPS, {"miou": (lambda top1: 2.7, lambda step, seed: 0.0)})
+    assert read_transfer([studies / "digits", tmp_path / "flat"]).agreements == (None,)
 
 
 def test_the_command_writes_tables_figure_and_page(studies, tmp_path, monkeypatch, capsys):
@@ -196,6 +202,22 @@ def test_likeness_is_that_of_the_residuals():
     holed = one.copy()
     holed[0, 0] = np.nan
     assert likeness(holed, holed) == pytest.approx(1)
+
+
+def test_the_noise_of_both_sides_is_drawn_as_far_together_as_it_goes_together():
+    tables = [measured(np.random.default_rng(side).normal(size=(16, 20))) for side in (0, 1)]
+    for together in (0.0, 0.8, -0.5):
+        ours, theirs = noise_of_both(*tables, (chain(), chain()), together, 2000)
+        found = [np.corrcoef(one, other)[0, 1] for one, other in zip(ours.T, theirs.T, strict=True)]
+        assert np.mean(found) == pytest.approx(together, abs=0.07)
+
+
+def test_the_noise_of_the_other_side_counts_too():
+    twins, none = np.arange(10.0), np.zeros((2000, 10))
+    beside = np.random.default_rng(0).normal(0, 3, none.shape)
+    assert agreement_of(twins, twins, none).tau.low == 1.0
+    for noise in ((beside, none), (none, beside)):
+        assert agreement_of(twins, twins, *noise).tau.low < 0.95
 
 
 @pytest.mark.parametrize("shared", [0.0, 0.8])

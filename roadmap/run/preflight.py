@@ -107,10 +107,10 @@ def check_network(experiment: Experiment, classes: Sequence[str]) -> None:
     if experiment.reference is not None:
         check_name(experiment.reference)
     if experiment.reference is not None or own_parts(experiment.model):
-        cost_of(experiment, classes)
+        cost_of_run(experiment, classes)
 
 
-def cost_of(experiment: Experiment, classes: Sequence[str]) -> Cost:
+def cost_of_run(experiment: Experiment, classes: Sequence[str]) -> Cost:
     """What the network of a run costs, as its task counts."""
     from roadmap.tasks.choose import choose_task  # torch, and timm where a reference asks for it
 

@@ -21,7 +21,7 @@ from roadmap.train import memory
 from roadmap.train import recipe as parts
 from roadmap.train.compiling import compile_network, pick_compile
 from roadmap.train.loop import Trainer
-from roadmap.train.precision import pick_precision, repeat_bits, tf32
+from roadmap.train.precision import as_asked, pick_precision
 from roadmap.train.ranks import Ranks
 from roadmap.train.state import State
 from roadmap.train.update import Update
@@ -38,12 +38,8 @@ def prepare(experiment: Experiment, inventory: Inventory, folder: RunFolder, ran
 
     """
     data, recipe, runtime, seed = experiment.data, experiment.recipe, experiment.runtime, experiment.seed
-    if runtime.threads is not None:
-        torch.set_num_threads(runtime.threads)
-    repeat_bits(runtime.deterministic)
-    tf32(False)
+    memory_format = as_asked(runtime)
     memory.keep_freed(ranks.device)
-    memory_format = torch.channels_last if runtime.channels_last else torch.contiguous_format
     precision = pick_precision(recipe.precision, ranks.device)
 
     task = choose_task(experiment, inventory.classes, memory_format)

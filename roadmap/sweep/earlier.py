@@ -9,7 +9,7 @@ from roadmap.record.study import StudyPlan, find_plan, seed_and_identity
 from roadmap.report.records import read_results
 from roadmap.sweep.plan import SweepPlan
 
-COMPARED = ("model", "data", "recipe")
+COUNTS = ("classes", "train", "val")  # of a record, beside the settings of its data
 
 
 def check_folder(plan: SweepPlan) -> None:
@@ -53,8 +53,14 @@ def _unequal(plan: SweepPlan, earlier: StudyPlan, result: RunResult) -> list[str
     row = plan.rows.get(earlier.runs[result.run].row.variant.name, ())
     point = (*row, plan.points[0])[0]
     ours = decisive(point.experiment, point.fingerprint)
-    lines: list[str] = []
-    for key in COMPARED if row else COMPARED[1:]:
-        there = {name: value for name, value in getattr(result, key).items() if name in ours[key]}
-        lines += differences(there, {name: ours[key][name] for name in there}, key)
-    return lines
+    begun = result.init or {}
+    there = {
+        "model": result.model if row else ours["model"],
+        "head": result.head or {},
+        "data": {key: value for key, value in result.data.items() if key not in COUNTS},
+        "recipe": result.recipe,
+        "start": {"run": seed_and_identity(begun["run"]).split("-")[-1]} if "run" in begun else begun,
+    }
+    ours["data"].pop("classes", None)
+    known = [key for key in there if there[key] or key in ("head", "start")]
+    return differences({key: there[key] for key in known}, {key: ours.get(key, {}) for key in known})

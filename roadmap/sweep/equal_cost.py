@@ -3,37 +3,38 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from roadmap.base.errors import Refused
-from roadmap.config.schema import ModelConfig
-from roadmap.model.cost import cost
+from roadmap.config.schema import Experiment
 from roadmap.record.study import Variant
+from roadmap.run.preflight import cost_of_run
 from roadmap.sweep.design import Design
 
 CLOSE = 0.01  # of the multiply-adds that are aimed at
 PARTS = 8  # of a channel: at a width of 62.5 the stages have 62, 125, 250 and 500
 
 
-def at_equal_cost(study: Design, model_of: Callable[[str], ModelConfig], classes: int, image_size: int) -> Design:
-    """The same variants, each at the width that brings its multiply-adds next to those of the first.
+def at_equal_cost(study: Design, experiment_of: Callable[[str], Experiment], classes: Sequence[str]) -> Design:
+    """The same variants, each at the width that brings its multiply-adds, those of a head too, next to those of the first.
 
     Raises:
         Refused: where no width comes within 1 %.
 
     """
 
-    def spent(model: ModelConfig, eighths: int) -> int:
-        return cost(dataclasses.replace(model, width=eighths / PARTS), classes, image_size).conv_linear
+    def spent(run: Experiment, eighths: int) -> int:
+        widened = dataclasses.replace(run, model=dataclasses.replace(run.model, width=eighths / PARTS))
+        return cost_of_run(widened, classes).conv_linear
 
-    first = model_of(study.variants[0].step)
-    target = spent(first, round(PARTS * first.width))
+    first = experiment_of(study.variants[0].step)
+    target = spent(first, round(PARTS * first.model.width))
 
     def widened(variant: Variant) -> Variant:
         if variant.reference:
             return variant
-        model = model_of(variant.step)
-        eighths, off = _nearest(round(PARTS * model.width), target, lambda eighths: spent(model, eighths))
+        run = experiment_of(variant.step)
+        eighths, off = _nearest(round(PARTS * run.model.width), target, lambda eighths: spent(run, eighths))
         if abs(off) > CLOSE:
             raise Refused(
                 f"study.kind=equal_flops: no width of {variant.step} comes within {CLOSE:.0%} of {target / 1e9:.4f} G "

@@ -26,6 +26,7 @@ from roadmap.record.weights import weights_file
 from roadmap.run.preflight import check_network, preflight
 from roadmap.run.start import begun, check_follows, check_start, hashed
 from roadmap.sweep.design import Design, design, in_order, set_between
+from roadmap.sweep.equal_cost import at_equal_cost
 from roadmap.tasks.metrics import METRICS
 
 
@@ -156,9 +157,7 @@ def plan(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> SweepPla
     check_whole([row.step for row in first.study.rows] or first.study.steps, config_dirs)
     study = design(first.study, steps, experiment_of)
     if not first.study.rows and first.study.kind == StudyKind.equal_flops:
-        from roadmap.sweep.equal_cost import at_equal_cost  # torch, from here on
-
-        study = at_equal_cost(study, lambda step: experiment_of(step).model, len(inventory.classes), first.data.image_size)
+        study = at_equal_cost(study, experiment_of, inventory.classes)  # torch, from here on
     seeds = first.study.seeds
     known = {_images_of(first): fingerprint}
     rows, study = _rows_of(study, lambda variant, before: _points(variant, overrides, config_dirs, seeds, known, before))

@@ -13,7 +13,7 @@ from roadmap.base.tables import Column, as_table
 from roadmap.config.checks import study_folder
 from roadmap.data.images import sources
 from roadmap.record.folder import RunFolder
-from roadmap.run.preflight import cost_of
+from roadmap.run.preflight import cost_of_run
 from roadmap.sweep.plan import Point, SweepPlan
 
 MOST_RESULTS = 200  # of other studies that are read
@@ -72,7 +72,7 @@ def _start(point: Point) -> str:
 
 
 def _gmacs(point: Point, classes: Sequence[str]) -> float:
-    return cost_of(point.experiment, classes).conv_linear / 1e9
+    return cost_of_run(point.experiment, classes).conv_linear / 1e9
 
 
 def _tflop(gmacs: float, images: int) -> float:

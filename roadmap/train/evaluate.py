@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from roadmap.base.errors import Refused
 from roadmap.config.schema import Precision
 from roadmap.data.batches import Batch
 from roadmap.tasks.dense.gallery import Gallery
@@ -46,6 +47,10 @@ def evaluate(
 
     Each process brings its own batches, not the same number of them. Nothing is compiled for it: a forward pass over a
     small split does not earn that back.
+
+    Raises:
+        Refused: where there is nothing to judge the task's metric by.
+
     """
     network.eval()
     scorer = scorer or task.scorer(ranks.device)
@@ -56,4 +61,7 @@ def evaluate(
         scorer.update(outputs, batch.targets)
         if gallery is not None:
             gallery.update(batch.images, batch.targets, outputs)
-    return scorer.compute(ranks)
+    scores = scorer.compute(ranks)
+    if task.metric.key not in scores:
+        raise Refused(f"no {task.metric.label}: the pictures that are scored hold nothing to judge by, no object and no class")
+    return scores

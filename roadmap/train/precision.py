@@ -6,9 +6,18 @@ import os
 
 import torch
 
-from roadmap.config.schema import Precision
+from roadmap.config.schema import Precision, RuntimeConfig
 
 REDUCED = {Precision.bfloat16: torch.bfloat16, Precision.float16: torch.float16}
+
+
+def as_asked(runtime: RuntimeConfig) -> torch.memory_format:
+    """Compute in this process with the threads and the repeatability that are asked for; returns how images lie in memory."""
+    if runtime.threads is not None:
+        torch.set_num_threads(runtime.threads)
+    repeat_bits(runtime.deterministic)
+    tf32(False)
+    return torch.channels_last if runtime.channels_last else torch.contiguous_format
 
 
 def pick_precision(choice: Precision, device: torch.device) -> Precision:

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from roadmap.base.errors import Refused
 from roadmap.base.files import write_atomic
 from roadmap.config.schema import Experiment
@@ -18,7 +16,7 @@ from roadmap.tasks.choose import choose_task
 from roadmap.tasks.dense.gallery import Gallery
 from roadmap.tasks.task import Breakdown
 from roadmap.train.evaluate import evaluate
-from roadmap.train.precision import pick_precision, repeat_bits, tf32
+from roadmap.train.precision import as_asked, pick_precision
 from roadmap.train.ranks import process_group
 from roadmap.use.trained import Trained
 
@@ -53,11 +51,7 @@ def score(trained: Trained, use: Experiment) -> Scored:
     """
     inventory = sources.checked_images(use.data, 1, use.task.name.target)
     check_classes(trained, inventory.classes)
-    if use.runtime.threads is not None:
-        torch.set_num_threads(use.runtime.threads)
-    repeat_bits(use.runtime.deterministic)
-    tf32(False)
-    memory_format = torch.channels_last if use.runtime.channels_last else torch.contiguous_format
+    memory_format = as_asked(use.runtime)
     task = choose_task(use, inventory.classes, memory_format)
     with process_group(use.runtime.device) as ranks:
         network = trained.network.to(ranks.device, memory_format=memory_format)  # type: ignore[call-overload]

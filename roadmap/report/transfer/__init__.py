@@ -19,7 +19,7 @@ from roadmap.base.errors import Refused
 from roadmap.record.result import Metric
 from roadmap.record.study import Effect
 from roadmap.report.against import refuse_other_network
-from roadmap.report.agreement import FEWEST, RESAMPLES, Agreement, agreement_of
+from roadmap.report.agreement import DIGITS, FEWEST, RESAMPLES, Agreement, agreement_of
 from roadmap.report.noise import Array
 from roadmap.report.recipe import recipe_words
 from roadmap.report.records import Study
@@ -178,10 +178,12 @@ def _agreement(first: Side, other: Side) -> Agreement | None:
     one, two = first.report.analysis.measured, other.report.analysis.measured
     if len(known) < FEWEST or one is None or two is None:
         return None
+    ours, theirs = (np.array([pair[side].value for pair in known]) for side in (1, 0))
+    if any(np.ptp(side.round(DIGITS)) == 0 for side in (ours, theirs)):
+        return None
     weights = [estimate.effect.weights for estimate, _ in known]
     likeness = _likeness(first, other) if starts(first, other) else 0.0
     noise = noise_of_both(one, two, (one.weights(weights), two.weights(weights)), likeness, RESAMPLES)
-    ours, theirs = (np.array([pair[side].value for pair in known]) for side in (1, 0))
     return agreement_of(ours, theirs, noise[1], noise[0])
 
 
@@ -244,7 +246,7 @@ def written(estimate: Estimate | None) -> str:
 def tau_words(found: Agreement | None) -> str:
     """Kendall's tau with its interval."""
     if found is None:
-        return "no correlation: too few differences with intervals"
+        return f"no correlation: fewer than {FEWEST} differences with intervals, or all are equal"
     return f"Kendall's tau {written_interval(found.tau.value, found.tau.low, found.tau.high)} ({found.steps} differences)"
 
 
