@@ -72,8 +72,10 @@ def test_every_command_that_a_page_names_exists_with_its_options(path):
         assert command is not None, module
         main = Path(command.origin).with_name("__main__.py") if command.submodule_search_locations else Path(command.origin)
         assert main.is_file(), module
-        known = main.read_text() if module != "roadmap.run" else "--multirun --config-dir --cfg --info --help"
-        known += "--config-dir --parts" * (".add_folders(" in known)
+        shared = ROOT / "roadmap" / "base" / "console.py"  # options that several commands have
+        known = (
+            main.read_text() + shared.read_text() if module != "roadmap.run" else "--multirun --config-dir --cfg --info --help"
+        )
         for option in re.findall(r"(?<=\s)--[a-z-]+", rest):
             assert option in known, f"{module} {option}"
 

@@ -34,7 +34,7 @@ from roadmap.record.weights import finished_run, weights_file
 from roadmap.tasks.choose import choose_task
 
 TIMM = "timm:"
-OF_NETWORK = ("image_size", "longest_side", "mean", "std", "crop_pct")  # settings of data that belong to a network
+OF_NETWORK = ("image_size", "mean", "std", "crop_pct")  # settings of data that belong to a network, whatever images it is shown
 Section = TypeVar("Section", DataConfig, RecipeConfig, TaskConfig, HeadConfig, RuntimeConfig)
 
 
