@@ -204,6 +204,13 @@ def test_runs_that_no_study_planned_are_rows_by_step(tmp_path):
     assert (folder / "table.md").read_bytes() == before
 
 
+def test_runs_under_other_heads_are_rows_of_their_own(tmp_path):
+    folder = unplanned(tmp_path, ("gelu", 0, 50.0, 3, 0.1), ("gelu", 0, 60.0, 3, 0.1))
+    for file, channels in zip(sorted(folder.glob("runs/*/result.json")), (32, 64), strict=True):
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"head": {"channels": channels}}))
+    assert list(compared(folder)) == ["gelu head.channels=32", "gelu head.channels=64"]
+
+
 def test_runs_that_no_study_planned_are_rows_by_settings_too(tmp_path):
     runs = [(step, 0, 50.0, kernel, lr) for step in ("kernel_7", "gelu") for kernel in (7, 3) for lr in (0.1, 0.02)]
     folder = unplanned(tmp_path, *runs, ("resnet", 0, 50.0, 3, 0.1))

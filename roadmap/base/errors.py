@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 EXIT_FAILED = 1
 EXIT_REFUSED = 2
@@ -61,3 +61,9 @@ def nearest(word: str, allowed: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     return f"allowed: {', '.join(names) or 'nothing'}{'.' if hint else ''}{hint}"
+
+
+def first_of(names: Collection[str], most: int = 3) -> str:
+    """The first few of what a message is about, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(list(names)[:most]) + more

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 from torch import Tensor, nn
 
-from roadmap.base.errors import Refused
+from roadmap.base.errors import Refused, first_of
 from roadmap.model.network import Network
 from roadmap.model.saved import as_safetensors, read_weights
 from roadmap.model.weights import like_ours
@@ -17,7 +17,6 @@ from roadmap.record.weights import hash_of, located
 
 TIMM = "timm:"
 COUNTER = "num_batches_tracked"  # of a BatchNorm, which no network here reads; torchvision's older files lack it
-NAMED = 3  # of each kind of difference
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def load_start(fill: Fill, weights: Mapping[str, Tensor], said: str, same_target
         raise Refused(f"{said}: not the weights of this network: {'; '.join(fit.faults)}")
     odd = [name for name, weight in fit.weights.items() if weight.is_floating_point() and not weight.isfinite().all()]
     if odd:
-        raise Refused(f"{said}: {_listed(odd)} hold numbers that are not finite")
+        raise Refused(f"{said}: {first_of(odd)} hold numbers that are not finite")
     fill.part.load_state_dict(fit.weights, strict=False)
     return fit.anew
 
@@ -92,10 +91,10 @@ def fitted(fill: Fill, weights: Mapping[str, Tensor], same_targets: bool = True)
         _judge_head(fit, head, needed, given, same_targets)
     anew = tuple(f"{head}." for head in fill.heads if any(line.startswith(f"{head} ") for line in fit.anew))
     if outside:
-        fit.anew.append(f"{_listed(outside)}: outside of {fill.within.rstrip('.')}, left out")
+        fit.anew.append(f"{first_of(outside)}: outside of {fill.within.rstrip('.')}, left out")
     spared = [name for name in (*given, *left) if name not in needed and name.startswith(tuple(f"{s}." for s in fill.spare))]
     if spared:
-        fit.anew.append(f"{_listed(spared)}: a classifier's, left out")
+        fit.anew.append(f"{first_of(spared)}: a classifier's, left out")
     idle = tuple(f"{layer}." for layer in (*fill.heads, *fill.spare))
     over = [name for name in (*given, *left) if name not in needed and not name.startswith(idle)]
     missing = [name for name in needed if name not in given and not name.startswith(anew) and not name.endswith(COUNTER)]
@@ -105,7 +104,7 @@ def fitted(fill: Fill, weights: Mapping[str, Tensor], same_targets: bool = True)
         if given[name].shape != needed[name].shape
     ]
     kinds = (("of another shape", shaped), ("missing", missing), ("left over", over))
-    fit.faults = [f"{kind}: {_listed(names)}" for kind, names in kinds if names]
+    fit.faults = [f"{kind}: {first_of(names)}" for kind, names in kinds if names]
     return fit
 
 
@@ -130,11 +129,6 @@ def _judge_head(fit: Fit, head: str, needed: Mapping[str, Tensor], given: Mappin
 
 def _outputs(layer: Mapping[str, Tensor]) -> int:
     return next((weight.shape[0] for weight in layer.values() if weight.ndim), 0)
-
-
-def _listed(names: Collection[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(list(names)[:NAMED]) + more
 
 
 def _shape(weight: Tensor) -> str:

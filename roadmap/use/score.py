@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from roadmap.base.errors import Refused
+from roadmap.base.errors import Refused, first_of
 from roadmap.base.files import write_atomic
 from roadmap.config.schema import Experiment
 from roadmap.data.images import sources
@@ -19,8 +19,6 @@ from roadmap.train.evaluate import evaluate
 from roadmap.train.precision import as_asked, pick_precision
 from roadmap.train.ranks import process_group
 from roadmap.use.trained import Trained
-
-NAMED = 3  # classes in a message
 
 
 @dataclass(frozen=True)
@@ -74,10 +72,6 @@ def check_classes(trained: Trained, classes: Sequence[str]) -> None:
         only_ours = [name for name in ours or () if name not in theirs]
         only_theirs = [name for name in theirs if ours is not None and name not in ours]
         why = [f"{trained.count} classes there, {len(theirs)} here"] if len(theirs) != trained.count else []
-        why += [f"only there: {_listed(only_ours)}"] if only_ours else []
-        why += [f"only here: {_listed(only_theirs)}"] if only_theirs else []
+        why += [f"only there: {first_of(only_ours)}"] if only_ours else []
+        why += [f"only here: {first_of(only_theirs)}"] if only_theirs else []
         raise Refused(f"{trained.name}: its classes are not those of the images: {'; '.join(why) or 'in another order'}")
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
