@@ -28,7 +28,7 @@ include_patterns = ["docs/*.md", "experiments/*.md", "experiments/**/*.md", "REA
 exclude_patterns = [".*", "build", "dist", "wheels", "data", "outputs", "multirun", "experiments/*/runs", "experiments/multirun"]
 
 nitpicky = True
-OWN = r"roadmap\.model\.layout\.NetworkLayout|roadmap\.config\.schema\.Initialisation"
+OWN = r"roadmap\.paper\.published\.Published|roadmap\.model\.layout\.NetworkLayout|roadmap\.config\.schema\.Initialisation"
 ELSEWHERE = rf"(torch|nn|np|numpy|pd|pandas|pathlib|Path|Any|collections|timm|dict\[str|{OWN})\b.*"
 nitpick_ignore_regex = [(r"py:.*", ELSEWHERE)]  # types in signatures that are not documented here
 myst_heading_anchors = 3
