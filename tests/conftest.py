@@ -66,6 +66,12 @@ def never_waiting():
     return context
 
 
+@pytest.fixture(autouse=True)
+def _photographs_are_there(request):
+    if request.node.get_closest_marker("photographs") and not SHARED.is_dir():
+        pytest.skip("needs the photographs in ../shared/data")
+
+
 @pytest.fixture(scope="session")
 def photographs(tmp_path_factory):
     """Caltech-101, ten classes of real photographs, unpacked as train/ and val/."""

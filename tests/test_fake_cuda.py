@@ -94,7 +94,7 @@ def on_the_device(*settings, micro_batches=2):
 
 @pytest.mark.parametrize("step", known_steps())
 def test_every_step_trains_and_is_scored_without_waiting(step, monkeypatch):
-    monkeypatch.setattr(Accuracy, "compute", lambda self, _: {"sums": self.sums})
+    monkeypatch.setattr(Accuracy, "compute", lambda self, _: {"top1": 0.0, "sums": self.sums})
     with pretended_gpu() as watch:
         update = on_the_device(f"+step={step}", *PAPER, micro_batches=1)
         batch = update.task.dummy_batch(8, 32, CUDA)

@@ -15,6 +15,7 @@ from roadmap.config.schema import (
     Norm,
     Pipeline,
     RecipeConfig,
+    Target,
     TaskName,
 )
 
@@ -38,8 +39,9 @@ def task_rules(experiment: Experiment) -> Iterator[Rule]:
 
 def _of_classification(experiment: Experiment) -> Iterator[Rule]:
     yield from _neutral(experiment.recipe, OF_OBJECTS, TaskName.classification)
-    longest = experiment.data.longest_side
-    yield Rule(longest is None, "data.longest_side", longest, "null with task=classification: its images are square")
+    longest, targets = experiment.data.longest_side, experiment.data.source.facts.targets
+    square = longest is None or Target.label not in targets  # those are refused for what they lack
+    yield Rule(square, "data.longest_side", longest, "null with task=classification: its images are square")
 
 
 def _of_objects(experiment: Experiment) -> Iterator[Rule]:
