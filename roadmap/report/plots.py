@@ -230,9 +230,11 @@ def steps_x_recipes(study: Study, analysis: Analysis) -> Figure | None:
         return None
     first, *others = recipes_of(study.plan)
     recipes = (first, others[0] if len(others) == 1 else "the other recipe")
-    names = [broken(estimate.effect.label, NAMES) for estimate in known]
+    names = [broken(estimate.effect.label, 120) for estimate in known]
     figure = Figure(figsize=(11, 2.2 + 0.42 * len(known)), layout="constrained")
     gains, differences = figure.subplots(1, 2, sharey=True)
+    _limit(gains, [side for estimate in known for side in both[estimate.effect.name]])
+    _limit(differences, known)
     for y, estimate in enumerate(known):
         for i, side in enumerate(both[estimate.effect.name]):
             said = "" if y else broken(f"under {recipes[i]}", NAMES)
@@ -249,7 +251,21 @@ def steps_x_recipes(study: Study, analysis: Analysis) -> Figure | None:
     return figure
 
 
+def _limit(axes: Axes, estimates: Sequence[Estimate]) -> None:
+    """Show every interval; a value that has none (of one run) would otherwise take the scale from the rest."""
+    ends = [end for e in estimates if e.half_width is not None for end in (e.value - e.half_width, e.value + e.half_width)]
+    if ends:
+        low, high = min(0.0, *ends), max(0.0, *ends)
+        axes.set_xlim(low - 0.12 * (high - low), high + 0.12 * (high - low))
+
+
 def _mark(axes: Axes, estimate: Estimate, y: float, marker: str, colour: str, filled: str, label: str = "") -> None:
+    low, high = axes.get_xlim()
+    if not low <= estimate.value <= high:  # its number stands at the edge
+        edge, arrow = (low, "\u2190 {}") if estimate.value < low else (high, "{} \u2192")
+        side = "left" if estimate.value < low else "right"
+        axes.text(edge, y, arrow.format(f"{estimate.value:+.1f}"), ha=side, va="center", fontsize=SMALL, color=colour)
+        return
     style: Any = {"color": colour, "markerfacecolor": filled, "capsize": 3, "markersize": 6}
     axes.errorbar(estimate.value, y, xerr=estimate.half_width, fmt=marker, label=label.replace("$", r"\$") or None, **style)
 
