@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from roadmap.base.console import Parser, exits
 from roadmap.base.errors import Refused, nearest
-from roadmap.base.tables import FORMATS, Column
+from roadmap.base.tables import FORMATS, Table
 from roadmap.config.compose import compose
 from roadmap.config.overrides import config_folders
 from roadmap.config.schema import Head
@@ -21,7 +19,6 @@ from roadmap.config.steps import check_whole, networks
 from roadmap.model.cost_table import COLUMNS, cost_rows
 
 HEADS = tuple(head.value for head in Head if head != Head.none)
-Table = tuple[list[dict[str, Any]], Sequence[Column], str]
 
 
 def main() -> int:

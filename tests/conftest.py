@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 import warnings
 import zipfile
@@ -121,3 +122,17 @@ def hub(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     return put
+
+
+@pytest.fixture
+def command(monkeypatch, capsys, tmp_path):
+    """A command in this process, in an empty folder; what it printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(module, *arguments):
+        monkeypatch.setattr(sys, "argv", ["roadmap", *map(str, arguments)])
+        capsys.readouterr()
+        assert module.main() == 0
+        return capsys.readouterr().out
+
+    return call

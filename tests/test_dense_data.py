@@ -11,7 +11,7 @@ from roadmap.base.errors import Refused
 from roadmap.config.compose import compose
 from roadmap.config.schema import Target
 from roadmap.data.dense import transforms
-from roadmap.data.dense.pipeline import detection_pipeline, segmentation_pipeline
+from roadmap.data.dense.pipeline import dense_pipeline
 from roadmap.data.dense.targets import IGNORED
 from roadmap.data.dense.transforms import (
     DetectionTransforms,
@@ -38,8 +38,7 @@ def scenes(*overrides, target=Target.objects):
 
 def pipeline(*overrides, target=Target.objects, settings=SMALL, rank=0, world=1, seed=0):
     experiment, found = scenes(*overrides, target=target)
-    make = detection_pipeline if target == Target.objects else segmentation_pipeline
-    return make(experiment.data, experiment.recipe, seed, found, torch.device("cpu"), rank, world, settings)
+    return dense_pipeline(experiment.data, experiment.recipe, seed, found, torch.device("cpu"), rank, world, settings)
 
 
 def rectangles(size, *boxes):

@@ -86,20 +86,6 @@ def run(request):
     return request.getfixturevalue(request.param)
 
 
-@pytest.fixture
-def command(monkeypatch, capsys, tmp_path):
-    """A command in this process, in an empty folder; what it printed."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(module, *arguments):
-        monkeypatch.setattr(sys, "argv", ["roadmap", *map(str, arguments)])
-        capsys.readouterr()
-        assert module.main() == 0
-        return capsys.readouterr().out
-
-    return call
-
-
 # Where a network starts from.
 
 

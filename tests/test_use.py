@@ -71,20 +71,6 @@ def photos(tmp_path):
     return tmp_path / "photos"
 
 
-@pytest.fixture
-def command(monkeypatch, capsys, tmp_path):
-    """A command in this process, in an empty folder; what it printed."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(module, *arguments):
-        monkeypatch.setattr(sys, "argv", ["roadmap", *map(str, arguments)])
-        capsys.readouterr()
-        assert module.main() == 0
-        return capsys.readouterr().out
-
-    return call
-
-
 # Scores.
 
 

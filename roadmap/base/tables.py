@@ -164,6 +164,9 @@ def _latex_letter(letter: str) -> str:
     return f"U+{ord(letter):04X}"
 
 
+Table = tuple[list[dict[str, Any]], Sequence[Column], str]
+"""Rows, columns and title: what each of these takes."""
+
 FORMATS: dict[str, Callable[[Sequence[Row], Sequence[Column], str], str]] = {
     "table": as_table,
     "csv": as_csv,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from roadmap.base.claims import claim
-from roadmap.base.errors import StorageFault
+from roadmap.base.errors import Refused, StorageFault
 from roadmap.base.files import remove_partial, write_atomic
+from roadmap.record.study import FILE
 from roadmap.report.columns import effects_csv, latex, markdown, table_columns, table_csv, terminal
 from roadmap.report.records import plan_in, write_records
 from roadmap.report.report import Report
@@ -49,6 +50,28 @@ def write_report(folder: Path, keys: Sequence[str] = (), behind: Path | None = N
     except OSError as error:
         raise StorageFault(f"{folder}: the report could not be written: {error}") from error
     return report, "\n".join([terminal(report, keys), f"{folder}: {', '.join([*files, 'records.jsonl'])}"])
+
+
+def check_no_study(folder: Path) -> None:
+    """Refuse a folder for what is made of several studies that holds a study of its own, or is a file."""
+    if (folder / FILE).exists() or folder.is_file():
+        raise Refused(f"--to {folder}: a study's folder or a file; needed: a folder of its own")
+
+
+def write_beside(folder: Path, files: Mapping[str, str | bytes], what: str) -> str:
+    """Write what was made of several studies into a folder of its own; returns the files' names for a terminal.
+
+    Raises:
+        StorageFault: where the folder cannot be written; `what` was to be.
+
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            write_atomic(folder / name, content)
+    except OSError as error:
+        raise StorageFault(f"{folder}: the {what} could not be written: {error}") from error
+    return f"{folder}: {', '.join(files)}"
 
 
 def _files(report: Report, keys: Sequence[str], behind: Report | None) -> dict[str, str | bytes]:

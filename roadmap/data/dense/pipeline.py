@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -75,7 +75,7 @@ class DensePipeline:
             yield self.finish(items, False)
 
 
-def detection_pipeline(
+def dense_pipeline(
     data: DataConfig,
     recipe: RecipeConfig,
     seed: int,
@@ -83,57 +83,35 @@ def detection_pipeline(
     device: torch.device,
     rank: int = 0,
     world: int = 1,
-    settings: DetectionTransforms = DetectionTransforms(),  # noqa: B008
+    settings: DetectionTransforms | SegmentationTransforms = DetectionTransforms(),  # noqa: B008
 ) -> DensePipeline:
-    """Batches of pictures with their objects (`DetectionBatch`) for process `rank` among `world`."""
-    make = partial(transforms.train_detection, settings), partial(transforms.test_detection, settings)
-    load = [object_reader(data, inventory, split) for split in ("train", "val")]
-    return _pipeline(data, recipe, seed, inventory, device, (rank, world), load, make, _detection_batch)
+    """Batches for process `rank` among `world`: pictures with their objects (`DetectionBatch`) or maps (`SegmentationBatch`).
 
+    What is known of each picture goes by the kind of `settings`.
 
-def segmentation_pipeline(
-    data: DataConfig,
-    recipe: RecipeConfig,
-    seed: int,
-    inventory: Inventory,
-    device: torch.device,
-    rank: int = 0,
-    world: int = 1,
-    settings: SegmentationTransforms = SegmentationTransforms(),  # noqa: B008
-) -> DensePipeline:
-    """Batches of pictures with their maps (`SegmentationBatch`) for process `rank` among `world`."""
-    make = partial(transforms.train_segmentation, settings), partial(transforms.test_segmentation, settings)
-    load = [map_reader(data, inventory, split) for split in ("train", "val")]
-    return _pipeline(data, recipe, seed, inventory, device, (rank, world), load, make, _segmentation_batch)
+    Raises:
+        Refused: for a pipeline that knows images with classes only.
 
-
-def _pipeline(
-    data: DataConfig,
-    recipe: RecipeConfig,
-    seed: int,
-    inventory: Inventory,
-    device: torch.device,
-    place: tuple[int, int],
-    load: Sequence[Callable[[int], tuple[Any, Any]]],
-    make: Sequence[Callable[..., Item]],
-    finish: Callable[..., Batch],
-) -> DensePipeline:
+    """
     if data.pipeline not in (Pipeline.auto, Pipeline.loader):
         raise Refused(f"data.pipeline={data.pipeline}: must be auto or loader where pictures have objects or maps")
-    samplers = batches(recipe, seed, inventory, *place)
+    kind, samplers = KINDS[type(settings)], batches(recipe, seed, inventory, rank, world)
     loaders = [
         make_loader(
-            Pictures(load[number], make[number], split.size, seed),
+            Pictures(kind.read(data, inventory, name), partial(transform, settings), split.size, seed),
             data,
             seed,
             device,
-            batch_sampler=samplers[number],
+            batch_sampler=sampler,
             collate_fn=_collate,
         )
-        for number, split in enumerate((inventory.train, inventory.val))
+        for name, split, transform, sampler in (
+            ("train", inventory.train, kind.train, samplers[0]),
+            ("val", inventory.val, kind.test, samplers[1]),
+        )
     ]
     levels = [torch.tensor(triple, device=device).view(3, 1, 1) for triple in (data.mean, data.std)]
-    return DensePipeline(loaders[0], loaders[1], samplers[0], partial(finish, device, levels), device)
+    return DensePipeline(loaders[0], loaders[1], samplers[0], partial(kind.finish, device, levels), device)
 
 
 def _collate(items: list[Item | Refused]) -> list[Item] | Refused:
@@ -174,3 +152,18 @@ def _on_device(pixels: Tensor, device: torch.device, levels: list[Tensor], size:
 def _to(target: Instances, device: torch.device) -> Instances:
     boxes, labels, masks, crowd = (part.to(device, non_blocking=True) for part in target[:4])
     return target._replace(boxes=boxes, labels=labels, masks=masks, crowd=crowd)
+
+
+class Kind(NamedTuple):
+    """How pictures of one kind of targets become batches."""
+
+    read: Callable[[DataConfig, Inventory, str], Callable[[int], tuple[Any, Any]]]
+    train: Callable[..., Item]
+    test: Callable[..., Item]
+    finish: Callable[..., Batch]
+
+
+KINDS: dict[type, Kind] = {
+    DetectionTransforms: Kind(object_reader, transforms.train_detection, transforms.test_detection, _detection_batch),
+    SegmentationTransforms: Kind(map_reader, transforms.train_segmentation, transforms.test_segmentation, _segmentation_batch),
+}

@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from roadmap.base.console import Parser, exits, printable
-from roadmap.base.errors import Refused, StorageFault
-from roadmap.base.files import write_atomic
 from roadmap.base.tables import Column, as_csv, as_markdown, as_table, markdown_text
-from roadmap.record.study import FILE
 from roadmap.report.transfer import Side, Transfer, notes, read_transfer, written
+from roadmap.report.write import check_no_study, write_beside
 
 COLUMNS = ("step", "label", "parent", "study", "score", "difference", "low", "high", "p", "p_holm", "resolved", "n")
 TAUS = ("study", "score", "steps", "tau", "tau_low", "tau_high", "rho", "rho_low", "rho_high")
@@ -28,8 +26,7 @@ def main() -> int:
     parser.add_argument("others", type=Path, nargs="+", metavar="DENSE", help="studies of the same steps in other tasks")
     parser.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="where tables, figure and page are written")
     arguments = parser.parse_args()
-    if (arguments.to / FILE).exists() or arguments.to.is_file():
-        raise Refused(f"--to {arguments.to}: a study's folder or a file; needed: a folder of its own")
+    check_no_study(arguments.to)
     transfer = read_transfer([arguments.first, *arguments.others])
     said = write_transfer(transfer, arguments.to)
     tables = [as_table(_rows(transfer), columns, title) for title, columns in _tables(transfer)]
@@ -56,13 +53,7 @@ def write_transfer(transfer: Transfer, folder: Path) -> str:
         "transfer.html": render(transfer),
         **pictures(transfer),
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            write_atomic(folder / name, content)
-    except OSError as error:
-        raise StorageFault(f"{folder}: the transfer could not be written: {error}") from error
-    return f"{folder}: {', '.join(files)}"
+    return write_beside(folder, files, "transfer")
 
 
 def _lines(transfer: Transfer) -> list[dict[str, Any]]:

@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from roadmap.base.console import Parser, exits, printable
-from roadmap.base.errors import Refused, StorageFault
-from roadmap.base.files import write_atomic
 from roadmap.base.tables import Column, as_csv, as_markdown, as_table, markdown_text
-from roadmap.record.study import FILE
 from roadmap.report.views import VIEWS, Views, Worth, notes, read_views, written
+from roadmap.report.write import check_no_study, write_beside
 
 COLUMNS = ("step", "label", "view", "effect", "low", "high", "p", "p_holm", "resolved", "n")
 
@@ -25,8 +23,7 @@ def main() -> int:
     parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="studies of the same steps, each of another kind")
     parser.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="where table, figure and page are written")
     arguments = parser.parse_args()
-    if (arguments.to / FILE).exists() or arguments.to.is_file():
-        raise Refused(f"--to {arguments.to}: a study's folder or a file; needed: a folder of its own")
+    check_no_study(arguments.to)
     views = read_views(arguments.folders)
     written = write_views(views, arguments.to)
     print("\n".join([as_table(_rows(views), _columns(views)), *map(printable, notes(views)), written]))
@@ -50,13 +47,7 @@ def write_views(views: Views, folder: Path) -> str:
         "views.html": render(views),
         **pictures(views),
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            write_atomic(folder / name, content)
-    except OSError as error:
-        raise StorageFault(f"{folder}: the views could not be written: {error}") from error
-    return f"{folder}: {', '.join(files)}"
+    return write_beside(folder, files, "views")
 
 
 def _lines(views: Views) -> list[dict[str, Any]]:

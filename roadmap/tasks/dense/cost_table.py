@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from roadmap.base.tables import Column
+from roadmap.base.tables import Column, Table
 from roadmap.config.schema import Head
 from roadmap.model.check import compose_run
 from roadmap.tasks.dense.cost import SIZES, dense_cost
@@ -21,8 +21,6 @@ COLUMNS = (
 RECIPES = {Head.mask_rcnn: "coco_1x", Head.cascade_mask_rcnn: "coco_1x", Head.upernet: "ade20k_160k"}  # heads as published
 CLASSES = {Head.mask_rcnn: 80, Head.cascade_mask_rcnn: 80, Head.upernet: 150}  # COCO's and ADE20K's
 LAST = "separate_downsampling"  # whose settings a reference has beside its own network
-
-Table = tuple[list[dict[str, Any]], Sequence[Column], str]
 
 
 def table(

@@ -15,7 +15,7 @@ from torchvision.tv_tensors import Image as Pixels
 from roadmap.config.schema import DataConfig, Head, RecipeConfig, TaskName
 from roadmap.data.batches import Batch, InputPipeline
 from roadmap.data.dense.draw import draw_objects, side_by_side
-from roadmap.data.dense.pipeline import detection_pipeline
+from roadmap.data.dense.pipeline import dense_pipeline
 from roadmap.data.dense.targets import DetectionBatch, Detections, Instances
 from roadmap.data.dense.transforms import DetectionTransforms, show_whole
 from roadmap.data.images.inventory import Inventory
@@ -42,7 +42,7 @@ class Detection(DenseTask):
     ) -> InputPipeline:
         """See `Task.batches`."""
         settings = transforms(data, self.recipe)
-        return detection_pipeline(data, self.recipe, seed, inventory, device, rank, world, settings)
+        return dense_pipeline(data, self.recipe, seed, inventory, device, rank, world, settings)
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """The sum of the head's losses, each a mean over the micro-batch."""

@@ -17,7 +17,7 @@ from torchvision.tv_tensors import Image as Pixels
 from roadmap.config.schema import DataConfig, Head, RecipeConfig, TaskName
 from roadmap.data.batches import Batch, InputPipeline
 from roadmap.data.dense.draw import draw_map, side_by_side
-from roadmap.data.dense.pipeline import segmentation_pipeline
+from roadmap.data.dense.pipeline import dense_pipeline
 from roadmap.data.dense.targets import IGNORED, SegmentationBatch
 from roadmap.data.dense.transforms import SegmentationTransforms, show_whole
 from roadmap.data.images.inventory import Inventory
@@ -43,7 +43,7 @@ class Segmentation(DenseTask):
     ) -> InputPipeline:
         """See `Task.batches`."""
         settings = transforms(data, self.recipe)
-        return segmentation_pipeline(data, self.recipe, seed, inventory, device, rank, world, settings)
+        return dense_pipeline(data, self.recipe, seed, inventory, device, rank, world, settings)
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """Cross-entropy of the head, and of the auxiliary one by its weight."""
