@@ -422,6 +422,7 @@ def test_values_at_focus_and_pointer_are_those_of_the_records(page):
     page.key("Escape")
     assert page.js("document.querySelector('#tip').hidden")
     page.hover("#point-5 circle")
+    page.js("new Promise(done => (document.dispatchEvent(new Event('scroll')), requestAnimationFrame(() => done(0))))")
     assert page.js("document.querySelector('#tip').textContent").startswith("inverting dims\n")
     page.hover("h1")
 

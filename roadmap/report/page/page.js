@@ -94,7 +94,10 @@
   const tip = one("#tip");
   const tipped = (target) => (target instanceof Element ? target.closest("[data-tip]") : null);
 
+  let pointed = null; // what the tip speaks of: a scroll moves the tip with it
+
   function point(target) {
+    pointed = target;
     if (!target) return void (tip.hidden = true);
     tip.textContent = target.dataset.tip;
     tip.hidden = false;
@@ -331,7 +334,7 @@
     document.addEventListener("mouseover", (event) => point(tipped(event.target) ?? tipped(document.activeElement)));
     document.addEventListener("focusin", (event) => point(tipped(event.target)));
     document.addEventListener("focusout", () => point(null));
-    document.addEventListener("scroll", () => tip.hidden || point(tipped(document.activeElement)), { capture: true, passive: true });
+    document.addEventListener("scroll", () => tip.hidden || point(pointed), { capture: true, passive: true });
     document.addEventListener("keydown", (event) => {
       if (event.key === "Escape") {
         point(null);
