@@ -345,6 +345,16 @@ def test_evaluation_counts_every_image_once(tmp_path):
     assert scores["top5"] == pytest.approx(100 * sum(t >= 5 for t in targets) / 714)
 
 
+def test_fewer_evaluations_change_no_bit_of_the_result(tmp_path):
+    settings = "recipe.epochs=4", "recipe.ema=0.9"
+    every = executed(composed(tmp_path / "every", *settings))
+    third = composed(tmp_path / "third", *settings, "runtime.evaluate_every=3")
+    result, lines = executed(third), RunFolder.of(third, "0" * 16).history()
+    assert (result.run, result.scores, result.train_loss) == (every.run, every.scores, every.train_loss)
+    assert ["top1" in line and "top1_without_ema" in line for line in lines] == [False, False, True, True]
+    assert all(line["train_loss"] > 0 and line["lr"] > 0 for line in lines)
+
+
 def test_a_run_leaves_its_whole_record(tmp_path):
     experiment = composed(tmp_path)
     result = executed(experiment)

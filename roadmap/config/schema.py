@@ -568,6 +568,7 @@ class RuntimeConfig:
     compile: Compile = Compile.auto
     deterministic: bool = False  # on a GPU the same bits every time, slower; a CPU gives them anyway
     checkpoint_seconds: float = number(300.0, least=0.0)  # between checkpoints; also one at every stop
+    evaluate_every: int = number(1, least=1, most=100_000)  # epochs between evaluations; the last epoch has one always
     keep_weights: bool = True  # write the trained weights beside the result
     keep_state: bool = False  # write the last training state too: weights, averaged weights, optimizer
     progress: bool = True

@@ -135,7 +135,8 @@ def curves(study: Study, rows: Sequence[Row], column: int, heading: str) -> Figu
     for axes, row in zip(grid, shown, strict=True):
         before = histories.get(row.variant.parent or "")
         if before is not None:
-            axes.plot(np.arange(1, before.shape[1] + 1), before[:, :, column].mean(0), "--", color="#888888", linewidth=1.2)
+            epochs, values = _drawn(before[:, :, column])
+            axes.plot(epochs, values.mean(0), "--", color="#888888", linewidth=1.2)
         _curve(axes, histories[row.variant.name][:, :, column])
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     figure.supylabel(heading, x=0.06 / figure.get_figwidth(), ha="left", fontsize=SIZE, parse_math=False)
@@ -171,9 +172,16 @@ def _history(study: Study, row: Row) -> Array | None:
     return np.array(whole, dtype=float) if whole else None
 
 
+def _drawn(values: Array) -> tuple[Array, Array]:
+    """The epochs (n,) that have been evaluated, and their values (seeds, n) of all (seeds, epochs)."""
+    there = ~np.isnan(values).any(0)
+    return np.flatnonzero(there) + 1, values[:, there]
+
+
 def _curve(axes: Axes, values: Array) -> None:
-    epochs, mean = np.arange(1, values.shape[1] + 1), values.mean(0)
-    axes.plot(epochs, mean, color=LAST, linewidth=1.5)
+    epochs, values = _drawn(values)
+    mean = values.mean(0)
+    axes.plot(epochs, mean, color=LAST, linewidth=1.5, marker="o" if len(epochs) == 1 else None)
     if len(values) > 1:
         spread = values.std(0, ddof=1)
         axes.fill_between(epochs, mean - spread, mean + spread, color=LAST, alpha=0.2, linewidth=0)

@@ -123,7 +123,8 @@ def _follow_epochs(trainer: Trainer, experiment: Experiment, tracker: Tracker, s
             if trainer.slower > SLOW and not said:
                 said = True
                 log.warning("updates take %.0f times as long as at first: %s", trainer.slower, WHY_SLOW)
-            log.info("epoch %d  loss %.4f  %s", line["epoch"] + 1, line["train_loss"], metric.text(line[metric.key]))
+            score = metric.text(line[metric.key]) if metric.key in line else "not evaluated"
+            log.info("epoch %d  loss %.4f  %s", line["epoch"] + 1, line["train_loss"], score)
 
 
 def _check_room(trainer: Trainer) -> None:

@@ -64,7 +64,8 @@ def prepare(experiment: Experiment, inventory: Inventory, folder: RunFolder, ran
     fixed = ("precision", "pipeline", "processes") if recipe.sync_batchnorm else ("precision", "pipeline")
     updates = UpdateLog(folder.path / "updates.csv")
     state = State(folder, step, average, updates, about, fixed, runtime.checkpoint_seconds)
-    return Trainer(experiment.step.name, seed, recipe, data.image_size, task, batches, schedule, step, state, compiled)
+    about_run = experiment.step.name, seed, recipe, data.image_size
+    return Trainer(*about_run, task, batches, schedule, step, state, compiled, runtime.evaluate_every)
 
 
 def _on_device(network: nn.Module, recipe: RecipeConfig, ranks: Ranks, memory_format: torch.memory_format) -> nn.Module:

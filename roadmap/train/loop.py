@@ -60,6 +60,7 @@ class Trainer:
     step: Update
     state: State
     compiled: Compile  # what of the network is, for the record
+    evaluate_every: int = 1  # epochs; what it is changes no weight
     speeds: list[float] = field(default_factory=list)  # images per second of each update of this attempt
 
     def __post_init__(self) -> None:
@@ -106,7 +107,7 @@ class Trainer:
                 asked = self._log(numbers, stop, bar)
             else:
                 batches = None
-                yield self._evaluate(stop, bar)
+                yield self._end_epoch(stop, bar)
                 asked = Requests(save=state.due)
             if asked.save or asked.stop:
                 state.save()
@@ -180,20 +181,14 @@ class Trainer:
 
     # Evaluate.
 
-    def _evaluate(self, stop: Stop, bar: Bar) -> dict[str, Any]:
-        """End the epoch; returns its line of history."""
-        state, metric = self.state, self.task.metric
-        gallery = self.task.gallery() if self.ranks.first else None
-        scores = self.evaluate(state.scored, stop, gallery)
-        if gallery is not None:
-            state.folder.write_pictures(state.epoch, gallery.sheets())
-        without_ema = None if state.average is None else self.evaluate(self.network, stop)[metric.key]
-        bar.score = metric.text(scores[metric.key])
+    def _end_epoch(self, stop: Stop, bar: Bar) -> dict[str, Any]:
+        """Evaluate where it is time to; returns the epoch's line of history, which has no scores where it is not."""
+        state = self.state
+        due = (state.epoch + 1) % self.evaluate_every == 0 or state.epoch + 1 == self.epochs
         line = {
             "epoch": state.epoch,
             "train_loss": state.totals.loss / max(state.totals.images, 1),
-            **scores,
-            f"{metric.key}_without_ema": without_ema,
+            **(self._evaluate(stop, bar) if due else {}),
             "lr": max(group["lr"] for group in self.step.optimizer.param_groups),
             "images_per_second": self._images_per_second(),
             "seconds": time.monotonic() - self.epoch_began,
@@ -201,6 +196,17 @@ class Trainer:
         state.epoch, state.update, state.totals = state.epoch + 1, 0, Totals()
         state.seconds += line["seconds"]
         return line
+
+    def _evaluate(self, stop: Stop, bar: Bar) -> dict[str, float | None]:
+        """The scores of the weights as they are, and the metric without averaging, None where they are not averaged."""
+        state, metric = self.state, self.task.metric
+        gallery = self.task.gallery() if self.ranks.first else None
+        scores = self.evaluate(state.scored, stop, gallery)
+        if gallery is not None:
+            state.folder.write_pictures(state.epoch, gallery.sheets())
+        without_ema = None if state.average is None else self.evaluate(self.network, stop)[metric.key]
+        bar.score = metric.text(scores[metric.key])
+        return {**scores, f"{metric.key}_without_ema": without_ema}
 
     def evaluate(self, network: nn.Module, stop: Stop, gallery: Gallery | None = None) -> dict[str, float]:
         """The task's scores over every image of `val`, each counted once.
