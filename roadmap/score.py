@@ -21,6 +21,7 @@ def main() -> int:
     parser.add_argument("network", metavar="RUN", help="a finished run's folder, or timm:NAME")
     parser.add_argument("overrides", nargs="*", help="data=NAME data.path=FOLDER, runtime.device=cpu")
     parser.add_argument("--output", type=Path, help="folder for score.json, tables and pictures (default: scores/<NETWORK>)")
+    parser.add_argument("--multi-scale", action="store_true", help="a segmenter at six scales, mirrored too (the paper's)")
     parser.add_folders("data sets and parts")
     arguments = parser.parse_intermixed_args()
     check_alone("roadmap.score")
@@ -32,8 +33,9 @@ def main() -> int:
     use = asked(trained, arguments.overrides, folders)
     folder = arguments.output or Path("scores") / trained.name
     check_writable(folder.absolute(), f"--output {folder}")
-    scored = score(trained, use)
+    scored = score(trained, use, arguments.multi_scale)
     about = {"network": trained.name, "data": use.data.source.value, "images": scored.images, "scores": scored.scores}
+    about |= {"multi_scale": True} if arguments.multi_scale else {}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / "score.json", json.dumps(about, indent=2) + "\n")

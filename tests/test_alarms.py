@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from torch import nn
 
 from roadmap.record.alarms import alarms, at_chance, layer_scale_reached
 from roadmap.record.folder import RunFolder
+from roadmap.record.result import Metric
 from roadmap.report.columns import markdown
 from roadmap.report.report import Report
 from roadmap.run import __main__ as door
@@ -50,6 +52,27 @@ def test_chance_is_what_guessing_would_score():
 def test_a_run_says_why(result, says):
     (line,) = alarms(result)
     assert re.search(says, line)
+
+
+@pytest.mark.parametrize(
+    ("scores", "says"),
+    [
+        (
+            {"miou": 30.9, "iou_nucleus": 0.0, "iou_border": 0.0, "iou_background": 92.8},
+            "no pixel of a class but background is found",
+        ),
+        ({"miou": 40.0, "iou_nucleus": 20.0, "iou_border": 0.0, "iou_background": 92.8}, ""),
+        ({"miou": 99.0, "iou_background": 99.0}, ""),  # the only class that there is
+        ({"box_ap": 0.1, "box_ap50": 0.6}, "box AP at an overlap of one half is 0.6 %"),
+        ({"box_ap": 2.0, "box_ap50": 6.0}, ""),
+    ],
+)
+def test_a_detector_or_segmenter_that_learnt_nothing_says_so(scores, says):
+    key = next(iter(scores))
+    result = run(0.0)
+    result = replace(result, metric=Metric(key, key, "%", True), scores=scores)
+    assert at_chance(result) == bool(says)
+    assert [line for line in alarms(result) if says and says in line and "after 20 updates" in line] == alarms(result)
 
 
 def test_a_layer_scale_that_had_time_to_grow_is_no_alarm():

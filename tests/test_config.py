@@ -14,7 +14,7 @@ from roadmap.base.errors import Refused
 from roadmap.base.paths import CONF
 from roadmap.config import compose as composing
 from roadmap.config.compose import compose
-from roadmap.config.effects import following_rate, ineffective_settings
+from roadmap.config.effects import following, ineffective_settings
 from roadmap.config.identity import decisive, identity
 from roadmap.config.schema import Norm, Stem, TaskConfig
 from roadmap.config.steps import Step, all_steps, known_steps, order
@@ -202,17 +202,25 @@ def test_the_paper_recipe_is_table_5():
 
 def test_a_batch_size_alone_is_told_the_rate_that_results():
     words = ["+step=gelu", "recipe=paper", "recipe.batch_size=1024"]
-    (said,) = following_rate(compose(words), words)
+    (said,) = following(compose(words), words)
     assert "peak learning rate of 0.001" in said
     assert "recipe.lr_batch=1024 keeps it" in said
     for more in ("recipe.lr_batch=1024", "recipe.lr=0.004"):
-        assert not following_rate(compose([*words, more]), [*words, more])
-    assert not following_rate(compose(words[:2]), words[:2])
+        assert not following(compose([*words, more]), [*words, more])
+    assert not following(compose(words[:2]), words[:2])
 
 
-def test_a_short_run_is_told_to_shorten_its_warm_up():
+def test_a_length_alone_shortens_a_warm_up_that_has_no_room_and_says_so():
+    words = ["+step=gelu", "recipe=short"]
+    whole, short = compose(words), compose([*words, "recipe.epochs=2"])
+    assert short.recipe.warmup_epochs / 2 == whole.recipe.warmup_epochs / whole.recipe.epochs
+    (said,) = following(short, [*words, "recipe.epochs=2"])
+    assert f"warmup_epochs={short.recipe.warmup_epochs:g}: the recipe has 3 of {whole.recipe.epochs} epochs" in said
+    roomy = [*words, "recipe.epochs=4"]
+    assert compose(roomy).recipe.warmup_epochs == 3  # there is room: as it was
+    assert not following(compose(roomy), roomy)
     with pytest.raises(Refused, match=r"recipe\.warmup_epochs=3.*recipe\.epochs=2.*recipe\.warmup_epochs=0\.3"):
-        compose(["+step=gelu", "recipe=short", "recipe.epochs=2"])
+        compose([*words, "recipe.epochs=2", "recipe.warmup_epochs=3"])
 
 
 def test_the_configuration_is_found_in_a_wheel_and_from_anywhere(tmp_path):

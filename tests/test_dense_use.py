@@ -25,6 +25,7 @@ from roadmap.run.execute import execute
 from roadmap.run.prepare import prepare
 from roadmap.run.start import check_start, resolved
 from roadmap.tasks.choose import choose_task
+from roadmap.tasks.segmentation.upernet import UPerNet
 from roadmap.train.ranks import Ranks
 
 TINY = [*QUICK, "recipe=dense_short", "data.image_size=64", "recipe.batch_size=6", "recipe.updates=4", "head.channels=8"]
@@ -195,6 +196,28 @@ def test_a_run_scored_again_has_its_records_scores_to_the_digit(run, command, tm
         assert str(tmp_path / "out" / f"{kind}.jpg") in out
         with Image.open(tmp_path / "out" / f"{kind}.jpg") as sheet:
             assert np.asarray(sheet.convert("L")).std() > 10
+
+
+def test_several_scales_are_a_segmenters_twelve_passes_a_picture(segmenter, detector, command, tmp_path, monkeypatch):
+    plain, several = [], []
+    for passes, more in ((plain, []), (several, ["--multi-scale"])):
+        monkeypatch.setattr(UPerNet, "forward", counted(passes))
+        command(score, segmenter, *more, "--output", tmp_path / "out")
+    assert len(several) >= 12 * 10 > len(plain) >= 10
+    written = json.loads((tmp_path / "out" / "score.json").read_text())
+    assert written["multi_scale"] and 0 <= written["scores"]["miou"] <= 100
+    monkeypatch.setattr(sys, "argv", ["score", str(detector), "--multi-scale", "--output", str(tmp_path / "none")])
+    with pytest.raises(Refused, match="--multi-scale: is for task=segmentation"):
+        score.main()
+    assert not (tmp_path / "none").exists()
+
+
+def counted(passes, forward=UPerNet.forward):
+    def counting(self, images):
+        passes.append(len(images))
+        return forward(self, images)
+
+    return counting
 
 
 def table(file):

@@ -31,6 +31,7 @@ from roadmap.tasks.choose import choose_task
 from roadmap.tasks.classification import Accuracy
 from roadmap.train import recipe as parts
 from roadmap.train.evaluate import evaluate
+from roadmap.train.precision import autocast
 from roadmap.train.progress import Bar
 from roadmap.train.ranks import Ranks
 from roadmap.train.readings import Readings
@@ -82,10 +83,10 @@ def check_repeatable(calls):
         assert func.overloadpacket is not aten.cumsum or not dtypes(arguments), "a cumulative sum of floats"
 
 
-def on_the_device(*settings, micro_batches=2):
+def on_the_device(*settings, classes="0123456789", micro_batches=2):
     """The update of a network, in bfloat16."""
     experiment = compose([*QUICK, *settings])
-    task = choose_task(experiment, "0123456789")
+    task = choose_task(experiment, classes)
     network = task.network(experiment.model, experiment.reference, 32).to(CUDA, memory_format=torch.channels_last)
     optimizer = parts.optimizer(experiment.recipe, network)
     clip = parts.clipping(experiment.recipe)
@@ -110,6 +111,29 @@ def test_every_step_trains_and_is_scored_without_waiting(step, monkeypatch):
         for product in (module for module in update.network.modules() if isinstance(module, Pointwise)):
             assert product.weight.grad.stride() == product.weight.stride()  # or each update copies it
         assert all(buffer.device == CUDA for buffer in update.network.buffers())
+
+
+@pytest.mark.parametrize("step", ["resnet", "inverted_bottleneck", "separate_downsampling"])
+def test_a_segmenter_trains_and_is_asked_without_waiting(step):
+    settings = [
+        "task=segmentation",
+        "scale=atto",
+        "data=scenes",
+        "recipe=dense_short",
+        "recipe.batch_size=4",
+        "data.image_size=64",
+    ]
+    with pretended_gpu() as watch:
+        update = on_the_device(f"+step={step}", *settings, classes=("a", "b", "c"), micro_batches=1)
+        batch = update.task.dummy_batch(4, 64, CUDA)
+        with watch.closely():
+            numbers = update([batch], lambda k: None)
+            update.network.eval()
+            with torch.inference_mode(), autocast(Precision.bfloat16, CUDA):
+                (scores, *_) = update.task.outputs(update.network, batch.images)
+        check_dtypes(watch.calls)
+        assert (numbers.device, scores.device, scores.shape) == (CUDA, CUDA, (3, 64, 64))
+        assert all(weight.grad is not None and weight.grad.device == CUDA for weight in update.network.parameters())
 
 
 def test_fused_adamw_is_told_on_the_device_what_to_hold_back():

@@ -28,7 +28,7 @@ from roadmap.config.checks import check
 from roadmap.config.messages import explain
 from roadmap.config.overrides import RESOLVER, check_override, config_folders, parse
 from roadmap.config.parts import load, resolve
-from roadmap.config.schema import ROOMS, Experiment, StepConfig
+from roadmap.config.schema import ROOMS, Experiment, RecipeConfig, StepConfig
 from roadmap.config.steps import Step, all_steps, files_of, known_steps
 
 ConfigStore.instance().store(name="schema", node=Experiment)
@@ -170,6 +170,31 @@ def _last_said(group: str, files: Sequence[Path]) -> str:
 @lru_cache(maxsize=1024)
 def compose_unchecked(overrides: tuple[str, ...], config_dirs: tuple[Path, ...]) -> Experiment:
     """Compose without the checks that need more than one field."""
+    return with_room_to_warm_up(_composed(overrides, config_dirs), overrides, config_dirs)
+
+
+def with_room_to_warm_up(experiment: Experiment, overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> Experiment:
+    """The same, but that a warm-up for which a length said alone has no room keeps its share of the training."""
+    recipe = experiment.recipe
+    if recipe.updates or recipe.warmup_updates is not None or recipe.warmup_epochs < recipe.epochs:
+        return experiment
+    whole = at_full_length(overrides, config_dirs)
+    if whole is None:
+        return experiment
+    warmup = round(recipe.epochs * whole.warmup_epochs / whole.epochs, 6)
+    return dataclasses.replace(experiment, recipe=dataclasses.replace(recipe, warmup_epochs=warmup))
+
+
+def at_full_length(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> RecipeConfig | None:
+    """The recipe at its own length, where the command line sets another one in epochs and says nothing of the warm-up."""
+    given = {override.key_or_group: override.input_line or "" for override in parse(overrides)}
+    if "recipe.epochs" not in given or given.keys() & {"recipe.warmup_epochs", "recipe.warmup_updates", "recipe.updates"}:
+        return None
+    others = tuple(word for word in overrides if word != given["recipe.epochs"] and not word.startswith("+step/"))
+    return compose_unchecked(others, config_folders(config_dirs)).recipe
+
+
+def _composed(overrides: tuple[str, ...], config_dirs: tuple[Path, ...]) -> Experiment:
     for override in parse(overrides):
         check_override(override, config_dirs)
     derived = None if config_dirs else _on_parent(overrides)

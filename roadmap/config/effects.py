@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from roadmap.config.compose import compose
+from roadmap.config.compose import at_full_length, compose
 from roadmap.config.overrides import parse
 from roadmap.config.schema import (
     Experiment,
@@ -50,8 +50,23 @@ def idle_in_recipe(recipe: RecipeConfig) -> dict[str, str]:
     return why
 
 
-def following_rate(experiment: Experiment, overrides: Sequence[str]) -> list[str]:
-    """The learning rate that follows from a batch size on the command line, in a sentence, where no rate is said beside it."""
+def following(experiment: Experiment, overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> list[str]:
+    """What follows from the command line without being said there, each in a sentence: the learning rate, the warm-up."""
+    return [*_following_rate(experiment, overrides), *_following_warmup(experiment.recipe, overrides, config_dirs)]
+
+
+def _following_warmup(recipe: RecipeConfig, overrides: Sequence[str], config_dirs: Sequence[Path]) -> list[str]:
+    whole = at_full_length(overrides, config_dirs)
+    if whole is None or whole.warmup_epochs == recipe.warmup_epochs:
+        return []
+    return [
+        f"recipe.epochs={recipe.epochs} warms up for recipe.warmup_epochs={recipe.warmup_epochs:g}: the recipe has "
+        f"{whole.warmup_epochs:g} of {whole.epochs} epochs, for which there is no room"
+    ]
+
+
+def _following_rate(experiment: Experiment, overrides: Sequence[str]) -> list[str]:
+    """Of a batch size without a rate beside it."""
     given, recipe = {override.key_or_group for override in parse(overrides)}, experiment.recipe
     if "recipe.batch_size" not in given or given & {"recipe.lr", "recipe.lr_batch"} or recipe.batch_size == recipe.lr_batch:
         return []

@@ -9,6 +9,7 @@ from roadmap.record.result import RunResult
 CERTAIN = 2.0  # standard errors above chance
 FEW_UPDATES = 100  # BatchNorm's running statistics take in a tenth of each update's, behind weights that still move fast
 SMALL = 1e-3  # a layer scale that leaves a block next to nothing at the start
+NOTHING = 1.0  # percent of average precision, below which a detector finds next to nothing
 HARDLY = 0.1  # of a block's output, that its layer scale lets through at the end
 IN_BLOCK = frozenset(
     ["depthwise", "bottleneck", "spatial_conv", "kernel_size", "activation", "block_activations", "block_norms", "block_bias"]
@@ -21,8 +22,21 @@ def chance(result: RunResult) -> float | None:
     return 100 / classes if classes and result.metric.key == "top1" else None
 
 
+def nothing_learnt(result: RunResult) -> str:
+    """What shows that a detector or segmenter, being done, has learnt next to nothing; empty where it has, and of classifiers."""
+    scores = result.scores if result.done else {}
+    by_class = {name: iou for name, iou in scores.items() if name.startswith("iou_")}
+    right = [name.removeprefix("iou_") for name, iou in by_class.items() if iou]
+    if len(by_class) > 1 and len(right) == 1:
+        return f"no pixel of a class but {right[0]} is found"
+    found = scores.get("box_ap50")
+    return f"box AP at an overlap of one half is {found:.1f} %" if found is not None and found < NOTHING else ""
+
+
 def at_chance(result: RunResult) -> bool:
-    """Whether a run that is done scored no better than guessing would, by two standard errors of so many images."""
+    """Whether a run that is done scored no better than guessing: of a classifier by two standard errors of so many images."""
+    if nothing_learnt(result):
+        return True
     guessed, images = chance(result), result.data.get("val")
     if guessed is None or result.score is None or not images:
         return False
@@ -39,7 +53,10 @@ def updates(result: RunResult) -> int | None:
 
 
 def why_at_chance(result: RunResult) -> str:
-    """The likely reason, where it is known: BatchNorm's running statistics after few updates."""
+    """The likely reason, where it is known: too few updates, BatchNorm's running statistics after few updates."""
+    if shown := nothing_learnt(result):
+        so_far = f"; after {count} updates it may need more, or a higher learning rate" if (count := updates(result)) else ""
+        return shown + so_far
     count, by_batch = updates(result), result.score_by_batch
     if result.model.get("norm") != "batch" or count is None or (by_batch is None and count > FEW_UPDATES):
         return ""
@@ -68,8 +85,9 @@ def alarms(result: RunResult) -> list[str]:
     """A sentence for each, about one run."""
     lines = []
     if at_chance(result):
-        why = why_at_chance(result)
-        lines.append(f"at chance: guessing gives {chance(result):.1f} %" + f"; {why}" * bool(why))
+        guessed, why = chance(result), why_at_chance(result)
+        parts = [] if guessed is None else [f"guessing gives {guessed:.1f} %"]
+        lines.append(f"at chance: {'; '.join([*parts, *filter(None, [why])])}")
     reached = layer_scale_reached(result)
     if reached is not None:
         lines.append(

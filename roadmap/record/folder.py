@@ -22,6 +22,7 @@ from roadmap.base.files import PARTIAL, remove_partial, write_atomic
 from roadmap.base.redaction import redact_record
 from roadmap.config.identity import described, identity
 from roadmap.config.schema import Experiment
+from roadmap.record.listing import runs_of
 from roadmap.record.result import RunResult, dump_result, load_result
 
 PICTURES = "pictures"  # of a run whose task draws any: a folder in its own
@@ -40,10 +41,10 @@ class RunFolder:
 
         Where it was begun under another name, that stays its folder: a row's under its step's, a single run's under any.
         """
-        runs, ending = runs_folder(experiment), f"-s{experiment.seed}-{identity(experiment, fingerprint)}"
-        folder = runs / f"{experiment.row}{ending}"
+        runs, which = runs_folder(experiment), f"s{experiment.seed}-{identity(experiment, fingerprint)}"
+        folder = runs / f"{experiment.row}-{which}"
         if not folder.is_dir():
-            named = [runs / f"{experiment.step.name}{ending}"] if experiment.study.row else sorted(runs.glob(f"*{ending}"))
+            named = [runs / f"{experiment.step.name}-{which}"] if experiment.study.row else runs_of(runs, which)
             folder = next((other for other in named if other.is_dir()), folder)
         return cls(folder)
 

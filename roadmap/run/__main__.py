@@ -26,7 +26,7 @@ from roadmap.base.console import Parser, exits, say
 from roadmap.base.errors import Refused, RoadmapError, Stopped
 from roadmap.base.paths import CONF
 from roadmap.base.redaction import redact_file, redact_streams
-from roadmap.config.compose import completed, from_hydra
+from roadmap.config.compose import completed, from_hydra, with_room_to_warm_up
 from roadmap.config.overrides import check_override, config_folders, parse
 from roadmap.config.schema import Experiment
 from roadmap.config.settings import help_text
@@ -68,7 +68,9 @@ def main() -> int:
         nonlocal multirun
         multirun = Path(HydraConfig.get().sweep.dir)
         redact_file(multirun / "multirun.yaml")
-        score, code = _outcome(from_hydra(composed, HydraConfig.get().runtime.choices.get("step"), folders))
+        asked = HydraConfig.get()
+        experiment = from_hydra(composed, asked.runtime.choices.get("step"), folders)
+        score, code = _outcome(with_room_to_warm_up(experiment, asked.overrides.task, folders))
         codes.append(code)
         return score
 

@@ -13,7 +13,7 @@ from roadmap.base import processes
 from roadmap.base.errors import Refused
 from roadmap.base.files import check_writable
 from roadmap.config.checks import check_processes
-from roadmap.config.effects import following_rate, ineffective_settings
+from roadmap.config.effects import following, ineffective_settings
 from roadmap.config.overrides import parse
 from roadmap.config.parts import own_parts
 from roadmap.config.schema import Experiment, RecipeConfig, Schedule
@@ -54,7 +54,7 @@ def check_jobs(overrides: list[str], folders: Sequence[Path], multirun: bool) ->
         idle = [f"{key} has no effect here: {why}" for key, why in SINGLE.items() if any(o.startswith(key) for o in job)]
         broken = [f"{fault}; this step is left out" for fault in broken_steps(*folders).values()]
         said += [f"warning: {warning}" for warning in ineffective_settings(experiment, job, folders) + idle + broken]
-        said += following_rate(experiment, job)
+        said += following(experiment, job, folders)
     for line in dict.fromkeys(said):  # once no job is refused
         print(f"roadmap: {line}", file=sys.stderr)
 

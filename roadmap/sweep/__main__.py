@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from roadmap.base.console import Parser, exits, say
 from roadmap.base.errors import EXIT_FAILED, EXIT_STOPPED, EXIT_STORAGE, Refused, RoadmapError
 from roadmap.base.processes import check_alone
-from roadmap.config.effects import following_rate
+from roadmap.config.effects import following
 from roadmap.config.overrides import config_folders
 from roadmap.record.alarms import at_chance
 from roadmap.sweep.earlier import check_folder
@@ -40,7 +40,7 @@ def main() -> int:
     check_folder(study)
     for warning in study.warnings:
         print(f"roadmap: warning: {warning}", file=sys.stderr)
-    for note in following_rate(study.first, arguments.overrides):
+    for note in following(study.first, arguments.overrides, arguments.config_dir):
         print(f"roadmap: {note}", file=sys.stderr)
     chosen = [p for p in study.points if fnmatchcase(p.folder.path.name, arguments.only) or fnmatchcase(p.name, arguments.only)]
     if not chosen:

@@ -21,6 +21,7 @@ from roadmap.data.images import sources
 from roadmap.model.check import compose_run, differs
 from roadmap.paper.published import Published, read_published
 from roadmap.record.folder import RunFolder
+from roadmap.record.listing import runs_of
 from roadmap.record.study import PlannedRow, StudyPlan, Variant, seed_and_identity, write_plan
 from roadmap.record.weights import weights_file
 from roadmap.run.preflight import check_network, preflight
@@ -54,7 +55,8 @@ class Point:
 
     def result_elsewhere(self, with_weights: bool = False) -> RunFolder | None:
         """The folder of the same run, done in another study under the same `output`, and where asked with its weights."""
-        for path in sorted(self.folder.path.parents[2].glob(f"*/runs/*-s{_which(self)}")):
+        studies = sorted(self.folder.path.parents[2].glob("*/runs"))
+        for path in (path for runs in studies for path in runs_of(runs, _which(self))):
             with suppress(Refused):  # a record of another version of roadmap, or no weights
                 result = RunFolder(path).result() if path != self.folder.path else None
                 if result is not None and result.done:

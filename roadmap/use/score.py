@@ -14,6 +14,8 @@ from roadmap.data.images.inventory import Inventory
 from roadmap.record.result import Metric
 from roadmap.tasks.choose import choose_task
 from roadmap.tasks.dense.gallery import Gallery
+from roadmap.tasks.segmentation.inference import SCALES
+from roadmap.tasks.segmentation.task import Segmentation
 from roadmap.tasks.task import Breakdown
 from roadmap.train.evaluate import evaluate
 from roadmap.train.precision import as_asked, pick_precision
@@ -40,17 +42,21 @@ class Scored:
         return files
 
 
-def score(trained: Trained, use: Experiment) -> Scored:
-    """Score a network on the evaluation split of `use.data`.
+def score(trained: Trained, use: Experiment, multi_scale: bool = False) -> Scored:
+    """Score a network on the evaluation split of `use.data`; a segmenter where asked at the paper's six scales, mirrored too.
 
     Raises:
-        Refused: for images that cannot be used, or of other classes.
+        Refused: for images that cannot be used, or of other classes; for several scales of what is no segmenter.
 
     """
     inventory = sources.checked_images(use.data, 1, use.task.name.target)
     check_classes(trained, inventory.classes)
     memory_format = as_asked(use.runtime)
     task = choose_task(use, inventory.classes, memory_format)
+    if multi_scale:
+        if not isinstance(task, Segmentation):
+            raise Refused(f"--multi-scale: is for task=segmentation; {trained.name} is of task={use.task.name}")
+        task = replace(task, scales=SCALES)
     with process_group(use.runtime.device) as ranks:
         network = trained.network.to(ranks.device, memory_format=memory_format)  # type: ignore[call-overload]
         batches = task.batches(use.data, 0, _evaluation_alone(inventory), ranks.device)

@@ -25,7 +25,7 @@ from roadmap.record.result import Metric
 from roadmap.tasks.dense.gallery import Example, Gallery
 from roadmap.tasks.dense.task import UNBOUNDED, Build, DenseTask
 from roadmap.tasks.metrics import METRICS
-from roadmap.tasks.segmentation.inference import slide
+from roadmap.tasks.segmentation.inference import at_scales, slide
 from roadmap.tasks.segmentation.score import Confusion, resized
 from roadmap.tasks.segmentation.upernet import upernet
 
@@ -35,6 +35,7 @@ class Segmentation(DenseTask):
     """Every pixel its class; batches are `SegmentationBatch`es."""
 
     window: int = 512  # pixels a side, of the parts in which a picture is scored: as large as what is trained on
+    scales: Sequence[float] = ()  # at which, and mirrored too, a picture is scored besides; none: as it is
     metric: ClassVar[Metric] = METRICS[TaskName.segmentation]
     heads: ClassVar[dict[Head, Build]] = {Head.upernet: upernet}
 
@@ -53,8 +54,8 @@ class Segmentation(DenseTask):
 
     def outputs(self, network: nn.Module, images: Iterable[Tensor]) -> list[Tensor]:
         """Scores (classes, h, w) of each picture, from overlapping windows two thirds of their side apart."""
-        scores = partial(self._scores, network)
-        return [slide(scores, image, self.window, int(self.window * 2 / 3)) for image in images]
+        scores = partial(slide, partial(self._scores, network), window=self.window, stride=int(self.window * 2 / 3))
+        return [at_scales(scores, image, self.scales) if self.scales else scores(image) for image in images]
 
     def _scores(self, network: nn.Module, windows: Tensor) -> Tensor:
         return cast(Tensor, network(windows.contiguous(memory_format=self.memory_format)))
