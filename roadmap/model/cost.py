@@ -153,13 +153,21 @@ def _count(build: Callable[..., nn.Module], values: tuple[Any, ...], shape: Shap
     """Trace what is built from these values, once for all its equals; returns its output's shape too."""
     with torch.device("meta"):  # initial weights would only take time
         part = build(*values).eval()
-    part.to_empty(device="cpu")
-    for tensor in part.state_dict().values():
-        tensor.zero_()  # uninitialised numbers may be denormal, and slow
+    _fill_with_zeros(part)
     with _one_thread():
         if isinstance(build, Part):
             return _own(build, part, shape)
         return _trace(part, torch.zeros(shape))
+
+
+def _fill_with_zeros(part: nn.Module) -> None:
+    """In place of what is on the meta device; `Module.to_empty` would first import sympy, which takes a quarter of a second."""
+    for module in part.modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None:
+                    zeros = torch.zeros(tensor.shape, dtype=tensor.dtype, device="cpu")
+                    tensors[name] = nn.Parameter(zeros, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else zeros
 
 
 @contextmanager
