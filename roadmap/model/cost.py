@@ -163,11 +163,14 @@ def _count(build: Callable[..., nn.Module], values: tuple[Any, ...], shape: Shap
 def _fill_with_zeros(part: nn.Module) -> None:
     """In place of what is on the meta device; `Module.to_empty` would first import sympy, which takes a quarter of a second."""
     for module in part.modules():
-        for tensors in (module._parameters, module._buffers):
-            for name, tensor in tensors.items():
-                if tensor is not None:
-                    zeros = torch.zeros(tensor.shape, dtype=tensor.dtype, device="cpu")
-                    tensors[name] = nn.Parameter(zeros, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else zeros
+        for name, weight in module._parameters.items():
+            module._parameters[name] = weight if weight is None else nn.Parameter(_zeros(weight), weight.requires_grad)
+        for name, buffer in module._buffers.items():
+            module._buffers[name] = buffer if buffer is None else _zeros(buffer)
+
+
+def _zeros(tensor: Tensor) -> Tensor:
+    return torch.zeros(tensor.shape, dtype=tensor.dtype, device="cpu")
 
 
 @contextmanager
