@@ -4,6 +4,13 @@
 #   make wheels                                               # before, where there is a network
 #   experiments/performance/sitting.sh versions tests ends    # there, with wheels/ and imagenette160.zip copied beside the checkout
 #
+# The stage `dense` needs nuclei256.zip beside the checkout too (objects and maps of nuclei, as `data=coco` and `data=maps` lay them
+# out) and wheels/dense, average precision for the machine's Python:
+#
+#   make wheels GPU_PYTHON=3.12
+#   DEVICE=cpu OUT=back BENCH='--scale atto --image-size 64 --batch-size 2 --recipe dense_short --steps gelu --seconds 0.01 --rounds 1' \
+#       RUN='scale=atto data.image_size=64 recipe.updates=2 recipe.warmup_epochs=0' experiments/performance/sitting.sh dense
+#
 # Each stage has a limit of its own, so that one that hangs costs no other; what it printed is in $OUT/logs.tar, and what it
 # wrote under experiments/ in $OUT/results.tar, both packed anew after each stage. BENCH and DEVICE are for a rehearsal on a CPU:
 #
@@ -102,6 +109,21 @@ depthwise() { run 90 depthwise python3 $here/depthwise.py; }
 augmentation() { run 60 augmentation python3 $here/augmentation.py; }
 
 ends() { bench 200 ends --steps resnet,separate_downsampling --rounds 3 --profile --output "$here/$card-tiny-224px"; }
+
+
+dense() { # one run of each head on real pictures, from random weights, then its speed at the published size
+  local head study
+  python3 -m pip install --quiet --no-index --no-deps --no-compile --no-cache-dir --target "$site/packages" wheels/dense/*.whl
+  for head in mask_rcnn cascade_mask_rcnn upernet; do
+    study=nuclei
+    [ $head != upernet ] || study=nuclei_segmentation
+    # shellcheck disable=SC2086 # several words
+    run "${DENSE_SECONDS:-90}" "dense-$head" python3 -m roadmap.run "+study=$study" "study.name=$card-dense" \
+      +step=separate_downsampling head=$head scale=tiny data.image_size=256 data.path=nuclei256.zip "runtime.device=$device" \
+      runtime.threads=null runtime.progress=false ${RUN:-}
+    bench "${DENSE_SECONDS:-90}" "bench-$head" --task $head --steps resnet,separate_downsampling --rounds 3 --output "$here/$card-$head"
+  done
+}
 
 last() { # with what the first sitting's profile asked for
   bench 90 last --steps separate_downsampling --rounds 3 --against timm_best --profile --output $here/$card-depthwise
