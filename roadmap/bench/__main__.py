@@ -286,7 +286,8 @@ def _measured_before(folder: Path, setting: Setting) -> list[dict[str, Any]]:
 def notes(rows: Sequence[dict[str, Any]], arguments: argparse.Namespace, peak: str) -> list[str]:
     """What was measured, and the means over the steps."""
     versions = provenance()["versions"]
-    dense = arguments.task != Head.none
+    dense, objects = arguments.task != Head.none, arguments.task.facts.task == TaskName.detection
+    why = "regions are counted that it was not trained on" if objects else "other work slowed the product down"
     size = (
         f"{arguments.task} of {arguments.recipe}, {_longer(arguments)} x {arguments.image_size}"
         if dense
@@ -298,10 +299,9 @@ def notes(rows: Sequence[dict[str, Any]], arguments: argparse.Namespace, peak: s
         f"{arguments.compile}, {arguments.threads} CPU threads; torch {versions['torch']}, timm {versions['timm']}, Python "
         f"{versions['python']} on {platform.machine()}. Synthetic images that lie on the device. Median of {arguments.rounds} "
         f"rounds of at least {arguments.seconds:g} s, the contenders in turn; ratios are taken round by round.",
-        f"Peak: {peak}. Its share counts 3 x 2 operations for each multiply-add of the forward pass"
-        f"{regions * (dense and arguments.task.facts.task == TaskName.detection)}.",
+        f"Peak: {peak}. Its share counts 3 x 2 operations for each multiply-add of the forward pass{regions * objects}.",
         *(
-            f"{row['step']}: {row['share_of_peak']:.0%} of the peak: other work slowed the product down, so it says nothing."
+            f"{row['step']}: {row['share_of_peak']:.0%} of the peak: {why}, so it says nothing."
             for row in rows
             if (row["share_of_peak"] or 0) > 1
         ),
