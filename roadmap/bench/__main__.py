@@ -166,9 +166,9 @@ def _settle(arguments: argparse.Namespace) -> None:
     for key, value in (("against", given), ("data", arguments.data)):
         if arguments.task != Head.none and value not in (None, "none"):
             raise Refused(f"--{key} {value}: not with --task {arguments.task}, which is measured alone and on images of noise")
-    arguments.recipe = arguments.recipe or usual.recipe
-    arguments.image_size = arguments.image_size or usual.image_size
-    arguments.classes = arguments.classes or usual.classes
+    for key in ("recipe", "image_size", "classes"):
+        if getattr(arguments, key) is None:
+            setattr(arguments, key, getattr(usual, key))
 
 
 def _experiments(arguments: argparse.Namespace) -> list[Experiment]:
@@ -198,31 +198,20 @@ def _longer(arguments: argparse.Namespace) -> int:
 
 
 def _setting(arguments: argparse.Namespace, experiment: Experiment, workers: int, device: torch.device) -> Setting:
-    """What is the same for all rows; settles what `auto` means in the arguments."""
+    """What is the same for all rows."""
     import torch
 
     from roadmap.bench.measure import Peak
     from roadmap.bench.step import Setting
     from roadmap.tasks.choose import choose_task
-    from roadmap.train.precision import pick_precision
 
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    torch.backends.cudnn.benchmark = True
-    gpu = device.type == "cuda"
-    compiled = Compile(arguments.compile)
-    if compiled == Compile.auto:
-        compiled = Compile.blocks if gpu and experiment.task.name != TaskName.detection else Compile.none
-    arguments.batch_size = arguments.batch_size or USUAL[arguments.task].batch_sizes[0 if gpu else 1]
-    arguments.compile, arguments.threads = compiled.value, torch.get_num_threads()
-    precision = pick_precision(Precision(arguments.precision), device)
-    arguments.precision = precision.value
+    _pick(arguments, device)
     recipe = replace(experiment.recipe, batch_size=arguments.batch_size, micro_batch=None)
     return Setting(
         device=device,
-        name=torch.cuda.get_device_name(device) if gpu else f"CPU, {arguments.threads} threads",
-        precision=precision,
-        compiled=compiled,
+        name=torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {arguments.threads} threads",
+        precision=Precision(arguments.precision),
+        compiled=Compile(arguments.compile),
         scale=arguments.scale,
         task=choose_task(replace(experiment, recipe=recipe), [str(number) for number in range(arguments.classes)]),
         head=experiment.head,
@@ -236,6 +225,23 @@ def _setting(arguments: argparse.Namespace, experiment: Experiment, workers: int
         against=arguments.against,
         peak=Peak.of(device),
     )
+
+
+def _pick(arguments: argparse.Namespace, device: torch.device) -> None:
+    """What `auto` means on this device, and how many images it takes at once."""
+    import torch
+
+    from roadmap.train.precision import pick_precision
+
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    torch.backends.cudnn.benchmark = True
+    gpu = device.type == "cuda"
+    if arguments.compile == Compile.auto:
+        arguments.compile = Compile.blocks if gpu and arguments.task.facts.task != TaskName.detection else Compile.none
+    arguments.batch_size = arguments.batch_size or USUAL[arguments.task].batch_sizes[0 if gpu else 1]
+    arguments.precision = pick_precision(Precision(arguments.precision), device).value
+    arguments.compile, arguments.threads = Compile(arguments.compile).value, torch.get_num_threads()
 
 
 def _measured(step: str, model: ModelConfig, setting: Setting, pipeline: InputPipeline | None) -> dict[str, Any]:

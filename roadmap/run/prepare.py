@@ -42,7 +42,6 @@ def prepare(experiment: Experiment, inventory: Inventory, folder: RunFolder, ran
     memory_format = as_asked(runtime)
     memory.keep_freed(ranks.device)
     precision = pick_precision(recipe.precision, ranks.device)
-
     task = choose_task(experiment, inventory.classes, memory_format)
     kind = experiment.model, experiment.reference, data.image_size
     ranks.seed(seed, BUILDING)
