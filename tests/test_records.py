@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from test_report import VALUES, study
 from roadmap.base.errors import Refused
 from roadmap.config.schema import StepConfig
 from roadmap.config.steps import known_steps
-from roadmap.record import provenance
+from roadmap.record import listing, provenance
 from roadmap.record.folder import RunFolder
 from roadmap.record.result import dump_result, load_result
 from roadmap.record.study import dump_plan, find_plan, load_plan, read_plan, write_plan
@@ -259,3 +260,20 @@ def test_runs_that_differ_in_the_recipe_are_not_comparable():
     assert one.comparable(made("b-s1-1", 2.0, seed=1, recipe={"lr": 1}, model={"kernel_size": 3}))
     assert not one.comparable(replace(one, recipe={"lr": 2}))
     assert result_file(json.dumps({**dump_result(one), "history": []})) == json.dumps(dump_result(one))
+
+
+def test_a_folder_of_runs_is_listed_once_and_again_when_it_has_changed(tmp_path, monkeypatch):
+    runs, listings = tmp_path / "runs", []
+    monkeypatch.setattr(listing, "_by_run", lambda folder, look=listing._by_run: listings.append(folder) or look(folder))
+    assert listing.runs_of(runs, "0-aaaaaaaa") == []
+    for name in ("gelu-s0-aaaaaaaa", "mine-s0-aaaaaaaa", "gelu-s1-aaaaaaaa"):
+        (runs / name).mkdir(parents=True)
+    assert [path.name for path in listing.runs_of(runs, "0-aaaaaaaa")] == ["gelu-s0-aaaaaaaa", "mine-s0-aaaaaaaa"]
+    (runs / "gelu-s2-bbbbbbbb").mkdir()  # perhaps within the same tick of the file system's clock
+    assert [path.name for path in listing.runs_of(runs, "2-bbbbbbbb")] == ["gelu-s2-bbbbbbbb"]
+    os.utime(runs, (1, 1))
+    listings.clear()
+    assert all(listing.runs_of(runs, f"{seed}-aaaaaaaa") for seed in (0, 1) * 50)
+    assert len(listings) == 1
+    (runs / "gelu-s0-aaaaaaaa").rmdir()
+    assert [path.name for path in listing.runs_of(runs, "0-aaaaaaaa")] == ["mine-s0-aaaaaaaa"]

@@ -427,6 +427,11 @@ def test_a_step_file_that_is_not_yaml_is_named(refused, tmp_path):
     refused(written(tmp_path, "model: {kernel_size: [\n - }: :"), "own/step/mine.yaml YAML line")
 
 
+def test_a_step_file_without_its_first_line_is_told_so(refused, tmp_path):
+    text = "defaults: [kernel_7, _self_]\nstep: {label: mine}\nmodel: {kernel_size: 13}\n"
+    refused(written(tmp_path, text), "own/step/mine.yaml @package _global_")
+
+
 @pytest.mark.parametrize("line", ["run +step=resnet", "run +step=mine", "sweep study=digits", "cost --format nope"])
 def test_a_folder_of_steps_that_is_not_there_is_named(refused, line):
     refused(f"{line} --config-dir /nope/steps", "/nope/steps")

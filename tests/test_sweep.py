@@ -176,8 +176,9 @@ def test_a_run_that_does_not_stop_is_killed_at_the_second_signal(tmp_path):
 
 
 def test_dry_run_and_bad_arguments(tmp_path):
-    done = sweep("--dry-run", cwd=tmp_path)
+    done = sweep("--dry-run", "recipe.epochs=1", cwd=tmp_path)
     assert done.returncode == 0
+    assert "recipe.epochs=1 warms up for recipe.warmup_epochs=0.333333: the recipe has 1 of 3 epochs" in done.stderr
     assert "0 of 2" in done.stdout
     assert "TFLOP" in done.stdout
     assert not (tmp_path / "experiments").exists()

@@ -158,13 +158,19 @@ def _last_said(group: str, files: Sequence[Path]) -> str:
     option = ""
     for file in filter(Path.is_file, files):
         try:
-            content = OmegaConf.load(file)
+            for entry in _chosen(file, file.stat().st_mtime_ns):
+                option = entry.get(group) or entry.get(f"override /{group}") or option
         except (OmegaConfBaseException, YAMLError, UnicodeDecodeError):
             return option  # Hydra says what is wrong with it
-        for entry in (content.get("defaults") or []) if isinstance(content, DictConfig) else []:
-            if isinstance(entry, DictConfig):
-                option = entry.get(group) or entry.get(f"override /{group}") or option
     return option
+
+
+@lru_cache(maxsize=256)
+def _chosen(file: Path, changed: int) -> list[DictConfig]:
+    """The options that the defaults list of a file names, as it is since it changed."""
+    content = OmegaConf.load(file)
+    entries = (content.get("defaults") or []) if isinstance(content, DictConfig) else []
+    return [entry for entry in entries if isinstance(entry, DictConfig)]
 
 
 @lru_cache(maxsize=1024)

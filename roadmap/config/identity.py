@@ -35,10 +35,14 @@ def plain(node: Any) -> Any:
 
 def described(experiment: Experiment) -> dict[str, Any]:
     """What is written down of a run: every setting, but of a reference's network only what it is and its stochastic depth."""
-    settings: dict[str, Any] = plain(experiment)
+    return plain(experiment) | {"model": _described_model(experiment)}
+
+
+def _described_model(experiment: Experiment) -> dict[str, Any]:
     if experiment.reference is not None:
-        settings["model"] = {"reference": experiment.reference, "drop_path": experiment.model.drop_path}
-    return settings
+        return {"reference": experiment.reference, "drop_path": experiment.model.drop_path}
+    model: dict[str, Any] = plain(experiment.model)
+    return model
 
 
 def differences(one: Any, other: Any, key: str = "") -> list[str]:
@@ -56,7 +60,7 @@ def decisive(experiment: Experiment, fingerprint: str) -> dict[str, Any]:
     accepted), recipe, seed, given start weights and any task but classification with its head count; the step's name, output
     folder, logger, device and number of workers do not.
     """
-    model = described(experiment)["model"]
+    model = _described_model(experiment)
     if experiment.reference is None:
         if model["width"].is_integer():
             model["width"] = int(model["width"])

@@ -11,6 +11,7 @@ from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBas
 from roadmap.base.errors import nearest
 from roadmap.config.checks import limits_of
 from roadmap.config.overrides import nearest_key
+from roadmap.config.schema import ROOMS
 
 
 def explain(error: BaseException, config_dirs: Sequence[Path] = ()) -> str:
@@ -38,8 +39,15 @@ def explain(error: BaseException, config_dirs: Sequence[Path] = ()) -> str:
         )
         return f"{where}has no value; {whose}"
     if key and (isinstance(cause, ConfigKeyError) or re.match(r"Key '.*' (is )?not in", message)):
-        return f"{place}there is no setting {key!r}. {nearest_key(key)}"
+        return f"{place}there is no setting {key!r}. {_headless(key) or nearest_key(key)}"
     if "not a ListConfig" in message:
         return f"{where}{message}; write a list, {key}=[...]"
     limits = limits_of(re.sub(r"\[\d+\]$", "", key))
     return f"{where}{message}" + (f"; it must be {limits}" if limits else "")
+
+
+def _headless(key: str) -> str:
+    """What to say where a step's or a study's file lacks its first line, so that Hydra takes all of it for parts of `step`."""
+    group, _, rest = key.partition(".")
+    inside = {"step": {"step", *ROOMS}, "study": {"study"}}.get(group, set())
+    return f"A {group}'s file must begin with the line # @package _global_" if rest.split(".")[0] in inside else ""

@@ -30,8 +30,14 @@ HYDRA = re.compile(
 
 def parse(overrides: Sequence[str]) -> list[Override]:
     """Hydra's own reading of the command line's overrides."""
+    return list(map(_parsed, overrides))
+
+
+@lru_cache(maxsize=4096)
+def _parsed(override: str) -> Override:
+    """Read once: a list of a thousand seeds takes Hydra's parser a second."""
     try:
-        return OverridesParser.create().parse_overrides(list(overrides))
+        return OverridesParser.create().parse_override(override)
     except HydraException as error:
         reason = str(error).splitlines()[0]
         raise Refused(f"an override cannot be read: {reason}. Form: key=value, for example model.kernel_size=5") from error

@@ -153,13 +153,24 @@ def _count(build: Callable[..., nn.Module], values: tuple[Any, ...], shape: Shap
     """Trace what is built from these values, once for all its equals; returns its output's shape too."""
     with torch.device("meta"):  # initial weights would only take time
         part = build(*values).eval()
-    part.to_empty(device="cpu")
-    for tensor in part.state_dict().values():
-        tensor.zero_()  # uninitialised numbers may be denormal, and slow
+    _fill_with_zeros(part)
     with _one_thread():
         if isinstance(build, Part):
             return _own(build, part, shape)
         return _trace(part, torch.zeros(shape))
+
+
+def _fill_with_zeros(part: nn.Module) -> None:
+    """In place of what is on the meta device; `Module.to_empty` would first import sympy, which takes a quarter of a second."""
+    for module in part.modules():
+        for name, weight in module._parameters.items():
+            module._parameters[name] = weight if weight is None else nn.Parameter(_zeros(weight), weight.requires_grad)
+        for name, buffer in module._buffers.items():
+            module._buffers[name] = buffer if buffer is None else _zeros(buffer)
+
+
+def _zeros(tensor: Tensor) -> Tensor:
+    return torch.zeros(tensor.shape, dtype=tensor.dtype, device="cpu")
 
 
 @contextmanager

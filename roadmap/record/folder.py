@@ -41,10 +41,10 @@ class RunFolder:
 
         Where it was begun under another name, that stays its folder: a row's under its step's, a single run's under any.
         """
-        runs, which = runs_folder(experiment), f"s{experiment.seed}-{identity(experiment, fingerprint)}"
-        folder = runs / f"{experiment.row}-{which}"
+        runs, which = runs_folder(experiment), f"{experiment.seed}-{identity(experiment, fingerprint)}"
+        folder = runs / f"{experiment.row}-s{which}"
         if not folder.is_dir():
-            named = [runs / f"{experiment.step.name}-{which}"] if experiment.study.row else runs_of(runs, which)
+            named = [runs / f"{experiment.step.name}-s{which}"] if experiment.study.row else runs_of(runs, which)
             folder = next((other for other in named if other.is_dir()), folder)
         return cls(folder)
 

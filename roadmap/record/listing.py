@@ -30,7 +30,7 @@ _listings: dict[Path, Listing] = {}
 
 
 def runs_of(runs: Path, which: str) -> list[Path]:
-    """The folders in `runs` of this seed and identity (`s0-1a2b3c4d`), in order; none where there is no such folder."""
+    """The folders in `runs` of this seed and identity (`0-1a2b3c4d`), in order; none where there is no such folder."""
     return [runs / name for name in _listing(runs).names.get(which, ())]
 
 

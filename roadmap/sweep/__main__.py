@@ -40,7 +40,7 @@ def main() -> int:
     check_folder(study)
     for warning in study.warnings:
         print(f"roadmap: warning: {warning}", file=sys.stderr)
-    for note in following(study.first, arguments.overrides, arguments.config_dir):
+    for note in following(study.first, [*arguments.overrides, f"+step={study.first.step.name}"], arguments.config_dir):
         print(f"roadmap: {note}", file=sys.stderr)
     chosen = [p for p in study.points if fnmatchcase(p.folder.path.name, arguments.only) or fnmatchcase(p.name, arguments.only)]
     if not chosen:
