@@ -63,8 +63,11 @@ docs: .venv/dev  ## build the documentation into build/docs/index.html; a broken
 notebooks: .venv/dev  ## execute the notebooks
 	.venv/bin/python -m pytest tests/test_notebooks.py
 
+GPU_PYTHON ?= 3.12
+
 wheels:  ## wheels/ for a GPU machine without a network (experiments/imagenette/attempt.sh)
 	$(PYTHON) -m pip wheel --quiet --no-deps -c constraints.txt -w wheels hydra-core omegaconf antlr4-python3-runtime fvcore iopath yacs termcolor timm
+	$(PYTHON) -m pip download --quiet --no-deps --only-binary=:all: --python-version $(GPU_PYTHON) -c constraints.txt -d wheels/dense faster-coco-eval
 
 clean:  ## remove .venv and caches; runs under experiments/ stay
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

@@ -13,6 +13,7 @@ from test_report import VALUES, study
 from timm.models import ConvNeXt, ResNet
 
 from roadmap.base.errors import Refused
+from roadmap.bench.__main__ import main
 from roadmap.bench.measure import Spread, in_turn
 from roadmap.bench.timm_loop import timm_network
 from roadmap.config.compose import compose
@@ -23,6 +24,7 @@ from roadmap.model.network import build_network
 from roadmap.report.columns import markdown
 from roadmap.report.records import load
 from roadmap.report.report import Report
+from roadmap.tasks.dense.cost import dense_cost
 
 ARGUMENTS = [
     "--scale", "atto", "--image-size", "32", "--batch-size", "4", "--classes", "10", "--rounds", "2", "--seconds", "0.01",
@@ -50,7 +52,7 @@ def test_columns_their_arithmetic_and_the_table_that_takes_them_over(tmp_path):
 
 
 def check_arithmetic(row):
-    words = ("step", "scale", "precision", "compiled", "device")
+    words = ("step", "head", "recipe", "scale", "precision", "compiled", "device")
     number = {key: float(value) for key, value in row.items() if value and key not in words}
     assert number["ours_train_least"] <= number["ours_train"] <= number["ours_train_most"]
     for name in ("timm_best", "timm_default"):
@@ -77,10 +79,54 @@ def check_report(folder, measured):
     assert "training, img/s" in table
     assert "training, img/s" not in plain
     assert "Speeds are those of bench.csv: CPU" in table
+    plain_file = (folder / "bench.csv").read_text()
+    (folder / "bench.csv").write_text(plain_file.replace(",none,paper,", ",upernet,ade20k_160k,"))
+    with pytest.raises(Refused, match="measured with head upernet; the study is scored by top-1"):
+        load(folder)
+    (folder / "bench.csv").write_text(plain_file)
     about = json.loads((folder / "study.json").read_text())
     (folder / "study.json").write_text(json.dumps({**about, "image_size": 64}))
     with pytest.raises(Refused, match="measured at scale atto, 32 px; the study is at scale atto, 64 px"):
         load(folder)
+
+
+@pytest.mark.parametrize(
+    ("head", "size", "longer"), [("mask_rcnn", 64, 102), ("cascade_mask_rcnn", 64, 102), ("upernet", 64, 64)]
+)
+def test_a_head_is_measured_on_its_steps(head, size, longer, tmp_path, monkeypatch):
+    arguments = [
+        "--task",
+        head,
+        "--recipe",
+        "dense_short",
+        "--scale",
+        "atto",
+        "--image-size",
+        size,
+        "--classes",
+        "3",
+        "--batch-size",
+        "2",
+        "--device",
+        "cpu",
+    ]
+    quick = ["--rounds", "1", "--seconds", "0.01", "--threads", "1", "--steps", "inverted_bottleneck", "--output", tmp_path]
+    monkeypatch.setattr(sys, "argv", ["bench", *map(str, arguments + quick)])
+    assert main() == 0
+    (row,) = csv.DictReader((tmp_path / "bench.csv").read_text().splitlines())
+    assert (row["head"], row["compiled"]) == (head, "none")
+    task = "segmentation" if head == "upernet" else "detection"
+    chosen = compose(["+step=inverted_bottleneck", "scale=atto", f"task={task}", f"head={head}", "recipe=dense_short"])
+    macs = dense_cost(chosen.model, None, chosen.head, 3, (size, longer)).macs
+    number = {key: float(row[key]) for key in ("gmacs", "ours_train", "peak_tflops", "share_of_peak", "ours_inference")}
+    assert number["gmacs"] == pytest.approx(macs / 1e9)
+    assert number["share_of_peak"] == pytest.approx(6 * macs * number["ours_train"] / number["peak_tflops"] / 1e12)
+    assert number["ours_inference"] > number["ours_train"] > 0
+    assert f"{head} of dense_short, {longer} x {size} px" in (tmp_path / "bench.md").read_text()
+    assert "timm_best_train" not in row
+    monkeypatch.setattr(sys, "argv", ["bench", *map(str, ["--scale", "atto", "--image-size", size, *quick, "--resume"])])
+    with pytest.raises(Refused, match=f"was measured with head {head}, not none"):
+        main()
 
 
 def test_contenders_take_turns():
@@ -115,6 +161,11 @@ def test_timm_has_the_same_step(step):
         (["--device", "tpu"], "'tpu' (choose from 'auto', 'cpu', 'cuda')"),
         (["--output", "/proc/of/nobody"], "--output /proc/of/nobody: /proc is not a folder"),
         (["--batch-size", "1"], "at least 2"),
+        (["--task", "upernet", "--against", "timm_best"], "--against timm_best: not with --task upernet"),
+        (["--task", "mask_rcnn", "--data", "photographs"], "--data photographs: not with --task mask_rcnn"),
+        (["--task", "mask_rcnn", "--compile", "blocks"], "runtime.compile=blocks: must be auto or none with task=detection"),
+        (["--recipe", "dense_short"], "--recipe dense_short: with --task alone"),
+        (["--task", "mask"], "'mask' (choose from 'none', 'mask_rcnn'"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(arguments, says, tmp_path):

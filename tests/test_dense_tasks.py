@@ -253,3 +253,55 @@ def test_the_record_of_a_run_has_its_head_its_scores_and_both_costs(tmp_path, ki
     assert {file.name for file in pictures.iterdir()} == {"epoch-0000.jpg", "worst.jpg", "best.jpg"}
     with Image.open(pictures / "best.jpg") as picture:
         assert np.asarray(picture.convert("L")).std() > 10
+
+
+# --- on a GPU --------------------------------------------------------------------------------------------------------
+
+ON_A_GPU = "runtime.device=cuda", "runtime.compile=none"
+needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@pytest.mark.gpu
+@needs_a_gpu
+@pytest.mark.parametrize("kind", TASKS)
+def test_a_dense_run_on_a_gpu(tmp_path, kind, few):
+    scored_by(kind)
+    experiment = tiny(tmp_path, *kind, *ON_A_GPU)
+    result = execute(experiment, images_of(experiment), "0" * 16)
+    assert (result.status, result.precision) == ("done", "bfloat16")
+    assert 0 <= result.score <= 100
+
+
+@pytest.mark.gpu
+@needs_a_gpu
+def test_a_segmenter_never_waits_for_the_gpu(tmp_path, few, never_waiting):
+    experiment = tiny(tmp_path, *TASKS[2], *ON_A_GPU, "recipe.updates=12")
+    run = prepare(experiment, images_of(experiment), RunFolder.of(experiment, "0" * 16), Ranks(torch.device("cuda")))
+    batch = next(iter(run.data.epoch(0)))
+    for _ in range(3):  # warm
+        run.readings.push(run._step(iter([batch])))
+    with never_waiting():
+        for _ in range(9):
+            run.readings.push(run._step(iter([batch])))
+    assert all(np.isfinite(number) for reading in run.readings.drain() for number in reading)
+
+
+@pytest.mark.gpu
+@needs_a_gpu
+@pytest.mark.parametrize("kind", TASKS)
+def test_a_gpu_without_room_for_pictures_names_how_many_fit(tmp_path, kind, few):
+    scored_by(kind)
+    torch.cuda.set_per_process_memory_fraction(0.02)
+    try:
+        large = ["recipe.batch_size=24", "data.image_size=768", "data.longest_side=null", "model.width=64", "head.channels=256"]
+        experiment = tiny(tmp_path, *kind, *ON_A_GPU, *large)
+        with pytest.raises(OutOfMemory, match=r"recipe.batch_size=24: .* fit: recipe.micro_batch="):
+            execute(experiment, images_of(experiment), "0" * 16)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def scored_by(kind):
+    """Average precision is computed by a package that a machine may lack."""
+    if kind[0] == "detection":
+        pytest.importorskip("faster_coco_eval")

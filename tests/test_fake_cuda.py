@@ -15,11 +15,14 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from torch.utils._python_dispatch import _pop_mode_temporarily
 from torch.utils._pytree import tree_leaves
 
+from roadmap.base.errors import Refused
 from roadmap.base.signals import Stop
 from roadmap.config.compose import compose
 from roadmap.config.schema import Optimizer, Pipeline, Precision
 from roadmap.config.steps import known_steps
 from roadmap.data import loader, stream
+from roadmap.data.dense import pipeline as dense
+from roadmap.data.dense.targets import Instances
 from roadmap.data.device.augment import NormalizeAndErase
 from roadmap.data.device.dataset import Augmentation, Pictures
 from roadmap.data.images import sources
@@ -113,27 +116,94 @@ def test_every_step_trains_and_is_scored_without_waiting(step, monkeypatch):
         assert all(buffer.device == CUDA for buffer in update.network.buffers())
 
 
+DENSE = ["scale=atto", "data=scenes", "recipe=dense_short", "recipe.batch_size=4", "data.image_size=64", "head.channels=8"]
+CLASSES = ("a", "b", "c")
+
+
+@pytest.fixture
+def fixed_order():
+    """As `runtime.deterministic=true` sets torch."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
 @pytest.mark.parametrize("step", ["resnet", "inverted_bottleneck", "separate_downsampling"])
-def test_a_segmenter_trains_and_is_asked_without_waiting(step):
-    settings = [
-        "task=segmentation",
-        "scale=atto",
-        "data=scenes",
-        "recipe=dense_short",
-        "recipe.batch_size=4",
-        "data.image_size=64",
-    ]
+def test_a_segmenter_trains_and_is_scored_without_waiting_and_in_a_fixed_order(step, fixed_order):
     with pretended_gpu() as watch:
-        update = on_the_device(f"+step={step}", *settings, classes=("a", "b", "c"), micro_batches=1)
-        batch = update.task.dummy_batch(4, 64, CUDA)
+        update = on_the_device(f"+step={step}", *DENSE, "task=segmentation", classes=CLASSES, micro_batches=1)
+        batch, scorer = update.task.dummy_batch(4, 64, CUDA), update.task.scorer(CUDA)
         with watch.closely():
             numbers = update([batch], lambda k: None)
             update.network.eval()
             with torch.inference_mode(), autocast(Precision.bfloat16, CUDA):
                 (scores, *_) = update.task.outputs(update.network, batch.images)
+                scorer.update([scores], batch.targets[:1])
         check_dtypes(watch.calls)
+        check_repeatable(watch.calls)
         assert (numbers.device, scores.device, scores.shape) == (CUDA, CUDA, (3, 64, 64))
+        assert (scorer.counts.device, scorer.counts.shape) == (CUDA, (3, 3))
         assert all(weight.grad is not None and weight.grad.device == CUDA for weight in update.network.parameters())
+
+
+TORCHVISION = {  # what of its detectors waits for a GPU, and where it is ours to ask: how many regions there are
+    "AnchorGenerator.set_cell_anchors", "BoxCoder.decode_single", "BoxCoder.encode_single", "RoIHeads.subsample",
+    "BalancedPositiveNegativeSampler.__call__", "Matcher.set_low_quality_matches_", "RegionProposalNetwork.filter_proposals",
+    "remove_small_boxes", "_batched_nms_coordinate_trick", "_autocast_nms", "RoIHeads.postprocess_detections",
+    "_loss_inter_union", "Update.__call__",  # a mask as an index of its own, forth and back
+}  # fmt: skip
+OURS = {"RegionPool.forward": 8, "Proposals.compute_loss": 2, "Stage.sample": 1, "Stage._box_loss": 1, "Stage.losses": 1}
+
+
+@pytest.mark.parametrize(("head", "stages"), [("mask_rcnn", 1), ("cascade_mask_rcnn", 3)])
+def test_a_detector_waits_where_regions_are_counted_and_nowhere_else(head, stages):
+    with pretended_gpu() as watch:
+        watch.answers = 5
+        update = on_the_device("+step=gelu", *DENSE, "task=detection", f"head={head}", classes=CLASSES, micro_batches=1)
+        batch = update.task.dummy_batch(1, 64, CUDA)  # of one picture, so that all questions about it agree
+        with watch.closely():
+            numbers = update([batch], lambda k: None)
+            asked = dict(watch.reads)
+            update.network.eval()
+            with torch.no_grad(), autocast(Precision.bfloat16, CUDA):  # fake tensors take no number to a device in inference mode
+                (found,) = update.task.outputs(update.network, batch.images)
+        assert {name: count for name, count in asked.items() if name not in TORCHVISION} == {
+            name: count * (1 if name.startswith("Proposals") else stages) for name, count in OURS.items()
+        }
+        assert watch.reads.keys() - TORCHVISION == OURS.keys()  # in evaluation
+        assert watch.reads["RegionPool.forward"] == 2 * asked["RegionPool.forward"]
+        check_dtypes(watch.calls)
+        assert (numbers.device, numbers.dtype, numbers.shape) == (CUDA, torch.float32, (3,))
+        assert {(part.device, part.dtype) for part in (found.boxes, found.scores, found.masks)} == {(CUDA, torch.float32)}
+        assert all(weight.grad is not None and weight.grad.device == CUDA for weight in update.network.parameters())
+
+
+@pytest.mark.parametrize("task", ["detection", "segmentation"])
+def test_dense_batches_go_to_the_device_without_waiting(task, monkeypatch):
+    experiment = compose([*QUICK, "+step=gelu", *DENSE, f"task={task}"])
+    found = sources.checked_images(experiment.data, 4, experiment.task.name.target)
+    with pretended_gpu() as watch:
+        data = choose_task(experiment, found.classes).batches(experiment.data, 0, found, CUDA)
+        masks = pinned(3, 60, 64) if task == "detection" else pinned(60, 64)
+        known = Instances(
+            pinned(3, 4, dtype=torch.float32), pinned(3, dtype=torch.int64), masks, pinned(3, dtype=torch.bool), (64, 64), 0
+        )
+        items = [(pinned(3, 60, 64), known if task == "detection" else masks)] * 4
+        monkeypatch.setattr(dense, "read", lambda _: [items])
+        with watch.closely():
+            for batches in (data.epoch(0), data.evaluation()):
+                (batch,) = batches
+                assert all(tensor.device == CUDA for tensor in batch.images)
+                assert [(image.dtype, image.shape[0]) for image in batch.images] == [(torch.float32, 3)] * 4
+        host = {tensor.device.type for tensor in batch.targets[0] if isinstance(tensor, Tensor)}
+        assert host == ({"cpu"} if task == "detection" else {"cuda"})  # objects are scored on the host
+
+
+def test_a_detector_is_refused_where_bits_must_repeat(tmp_path):
+    experiment = compose([*QUICK, "+step=gelu", *DENSE, "task=detection", "runtime.deterministic=true", f"output={tmp_path}"])
+    found = sources.checked_images(experiment.data, 4, experiment.task.name.target)
+    with pytest.raises(Refused, match=r"runtime\.deterministic=true: must be false with task=detection on a GPU"):
+        prepare(experiment, found, RunFolder.of(experiment, "0" * 16), GPU)
 
 
 def test_fused_adamw_is_told_on_the_device_what_to_hold_back():

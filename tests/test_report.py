@@ -6,9 +6,11 @@ import csv
 import io
 import itertools
 import json
+import re
 import shutil
 import subprocess
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import pytest
 from records import result_file
@@ -18,8 +20,8 @@ from roadmap.base.errors import Refused
 from roadmap.base.tables import Column, as_csv, as_latex, as_markdown, as_table
 from roadmap.config.recipes import recipe_file
 from roadmap.report import frame
-from roadmap.report.columns import latex, markdown
-from roadmap.report.page import write_page
+from roadmap.report.columns import latex, markdown, table_csv
+from roadmap.report.page import render, write_page
 from roadmap.report.records import load
 from roadmap.report.report import Report
 from roadmap.report.statistics import analyse
@@ -103,6 +105,22 @@ def test_missing_and_diverged_rows_are_shown(tmp_path):
     assert rows["c"]["top1_mean"] is None
     assert rows["d"]["delta_top1"] is None  # its parent has no number
     assert rows["b"]["n"] == 1
+
+
+def test_the_papers_column_stands_beside_no_other_metric(tmp_path):
+    """Its top-1 on ImageNet is not what a detector is scored by; the agreement of the differences says whose they are."""
+    report = Report.of(load(Path(__file__).parent.parent / "experiments" / "scenes_detection"))
+    for text in (markdown(report), latex(report), table_csv(report)):
+        assert "box" in text
+        assert not re.search("paper_|paper, |78.82|not comparable", text)
+    assert "the paper's differences in top-1 on ImageNet-1K over 5 steps" in markdown(report)
+    assert "78.82" not in (page := render(report))
+    assert "own scale" not in page
+    with pytest.raises(Refused, match="no column 'paper_top1'"):
+        markdown(report, ["label", "paper_top1"])
+    of_top1 = Report.of(load(study(tmp_path, VALUES)))
+    assert "The paper's numbers are ImageNet-1K's and not comparable" in markdown(of_top1)
+    assert "paper_top1" in table_csv(of_top1)
 
 
 def test_one_seed_resolves_nothing(tmp_path):

@@ -4,6 +4,13 @@
 #   make wheels                                               # before, where there is a network
 #   experiments/performance/sitting.sh versions tests ends    # there, with wheels/ and imagenette160.zip copied beside the checkout
 #
+# The stage `dense` needs nuclei256.zip beside the checkout too (objects and maps of nuclei, as `data=coco` and `data=maps` lay them
+# out) and wheels/dense, average precision for the machine's Python:
+#
+#   make wheels GPU_PYTHON=3.12
+#   DEVICE=cpu OUT=back DENSE_SECONDS=400 BENCH='--scale atto --image-size 64 --batch-size 2 --recipe dense_short --steps gelu --seconds 0.01 --rounds 1' \
+#       RUN='scale=atto data.image_size=64 recipe.updates=2 recipe.warmup_epochs=0' experiments/performance/sitting.sh dense
+#
 # Each stage has a limit of its own, so that one that hangs costs no other; what it printed is in $OUT/logs.tar, and what it
 # wrote under experiments/ in $OUT/results.tar, both packed anew after each stage. BENCH and DEVICE are for a rehearsal on a CPU:
 #
@@ -16,6 +23,10 @@ mkdir -p "$out"
 site=$(mktemp -d)
 trap 'rm -rf "$site"' EXIT
 python3 -m pip install --quiet --no-index --no-deps --no-compile --no-cache-dir --target "$site/packages" wheels/*.whl
+if [ -d wheels/dense ]; then # for another Python they cost their own tests and runs only
+  python3 -m pip install --quiet --no-index --no-deps --no-compile --no-cache-dir --target "$site/packages" wheels/dense/*.whl ||
+    echo "wheels/dense is not for this Python: no average precision"
+fi
 export PYTHONPATH="$site/packages:$PWD" PYTHONUNBUFFERED=1
 mkdir "$site/logs"
 touch "$site/began"
@@ -102,6 +113,20 @@ depthwise() { run 90 depthwise python3 $here/depthwise.py; }
 augmentation() { run 60 augmentation python3 $here/augmentation.py; }
 
 ends() { bench 200 ends --steps resnet,separate_downsampling --rounds 3 --profile --output "$here/$card-tiny-224px"; }
+
+
+dense() { # one run of each head on real pictures, from random weights, then its speed at the published size
+  local head study
+  for head in mask_rcnn cascade_mask_rcnn upernet; do
+    study=nuclei
+    [ $head != upernet ] || study=nuclei_segmentation
+    # shellcheck disable=SC2086 # several words
+    run "${DENSE_SECONDS:-90}" "dense-$head" python3 -m roadmap.run "+study=$study" "study.name=$card-dense" \
+      +step=separate_downsampling head=$head scale=tiny data.image_size=256 data.path=nuclei256.zip "runtime.device=$device" \
+      runtime.threads=null runtime.progress=false runtime.evaluate_every=100 ${RUN:-}
+    bench "${DENSE_SECONDS:-90}" "bench-$head" --task $head --steps resnet,separate_downsampling --rounds 3 --output "$here/$card-$head"
+  done
+}
 
 last() { # with what the first sitting's profile asked for
   bench 90 last --steps separate_downsampling --rounds 3 --against timm_best --profile --output $here/$card-depthwise

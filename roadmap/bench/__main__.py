@@ -1,7 +1,8 @@
 """`python -m roadmap.bench [--scale tiny] [--steps all] [--output FOLDER]`: throughput, latency and memory of every step.
 
 Everything is measured beside timm's loop, in turn, in one process: once with its script's defaults, once with its best
-flags. Writes `bench.csv` and `bench.md`; `roadmap.report` takes the columns of a `bench.csv` in a study's folder over.
+flags. With `--task` the steps are backbones of a head, and alone: timm has no loop for them. Writes `bench.csv` and `bench.md`;
+`roadmap.report` takes the columns of a `bench.csv` in a study's folder over.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import geometric_mean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
@@ -23,7 +24,7 @@ from roadmap.base.files import check_writable, write_atomic
 from roadmap.base.processes import check_alone
 from roadmap.base.tables import Column, as_csv, as_markdown, as_table
 from roadmap.config.overrides import config_folders
-from roadmap.config.schema import Compile, Device, Experiment, ModelConfig, Pipeline, Precision, RecipeConfig
+from roadmap.config.schema import Compile, Device, Experiment, Head, ModelConfig, Pipeline, Precision, TaskName
 from roadmap.config.steps import check_whole, known_steps
 from roadmap.data.images import sources
 from roadmap.model.check import compose_run
@@ -36,6 +37,25 @@ if TYPE_CHECKING:
     from roadmap.data.batches import InputPipeline
 
 AGAINST = ("timm_best", "timm_default")
+
+
+class Usual(NamedTuple):
+    """What a task is measured on where nothing else is said: as published."""
+
+    recipe: str
+    image_size: int  # pixels, of the shorter side
+    longer: float  # times that, the longer one
+    classes: int
+    batch_sizes: tuple[int, int]  # on a GPU and on a CPU
+
+
+COCO = Usual("coco_1x", 800, 1.6, 80, (8, 2))
+USUAL = {
+    Head.none: Usual("paper", 224, 1.0, 1000, (256, 8)),
+    Head.mask_rcnn: COCO,
+    Head.cascade_mask_rcnn: COCO,
+    Head.upernet: Usual("ade20k_160k", 512, 1.0, 150, (16, 2)),
+}
 COLUMNS = (
     Column("step", "step"),
     Column("gmacs", "multiply-adds, G", "{:.3f}"),
@@ -71,8 +91,9 @@ def main() -> int:
 
     device = pick_device(Device(arguments.device))
     data = experiments[0].data
-    setting = _setting(arguments, experiments[0].recipe, worker_count(data), device)
-    where = f"{setting.name} {arguments.scale} {arguments.image_size}px".lower()
+    setting = _setting(arguments, experiments[0], worker_count(data), device)
+    of_head = f"{arguments.task} " * (arguments.task != Head.none)
+    where = f"{setting.name} {of_head}{arguments.scale} {arguments.image_size}px".lower()
     folder = arguments.output or Path("experiments/performance") / re.sub("[^a-z0-9]+", "-", where)
     if arguments.profile:
         folder.mkdir(parents=True, exist_ok=True)
@@ -97,9 +118,11 @@ def _arguments() -> argparse.Namespace:
     parser = Parser(prog="python -m roadmap.bench", description="How fast every step is, beside timm's own loop.")
     parser.add_argument("--scale", default="tiny", help="end points: tiny (default), base, atto, ...")
     parser.add_argument("--steps", default="all", help="all (default), or names joined by commas")
-    parser.add_argument("--image-size", type=int, default=224, help="pixels")
-    parser.add_argument("--batch-size", type=int, help="images an update; 256 on a GPU, 8 on a CPU")
-    parser.add_argument("--classes", type=int, default=1000)
+    parser.add_argument("--task", choices=[*map(str, Head)], default=Head.none, help="a head on the steps; none: classification")
+    parser.add_argument("--recipe", help="of a head; coco_1x or ade20k_160k; dense_short has small ones that a CPU can train")
+    parser.add_argument("--image-size", type=int, help="pixels: 224; of detectors the shorter side, 800; of UPerNet's crops, 512")
+    parser.add_argument("--batch-size", type=int, help="images an update; 256 on a GPU, 8 on a CPU; fewer with a head")
+    parser.add_argument("--classes", type=int, help="1000; with a head COCO's 80 or ADE20K's 150")
     parser.add_argument("--device", choices=[*map(str, Device)], default=Device.auto)
     parser.add_argument(
         "--precision",
@@ -113,7 +136,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, help="CPU threads, of both sides")
     parser.add_argument("--rounds", type=int, default=5, help="how often the contenders take turns")
     parser.add_argument("--seconds", type=float, default=1.0, help="length of a turn, at least")
-    parser.add_argument("--against", default=",".join(AGAINST), help=f"{', '.join(AGAINST)}, both (default), or none")
+    parser.add_argument("--against", help=f"{', '.join(AGAINST)}, both (default), or none (all there is with a head)")
     parser.add_argument("--data", metavar="FOLDER", help="also end to end, on the images of FOLDER/train")
     parser.add_argument("--pipeline", choices=[*Pipeline], default=Pipeline.auto, help="which reads them: data.pipeline")
     parser.add_argument("--profile", action="store_true", help="also write what the time of our updates goes into")
@@ -125,11 +148,27 @@ def _arguments() -> argparse.Namespace:
         value = getattr(arguments, name)
         if value is not None and value < least:
             raise Refused(f"--{name.replace('_', '-')} {value}: must be at least {least}")
-    arguments.against = tuple(name for name in arguments.against.split(",") if name != "none")
+    _settle(arguments)
+    return arguments
+
+
+def _settle(arguments: argparse.Namespace) -> None:
+    """What is not said becomes what is usual for the task."""
+    arguments.task = Head[arguments.task]
+    usual = USUAL[arguments.task]
+    given = arguments.against or (",".join(AGAINST) if arguments.task == Head.none else "none")
+    arguments.against = tuple(name for name in given.split(",") if name != "none")
     for name in arguments.against:
         if name not in AGAINST:
             raise Refused(f"--against {name}: {nearest(name, [*AGAINST, 'none'])}")
-    return arguments
+    if arguments.recipe is not None and arguments.task == Head.none:
+        raise Refused(f"--recipe {arguments.recipe}: with --task alone; classification is measured as the paper trains it")
+    for key, value in (("against", given), ("data", arguments.data)):
+        if arguments.task != Head.none and value not in (None, "none"):
+            raise Refused(f"--{key} {value}: not with --task {arguments.task}, which is measured alone and on images of noise")
+    for key in ("recipe", "image_size", "classes"):
+        if getattr(arguments, key) is None:
+            setattr(arguments, key, getattr(usual, key))
 
 
 def _experiments(arguments: argparse.Namespace) -> list[Experiment]:
@@ -139,45 +178,70 @@ def _experiments(arguments: argparse.Namespace) -> list[Experiment]:
     known = known_steps(*folders)
     names = list(known) if arguments.steps == "all" else arguments.steps.split(",")
     data = ["data=folder", f"data.path={arguments.data}", f"data.pipeline={arguments.pipeline}"] if arguments.data else []
-    common = [f"scale={arguments.scale}", "recipe=paper", "recipe.mixup=0", "recipe.cutmix=0", *data]
-    common.append(f"data.image_size={arguments.image_size}")
+    common = [f"scale={arguments.scale}", f"recipe={arguments.recipe}", "recipe.mixup=0", "recipe.cutmix=0", *data]
+    common += [f"data.image_size={arguments.image_size}", *_of_head(arguments)]
     return [compose_run([*common, f"+step={name}"], folders) for name in names]
 
 
-def _setting(arguments: argparse.Namespace, recipe: RecipeConfig, workers: int, device: torch.device) -> Setting:
-    """What is the same for all rows; settles what `auto` means in the arguments."""
+def _of_head(arguments: argparse.Namespace) -> list[str]:
+    """The settings of a head: pictures as large as its own get."""
+    head, size = arguments.task, arguments.image_size
+    if head == Head.none:
+        return []
+    objects = head.facts.task == TaskName.detection
+    sides = f"data.longest_side={_longer(arguments)}" if objects else f"recipe.crop_size={size}"
+    return [f"task={head.facts.task}", f"head={head}", f"runtime.compile={arguments.compile}", sides]
+
+
+def _longer(arguments: argparse.Namespace) -> int:
+    return round(arguments.image_size * USUAL[arguments.task].longer)
+
+
+def _setting(arguments: argparse.Namespace, experiment: Experiment, workers: int, device: torch.device) -> Setting:
+    """What is the same for all rows."""
     import torch
 
     from roadmap.bench.measure import Peak
     from roadmap.bench.step import Setting
-    from roadmap.train.precision import pick_precision
+    from roadmap.tasks.choose import choose_task
 
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    torch.backends.cudnn.benchmark = True
-    gpu = device.type == "cuda"
-    compiled = Compile(arguments.compile)
-    if compiled == Compile.auto:
-        compiled = Compile.blocks if gpu else Compile.none
-    arguments.batch_size = arguments.batch_size or (256 if gpu else 8)
-    arguments.compile, arguments.threads = compiled.value, torch.get_num_threads()
-    precision = pick_precision(Precision(arguments.precision), device)
-    arguments.precision = precision.value
+    _pick(arguments, device)
+    recipe = replace(experiment.recipe, batch_size=arguments.batch_size, micro_batch=None)
     return Setting(
         device=device,
-        name=torch.cuda.get_device_name(device) if gpu else f"CPU, {arguments.threads} threads",
-        precision=precision,
-        compiled=compiled,
+        name=torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {arguments.threads} threads",
+        precision=Precision(arguments.precision),
+        compiled=Compile(arguments.compile),
         scale=arguments.scale,
-        recipe=replace(recipe, batch_size=arguments.batch_size, micro_batch=None),
+        task=choose_task(replace(experiment, recipe=recipe), [str(number) for number in range(arguments.classes)]),
+        head=experiment.head,
+        recipe=recipe,
         classes=arguments.classes,
         image_size=arguments.image_size,
+        longer=_longer(arguments),
         workers=workers,
         rounds=arguments.rounds,
         seconds=arguments.seconds,
         against=arguments.against,
         peak=Peak.of(device),
     )
+
+
+def _pick(arguments: argparse.Namespace, device: torch.device) -> None:
+    """What `auto` means on this device, and how many images it takes at once."""
+    import torch
+
+    from roadmap.train.precision import pick_precision
+
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    torch.backends.cudnn.benchmark = True
+    gpu = device.type == "cuda"
+    if arguments.compile == Compile.auto:
+        arguments.compile = Compile.blocks if gpu and arguments.task.facts.task != TaskName.detection else Compile.none
+    arguments.batch_size = arguments.batch_size or USUAL[arguments.task].batch_sizes[0 if gpu else 1]
+    arguments.precision = pick_precision(Precision(arguments.precision), device).value
+    arguments.compile, arguments.threads = Compile(arguments.compile).value, torch.get_num_threads()
 
 
 def _measured(step: str, model: ModelConfig, setting: Setting, pipeline: InputPipeline | None) -> dict[str, Any]:
@@ -187,8 +251,15 @@ def _measured(step: str, model: ModelConfig, setting: Setting, pipeline: InputPi
 
 
 def _about(setting: Setting) -> dict[str, Any]:
-    where = {"scale": setting.scale, "image_size": setting.image_size, "batch_size": setting.recipe.batch_size}
-    return {**where, "precision": setting.precision.value, "compiled": setting.compiled.value, "device": setting.name}
+    what = {"head": setting.head.name.value, "recipe": setting.recipe.name, "scale": setting.scale}
+    return {
+        **what,
+        "image_size": setting.image_size,
+        "batch_size": setting.recipe.batch_size,
+        "precision": setting.precision.value,
+        "compiled": setting.compiled.value,
+        "device": setting.name,
+    }
 
 
 def _with_spread(row: dict[str, Any]) -> dict[str, Any]:
@@ -206,6 +277,8 @@ def _measured_before(folder: Path, setting: Setting) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     rows = pd.read_csv(path).astype(object)
+    for key, before in (("head", Head.none.value), ("recipe", USUAL[Head.none].recipe)):
+        rows[key] = rows.get(key, before)  # files of before have none
     try:
         for key, value in about.items():
             others = sorted({str(other) for other in rows[key] if other != value})
@@ -219,14 +292,22 @@ def _measured_before(folder: Path, setting: Setting) -> list[dict[str, Any]]:
 def notes(rows: Sequence[dict[str, Any]], arguments: argparse.Namespace, peak: str) -> list[str]:
     """What was measured, and the means over the steps."""
     versions = provenance()["versions"]
+    dense, objects = arguments.task != Head.none, arguments.task.facts.task == TaskName.detection
+    why = "regions are counted that it was not trained on" if objects else "other work slowed the product down"
+    size = (
+        f"{arguments.task} of {arguments.recipe}, {_longer(arguments)} x {arguments.image_size}"
+        if dense
+        else arguments.image_size
+    )
+    regions = ", with a head of regions 1000 of them for boxes and 100 for masks as publications do"
     remarks = [
-        f"Scale {arguments.scale}, {arguments.image_size} px, batch {arguments.batch_size}, {arguments.precision}, compiled: "
+        f"Scale {arguments.scale}, {size} px, batch {arguments.batch_size}, {arguments.precision}, compiled: "
         f"{arguments.compile}, {arguments.threads} CPU threads; torch {versions['torch']}, timm {versions['timm']}, Python "
         f"{versions['python']} on {platform.machine()}. Synthetic images that lie on the device. Median of {arguments.rounds} "
         f"rounds of at least {arguments.seconds:g} s, the contenders in turn; ratios are taken round by round.",
-        f"Peak: {peak}. Its share counts 3 x 2 operations for each multiply-add of the forward pass.",
+        f"Peak: {peak}. Its share counts 3 x 2 operations for each multiply-add of the forward pass{regions * objects}.",
         *(
-            f"{row['step']}: {row['share_of_peak']:.0%} of the peak: other work slowed the product down, so it says nothing."
+            f"{row['step']}: {row['share_of_peak']:.0%} of the peak: {why}, so it says nothing."
             for row in rows
             if (row["share_of_peak"] or 0) > 1
         ),

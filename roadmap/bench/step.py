@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from timm.layers import set_fast_norm
@@ -18,11 +18,11 @@ from torch import nn
 from roadmap.base.files import write_atomic
 from roadmap.bench.measure import Action, Peak, Spread, in_turn, peak_memory, profiled, settle, timed
 from roadmap.bench.timm_loop import TimmLoop, timm_network
-from roadmap.config.schema import Compile, ModelConfig, Precision, RecipeConfig
+from roadmap.config.schema import Compile, Head, HeadConfig, ModelConfig, Precision, RecipeConfig
 from roadmap.data.batches import Batch, InputPipeline, LabelledImages, seed_all
 from roadmap.model.cost import cost
-from roadmap.model.network import build_network
 from roadmap.tasks.classification import Classification
+from roadmap.tasks.task import Task
 from roadmap.train import memory, recipe
 from roadmap.train.compiling import compile_network
 from roadmap.train.precision import autocast, tf32
@@ -42,15 +42,26 @@ class Setting:
     precision: Precision
     compiled: Compile
     scale: str
+    task: Task
+    head: HeadConfig
     recipe: RecipeConfig
     classes: int
-    image_size: int
+    image_size: int  # pixels, of the shorter side
+    longer: int  # of the longer one
     workers: int  # loader processes, where the images of a folder are read
     rounds: int
     seconds: float
     against: tuple[str, ...]
     peak: Peak
     profiles: Path | None = None  # where to write what the time of our updates goes into
+
+    def multiply_adds(self, model: ModelConfig) -> int:
+        """Of a forward pass over one image, of backbone and head."""
+        if self.head.name == Head.none:
+            return cost(model, self.classes, self.image_size).conv_linear
+        from roadmap.tasks.dense.cost import dense_cost  # torchvision's detectors, whose import takes a second
+
+        return dense_cost(model, None, self.head, self.classes, (self.image_size, self.longer)).macs
 
 
 @dataclass
@@ -80,7 +91,7 @@ def measure(step: str, model: ModelConfig, setting: Setting, pipeline: InputPipe
         actions[PEAK] = setting.peak.product
     times = in_turn(actions, setting.device, setting.rounds, setting.seconds)
     peak = setting.peak.seen(times.pop(PEAK, []))
-    forward = cost(model, setting.classes, setting.image_size).conv_linear
+    forward = setting.multiply_adds(model)
     row: dict[str, Any] = {"gmacs": forward / 1e9}
     for name, seconds in times.items():
         speed = Spread.of([batch / value for value in seconds])
@@ -114,7 +125,7 @@ def _warm(setting: Setting, make: Callable[[], Made]) -> Contender:
     """Build a contender and run its first updates."""
     before = torch.cuda.memory_allocated(setting.device) / 2**30 if setting.device.type == "cuda" else 0.0
     network, step, layout, precision = make()
-    batch = _synthetic(setting, layout)
+    batch = _synthetic(setting, setting.recipe.images_at_once, layout)
 
     def update() -> None:
         step(batch)
@@ -126,23 +137,27 @@ def _warm(setting: Setting, make: Callable[[], Made]) -> Contender:
     return Contender(network, step, update, layout, precision, first, None if memory is None else memory - before)
 
 
-def _synthetic(setting: Setting, layout: torch.memory_format) -> Batch:
-    """A batch of noise that already lies on the device, in the layout of its contender."""
-    batch, size = setting.recipe.images_at_once, setting.image_size
-    images = torch.randn(batch, 3, size, size, device=setting.device).contiguous(memory_format=layout)
-    return LabelledImages(images, torch.randint(setting.classes, (batch,), device=setting.device))
+def _synthetic(setting: Setting, number: int, layout: torch.memory_format) -> Batch:
+    """So many images of noise that already lie on the device, in the layout of their contender."""
+    size, device = setting.image_size, setting.device
+    if setting.head.name == Head.none:
+        images = torch.randn(number, 3, size, size, device=device).contiguous(memory_format=layout)
+        return LabelledImages(images, torch.randint(setting.classes, (number,), device=device))
+    batch = setting.task.dummy_batch(number, size, device)
+    for image in batch.images:
+        image.normal_()
+    return batch
 
 
 def _ours(model: ModelConfig, setting: Setting) -> Made:
     """The update of a run, its reading late included."""
     seed_all(0)
-    network: nn.Module = build_network(model, setting.classes)
+    network = setting.task.network(model, None, setting.image_size)
     network = network.to(setting.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     compile_network(network, setting.compiled)
     adamw = recipe.optimizer(setting.recipe, network)
     schedule = recipe.schedule(setting.recipe, adamw, 1_000_000)
-    task = Classification(setting.recipe, setting.classes)
-    update = Update(network, adamw, task, setting.precision, Ranks(setting.device))
+    update = Update(network, adamw, setting.task, setting.precision, Ranks(setting.device))
     readings, done = Readings(setting.device), [0]
 
     def step(batch: Batch) -> None:
@@ -161,8 +176,7 @@ def _timm(step: str, model: ModelConfig, setting: Setting, best: bool) -> Made:
     network = timm_network(step, setting.scale, model, setting.classes)
     set_fast_norm(False)
     compiled = setting.compiled != Compile.none
-    task = Classification(setting.recipe, setting.classes)
-    loop = TimmLoop(network, task, setting.device, best, compiled, setting.precision)
+    loop = TimmLoop(network, cast(Classification, setting.task), setting.device, best, compiled, setting.precision)
     return loop.network, loop, loop.memory_format, loop.precision
 
 
@@ -201,8 +215,7 @@ def _inference(contenders: dict[str, Contender], setting: Setting, batch: int) -
 
 
 def _answer(contender: Contender, setting: Setting, images: int) -> Action:
-    shape = images, 3, setting.image_size, setting.image_size
-    batch = torch.randn(shape, device=setting.device).contiguous(memory_format=contender.layout)
+    batch = _synthetic(setting, images, contender.layout).images
 
     def action() -> None:
         contender.network.eval()

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from roadmap.paper.rows import HEADING
 from roadmap.report.noise import Array
-from roadmap.report.published import published_difference
+from roadmap.report.published import beside, published_difference
 from roadmap.report.records import Study
 from roadmap.report.statistics import LEVEL, Analysis, written_interval
 
@@ -104,8 +105,9 @@ def agreement_note(study: Study, analysis: Analysis) -> list[str]:
     if found is None:
         return []
     tau, rho, whose = found.tau, found.rho, "the published" if study.plan.published else "the paper's"
+    of_what = "" if beside(study.plan) else f" in {HEADING.split(',')[0]} on ImageNet-1K"
     return [
-        f"Agreement with {whose} differences over {found.steps} steps: Kendall's tau "
+        f"Agreement with {whose} differences{of_what} over {found.steps} steps: Kendall's tau "
         f"{written_interval(tau.value, tau.low, tau.high)}, Spearman's rho {written_interval(rho.value, rho.low, rho.high)} "
         "(95 % intervals: steps and noise drawn anew)."
     ]

@@ -9,8 +9,8 @@ from roadmap.base.console import printable
 from roadmap.base.errors import Refused, nearest
 from roadmap.base.tables import Column, Row, as_csv, as_latex, as_markdown, as_table, latex_text, markdown_text
 from roadmap.record.study import StudyPlan
-from roadmap.report.frames import PAPER, SPEEDS, dictionaries
-from roadmap.report.published import published_heading
+from roadmap.report.frames import PAPER, PUBLISHED, SPEEDS, dictionaries
+from roadmap.report.published import beside, published_heading
 from roadmap.report.report import Report
 from roadmap.report.sides import recipes_of
 from roadmap.report.statistics import written_interval, written_p
@@ -45,11 +45,12 @@ def effect_columns(plan: StudyPlan) -> tuple[Column, ...]:
 
 def csv_columns(report: Report) -> list[Column]:
     """The columns of `table.csv`: full precision, percent and points."""
-    return [Column(key, key) for key in report.table if key not in (*PAPER[1:], "at_chance")]
+    hidden = {"at_chance", *PAPER[1:], *(() if beside(report.study.plan) else PUBLISHED)}
+    return [Column(key, key) for key in report.table if key not in hidden]
 
 
 def _every_column(plan: StudyPlan) -> tuple[Column, ...]:
-    metric, (score, delta, gmacs) = plan.metric, PAPER
+    metric = plan.metric
     return (
         Column("label", "step" if plan.kind == "roadmap" else "row", _label),
         Column(
@@ -62,12 +63,16 @@ def _every_column(plan: StudyPlan) -> tuple[Column, ...]:
         Column("params_m", "parameters, M", "{:.2f}", "params, M"),
         Column("images_per_second", "training of these runs, img/s", "{:.4g}", "img/s"),
         *(Column(key, heading, form) for key, heading, form in SPEEDS),
-        Column(
-            score,
-            published_heading(plan),
-            partial(_deviating, score, f"{score}_std"),
-            "published" if plan.published else "paper, %",
-        ),
+        *(_published(plan) if beside(plan) else ()),
+    )
+
+
+def _published(plan: StudyPlan) -> tuple[Column, ...]:
+    """The columns of what was published of the rows."""
+    score, delta, gmacs = PAPER
+    short = "published" if plan.published else "paper, %"
+    return (
+        Column(score, published_heading(plan), partial(_deviating, score, f"{score}_std"), short),
         Column(delta, "its difference", "{:+.2f}", "its Δ"),
         Column(gmacs, "its multiply-adds, G", "{:.2f}", "its MACs, G"),
     )
@@ -149,7 +154,7 @@ def markdown(report: Report, keys: Sequence[str] = ()) -> str:
 def latex(report: Report, keys: Sequence[str] = ()) -> str:
     """`table.tex`: booktabs tables for a paper, with what a reader must know below them."""
     plan, effects = report.study.plan, report.effect_rows
-    keys = keys or ("label", plan.metric.key, "delta", "verdict", "gmacs", "params_m", *PAPER[:2])
+    keys = keys or ("label", plan.metric.key, "delta", "verdict", "gmacs", "params_m", *(PAPER[:2] if beside(plan) else ()))
     tables = [as_latex(effects, effect_columns(plan), "effects"), r"\medskip"] if effects else []
     tables.append(as_latex(report.rows, table_columns(plan, keys), plan.question))
     said = "\n".join(f"{latex_text(note)}\n" for note in report.notes)

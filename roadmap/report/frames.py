@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 GROUPS = ("model", "data", "recipe", "versions", "git")  # whose settings are columns of their own, recipe.lr
 PAPER = tuple(f"paper_{key}" for key in (METRIC, "delta", "gmacs"))
+PUBLISHED = (PAPER[0], f"{PAPER[0]}_std", "paper_gflops_printed")  # in `table.csv`
 SPEEDS = (  # of bench.csv, where there is one
     ("ours_train", "training, img/s", "{:.4g}"),
     ("ours_inference", "inference, img/s", "{:.4g}"),

@@ -18,7 +18,7 @@ def notes(study: Study, analysis: Analysis) -> list[str]:
     plan, first = study.plan, next(iter(study.speeds.values()), None)
     lines = [
         f"Ours: {plan.ends} (scale {plan.scale.name}) on {plan.measured_on}, recipe "
-        f"{recipe_words(study)}, final epoch, mean ± standard deviation over n seeds. {not_comparable(plan)}"
+        f"{recipe_words(study)}, final epoch, mean ± standard deviation over n seeds. {not_comparable(plan)}".rstrip()
     ]
     if not study.planned:
         lines.append(

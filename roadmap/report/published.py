@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from roadmap.paper.published import PublishedRow
-from roadmap.paper.rows import HEADING, PaperRow, paper_row, paper_scale
+from roadmap.paper.rows import HEADING, METRIC, PaperRow, paper_row, paper_scale
 from roadmap.record.study import StudyPlan
 
 PAPER_EPOCHS = 300
 
 
+def beside(plan: StudyPlan) -> bool:
+    """Whether published numbers are of what the study scores: of a table that it names, or the paper's, which are top-1.
+
+    Of box AP and mIoU the paper printed the ends alone, with weights from ImageNet.
+    """
+    return plan.published is not None or plan.metric.key == METRIC
+
+
 def published_row(plan: StudyPlan, row: str | None) -> PaperRow | PublishedRow | None:
-    """What was published of a row."""
-    if row is None:
+    """What was published of a row, where it is of the study's metric."""
+    if row is None or not beside(plan):
         return None
     return plan.published.row(row) if plan.published else paper_row(paper_scale(plan.scale.name), row)
 
@@ -37,7 +45,7 @@ def not_comparable(plan: StudyPlan) -> str:
     """What a reader must know of the column."""
     if plan.published:
         return f"The published numbers ({plan.published.source}) are not comparable with ours on other data."
-    return "The paper's numbers are ImageNet-1K's and not comparable with ours."
+    return "The paper's numbers are ImageNet-1K's and not comparable with ours." if beside(plan) else ""
 
 
 def aside(plan: StudyPlan) -> tuple[str, str]:

@@ -12,11 +12,12 @@ from typing import Any
 
 from roadmap.base.errors import Refused, nearest
 from roadmap.base.files import write_atomic
+from roadmap.config.schema import Head
 from roadmap.record.folder import RunFolder
 from roadmap.record.result import RunResult, dump_result, load_result
 from roadmap.record.study import FILE, StudyPlan, read_plan
 from roadmap.report.unplanned import plan_of
-from roadmap.tasks.metrics import score_named
+from roadmap.tasks.metrics import METRICS, score_named
 
 ROOMS = ("model", "recipe", "data", "start")  # of a result, in which rows may differ where the study says so
 History = list[list[float | None]]  # of each epoch: training loss, validation loss, score
@@ -184,6 +185,9 @@ def _speeds(folder: Path, plan: StudyPlan) -> dict[str, dict[str, Any]]:
         rows = list(csv.DictReader(lines))
     scale, size = plan.scale.name, str(plan.image_size)
     for row in rows:
+        head = row.get("head") or Head.none.value
+        if head not in Head.__members__ or METRICS[Head[head].facts.task].key != plan.metric.key:
+            raise Refused(f"{file}: measured with head {head}; the study is scored by {plan.metric.label}")
         if (row.get("scale"), row.get("image_size")) != (scale, size):
             measured = f"at scale {row.get('scale')}, {row.get('image_size')} px"
             raise Refused(f"{file}: measured {measured}; the study is at scale {scale}, {size} px")

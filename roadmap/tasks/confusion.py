@@ -25,10 +25,14 @@ class Confusion:
         self.classes = list(classes)
         self.counts = torch.zeros(len(classes), len(classes), dtype=torch.int64, device=device)
 
-    def add(self, said: Tensor, targets: Tensor) -> None:
-        """Take in classes that were said and the classes that they are, (n,) both."""
+    def add(self, said: Tensor, targets: Tensor, counted: Tensor | None = None) -> None:
+        """Take in classes that were said and the classes that they are, (n,) both; where given, those that are `counted` (n,).
+
+        A GPU is not waited for, as it would be for a histogram or a selection: their sizes come from values.
+        """
         pairs = targets.long() * len(self.classes) + said
-        self.counts += torch.bincount(pairs, minlength=self.counts.numel()).view_as(self.counts)
+        once = torch.ones_like(pairs) if counted is None else counted.long()
+        self.counts.view(-1).index_add_(0, pairs, once)
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each class."""

@@ -147,6 +147,17 @@ def test_kills_change_no_bit_on_a_gpu(tmp_path, step):
     assert record(folder_of(lines)) == whole
 
 
+@pytest.mark.gpu
+def test_kills_change_no_bit_of_a_segmenter_on_a_gpu(tmp_path):
+    if not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    lines = ["+step=gelu", "task=segmentation", *DENSE, "recipe.jitter=[0.5,2]", *GPU]
+    whole, _ = undisturbed([*lines, f"output={tmp_path / 'whole'}"])
+    killed = [*lines, f"output={tmp_path / 'killed'}"]
+    disturbed(killed, 5, random.Random("segmentation"))
+    assert record(folder_of(killed)) == whole
+
+
 def test_a_deterministic_run_asks_torch_for_it(tmp_path):
     """On a CPU it must change nothing; another run in the same process is free of it again."""
     from roadmap.train.precision import repeat_bits

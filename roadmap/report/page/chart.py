@@ -45,7 +45,7 @@ def _tip(row: Row, cells: dict[str, str], compared: str, metric: Metric, whose: 
     lines += ["; ".join(f"seed {seed}: {value:.2f}" for seed, value in row.by_seed.items())] if row.values else []
     lines += [f"{compared}: {cells['delta']}" + (f", {cells['verdict']}" if cells["verdict"] else "")] if cells["delta"] else []
     lines += [f"multiply-adds: {cells['gmacs']} G; parameters: {cells['params_m']} M"] if row.gmacs is not None else []
-    return lines + ([f"{whose}: {cells[PAPER[0]]} ({said})"] if cells[PAPER[0]] else [])
+    return lines + ([f"{whose}: {cells[PAPER[0]]} ({said})"] if cells.get(PAPER[0]) else [])
 
 
 # --- the roadmap -----------------------------------------------------------------------------------------------------

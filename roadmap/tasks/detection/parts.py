@@ -119,8 +119,8 @@ class Proposals(RegionProposalNetwork):
         self, objectness: Tensor, pred_bbox_deltas: Tensor, labels: list[Tensor], regression_targets: list[Tensor]
     ) -> tuple[Tensor, Tensor]:
         """Of a sample of the anchors, half of them on objects where there are so many."""
-        positive, negative = (torch.cat(chosen).bool() for chosen in self.fg_bg_sampler(labels))
-        sampled = torch.cat([torch.where(positive)[0], torch.where(negative)[0]])
+        positive, negative = (torch.where(torch.cat(chosen))[0] for chosen in self.fg_bg_sampler(labels))
+        sampled = torch.cat([positive, negative])
         expected = torch.cat(regression_targets)
         distance = functional.smooth_l1_loss(pred_bbox_deltas[positive], expected[positive], beta=self.beta, reduction="sum")
         of_objects = functional.binary_cross_entropy_with_logits(objectness.flatten()[sampled], torch.cat(labels)[sampled])

@@ -41,11 +41,7 @@ class Samples(NamedTuple):
     labels: Tensor  # (n,), 0: background
     matched: Tensor  # (n,) the object that each is compared with
     is_truth: Tensor  # (n,) whether it is an object's own box
-
-    @property
-    def objects(self) -> Tensor:
-        """Numbers of those that are no background."""
-        return torch.where(self.labels > 0)[0]
+    objects: Tensor  # numbers of those that are no background; asked for once, as a GPU is waited for
 
 
 class Stage(RoIHeads):
@@ -77,7 +73,7 @@ class Stage(RoIHeads):
         boxes = self.add_gt_proposals(proposals, truths)
         matched, found = self.assign_targets_to_proposals(boxes, truths, labels)
         return [
-            Samples(own[chosen], its[chosen], at[chosen], chosen >= len(proposed))
+            Samples(own[chosen], its[chosen], at[chosen], chosen >= len(proposed), torch.where(its[chosen] > 0)[0])
             for own, its, at, proposed, chosen in zip(boxes, found, matched, proposals, self.subsample(found), strict=True)
         ]
 

@@ -25,10 +25,11 @@ class Confusion(confusion.Confusion):
             given = resized(scores[None].float(), (target.shape[0], target.shape[1]))[0].argmax(0)
             self.add(given, target)
 
-    def add(self, said: Tensor, targets: Tensor) -> None:
-        """Take in the classes that pixels were given, and the classes that they have."""
+    def add(self, said: Tensor, targets: Tensor, counted: Tensor | None = None) -> None:
+        """Take in the classes that pixels were given, and the classes that they have, of any shape."""
+        said, targets = said.flatten(), targets.flatten()
         seen = targets != IGNORED
-        super().add(said[seen], targets[seen])
+        super().add(said, targets.where(seen, 0), seen)
 
     def compute(self, processes: Processes) -> dict[str, float]:
         """`miou`, `pixel_accuracy`, and `iou_<class>` of each class that a pixel has or was given, in percent.
