@@ -40,7 +40,9 @@ def _parsed(override: str) -> Override:
         return OverridesParser.create().parse_override(override)
     except HydraException as error:
         reason = str(error).splitlines()[0]
-        raise Refused(f"an override cannot be read: {reason}. Form: key=value, for example model.kernel_size=5") from error
+        raise Refused(
+            f"{override}: cannot be read as a setting: {reason}. Form: key=value, for example model.kernel_size=5"
+        ) from error
 
 
 def check_override(override: Override, config_dirs: Sequence[Path] = ()) -> None:
