@@ -37,12 +37,10 @@ def parse(overrides: Sequence[str]) -> list[Override]:
 def _parsed(override: str) -> Override:
     """Read once: a list of a thousand seeds takes Hydra's parser a second."""
     try:
-        return OverridesParser.create().parse_override(override)
+        return OverridesParser.create().parse_overrides([override])[0]
     except HydraException as error:
         reason = str(error).splitlines()[0]
-        raise Refused(
-            f"{override}: cannot be read as a setting: {reason}. Form: key=value, for example model.kernel_size=5"
-        ) from error
+        raise Refused(f"an override cannot be read: {reason}. Form: key=value, for example model.kernel_size=5") from error
 
 
 def check_override(override: Override, config_dirs: Sequence[Path] = ()) -> None:

@@ -132,9 +132,13 @@ def _how(study: Study, analysis: Analysis, measured: Measured) -> str:
         f" With {len(study.plan.seeds)} seeds an effect of {analysis.smallest or 0:.2f} points between rows of average noise (a "
         f"run's standard deviation is {measured.deviation:.2f}) is resolved in four of five studies."
     )
+    of_orders = "what a change adds, averaged over all orders of the changes: a Shapley value; " * (
+        study.plan.kind == "orderings"
+    )
     return (
-        f"Effects, in points: each 95 % interval is Student's, {_whose(measured)}. Resolved is what Holm's procedure tells from "
-        f"0, with at most 5 % chance of any false alarm among the {tested}.{_alone(analysis)}{least * bool(analysis.smallest)}"
+        f"Effects, in points: {of_orders}each 95 % interval is Student's, {_whose(measured)}. Resolved is what Holm's procedure "
+        f"tells from 0, with at most 5 % chance of any false alarm among the {tested}.{_alone(analysis)}"
+        f"{least * bool(analysis.smallest)}"
     )
 
 

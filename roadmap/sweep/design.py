@@ -9,10 +9,11 @@ of one's own.
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations, pairwise
+from itertools import combinations, pairwise, permutations
 from typing import Any
 
 from roadmap.base.errors import Refused, nearest
@@ -130,16 +131,17 @@ def _variant(step: Step, change: Change, word: str, settings: Settings) -> Varia
 
 
 def _orderings(study: StudyConfig, steps: Mapping[str, Step], experiment_of: ExperimentOf) -> Design:
-    """Each change's worth averaged over orders in which it may come: a Shapley value, from sampled orders.
+    """Each change's worth averaged over orders in which it may come: a Shapley value, from sampled orders or from all.
 
-    Orders come in pairs, one and its reverse, which cancels what the place in the order does. A set of changes that
+    Sampled orders come in pairs, one and its reverse, which cancels what the place in the order does. A set of changes that
     several orders pass through is one variant, trained once.
     """
     changed = changes(study, steps, experiment_of)
     start = _chain(study, steps)[0]
     variants: dict[frozenset[str], Variant] = {}
     parts: dict[str, list[dict[str, float]]] = {change.step.name: [] for change in changed}
-    for number, order in enumerate(orders(list(parts), study.orders)):
+    every = study.orders >= math.factorial(len(parts)) > 1
+    for number, order in enumerate(permutations(parts) if every else orders(list(parts), study.orders)):
         sets = [frozenset(order[:size]) for size in range(len(order) + 1)]
         for members in sets:
             variants.setdefault(members, _set_variant(start, changed, members))
@@ -147,9 +149,8 @@ def _orderings(study: StudyConfig, steps: Mapping[str, Step], experiment_of: Exp
             if number % 2 == 0:
                 parts[name].append({})
             _add(parts[name][-1], {variants[before].name: -0.5, variants[after].name: 0.5})
-    effects = [
-        Effect(change.step.name, change.step.label, _mean(parts[change.step.name]), parts[change.step.name]) for change in changed
-    ]
+    labels = {change.step.name: change.step.label for change in changed}
+    effects = [Effect(name, labels[name], _mean(pairs), [] if every else pairs) for name, pairs in parts.items()]
     ordered = sorted(variants.items(), key=lambda item: (len(item[0]), item[1].name))
     return Design(tuple(variant for _, variant in ordered), tuple(effects))
 

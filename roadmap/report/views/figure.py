@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 from roadmap.report.figure import GREY, STYLE, every_kind, plain
 from roadmap.report.lettering import SIZE, broken, width
 from roadmap.report.plots import NAMES, SMALL, interactions
+from roadmap.report.statistics import written_interval
 from roadmap.report.views import VIEWS, Views, Worth
 
 MARKS = {  # Okabe and Ito's colours, which colour-blind readers tell apart
@@ -21,6 +22,7 @@ MARKS = {  # Okabe and Ito's colours, which colour-blind readers tell apart
 }
 LINE = 0.17  # inches between the views of a step
 INCHES = 9.0
+FAR = 2.0  # times what four of five worths reach: the most that is drawn
 
 
 def pictures(views: Views) -> dict[str, bytes]:
@@ -48,14 +50,40 @@ def drawn(views: Views) -> Figure:
     axes.set_yticks(range(len(names)), names, parse_math=False)
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(len(names) - 0.5, -0.5)
+    far = _limit(axes, views, LINE / band)
     axes.set_xlabel(f"points of {plan.metric.label}", parse_math=False)
     plain(axes)
     handles = [Line2D([], [], color=MARKS[kind][0], marker=MARKS[kind][1], label=VIEWS[kind]) for kind in kinds]
     columns = 3 if max(width(VIEWS[kind], SMALL) for kind in kinds) < 220 else 2
     figure.legend(handles=handles, loc="outside upper left", ncols=columns, fontsize=SMALL, frameon=False)
     caption = f"{plan.measured_on}; line: 95 % interval; filled: resolved by Holm's procedure among those of its view"
+    caption += "; arrows: beyond the axis" * far
     figure.supxlabel(broken(caption, 72 * INCHES - 24), x=0.02, ha="left", fontsize=SIZE, parse_math=False)
     return figure
+
+
+def _limit(axes: Axes, views: Views, line: float) -> bool:
+    """Cut the axis where a few worths lie far beyond all others, and write those at its edge; returns whether there are any.
+
+    `line` is how far the views of a step are apart.
+    """
+    worths = {key: worth.estimate for key, worth in views.worths.items()}
+    reach = sorted(abs(found.value) + (found.half_width or 0.0) for found in worths.values())
+    most = FAR * reach[int(0.8 * (len(reach) - 1))]
+    if reach[-1] <= most:
+        return False
+    axes.set_xlim(-most, most)
+    for (step, kind), found in worths.items():
+        if abs(found.value) > most:
+            y = list(views.steps).index(step) + (views.kinds.index(kind) - (len(views.kinds) - 1) / 2) * line
+            side = 1 if found.value > 0 else -1
+            said = written_interval(found.value, *(found.interval or (None, None))) + ", resolved" * bool(found.resolved)
+            axes.annotate(
+                f"{said} →" if side > 0 else f"← {said}", (side * most, y), (-4 * side, 0), textcoords="offset points",
+                va="center", ha="right" if side > 0 else "left", fontsize=7, color=MARKS[kind][0], zorder=5,
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 0.8},
+            )  # fmt: skip
+    return True
 
 
 def _mark(axes: Axes, y: float, kind: str, worth: Worth | None) -> None:
