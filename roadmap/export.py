@@ -11,6 +11,7 @@ from pathlib import Path
 from roadmap.base.console import Parser, exits
 from roadmap.base.errors import Refused
 from roadmap.base.processes import check_alone
+from roadmap.use.named import check_named
 
 
 def main() -> int:
@@ -22,6 +23,7 @@ def main() -> int:
     parser.add_folders("parts")
     arguments = parser.parse_args()
     check_alone("roadmap.export")
+    check_named(arguments.network)
     from roadmap.use.export import CONFIG, ONNX, WEIGHTS, exported, write, write_onnx  # torch
     from roadmap.use.trained import find_trained
 

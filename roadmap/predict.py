@@ -10,6 +10,7 @@ from roadmap.base.errors import Refused, nearest
 from roadmap.base.processes import check_alone
 from roadmap.base.tables import FORMATS, Column
 from roadmap.config.schema import Device, RuntimeConfig, TaskConfig, TaskName
+from roadmap.use.named import check_named
 
 FORMS = {
     **dict.fromkeys(("probability", "score", "share"), "{:.4f}"),
@@ -34,6 +35,7 @@ def main() -> int:
     for name, allowed in (("format", list(FORMATS)), ("device", list(map(str, Device)))):
         if getattr(arguments, name) not in allowed:
             raise Refused(f"--{name} {getattr(arguments, name)}: {nearest(getattr(arguments, name), allowed)}")
+    check_named(arguments.network)
     from roadmap.use.predict import predict, read_pictures  # torch
     from roadmap.use.trained import find_trained
 

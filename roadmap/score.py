@@ -13,6 +13,7 @@ from roadmap.base.errors import StorageFault
 from roadmap.base.files import check_writable, write_atomic
 from roadmap.base.processes import check_alone
 from roadmap.config.overrides import config_folders
+from roadmap.use.named import check_asked, check_named
 
 
 def main() -> int:
@@ -26,13 +27,15 @@ def main() -> int:
     arguments = parser.parse_intermixed_args()
     check_alone("roadmap.score")
     folders = config_folders(arguments.config_dir)
+    name = check_named(arguments.network)
+    folder = arguments.output or Path("scores") / name
+    check_asked(arguments.network, arguments.overrides, folders)
+    check_writable(folder.absolute(), f"--output {folder}")
     from roadmap.use.score import score  # torch
     from roadmap.use.trained import asked, find_trained
 
     trained = find_trained(arguments.network, folders, arguments.parts)
     use = asked(trained, arguments.overrides, folders)
-    folder = arguments.output or Path("scores") / trained.name
-    check_writable(folder.absolute(), f"--output {folder}")
     scored = score(trained, use, arguments.multi_scale)
     about = {"network": trained.name, "data": use.data.source.value, "images": scored.images, "scores": scored.scores}
     about |= {"multi_scale": True} if arguments.multi_scale else {}

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,8 @@ REPOSITORY = Path(__file__).parent.parent
 QUICK = "scale=atto recipe=smoke model.width=8 runtime.threads=1 data.image_size=32 data.workers=0"
 SECRET = "xyzzy-of-the-environment"
 TOUCH = "{_target_:pathlib.Path.touch,self:pwned}"  # what an injected _target_ would do
-MAINS = {"run": run.main, "sweep": sweep.main, "cost": cost.main}
+MAINS = {"run": run.main, "sweep": sweep.main, "cost": cost.main}  # of others: `main` in the module of that name
+ELSEWHERE = {tool: f"roadmap.{tool}.__main__" for tool in ("bench", "report", "report.views")}
 NEED_TORCH = ("roadmap.run.execute", "roadmap.model.cost")
 
 
@@ -42,7 +44,7 @@ def command(tmp_path, monkeypatch, capsys):
         tool, *arguments = shlex.split(line)
         monkeypatch.setattr(sys, "argv", [tool, *arguments])
         with pytest.raises(SystemExit) as stop:
-            exits(MAINS[tool])()
+            exits(MAINS.get(tool) or import_module(ELSEWHERE.get(tool, f"roadmap.{tool}")).main)()
         return stop.value.code, *capsys.readouterr()
 
     yield call
@@ -235,6 +237,53 @@ BAD_LINES = [
 
 @pytest.mark.parametrize(("line", "words"), BAD_LINES)
 def test_a_bad_line_is_refused_with_what_is_wrong_and_what_is_allowed(refused, line, words):
+    refused(line, words)
+
+
+MISTYPED = [  # as a new user's fingers and guesses would have it, every command; what the message must hold
+    ("run --step=resnet", "--step=resnet"),
+    ("run step resnet", "step"),
+    ("run +step", "step"),
+    ("run +step=resnet recipe.optimizer=sgd recipe.momentum=1.5", "recipe.momentum=1.5 0 1"),
+    ("run +step=resnet recipe.clip_mode=agc", "recipe.clip_mode agc norm value"),
+    ("run +step=resnet recipe.color_jitter=2", "recipe.color_jitter=2 0 1"),
+    ("run +step=resnet recipe.dropout=1", "recipe.dropout=1 0"),
+    ("run +step=resnet recipe.updates=0", "recipe.updates=0 1"),
+    ("run +step=resnet recipe.warmup_updates=-1", "recipe.warmup_updates=-1 0"),
+    ("run +step=resnet runtime.evaluate_every=often", "runtime.evaluate_every often 1 100000"),
+    ("run +step=resnet init=timm:resnet_fifty", "init=timm:resnet_fifty resnet50t"),
+    ("run +step=resnet data.pipeline=streaming", "data.pipeline streaming loader device stream"),
+    ("run +step=resnet runtime.compile=yes", "runtime.compile yes none blocks"),
+    ("run +step=resnet engine=kubernetes", "kubernetes local slurm ray"),
+    ("sweep study=digits study.rows=[{name:a}]", "study.rows"),
+    ("sweep study=digits study.rows=[{name:a,step:nope}]", "nope"),
+    ("cost resnet", "resnet"),
+    ("report", "folder"),
+    ("report /nope", "/nope study.json"),
+    ("report.views /nope /nope2 --to x", "/nope study.json"),
+    ("report.choice /nope", "/nope"),
+    ("bench --steps gelue", "gelue gelu"),
+    ("bench --seconds -1", "--seconds 0.01"),
+    ("bench --precision fp8", "--precision fp8 bfloat16"),
+    ("bench --against torch", "--against torch timm_best none"),
+    ("score /nope", "/nope experiments/single/runs/gelu-s0-1a2b3c4d"),
+    ("score timm:convnext_tinny data=digits", "timm:convnext_tinny convnext_tiny"),
+    ("score 'timm:a(' data=digits", "timm:a("),
+    ("score timm:convnext_tiny", "timm:convnext_tiny data=NAME"),  # before its weights are fetched
+    ("score timm:convnext_tiny data=digit", "data=digit digits"),
+    ("score timm:convnext_tiny recipe.lr=1", "recipe.lr=1 data=NAME"),
+    ("predict /nope x.jpg", "/nope experiments/single"),
+    ("predict timm:resnet5O x.jpg", "timm:resnet5O resnet50"),
+    ("export /nope --output x", "/nope experiments/single"),
+    ("export timm:nope --output x", "timm:nope"),
+    ("pack data=digits --to x", "--output"),
+    ("replay /nope", "/nope"),
+    ("serve /nope", "/nope study.json"),
+]
+
+
+@pytest.mark.parametrize(("line", "words"), MISTYPED, ids=lambda value: value.replace("/", "_"))
+def test_a_mistyped_line_of_any_command_is_refused_before_any_work(refused, line, words):
     refused(line, words)
 
 

@@ -14,8 +14,8 @@ from roadmap.base.errors import Refused
 MODEL = re.compile(r"^@register_model\s*\ndef (\w+)\(", re.MULTILINE)
 
 
-def check_name(name: str) -> None:
-    """Refuse a name that timm's sources hold neither as a model nor as an old name of one, in quotes.
+def check_name(name: str, said: str | None = None) -> None:
+    """Refuse a name that timm's sources hold neither as a model nor as an old name of one, in quotes; `said` is how it was named.
 
     Raises:
         Refused: with the names nearest to it.
@@ -23,8 +23,8 @@ def check_name(name: str) -> None:
     """
     sources = _sources()
     names = MODEL.findall(sources)
-    if names and name not in names and not re.search(rf"[\"']{name}[\"']", sources):
-        raise unknown_model(name, names, f"reference={name}")
+    if names and name not in names and not re.search(rf"[\"']{re.escape(name)}[\"']", sources):
+        raise unknown_model(name, names, said or f"reference={name}")
 
 
 def unknown_model(name: str, names: list[str], said: str) -> Refused:

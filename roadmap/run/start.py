@@ -10,6 +10,7 @@ from roadmap.base.errors import Refused, nearest
 from roadmap.config.checks import check, study_folder
 from roadmap.config.identity import decisive, differences
 from roadmap.config.schema import Experiment, TaskName
+from roadmap.model.names import check_name
 from roadmap.record.study import read_plan
 from roadmap.record.weights import finished_run, located, weights_file
 
@@ -59,7 +60,9 @@ def hashed(experiment: Experiment) -> Experiment:
     init = experiment.init
     if init is None:
         return experiment
-    modified = 0 if init.startswith("timm:") else located(init).stat().st_mtime_ns
+    if of_timm := init.startswith("timm:"):
+        check_name(init.removeprefix("timm:").split(".")[0], f"init={init}")
+    modified = 0 if of_timm else located(init).stat().st_mtime_ns
     from roadmap.model.start import start_hash  # torch
 
     return replace(experiment, init_hash=start_hash(init, built_at(experiment), modified))

@@ -32,8 +32,8 @@ from roadmap.model.trained import coordinates, fill_trained
 from roadmap.record.result import RunResult
 from roadmap.record.weights import finished_run, weights_file
 from roadmap.tasks.choose import choose_task
+from roadmap.use.named import TIMM
 
-TIMM = "timm:"
 OF_NETWORK = ("image_size", "mean", "std", "crop_pct")  # settings of data that belong to a network, whatever images it is shown
 Section = TypeVar("Section", DataConfig, RecipeConfig, TaskConfig, HeadConfig, RuntimeConfig)
 
@@ -146,16 +146,11 @@ def asked(trained: Trained, words: Sequence[str], config_dirs: Sequence[Path] = 
     """Data and runtime of a use: a run's own, or what `data=` names in the size and colours that the network takes.
 
     Raises:
-        Refused: for other settings, and where timm's weights come without data.
+        Refused: where they make no configuration; which settings may be said is `check_asked`'s to know.
 
     """
-    for word in words:
-        if not word.startswith(("data=", "data.", "runtime.")):
-            raise Refused(f"{word}: only data=NAME and settings under data. and runtime. are for a network that is trained")
     said = {word.split("=")[0] for word in words}
     settings, own = trained.settings, trained.settings.data
-    if "data" not in said and trained.result is None:
-        raise Refused(f"{TIMM}{trained.name}: on which images? Add data=NAME data.path=FOLDER, for example data=imagenet")
     kept: Sequence[str] = OF_NETWORK
     given = list(words)
     if "data" not in said:
