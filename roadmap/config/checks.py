@@ -34,7 +34,8 @@ from roadmap.config.task_rules import compares_images, task_rules
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 TIMM_NAME = re.compile(r"[A-Za-z0-9_]{1,100}")  # of an architecture, without the tag of its weights
 RUN_NAME = re.compile(r".*-s\d+-[0-9a-f]{8}")  # of a run's folder
-PRETRAINED = re.compile(r"timm:[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?")  # with or without the tag of its weights
+TIMM = "timm:"  # before the name of weights of timm's, in place of a run's folder
+PRETRAINED = re.compile(rf"{TIMM}[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?")  # with or without the tag of its weights
 CLUSTER_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,:@/&|()*-]{0,199}")
 AUTO_AUGMENT = re.compile(
     rf"{TRIVIAL}|(original|originalr|v0|v0r|3a)(-mstd\d+(\.\d+)?)?|augmix(-(m([0-9]|10)|w\d|d\d|b[01]|mstd\d+(\.\d+)?))*"
@@ -81,7 +82,7 @@ def _check_start(init: str | None, after: str | None, study: str | None) -> None
     _require(init is None or after is None, "init", init, f"null beside after={after}: a run has one start")
     _require(init is None or study is None, "init", init, f"null beside study.start={study}: a run has one start")
     forms = "null, a run's folder, FILE.safetensors, FILE.pt, or timm:NAME, for example timm:convnext_tiny.fb_in1k"
-    foreign = init is not None and (not init.strip() or (init.startswith("timm:") and not PRETRAINED.fullmatch(init)))
+    foreign = init is not None and (not init.strip() or (init.startswith(TIMM) and not PRETRAINED.fullmatch(init)))
     _require(not foreign, "init", repr(init), forms)
     named = after is None or bool(RUN_NAME.fullmatch(after.rstrip("/").split("/")[-1]))
     _require(named, "after", repr(after), "null, or a run's folder, whose name ends in its identity: gelu-s0-1a2b3c4d")

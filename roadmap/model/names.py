@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from roadmap.base.errors import Refused
+from roadmap.config.checks import TIMM
 
 MODEL = re.compile(r"^@register_model\s*\ndef (\w+)\(", re.MULTILINE)
 
@@ -25,6 +26,13 @@ def check_name(name: str, said: str | None = None) -> None:
     names = MODEL.findall(sources)
     if names and name not in names and not re.search(rf"[\"']{re.escape(name)}[\"']", sources):
         raise unknown_model(name, names, said or f"reference={name}")
+
+
+def check_weights(said: str, about: str | None = None) -> str:
+    """The name, tag included, of `timm:NAME`, checked as `check_name` does; `about` is how it was said, where that is longer."""
+    name = said.removeprefix(TIMM)
+    check_name(name.split(".")[0], about or said)
+    return name
 
 
 def unknown_model(name: str, names: list[str], said: str) -> Refused:

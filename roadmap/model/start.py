@@ -10,12 +10,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from roadmap.base.errors import Refused, first_of
+from roadmap.config.checks import TIMM
 from roadmap.model.network import Network
 from roadmap.model.saved import as_safetensors, read_weights
 from roadmap.model.weights import like_ours
 from roadmap.record.weights import hash_of, located
 
-TIMM = "timm:"
 COUNTER = "num_batches_tracked"  # of a BatchNorm, which no network here reads; torchvision's older files lack it
 
 

@@ -267,12 +267,20 @@ def _limit(axes: Axes, estimates: Sequence[Estimate]) -> None:
         axes.set_xlim(low - 0.12 * (high - low), high + 0.12 * (high - low))
 
 
+def at_edge(axes: Axes, y: float, value: float, said: str, colour: str, size: float) -> None:
+    """Write at the edge of the axis what is said of a value that lies beyond it."""
+    low, high = axes.get_xlim()
+    edge, arrow, side, inward = (low, "\u2190 {}", "left", 4) if value < low else (high, "{} \u2192", "right", -4)
+    axes.annotate(
+        arrow.format(said), (edge, y), (inward, 0), textcoords="offset points", va="center", ha=side, fontsize=size,
+        color=colour, zorder=5, bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 0.8},
+    )  # fmt: skip
+
+
 def _mark(axes: Axes, estimate: Estimate, y: float, marker: str, colour: str, filled: str, label: str = "") -> None:
     low, high = axes.get_xlim()
-    if not low <= estimate.value <= high:  # its number stands at the edge
-        edge, arrow = (low, "\u2190 {}") if estimate.value < low else (high, "{} \u2192")
-        side = "left" if estimate.value < low else "right"
-        axes.text(edge, y, arrow.format(f"{estimate.value:+.1f}"), ha=side, va="center", fontsize=SMALL, color=colour)
+    if not low <= estimate.value <= high:
+        at_edge(axes, y, estimate.value, f"{estimate.value:+.1f}", colour, SMALL)
         return
     style: Any = {"color": colour, "markerfacecolor": filled, "capsize": 3, "markersize": 6}
     axes.errorbar(estimate.value, y, xerr=estimate.half_width, fmt=marker, label=label.replace("$", r"\$") or None, **style)

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from roadmap.base.errors import Refused, nearest
-from roadmap.config.checks import check, study_folder
+from roadmap.config.checks import TIMM, check, study_folder
 from roadmap.config.identity import decisive, differences
 from roadmap.config.schema import Experiment, TaskName
-from roadmap.model.names import check_name
+from roadmap.model.names import check_weights
 from roadmap.record.study import read_plan
 from roadmap.record.weights import finished_run, located, weights_file
 
@@ -60,8 +60,8 @@ def hashed(experiment: Experiment) -> Experiment:
     init = experiment.init
     if init is None:
         return experiment
-    if of_timm := init.startswith("timm:"):
-        check_name(init.removeprefix("timm:").split(".")[0], f"init={init}")
+    if of_timm := init.startswith(TIMM):
+        check_weights(init, f"init={init}")
     modified = 0 if of_timm else located(init).stat().st_mtime_ns
     from roadmap.model.start import start_hash  # torch
 

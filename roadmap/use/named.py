@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from roadmap.base.errors import Refused
+from roadmap.config.checks import TIMM
 from roadmap.config.compose import compose
-from roadmap.model.names import check_name
+from roadmap.model.names import check_weights
 from roadmap.record.weights import finished_run, weights_file
-
-TIMM = "timm:"
 
 
 def check_named(said: str) -> str:
@@ -21,9 +20,7 @@ def check_named(said: str) -> str:
 
     """
     if said.startswith(TIMM):
-        name = said.removeprefix(TIMM)
-        check_name(name.split(".")[0], said)
-        return name
+        return check_weights(said)
     folder = Path(said).expanduser()
     weights_file(folder)
     return finished_run(folder).run

@@ -14,6 +14,7 @@ from torch import nn
 from yaml import YAMLError
 
 from roadmap.base.errors import Refused
+from roadmap.config.checks import TIMM
 from roadmap.config.compose import compose
 from roadmap.config.overrides import config_folders, quoted
 from roadmap.config.parts import resolve
@@ -32,7 +33,6 @@ from roadmap.model.trained import coordinates, fill_trained
 from roadmap.record.result import RunResult
 from roadmap.record.weights import finished_run, weights_file
 from roadmap.tasks.choose import choose_task
-from roadmap.use.named import TIMM
 
 OF_NETWORK = ("image_size", "mean", "std", "crop_pct")  # settings of data that belong to a network, whatever images it is shown
 Section = TypeVar("Section", DataConfig, RecipeConfig, TaskConfig, HeadConfig, RuntimeConfig)
