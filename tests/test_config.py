@@ -242,3 +242,18 @@ def test_the_configuration_is_found_in_a_wheel_and_from_anywhere(tmp_path):
 def test_no_torch_where_none_is_needed(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=30).returncode == 0
+
+
+def test_an_edited_file_of_ones_own_is_read_again_in_the_same_process(tmp_path):
+    (tmp_path / "step").mkdir()
+    file = tmp_path / "step" / "mine.yaml"
+    for size, label in ((13, "first"), (15, "second, and longer")):
+        file.write_text(
+            f"# @package _global_\ndefaults: [kernel_7, _self_]\nstep: {{label: {label!r}}}\nmodel: {{kernel_size: {size}}}\n"
+        )
+        experiment = compose(["+step=mine"], [tmp_path])
+        assert (experiment.model.kernel_size, experiment.step.label) == (size, label)
+    file.rename(file.with_stem("other"))
+    assert compose(["+step=other"], [tmp_path]).model.kernel_size == 15
+    with pytest.raises(Refused, match="there is no step 'mine'"):
+        compose(["+step=mine"], [tmp_path])

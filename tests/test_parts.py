@@ -24,7 +24,7 @@ from roadmap.model import registry
 from roadmap.model.check import compose_run
 from roadmap.model.cost import cost as counted
 from roadmap.model.weights import from_timm, to_timm
-from roadmap.run.preflight import check_jobs
+from roadmap.run.preflight import check_jobs, check_network
 from roadmap.sweep.plan import plan
 
 PARTS = """
@@ -162,6 +162,24 @@ def test_the_identity_holds_the_source_where_the_part_is_used(my):
     assert used.startswith("silu@")
     (my / "parts.py").write_text(PARTS + "# another\n")
     assert decisive(composed(my, "model.activation=silu"), "f")["model"]["activation"] not in (used, "silu")
+
+
+def test_an_edited_file_is_checked_again_in_the_same_process(my):
+    words = ["model.activation=silu"]
+    composed(my, *words)
+    said = refused(my, PARTS.replace('"silu"', '"swish"'), *words)
+    assert said.startswith("model.activation: invalid value 'silu'; allowed: relu, gelu, swish")
+    assert "makes 3; it must make a torch.nn.Module" in str(
+        broken_part(my, PARTS.replace("return nn.SiLU()", "return 3"), *words)
+    )
+
+
+def broken_part(my, text, *words):
+    (my / "parts.py").write_text(text)
+    experiment = composed(my, *words)
+    with pytest.raises(Refused) as fault:
+        check_network(experiment, ["0", "1"])
+    return fault.value
 
 
 def roadmap_command(*words, cwd):

@@ -364,7 +364,7 @@ def test_pictures_that_only_timm_makes_are_refused_elsewhere_and_auto_takes_the_
         ("milestones=[]", r"recipe\.milestones=\[\].*shares of the training"),
         ("milestones=[0.6,0.3]", "each larger than the one before"),
         ("milestones=[30,60]", "between 0 and 1"),
-        ("milestones=0.5", r"write a list, recipe\.milestones=\[\.\.\.\]"),
+        ("milestones=0.5", r"recipe\.milestones=0\.5: must be a list, recipe\.milestones=\[\.\.\.\]"),
         ("lr_factor=0", "above 0 and below 1"),
         ("lr_power=0", "above 0"),
         ("dropout=1", r"recipe\.dropout=1"),

@@ -287,6 +287,93 @@ def test_a_mistyped_line_of_any_command_is_refused_before_any_work(refused, line
     refused(line, words)
 
 
+def row(*settings, more=""):
+    """A study of one row of one's own, with these settings on top."""
+    said = ", ".join(f'"{setting}"' for setting in settings)
+    return f"sweep study=digits 'study.rows=[{{name: mine, step: gelu, set: [{said}]{more}}}]'"
+
+
+BAD_TRAINING = [  # issue of training and use: each with the value, what is allowed, and the place
+    ("run +step=resnet recipe.optimizer=null", "recipe.optimizer=null adamw sgd lamb lion muon"),
+    ("run +step=resnet recipe.optimizer=SGD", "recipe.optimizer SGD adamw sgd"),
+    ("run +step=resnet recipe.optimizer=[adamw,sgd]", "recipe.optimizer=[adamw,sgd] one lamb"),
+    ("run +step=resnet recipe.optimizer=lamb recipe.precision=float16", "recipe.optimizer=lamb adamw, sgd float16"),
+    ("run +step=resnet recipe.nesterov=2.5", "recipe.nesterov 2.5 true false"),
+    ("run +step=resnet recipe.betas=0.9", "recipe.betas=0.9 list [...]"),
+    ("run +step=resnet recipe.betas=[0.9,nan]", "recipe.betas=[0.9, nan] two"),
+    ("run +step=resnet recipe.eps=0", "recipe.eps=0 above"),
+    ("run +step=resnet recipe.weight_decay=inf", "recipe.weight_decay=inf 0 10"),
+    ("run +step=resnet recipe.layer_decay=nan", "recipe.layer_decay=nan 0 1"),
+    ("run +step=resnet recipe.layer_decay=0.8 recipe.layering=stages", "recipe.layering=stages triples classification"),
+    ("run +step=resnet recipe.clip_grad=inf", "recipe.clip_grad=inf above 0"),
+    ("run +step=resnet recipe.schedule=step recipe.milestones=null", "recipe.milestones=null list"),
+    ("run +step=resnet recipe.schedule=step recipe.milestones=[0.1,0.5]", "recipe.milestones=[0.1, 0.5] warm-up 0.15"),
+    ("run +step=resnet recipe.schedule=step recipe.lr_factor=1", "recipe.lr_factor=1 below 1"),
+    ("run +step=resnet recipe.schedule=polynomial recipe.lr_power=11", "recipe.lr_power=11 10"),
+    ("run +step=resnet recipe.warmup_start=1", "recipe.warmup_start=1 below 1"),
+    ("run +step=resnet recipe.min_lr=nan", "recipe.min_lr=nan 0"),
+    ("run +step=resnet recipe.randaugment=rand-m9-n0", "recipe.randaugment=rand-m9-n0 null rand-m9-mstd0.5-inc1"),
+    ("run +step=resnet recipe.randaugment=rand-m9-m3", "recipe.randaugment=rand-m9-m3 once"),
+    ("run +step=resnet recipe.randaugment=rand-m9-p1.5", "recipe.randaugment=rand-m9-p1.5 rand-m9-mstd0.5-inc1"),
+    ("run +step=resnet recipe.randaugment=rand-m9-mmax0", "recipe.randaugment=rand-m9-mmax0 rand-m9-mstd0.5-inc1"),
+    ("run +step=resnet recipe.auto_augment=augmix-w0", "recipe.auto_augment=augmix-w0 augmix-m3-w3"),
+    ("run +step=resnet recipe.auto_augment=augmix-m3-m4", "recipe.auto_augment=augmix-m3-m4 augmix-m3-w3"),
+    ("run +step=resnet recipe.auto_augment=trivial recipe.randaugment=rand-m9", "recipe.auto_augment=trivial null rand-m9"),
+    ("run +step=resnet recipe.auto_augment=v0 data.pipeline=device", "data.pipeline=device loader auto recipe.auto_augment=v0"),
+    ("run +step=resnet recipe.color_jitter=[0.4,0.4]", "recipe.color_jitter 0.4 0 1"),
+    ("run +step=resnet recipe.initialisation=he", "recipe.initialisation he paper torchvision"),
+    ("run +step=resnet recipe.head_scale=0", "recipe.head_scale=0 above 0 1"),
+    ("run +step=resnet recipe.ema=1", "recipe.ema=1 0 below 1"),
+    ("run +step=resnet recipe=finetuning", "recipe=finetuning 'finetune'"),
+    ("run +step=mixup recipe=short", "mixup recipe=short randaugment must"),
+    ("run +step=resnet init=hf-hub:timm/resnet50", "init=hf-hub:timm/resnet50 safetensors timm:NAME"),
+    ("run +step=resnet init=x.safetensors after=gelu-s0-1a2b3c4d", "init=x.safetensors null after=gelu-s0-1a2b3c4d"),
+    ("run +step=resnet init=x.safetensors study.start=digits", "init=x.safetensors null study.start=digits"),
+    (row("recipe.label_smoothing=2"), "study.rows: mine recipe.label_smoothing=2 0 1"),
+    (row("recipe.optimizer=adam"), "study.rows: mine recipe.optimizer adam adamw"),
+    (row("recipe.lr=1e-3,2e-3"), "study.rows: mine recipe.lr 1e-3,2e-3 0 100"),
+    (row("recipe.lr=1e-3", "recipe.lr=2e-3"), "study.rows mine recipe.lr=2e-3 once"),
+    (row("seed=3"), "study.rows mine seed=3 model.<name>=<value> recipe.<name>=<value>"),
+    (row("data.source=folder"), "study.rows mine data.source=folder allowed"),
+    (row("recipe.batch_size=5000"), "study.rows: mine recipe.batch_size=5000 1083"),
+    (row().replace("set: []", "set: [{recipe.lr: 1}]"), "study.rows mine recipe.lr recipe.<name>=<value>"),
+    (row().replace("set: []", "set: [recipe.lr=1]"), "set: ['recipe.lr=1e-3']"),
+    (row().replace("mine", "my own"), "study.rows 'my own' letters, digits"),
+    (row(more=", compare: mine"), "study.rows mine itself"),
+    (row(more=", compare: yours"), "study.rows mine 'yours' allowed"),
+    (row(more=", after: mine"), "study.rows mine itself"),
+    ("sweep study=digits study.published=README", "study.published=README torchvision CSV"),
+    ("sweep study=digits_steps_x_recipes study.recipes=[digits,gelu]", "study.recipes gelu network model.stem"),
+    ("sweep study=digits_steps_x_recipes study.recipes=[digits]", "study.recipes=['digits'] two original_recipe"),
+    ("sweep study=digits_training study.steps=[adamw,mixup2]", "mixup2 mixup"),
+]
+
+
+@pytest.mark.parametrize(("line", "words"), BAD_TRAINING, ids=lambda value: value.replace("/", "_"))
+def test_a_bad_setting_of_training_is_refused_with_value_allowed_values_and_place(refused, line, words):
+    refused(line, words)
+
+
+def test_a_row_of_a_file_of_ones_own_is_refused_with_the_file(refused, tmp_path):
+    (tmp_path / "my" / "study").mkdir(parents=True)
+    file = tmp_path / "my" / "study" / "mine.yaml"
+    for settings, words in (("[recipe.lr=-1]", "recipe.lr=-1.0 above"), ("[lr=1]", "lr=1 allowed")):
+        rows = f"rows: [{{name: a, step: gelu, set: {settings}}}]"
+        file.write_text(f"# @package _global_\ndefaults: [digits, _self_]\nstudy: {{name: mine, {rows}}}\n")
+        refused("sweep --config-dir my study=mine", f"{file}: study.rows: a: {words}")
+
+
+@pytest.mark.parametrize("line", ["gelu,178,", "gelu,-1,", "gelu,nan,", "gelu,78,-0.1", "gelu,abc,", "gleu,78,", "gelu,,"])
+def test_published_numbers_that_are_none_are_refused_with_their_line(refused, tmp_path, line):
+    (tmp_path / "numbers.csv").write_text(f"# Somebody, A table, 2030\nstep,score,std\n{line}\n")
+    refused("sweep study=digits study.published=numbers.csv", "study.published=numbers.csv: line 3")
+
+
+def test_a_setting_of_a_row_without_effect_is_named(command):
+    _, _, message = command(f"{row('recipe.momentum=0.5')} --dry-run")
+    assert "row mine: recipe.momentum has no effect here: recipe.optimizer=adamw does not read it" in message
+
+
 @pytest.mark.parametrize("name", ["../../x", "..", "/tmp/x", ".hidden", "-rf", "''", "'a b'", "null", "a" * 300])
 def test_a_study_is_never_named_out_of_its_folder(refused, name):
     refused(f'run +step=resnet "study.name={name}"', "study.name")

@@ -303,8 +303,8 @@ def test_a_row_after_another_is_planned_before_its_parent_is_trained(transfer):
     ("change", "message"),
     [
         (("after: first", "after: frist"), "no row 'frist' to start after.*Did you mean 'first'"),
-        (("after: first", "after: longer"), "longer after longer: a row cannot start from itself"),
-        (("{name: first, step: gelu}", "{name: first, step: gelu, after: longer}"), "a row cannot start from itself"),
+        (("after: first", "after: longer"), "longer after longer: a row cannot start after itself"),
+        (("{name: first, step: gelu}", "{name: first, step: gelu, after: longer}"), "a row cannot start after itself"),
         (("{name: first, step: gelu}", "{name: first, step: layer_norm}"), r"longer-s0 after first-s0: not the weights"),
     ],
 )

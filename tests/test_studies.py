@@ -13,8 +13,7 @@ from conftest import QUICK
 from records import made, write
 
 from roadmap.base.errors import Refused
-from roadmap.config import compose as composing
-from roadmap.config.compose import compose, compose_unchecked
+from roadmap.config.compose import compose
 from roadmap.config.identity import decisive, plain
 from roadmap.model.build import network_of
 from roadmap.model.cost import cost_of
@@ -219,8 +218,6 @@ study:
         ("name: small,", "name: full,"),
     ):
         (tmp_path / "own/study/mine.yaml").write_text(text.replace(spoil, says))
-        compose_unchecked.cache_clear()
-        composing._compose.cache_clear()
         with pytest.raises(Refused):
             plan(["+study=mine", "scale=atto", f"output={tmp_path}"], [tmp_path / "own"])
 

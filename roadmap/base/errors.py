@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 
 EXIT_FAILED = 1
 EXIT_REFUSED = 2
@@ -53,6 +54,15 @@ class Stopped(RoadmapError):
     """A signal asked the run to stop; it saved its state first."""
 
     exit_code = EXIT_STOPPED
+
+
+@contextmanager
+def placed(place: str) -> Iterator[None]:
+    """Whatever is refused inside is said to be at this place, if any."""
+    try:
+        yield
+    except Refused as fault:
+        raise Refused(f"{place}: {fault}" if place else str(fault)) from fault
 
 
 def nearest(word: str, allowed: Iterable[str]) -> str:

@@ -7,9 +7,10 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from enum import EnumType
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -32,15 +33,17 @@ from roadmap.config.schema import (
 from roadmap.config.task_rules import compares_images, task_rules
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+NAMED = "at most 100 letters, digits, _ . -"
 TIMM_NAME = re.compile(r"[A-Za-z0-9_]{1,100}")  # of an architecture, without the tag of its weights
 RUN_NAME = re.compile(r".*-s\d+-[0-9a-f]{8}")  # of a run's folder
 TIMM = "timm:"  # before the name of weights of timm's, in place of a run's folder
 PRETRAINED = re.compile(rf"{TIMM}[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?")  # with or without the tag of its weights
 CLUSTER_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,:@/&|()*-]{0,199}")
 AUTO_AUGMENT = re.compile(
-    rf"{TRIVIAL}|(original|originalr|v0|v0r|3a)(-mstd\d+(\.\d+)?)?|augmix(-(m([0-9]|10)|w\d|d\d|b[01]|mstd\d+(\.\d+)?))*"
+    rf"{TRIVIAL}|(original|originalr|v0|v0r|3a)(-mstd\d+(\.\d+)?)?"
+    r"|augmix(-(m([0-9]|10)|w[1-9]|d[1-9]|b[01]|mstd\d+(\.\d+)?))*"
 )
-RANDAUGMENT = re.compile(r"rand(-(m\d+|n\d+|mstd\d+(\.\d+)?|mmax\d+|inc[01]|p[01](\.\d+)?))+")
+RANDAUGMENT = re.compile(r"rand(-(m([0-9]|10)|n[1-9]\d?|mstd\d+(\.\d+)?|mmax[1-9]\d?|inc[01]|p(0\.\d*[1-9]\d*|1(\.0+)?)))+")
 
 
 def check(experiment: Experiment, config_dirs: Sequence[Path] = ()) -> None:
@@ -58,17 +61,14 @@ def check(experiment: Experiment, config_dirs: Sequence[Path] = ()) -> None:
     _require(min(data.std) > 0, "data.std", data.std, "three numbers above 0")
     has_images = bool(data.source.facts.package or data.path)
     _require(has_images, "data.path", "null", f"the folder that holds the images of data={data.source}")
-    _require(
-        bool(NAME.fullmatch(experiment.study.name)), "study.name", experiment.study.name, "at most 100 letters, digits, _ . -"
-    )
-    row = experiment.study.row
-    _require(not row or bool(NAME.fullmatch(row)), "study.row", repr(row), "at most 100 letters, digits, _ . -")
-    for key, names in (("reference", [experiment.reference]), ("study.references", experiment.study.references)):
+    study = experiment.study
+    _require(bool(NAME.fullmatch(study.name)), "study.name", study.name, NAMED)
+    _require(not study.row or bool(NAME.fullmatch(study.row)), "study.row", repr(study.row), NAMED)
+    for key, names in (("reference", [experiment.reference]), ("study.references", study.references)):
         for name in names:
             fits = name is None or bool(TIMM_NAME.fullmatch(name))
             _require(fits, key, repr(name), "the name of a model of timm's, of letters, digits and _")
-    _check_start(experiment.init, experiment.after, experiment.study.start)
-    study = experiment.study
+    _check_start(experiment.init, experiment.after, study.start)
     _require(study.orders % 2 == 0, "study.orders", study.orders, "an even number: each order comes with its reverse")
     engine = experiment.engine
     for key in ("partition", "account", "qos", "constraint", "address"):
@@ -163,7 +163,7 @@ def _check_augmentation(experiment: Experiment) -> None:
     recipe, pipeline = experiment.recipe, experiment.data.pipeline
     _check_randaugment(recipe.randaugment)
     text = recipe.auto_augment
-    known = text is None or bool(AUTO_AUGMENT.fullmatch(text))
+    known = text is None or _is_policy(text, AUTO_AUGMENT)
     forms = f"null, {TRIVIAL}, or one of timm's: original, originalr, v0, v0r, 3a, each with -mstd0.5, or augmix-m3-w3"
     _require(known, "recipe.auto_augment", text, f"{forms}; RandAugment is recipe.randaugment")
     alone = text is None or recipe.randaugment is None
@@ -211,9 +211,14 @@ def check_processes(experiment: Experiment, processes: int) -> None:
 
 
 def _check_randaugment(text: str | None) -> None:
-    magnitude = re.search(r"-m(\d+)", text or "")
-    known = text is None or (RANDAUGMENT.fullmatch(text) and (not magnitude or int(magnitude[1]) <= 10))
-    _require(bool(known), "recipe.randaugment", text, "null, or timm's form rand-m9-mstd0.5-inc1 with a magnitude of 0 to 10")
+    forms = "null, or timm's form rand-m9-mstd0.5-inc1, each part once, with a magnitude of 0 to 10"
+    _require(text is None or _is_policy(text, RANDAUGMENT), "recipe.randaugment", text or "''", forms)
+
+
+def _is_policy(text: str, form: re.Pattern[str]) -> bool:
+    """Whether timm reads all of it: of a part that is there twice it takes one in silence."""
+    parts = [part.rstrip("0123456789.") for part in text.split("-")[1:]]
+    return bool(form.fullmatch(text)) and len(set(parts)) == len(parts)
 
 
 def _numbers(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, dict[str, float]]]:
@@ -246,8 +251,8 @@ def _require(ok: bool, key: str, value: Any, allowed: str) -> None:
         raise Refused(f"{key}={value}: must be {allowed}")
 
 
-def limits_of(key: str) -> str:
-    """The range of a dotted key in words, empty where it has none."""
+def allowed_of(key: str) -> str:
+    """What a dotted key takes, in words: a range, names, true or false; empty where it takes any text."""
     node: Any = Experiment
     limits: dict[str, float] = {}
     for name in key.split("."):
@@ -255,4 +260,8 @@ def limits_of(key: str) -> str:
         if name not in fields:
             return ""
         limits, node = fields[name].metadata.get("limits", {}), get_type_hints(node)[name]
-    return _in_words(limits) if limits else ""
+    if limits:
+        return _in_words(limits)
+    if isinstance(node, EnumType):
+        return f"one of {', '.join(node)}"
+    return "true or false" if node is bool else f"a list, {key}=[...]" if get_origin(node) is list else ""

@@ -25,9 +25,10 @@ from yaml import MarkedYAMLError, YAMLError
 from roadmap.base.errors import Refused, nearest
 from roadmap.base.paths import CONF
 from roadmap.config.checks import check
+from roadmap.config.kept import kept
 from roadmap.config.messages import explain
 from roadmap.config.overrides import RESOLVER, check_override, config_folders, parse
-from roadmap.config.parts import load, resolve
+from roadmap.config.parts import resolve
 from roadmap.config.schema import ROOMS, Experiment, RecipeConfig, StepConfig
 from roadmap.config.steps import Step, all_steps, files_of, known_steps
 
@@ -41,12 +42,10 @@ def compose(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> Exper
         Refused: for anything that no run could start from.
 
     """
-    experiment = _compose(tuple(overrides), config_folders(config_dirs))
-    load(experiment.parts)  # which may have changed since
-    return experiment
+    return _compose(tuple(overrides), config_folders(config_dirs))
 
 
-@lru_cache(maxsize=1024)
+@kept
 def _compose(overrides: tuple[str, ...], config_dirs: tuple[Path, ...]) -> Experiment:
     experiment = compose_unchecked(overrides, config_dirs)
     check(experiment, config_dirs)
@@ -78,14 +77,13 @@ def _setting(override: str) -> tuple[str, str, Any]:
     """Room, name and typed value of `model.kernel_size=3`."""
     for parsed in parse([override]):
         check_override(parsed)
-    room, rest = override.split(".", 1)
-    name = rest.split("=")[0]
+    room, name = override.split("=")[0].split(".", 1)
     try:
-        found = OmegaConf.merge(OmegaConf.structured(ROOMS[room]), OmegaConf.from_dotlist([rest]))
-        value = OmegaConf.select(found, name)
+        found = OmegaConf.merge({room: OmegaConf.structured(ROOMS[room])}, OmegaConf.from_dotlist([override]))
+        value = OmegaConf.select(found, f"{room}.{name}")
         return room, name, OmegaConf.to_object(value) if OmegaConf.is_config(value) else value
     except OmegaConfBaseException as error:
-        raise Refused(explain(error)) from error
+        raise Refused(explain(error, said=[override])) from error
 
 
 def add_placeholder_step(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> list[str]:
@@ -173,7 +171,7 @@ def _chosen(file: Path, changed: int) -> list[DictConfig]:
     return [entry for entry in entries if isinstance(entry, DictConfig)]
 
 
-@lru_cache(maxsize=1024)
+@kept
 def compose_unchecked(overrides: tuple[str, ...], config_dirs: tuple[Path, ...]) -> Experiment:
     """Compose without the checks that need more than one field."""
     return with_room_to_warm_up(_composed(overrides, config_dirs), overrides, config_dirs)
@@ -222,7 +220,7 @@ def _composed(overrides: tuple[str, ...], config_dirs: tuple[Path, ...]) -> Expe
             )
         return experiment
     except (HydraException, OmegaConfBaseException) as error:
-        raise Refused(explain(error, config_dirs)) from error
+        raise Refused(explain(error, config_dirs, overrides)) from error
     except MarkedYAMLError as error:  # it knows the file's path and line
         mark = error.problem_mark
         place = f"{mark.name}, line {mark.line + 1}" if mark else "a file of --config-dir"

@@ -9,13 +9,20 @@ from pathlib import Path
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from roadmap.base.errors import nearest
-from roadmap.config.checks import limits_of
+from roadmap.config.checks import allowed_of
 from roadmap.config.overrides import nearest_key
 from roadmap.config.schema import ROOMS
 
+KIND = re.compile(
+    r"is not Optional|Incompatible value|not a valid input for|not a ListConfig"
+)  # OmegaConf's words for a wrong one
 
-def explain(error: BaseException, config_dirs: Sequence[Path] = ()) -> str:
-    """Hydra's and OmegaConf's errors in one line: where, what, and what is allowed; with the path of a file of one's own."""
+
+def explain(error: BaseException, config_dirs: Sequence[Path] = (), said: Sequence[str] = ()) -> str:
+    """Hydra's and OmegaConf's errors in one line: where, what, and what is allowed; with the path of a file of one's own.
+
+    `said` is the command line, which may hold the value.
+    """
     file = re.match(r"In '(.+?)': \w+ raised", str(error))
     own = [path for folder in config_dirs if file and (path := folder / f"{file[1]}.yaml").is_file()]
     place = f"{own[0] if own else f'conf file {file[1]}'}: " if file else ""
@@ -40,10 +47,17 @@ def explain(error: BaseException, config_dirs: Sequence[Path] = ()) -> str:
         return f"{where}has no value; {whose}"
     if key and (isinstance(cause, ConfigKeyError) or re.match(r"Key '.*' (is )?not in", message)):
         return f"{place}there is no setting {key!r}. {_headless(key) or nearest_key(key)}"
+    allowed = allowed_of(key)
+    if allowed and KIND.search(message):
+        return f"{place}{_said(key, said) or f'{key}: {message}'}: must be {allowed}"
     if "not a ListConfig" in message:
-        return f"{where}{message}; write a list, {key}=[...]"
-    limits = limits_of(re.sub(r"\[\d+\]$", "", key))
-    return f"{where}{message}" + (f"; it must be {limits}" if limits else "")
+        return f"{where}{message}; write a list, {key}: [...]"
+    return f"{where}{message}" + (f"; it must be {allowed}" if allowed else "")
+
+
+def _said(key: str, words: Sequence[str]) -> str:
+    """The last word of a command line that sets this key, empty where none does."""
+    return next((word.lstrip("+") for word in reversed(words) if word.lstrip("+").split("=")[0] == key), "")
 
 
 def _headless(key: str) -> str:

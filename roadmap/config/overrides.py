@@ -19,6 +19,7 @@ from hydra.errors import HydraException
 
 from roadmap.base.errors import Refused, nearest
 from roadmap.base.paths import CONF
+from roadmap.config.kept import renew
 from roadmap.config.schema import FOUND_OUT, Experiment
 from roadmap.config.steps import all_steps, check_whole
 
@@ -40,7 +41,10 @@ def _parsed(override: str) -> Override:
         return OverridesParser.create().parse_overrides([override])[0]
     except HydraException as error:
         reason = str(error).splitlines()[0]
-        raise Refused(f"an override cannot be read: {reason}. Form: key=value, for example model.kernel_size=5") from error
+        inside = "; within a list text is quoted, set: ['recipe.lr=1e-3']" * ("{" in override)
+        raise Refused(
+            f"an override cannot be read: {reason}. Form: key=value, for example model.kernel_size=5{inside}"
+        ) from error
 
 
 def check_override(override: Override, config_dirs: Sequence[Path] = ()) -> None:
@@ -112,11 +116,12 @@ def quoted(value: str) -> str:
 
 
 def config_folders(paths: Sequence[Path | str]) -> tuple[Path, ...]:
-    """Folders with steps and studies of the user's own, made absolute; refused where they are not there."""
+    """Folders with steps and studies of the user's own, made absolute, as they are now; refused where they are not there."""
     folders = tuple(Path(path).expanduser().absolute() for path in paths)
     for folder in folders:
         if not folder.is_dir():
             raise Refused(f"--config-dir {folder}: there is no such folder")
+    renew(folders)
     return folders
 
 

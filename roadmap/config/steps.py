@@ -16,7 +16,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from yaml import MarkedYAMLError, YAMLError
 
 from roadmap.base.errors import Refused
 from roadmap.base.paths import CONF
+from roadmap.config.kept import kept
 
 BEYOND = "beyond"  # the roadmap of what builds on the paper's end
 
@@ -80,19 +80,19 @@ def _natural(name: str) -> list[Any]:
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
-@lru_cache
+@kept
 def known_steps(*config_dirs: Path) -> dict[str, Step]:
     """Every step of the paper's roadmap in our own `conf/` and in `config_dirs`, by name, in its order."""
     return {name: step for name, step in all_steps(*config_dirs).items() if step.on_roadmap}
 
 
-@lru_cache
+@kept
 def networks(*config_dirs: Path) -> dict[str, Step]:
     """The same with the steps beyond the roadmap: every step that has a network of its own."""
     return {name: step for name, step in all_steps(*config_dirs).items() if step.on_roadmap or step.roadmap == BEYOND}
 
 
-@lru_cache
+@kept
 def all_steps(*config_dirs: Path) -> dict[str, Step]:
     """The same with the step that stands before the roadmap and the other roadmaps: everything that `+step=` takes."""
     return _steps(*config_dirs)[0]
@@ -110,7 +110,7 @@ def broken_steps(*config_dirs: Path) -> dict[str, str]:
     return _steps(*config_dirs)[1]
 
 
-@lru_cache
+@kept
 def _steps(*config_dirs: Path) -> tuple[dict[str, Step], dict[str, str]]:
     files: dict[str, Path] = {}
     for folder in (CONF, *config_dirs):

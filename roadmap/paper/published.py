@@ -17,6 +17,7 @@ from roadmap.base.errors import Refused, nearest
 
 OURS = Path(__file__).with_name("published")
 NEEDED, ALLOWED = ("step", "score"), ("step", "score", "std", "gmacs", "label")
+MOST = {"score": 100.0, "std": 100.0, "gmacs": math.inf}  # scores are in percent
 
 
 @dataclass(frozen=True)
@@ -93,17 +94,17 @@ def _row(place: str, line: dict[str, str], steps: Collection[str]) -> PublishedR
         raise Refused(f"{place}: there is no step {step!r}; {nearest(step, list(steps))}")
     if None in line or None in line.values():
         raise Refused(f"{place}: {len([key for key in line if key])} values are needed, as there are columns")
-    score, std, gmacs = (_number(place, key, line.get(key) or "") for key in ("score", "std", "gmacs"))
+    score, std, gmacs = (_number(place, key, line.get(key) or "", most) for key, most in MOST.items())
     if score is None:
         raise Refused(f"{place}: score: must be a number, now empty")
     return PublishedRow(step, score, std, gmacs, line.get("label") or "")
 
 
-def _number(place: str, key: str, text: str) -> float | None:
+def _number(place: str, key: str, text: str, most: float) -> float | None:
     try:
         value = float(text) if text.strip() else None
     except ValueError as error:
         raise Refused(f"{place}: {key}={text}: must be a number") from error
-    if value is not None and not math.isfinite(value):
-        raise Refused(f"{place}: {key}={text}: must be finite")
+    if value is not None and not (math.isfinite(value) and 0 <= value <= most):
+        raise Refused(f"{place}: {key}={text}: must be finite, at least 0{f' and at most {most:g}' * (most < math.inf)}")
     return value

@@ -17,6 +17,7 @@ from itertools import combinations, pairwise, permutations
 from typing import Any
 
 from roadmap.base.errors import Refused, nearest
+from roadmap.config.checks import NAME, NAMED
 from roadmap.config.identity import plain
 from roadmap.config.schema import ROOMS, Experiment, RowConfig, StudyConfig, StudyKind
 from roadmap.config.steps import Step
@@ -302,39 +303,41 @@ def _rows(rows: Sequence[RowConfig], steps: Mapping[str, Step]) -> list[Variant]
     """Variants of the user's own."""
     names = [row.name for row in rows]
     for row in rows:
+        if not NAME.fullmatch(row.name):
+            raise Refused(f"study.rows: name={row.name!r}: must be {NAMED}, as it names the runs' folders")
         if row.step not in steps:
             raise Refused(f"study.rows: {row.name}: there is no step {row.step!r}; {nearest(row.step, list(steps))}")
-        if row.compare is not None and row.compare not in names:
-            raise Refused(
-                f"study.rows: {row.name}: there is no row {row.compare!r} to compare with; {nearest(row.compare, names)}"
-            )
-        foreign = [line for line in row.set if not _is_setting(line)]
+        foreign = [line for line in row.set if not (isinstance(line, str) and _is_setting(line))]  # of YAML a dictionary too
         if foreign:
             raise Refused(
                 f"study.rows: {row.name}: set={foreign}: allowed: settings of network, recipe and pictures, "
                 "model.<name>=<value>, recipe.<name>=<value>, data.<name>=<value>, without "
                 f"{', '.join((*SAME_RESULT, *OTHER_IMAGES))}"
             )
+        said = [line.split("=")[0] for line in row.set]
+        if len(set(said)) < len(said):
+            raise Refused(f"study.rows: {row.name}: set={row.set}: each setting must be there once")
     if len(set(names)) < len(names):
         raise Refused(f"study.rows: names={names}: each must be there once")
-    _check_starts({row.name: row.after for row in rows})
+    _check_circles({row.name: row.after for row in rows}, "after", "start after")
+    _check_circles({row.name: row.compare for row in rows}, "compare", "be compared with")
     return [
         Variant(row.name, row.label or row.name, row.step, row.compare, row.group, True, tuple(row.set), row.after)
         for row in rows
     ]
 
 
-def _check_starts(after: Mapping[str, str | None]) -> None:
-    """Refuse rows that start from a row that there is not, or in a circle from themselves."""
-    for name, before in after.items():
-        if before is not None and before not in after:
-            raise Refused(f"study.rows: {name}: there is no row {before!r} to start after; {nearest(before, list(after))}")
+def _check_circles(other: Mapping[str, str | None], word: str, does: str) -> None:
+    """Refuse rows that name a row that there is not, or in a circle themselves."""
+    for name, before in other.items():
+        if before is not None and before not in other:
+            raise Refused(f"study.rows: {name}: there is no row {before!r} to {does}; {nearest(before, list(other))}")
         passed = [name]
         while before is not None:
             if before in passed:
-                raise Refused(f"study.rows: {' after '.join([*passed, before])}: a row cannot start from itself")
+                raise Refused(f"study.rows: {f' {word} '.join([*passed, before])}: a row cannot {does} itself")
             passed.append(before)
-            before = after[before]
+            before = other[before]
 
 
 def in_order(variants: Sequence[Variant]) -> list[Variant]:

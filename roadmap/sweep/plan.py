@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from roadmap.base.errors import Held, Refused
+from roadmap.base.errors import Held, Refused, placed
 from roadmap.config.checks import NAME, check, study_folder
 from roadmap.config.compose import compose, with_settings
 from roadmap.config.effects import ineffective_settings
@@ -157,7 +157,8 @@ def plan(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> SweepPla
         return compose([*words, *([f"recipe={recipe}"] * bool(recipe)), f"+step={step}"], config_dirs)
 
     check_whole([row.step for row in first.study.rows] or first.study.steps, config_dirs)
-    study = design(first.study, steps, experiment_of)
+    with placed(_file_of(first, overrides, config_dirs)):
+        study = design(first.study, steps, experiment_of)
     if not first.study.rows and first.study.kind == StudyKind.equal_flops:
         study = at_equal_cost(study, experiment_of, inventory.classes)  # torch, from here on
     seeds = first.study.seeds
@@ -240,9 +241,12 @@ def _points(
     """The runs of one variant; a step that takes other images, or more at once, has them checked."""
     words = [*overrides, f"reference={variant.name}" if variant.reference else f"+step={variant.step}"]
     base = hashed(compose_run(words, config_dirs))
-    experiment = with_settings(base, variant.overrides) if variant.overrides else base
-    if _images_of(experiment) not in fingerprints:
-        fingerprints[_images_of(experiment)] = sources.fingerprint(experiment.data, preflight(experiment))
+    file = _file_of(base, overrides, config_dirs)
+    kind = "study.rows:" if base.study.rows else "row"
+    with placed(f"{file}{': ' * bool(file)}{kind} {variant.name}" if variant.overrides else ""):
+        experiment = with_settings(base, variant.overrides) if variant.overrides else base
+        if _images_of(experiment) not in fingerprints:
+            fingerprints[_images_of(experiment)] = sources.fingerprint(experiment.data, preflight(experiment))
     fingerprint = fingerprints[_images_of(experiment)]
     words = [*overrides, *variant.overrides]
     if experiment.study.rows and variant.name != experiment.step.name and NAME.fullmatch(variant.name):
@@ -262,6 +266,13 @@ def _points(
         )
         for run, start in zip(runs, starts, strict=True)
     )
+
+
+def _file_of(experiment: Experiment, overrides: Sequence[str], config_dirs: Sequence[Path]) -> str:
+    """The file of one's own that lists the rows of the study; empty where none does."""
+    names = [word.removeprefix("+study=") for word in overrides if word.startswith("+study=")] * bool(experiment.study.rows)
+    files = [folder / "study" / f"{name}.yaml" for name in names for folder in config_dirs]
+    return next((str(file) for file in files if file.is_file()), "")
 
 
 def _begun(run: Experiment, before: Point | None) -> Experiment:
@@ -307,6 +318,8 @@ def _warnings(
     if any(override.startswith("seed=") for override in overrides):
         warnings.append("seed has no effect in a sweep: study.seeds lists the seeds")
     for variant in study.variants:
+        own = ineffective_settings(experiments[variant.name], variant.overrides) if experiments[variant.name].study.rows else []
+        warnings += [f"row {variant.name}: {warning}" for warning in own]
         if variant.parent in experiments and not differs(experiments[variant.name], experiments[variant.parent]):
             kind = "step" if variant.name == variant.step else "row"
             warnings.append(f"{kind} {variant.name} has the network of its parent {variant.parent} under these overrides")
