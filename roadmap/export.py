@@ -27,7 +27,7 @@ def main() -> int:
     from roadmap.use.export import CONFIG, ONNX, WEIGHTS, exported, write, write_onnx  # torch
     from roadmap.use.trained import find_trained
 
-    trained = find_trained(arguments.network, arguments.config_dir, arguments.parts)
+    trained = find_trained(arguments.network, arguments.config_dir, arguments.parts, fetch=False)
     export = exported(trained)
     folder = arguments.output or Path("exported") / trained.name
     _make(folder, {CONFIG, WEIGHTS, ONNX})

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import sys
+from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from roadmap.base.console import Parser, exits
-from roadmap.base.errors import Refused, nearest
+from roadmap.base.errors import Refused, StorageFault, nearest
+from roadmap.base.files import check_writable, write_atomic
 from roadmap.base.processes import check_alone
 from roadmap.base.tables import FORMATS, Column
 from roadmap.config.schema import Device, RuntimeConfig, TaskConfig, TaskName
 from roadmap.use.named import check_named
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 FORMS = {
     **dict.fromkeys(("probability", "score", "share"), "{:.4f}"),
@@ -39,19 +45,29 @@ def main() -> int:
     from roadmap.use.predict import predict, read_pictures  # torch
     from roadmap.use.trained import find_trained
 
-    trained = find_trained(arguments.network, arguments.config_dir, arguments.parts)
     pictures = read_pictures(arguments.pictures)
+    trained = find_trained(arguments.network, arguments.config_dir, arguments.parts)
     files = _drawings(arguments.output, arguments.pictures, trained.settings.task)
     rows = []
     answers = predict(trained, pictures, arguments.top, RuntimeConfig(device=Device(arguments.device)))
     for number, answer in enumerate(answers):
         rows += [{"image": str(arguments.pictures[number]), **row} for row in answer.rows]
         if files and (drawn := answer.draw()):
-            drawn.save(files[number])
+            _save(drawn, files[number])
     keys = list(dict.fromkeys(key for row in rows for key in row))
     columns = [Column(key, key, FORMS.get(key, "{}")) for key in keys]
     sys.stdout.write(FORMATS[arguments.format](rows, columns, ""))
     return 0
+
+
+def _save(drawn: Image, file: Path) -> None:
+    """Write a picture whole, or not at all."""
+    content = BytesIO()
+    drawn.save(content, "png")
+    try:
+        write_atomic(file, content.getvalue())
+    except OSError as error:
+        raise StorageFault(f"{file}: could not be written: {error}") from error
 
 
 def _drawings(folder: Path | None, pictures: list[Path], task: TaskConfig) -> list[Path]:
@@ -60,10 +76,8 @@ def _drawings(folder: Path | None, pictures: list[Path], task: TaskConfig) -> li
         return []
     if task.name == TaskName.classification:
         raise Refused(f"--output {folder}: this network names classes, and has nothing to draw")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Refused(f"--output {folder}: cannot be made: {error}") from error
+    check_writable(folder.absolute(), f"--output {folder}")
+    folder.mkdir(parents=True, exist_ok=True)
     stems = [file.stem for file in pictures]
     return [folder / f"{stem}{f'-{number}' * (stems.count(stem) > 1)}.png" for number, stem in enumerate(stems)]
 

@@ -34,7 +34,7 @@ def main() -> int:
     from roadmap.use.score import score  # torch
     from roadmap.use.trained import asked, find_trained
 
-    trained = find_trained(arguments.network, folders, arguments.parts)
+    trained = find_trained(arguments.network, folders, arguments.parts, fetch=False)
     use = asked(trained, arguments.overrides, folders)
     scored = score(trained, use, arguments.multi_scale)
     about = {"network": trained.name, "data": use.data.source.value, "images": scored.images, "scores": scored.scores}

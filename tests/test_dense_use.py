@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import sys
 
@@ -16,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 import roadmap.timm
 from roadmap import export, predict, score
-from roadmap.base.errors import Refused
+from roadmap.base.errors import Refused, StorageFault
 from roadmap.config.compose import compose
 from roadmap.data.dense.targets import Detections
 from roadmap.data.images import scenes, sources
@@ -269,6 +270,19 @@ def test_pictures_are_answered_as_in_the_evaluation_and_drawn_on(run, command, t
     own = [row[key] for row in rows if row["image"] == names[0]]
     assert own == sorted(own, reverse=True)
     assert all(0 <= value <= 1 for value in own)
+
+
+def test_a_full_disk_is_a_storage_fault_and_leaves_no_part_of_a_picture(segmenter, command, tmp_path, monkeypatch):
+    def full(file, content):
+        raise OSError(errno.ENOSPC, "No space left on device", str(file))
+
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    monkeypatch.setattr(predict, "write_atomic", full)
+    with pytest.raises(StorageFault, match=r"drawn/a\.png: could not be written: .*No space left"):
+        command(predict, segmenter, "a.png", "--output", "drawn")
+    assert not list((tmp_path / "drawn").iterdir())
+    with pytest.raises(Refused, match="--output /dev/null/x: /dev/null is not a folder that can be written"):
+        command(predict, segmenter, "a.png", "--output", "/dev/null/x")
 
 
 def test_answers_are_in_the_pixels_of_the_picture_and_no_more_than_asked_for():

@@ -29,6 +29,7 @@ from roadmap.record.study import dump_plan, load_plan
 from roadmap.record.weights import weights_file
 from roadmap.run.execute import execute
 from roadmap.run.given import load_given
+from roadmap.run.preflight import check_jobs
 from roadmap.run.start import resolved
 from roadmap.sweep.engines.base import Ending
 from roadmap.sweep.engines.queue import run_once
@@ -251,7 +252,22 @@ def test_timms_weights_start_the_two_ends_and_references(name, words, hub, tmp_p
 
 def test_weights_that_cannot_be_fetched_are_refused(hub, tmp_path):
     with pytest.raises(Refused, match=r"init=timm:convnext_atto\.d2_in1k: timm could not fetch its weights"):
-        started(tmp_path, "timm:convnext_atto.d2_in1k")
+        resolved(compose(["+step=separate_downsampling", "scale=atto", "init=timm:convnext_atto.d2_in1k", f"output={tmp_path}"]))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["+step=separate_downsampling", "scale=femto"], "stem.layer.conv.weight .40 x 3 x 4 x 4 there, 48 x 3 x 4 x 4 here"),
+        (["+step=resnet", "scale=atto"], "left over: stem.0.bias"),
+        (["reference=resnet18"], "missing: conv1.weight"),
+        (["+step=separate_downsampling", "scale=atto", "recipe.batch_size=5000"], "recipe.batch_size=5000: larger than"),
+    ],
+)
+def test_weights_of_timms_that_do_not_fit_are_refused_before_they_are_fetched(words, message, monkeypatch, tmp_path):
+    monkeypatch.setattr("roadmap.model.reference.pretrained", lambda *_: pytest.fail("fetched"))
+    with pytest.raises(Refused, match=message):
+        check_jobs([*words, "init=timm:convnext_atto.d2_in1k", f"output={tmp_path}"], [], multirun=False)
 
 
 # A row that starts from another row's run.

@@ -139,6 +139,48 @@ def test_weights_of_timms_are_scored_on_ones_own_images(hub, photos, command, tm
     assert scores["scores"]["top1"] < 5
 
 
+def test_weights_of_timms_for_one_size_are_scored_at_their_own_or_at_the_size_that_is_asked_for(hub, tmp_path):
+    name = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
+    hub(name)
+    known = find_trained(f"timm:{name}", fetch=False)
+    assert known.settings.data.image_size == 224
+    assert all(weight.is_meta for weight in known.network.parameters())
+    for size in (224, 64):
+        assert known.at(size)(torch.zeros(1, 3, size, size)).shape == (1, 1000)
+
+
+@pytest.fixture
+def silence(monkeypatch, tmp_path):
+    """No network and nothing kept: how often the hub was asked."""
+    asked = []
+
+    def nobody(url, timeout):
+        asked.append(url)
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("roadmap.model.reference.get_hf_file_metadata", nobody)
+    return asked
+
+
+def test_classes_that_do_not_fit_are_refused_before_weights_are_fetched(silence, command):
+    with pytest.raises(Refused, match=r"resnet10t\.c3_in1k: its classes .* 1000 classes there, 10 here"):
+        command(score, "timm:resnet10t.c3_in1k", "data=digits")
+    with pytest.raises(Refused, match="can be exported"):
+        command(export, "timm:resnet10t.c3_in1k")
+    with pytest.raises(Refused, match=r"x\.png"):
+        command(predict, "timm:resnet10t.c3_in1k", "x.png")
+    assert not silence
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(silence, command, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
+    said = "timm:resnet10t.c3_in1k: its weights are not on this machine, and https.* does not answer: no route to host"
+    with pytest.raises(Refused, match=said):
+        command(predict, "timm:resnet10t.c3_in1k", "x.png")
+    assert len(silence) == 1
+
+
 # Pictures.
 
 

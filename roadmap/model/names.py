@@ -24,7 +24,7 @@ def check_name(name: str, said: str | None = None) -> None:
     """
     sources = _sources()
     names = MODEL.findall(sources)
-    if names and name not in names and not re.search(rf"[\"']{re.escape(name)}[\"']", sources):
+    if names and name not in names and not (name and re.search(rf"[\"']{re.escape(name)}[\"']", sources)):
         raise unknown_model(name, names, said or f"reference={name}")
 
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any
 
+import huggingface_hub
 import timm
 import torch
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from roadmap.base.errors import Refused, nearest
 from roadmap.model.names import unknown_model
 
+SECONDS = 10.0  # that the hub has to answer
 KINDS = {"aten.convolution": "conv", "aten.addmm": "linear", "aten.mm": "linear"}
 """Of the operators that torch counts; what is left are products of activations with each other."""
 
@@ -73,6 +77,29 @@ def pretrained(name: str, image_size: int | None, said: str) -> nn.Module:
         Refused: where timm has no such model or no such weights, or cannot fetch them.
 
     """
+    size = _size(name, image_size, said)
+    _check_within_reach(name, said)
+    try:
+        return timm.create_model(name, pretrained=True, **size)
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise Refused(f"{said}: timm could not fetch its weights: {reason}") from error
+
+
+def outline(name: str, image_size: int | None, said: str) -> nn.Module:
+    """The same with the shapes of its weights and no numbers, on `meta`: nothing is fetched.
+
+    Raises:
+        Refused: where timm has no such model or no such weights.
+
+    """
+    size = _size(name, image_size, said)
+    with torch.device("meta"):
+        return timm.create_model(name, **size)
+
+
+def _size(name: str, image_size: int | None, said: str) -> dict[str, int]:
+    """What timm is told of the size, where a model is for one alone; refuses weights that timm has not."""
     architecture = name.split(".")[0]
     check_known(architecture, said)
     tagged = timm.list_models(f"{architecture}.*", pretrained=True) or [architecture] * timm.is_model_pretrained(architecture)
@@ -81,12 +108,24 @@ def pretrained(name: str, image_size: int | None, said: str) -> nn.Module:
     if not tagged:
         raise Refused(f"{said}: timm {timm.__version__} has no weights of it")
     known = timm.get_pretrained_cfg(name)
-    size = {"img_size": image_size} if image_size is not None and known is not None and known.fixed_input_size else {}
+    return {"img_size": image_size} if image_size is not None and known is not None and known.fixed_input_size else {}
+
+
+def _check_within_reach(name: str, said: str) -> None:
+    """Refuse by one request, where timm and the hub's client would try for a minute, weights that nobody gives out here."""
+    known = timm.get_pretrained_cfg(name)
+    if known is None or not known.hf_hub_id:
+        return
+    with suppress(LocalEntryNotFoundError):
+        snapshot_download(known.hf_hub_id, local_files_only=True)  # kept on this machine
+        return
     try:
-        return timm.create_model(name, pretrained=True, **size)
+        get_hf_file_metadata(hf_hub_url(known.hf_hub_id, "config.json"), timeout=SECONDS)
+    except (HfHubHTTPError, OfflineModeIsEnabled):
+        return  # timm says what is wrong
     except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise Refused(f"{said}: timm could not fetch its weights: {reason}") from error
+        why = f"{huggingface_hub.constants.ENDPOINT} does not answer: {error or type(error).__name__}"
+        raise Refused(f"{said}: its weights are not on this machine, and {why}") from error
 
 
 def count_reference(name: str, num_classes: int, image_size: int, drop_path: float) -> tuple[int, dict[str, int], int]:

@@ -52,6 +52,18 @@ def start_weights(init: str, image_size: int | None) -> dict[str, Tensor]:
     return dict(pretrained(init.removeprefix(TIMM), image_size, f"init={init}").state_dict())
 
 
+def start_shapes(init: str, image_size: int | None) -> dict[str, Tensor]:
+    """The same of `timm:NAME`, without numbers (on `meta`), and nothing is fetched.
+
+    Raises:
+        Refused: where timm has no such weights.
+
+    """
+    from roadmap.model.reference import outline  # timm
+
+    return dict(outline(init.removeprefix(TIMM), image_size, f"init={init}").state_dict())
+
+
 @lru_cache(maxsize=16)
 def start_hash(init: str, image_size: int | None, modified: int = 0) -> str:
     """Sixteen hex digits of these weights; `modified` tells one state of a file from another."""
@@ -71,14 +83,20 @@ def load_start(fill: Fill, weights: Mapping[str, Tensor], said: str, same_target
         Refused: where they are not this network's, by names and shapes of both sides.
 
     """
-    fit = fitted(fill, weights, same_targets)
-    if fit.faults:
-        raise Refused(f"{said}: not the weights of this network: {'; '.join(fit.faults)}")
+    fit = check_fits(fill, weights, said, same_targets)
     odd = [name for name, weight in fit.weights.items() if weight.is_floating_point() and not weight.isfinite().all()]
     if odd:
         raise Refused(f"{said}: {first_of(odd)} hold numbers that are not finite")
     fill.part.load_state_dict(fit.weights, strict=False)
     return fit.anew
+
+
+def check_fits(fill: Fill, weights: Mapping[str, Tensor], said: str, same_targets: bool = True) -> Fit:
+    """Refuse weights that are not this network's, by names and shapes of both sides; tensors on `meta` will do."""
+    fit = fitted(fill, weights, same_targets)
+    if fit.faults:
+        raise Refused(f"{said}: not the weights of this network: {'; '.join(fit.faults)}")
+    return fit
 
 
 def fitted(fill: Fill, weights: Mapping[str, Tensor], same_targets: bool = True) -> Fit:

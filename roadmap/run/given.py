@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from roadmap.base.errors import Refused
 from roadmap.config.schema import Experiment
 from roadmap.model.saved import as_safetensors, read_weights
-from roadmap.model.start import load_start, start_weights
+from roadmap.model.start import check_fits, load_start, start_shapes, start_weights
 from roadmap.record.weights import finished_run, hash_of, weights_file
 from roadmap.run.start import built_at
 from roadmap.tasks.choose import choose_task
@@ -26,6 +27,14 @@ def try_follow(experiment: Experiment, before: Experiment, classes: Sequence[str
     """Refuse a run whose network does not take the weights that a run like `before` will have."""
     (task, network), (_, theirs) = (_network(run, classes) for run in (experiment, before))
     load_start(task.fill(network), theirs.state_dict(), said)
+
+
+def try_outline(experiment: Experiment) -> None:
+    """Refuse weights of timm's whose names or shapes are not those of the run's network, before they are fetched."""
+    with torch.device("meta"):
+        task, network = _network(experiment, ("one", "other"))  # a classifier may be of other classes
+    init = str(experiment.init)
+    check_fits(task.fill(network), start_shapes(init, built_at(experiment)), f"init={init}", same_targets=False)
 
 
 def _network(experiment: Experiment, classes: Sequence[str]) -> tuple[Task, nn.Module]:

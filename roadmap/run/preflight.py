@@ -50,7 +50,8 @@ def check_jobs(overrides: list[str], folders: Sequence[Path], multirun: bool) ->
         if optimised:
             check_held_out(experiment)
         check_processes(experiment, processes.world_size())
-        check_start(resolved(experiment), preflight(experiment).classes)
+        classes = preflight(experiment).classes  # before start weights are read, or fetched
+        check_start(resolved(experiment), classes)
         idle = [f"{key} has no effect here: {why}" for key, why in SINGLE.items() if any(o.startswith(key) for o in job)]
         broken = [f"{fault}; this step is left out" for fault in broken_steps(*folders).values()]
         said += [f"warning: {warning}" for warning in ineffective_settings(experiment, job, folders) + idle + broken]

@@ -60,11 +60,15 @@ def hashed(experiment: Experiment) -> Experiment:
     init = experiment.init
     if init is None:
         return experiment
-    if of_timm := init.startswith(TIMM):
+    of_timm = init.startswith(TIMM)
+    if of_timm:
         check_weights(init, f"init={init}")
     modified = 0 if of_timm else located(init).stat().st_mtime_ns
     from roadmap.model.start import start_hash  # torch
+    from roadmap.run.given import try_outline
 
+    if of_timm:
+        try_outline(experiment)
     return replace(experiment, init_hash=start_hash(init, built_at(experiment), modified))
 
 

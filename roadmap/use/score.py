@@ -58,7 +58,7 @@ def score(trained: Trained, use: Experiment, multi_scale: bool = False) -> Score
             raise Refused(f"--multi-scale: is for task=segmentation; {trained.name} is of task={use.task.name}")
         task = replace(task, scales=SCALES)
     with process_group(use.runtime.device) as ranks:
-        network = trained.network.to(ranks.device, memory_format=memory_format)  # type: ignore[call-overload]
+        network = trained.at(use.data.image_size).to(ranks.device, memory_format=memory_format)  # type: ignore[call-overload]
         batches = task.batches(use.data, 0, _evaluation_alone(inventory), ranks.device)
         breakdown, gallery = task.breakdown(inventory.classes, ranks.device), task.gallery()
         precision = pick_precision(use.recipe.precision, ranks.device)

@@ -28,7 +28,7 @@ from roadmap.config.schema import (
     TaskConfig,
     TaskName,
 )
-from roadmap.model.reference import pretrained
+from roadmap.model.reference import outline, pretrained
 from roadmap.model.trained import coordinates, fill_trained
 from roadmap.record.result import RunResult
 from roadmap.record.weights import finished_run, weights_file
@@ -50,21 +50,29 @@ class Trained:
     described: Mapping[str, str]  # classes whose names say little, in words
     result: RunResult | None = None
 
+    def at(self, image_size: int) -> nn.Module:
+        """The network with its weights, for images of this size in pixels; timm's is fetched now, and built for that size."""
+        if self.result is not None:
+            return self.network
+        return pretrained(self.name, image_size, f"{TIMM}{self.name}").eval()
+
     def labels(self) -> list[str]:
         """What each class is called, for people."""
         names = self.classes or [f"class {index}" for index in range(self.count)]
         return [self.described.get(name, name) for name in names]
 
 
-def find_trained(said: str, config_dirs: Sequence[Path | str] = (), parts: Sequence[str] = ()) -> Trained:
+def find_trained(said: str, config_dirs: Sequence[Path | str] = (), parts: Sequence[str] = (), fetch: bool = True) -> Trained:
     """The network of a run's folder, or with timm's weights of `timm:NAME`; `parts` of one's own are those in `config_dirs`.
+
+    Where timm's weights are not to be fetched yet, its network is an outline without them: see `Trained.at`.
 
     Raises:
         Refused: where there is no such network.
 
     """
     resolve(parts, config_folders(config_dirs))
-    return _of_timm(said) if said.startswith(TIMM) else _of_run(Path(said).expanduser())
+    return _of_timm(said, fetch) if said.startswith(TIMM) else _of_run(Path(said).expanduser())
 
 
 def load_trained(folder: Path | str, config_dirs: Sequence[Path | str] = (), parts: Sequence[str] = ()) -> nn.Module:
@@ -112,9 +120,9 @@ def _section(content: Any, name: str, plain: Section) -> Section:
     return made
 
 
-def _of_timm(said: str) -> Trained:
+def _of_timm(said: str, fetch: bool) -> Trained:
     plain = compose(["+step=resnet", "data=folder", "data.path=."])
-    network = pretrained(said.removeprefix(TIMM), plain.data.image_size, said).eval()
+    network = (pretrained if fetch else outline)(said.removeprefix(TIMM), None, said).eval()
     config = resolve_data_config(model=network)
     if config["interpolation"] not in list(Interpolation):
         raise Refused(f"{said}: resizes with {config['interpolation']}; it must be one of {', '.join(Interpolation)}")
