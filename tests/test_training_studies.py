@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ from test_studies import recorded
 
 from roadmap.base.errors import Refused
 from roadmap.config import compose as composing
-from roadmap.config.compose import compose, compose_unchecked, with_settings
+from roadmap.config.compose import compose, with_settings
 from roadmap.config.identity import decisive, identity
 from roadmap.config.steps import all_steps, known_steps
 from roadmap.model.check import compose_run
@@ -34,8 +37,6 @@ DIGITS = ["+study=digits_training", "study.seeds=[0,1]"]
 def own_study(folder, text):
     (folder / "study").mkdir(parents=True, exist_ok=True)
     (folder / "study" / "mine.yaml").write_text(f"# @package _global_\n{text}")
-    compose_unchecked.cache_clear()
-    composing._compose.cache_clear()
     return [folder]
 
 
@@ -372,7 +373,7 @@ def test_torchvisions_roadmap_is_data_alone():
     end = compose([f"+step={own[-1]}", *PAPER])
     assert decisive(end, "f")["recipe"] == {
         "epochs": 600, "batch_size": 1024, "micro_batch": 128, "sync_batchnorm": False, "ema": 0.999966, "optimizer": "sgd",
-        "lr": 0.5, "lr_batch": 1024, "min_lr": 0.0, "warmup_epochs": 5, "weight_decay": 2e-5, "label_smoothing": 0.1,
+        "lr": 0.5, "lr_batch": 1024, "min_lr": 0.0, "warmup_epochs": 5, "warmup_start": 0.01, "weight_decay": 2e-5, "label_smoothing": 0.1,
         "mixup": 0.2, "cutmix": 1.0, "mixup_switch_prob": 0.5, "randaugment": None, "auto_augment": "trivial",
         "random_erasing": 0.1, "crop_scale": [0.08, 1.0], "interpolation": "bilinear", "initialisation": "torchvision",
         "precision": "auto", "betas": [0.9, 0.999], "eps": 1e-8,
@@ -435,3 +436,66 @@ def test_a_table_that_is_none_is_refused_with_its_line(tmp_path, old, new, says)
 def test_a_table_that_is_not_there_is_refused():
     with pytest.raises(Refused, match=r"study\.published=torchvison: did you mean 'torchvision'\?|torchvision"):
         read_published("torchvison", known_steps())
+
+
+# --- the committed studies -------------------------------------------------------------------------------------------
+
+EXPERIMENTS = composing.CONF.parent / "experiments"
+
+
+BY_RECIPE = {"gelu_original_recipe": 12.0, "kernel_5_original_recipe": -12.0}  # what the other recipe makes of a step's worth
+
+
+def planted_means(study):
+    """What each row of a twin truly scores: techniques are worth 12, 0 or -12 points, steps the same under both recipes but two."""
+    means = {}
+    for number, row in enumerate(study.plan.rows):
+        name, parent = row.variant.name, row.variant.parent
+        gain = number % 16 % 3 - 1.0 if study.plan.kind == "steps_x_recipes" else (0.0, 12.0, -12.0)[number % 3]
+        means[name] = means.get(parent, 70.0) + gain * bool(parent) + BY_RECIPE.get(name, 0.0)
+    return means
+
+
+def twin(study, means, random):
+    """The study with the same runs, but these true scores, what a seed adds to all, and the noise that each row was seen to have."""
+    seeds, results = random.normal(0, 1, len(study.plan.seeds)), dict(study.results)
+    for row in study.plan.rows:
+        done = [result for result in study.of(row.variant.name) if result.done]
+        spread = max(np.std([result.score for result in done], ddof=1), 0.3) if len(done) > 1 else 1.0
+        for run, result in ((run, results[run]) for run in row.runs if results[run].done):
+            score = means[row.variant.name] + seeds[study.plan.seeds.index(result.seed)] + random.normal(0, spread)
+            results[run] = replace(result, scores={**result.scores, "top1": score})
+    return replace(study, results=results)
+
+
+@pytest.mark.parametrize("name", ["digits_training", "digits_steps_x_recipes"])
+def test_twins_of_the_committed_studies_give_back_what_is_planted(name):
+    """100 twins: 95 % of the intervals hold what was planted, what is large is resolved, and hardly ever one that is nothing."""
+    study, random = load(EXPERIMENTS / name), np.random.default_rng(3)
+    means = planted_means(study)
+    held, found, alarms = [], [], []
+    for _ in range(100):
+        estimates = [e for e in analyse(twin(study, means, random)).estimates if e.interval is not None]
+        true = [sum(weight * means[row] for row, weight in e.effect.weights.items()) for e in estimates]
+        held += [e.interval[0] <= value <= e.interval[1] for e, value in zip(estimates, true, strict=True)]
+        found += [e.resolved for e, value in zip(estimates, true, strict=True) if abs(value) > 9.9]
+        alarms.append(any(e.resolved for e, value in zip(estimates, true, strict=True) if abs(value) < 1e-9))
+    assert len(held) == 100 * {"digits_training": 9, "digits_steps_x_recipes": 18}[name]
+    assert sum(abs(value) < 1e-9 for value in true) >= 3
+    assert 0.93 < np.mean(held) < 0.975
+    assert np.mean(found) > 0.7
+    assert np.mean(alarms) < 0.08
+
+
+@pytest.mark.parametrize("name", ["digits_training", "digits_steps_x_recipes"])
+def test_a_finding_s_intervals_are_those_of_its_table(name):
+    said = re.findall(r"\[([+-][\d.]+), ([+-][\d.]+)\]", (EXPERIMENTS / name / "README.md").read_text())
+    table = (EXPERIMENTS / name / "effects.csv").read_text().splitlines()
+    ends = [
+        (float(row[f"{side}low"]), float(row[f"{side}high"]))
+        for row in csv.DictReader(table)
+        for side in ("delta_", "under_first_", "under_other_")
+        if row.get(f"{side}low")
+    ]
+    assert len(said) >= 3
+    assert {(float(low), float(high)) for low, high in said} <= {(round(low, 1), round(high, 1)) for low, high in ends}
