@@ -221,6 +221,73 @@ def test_runs_and_sweeps_of_processes_train_it_and_the_network_comes_back(my, tm
         roadmap.timm.load_trained(folder, [my], ["my"])
 
 
+UNSEEN = """
+from roadmap.parts import activation, block_part
+from torch import nn
+
+@activation("mish", cost={"aten::mish": 0})
+def mish():
+    return nn.Mish()
+
+class Gate(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.down, self.norm = nn.Conv2d(channels, 4, 1, bias=False), nn.BatchNorm2d(4)
+        self.up = nn.Conv2d(4, channels, 1)
+
+    def forward(self, x):
+        return x * self.up(nn.functional.relu(self.norm(self.down(x.mean((2, 3), keepdim=True))))).sigmoid()
+
+@block_part("gate", cost={"aten::relu": 0, "aten::sigmoid": 0})
+def gate(channels):
+    return Gate(channels)
+"""
+RMS = """
+import torch
+from roadmap.parts import norm
+
+class Rms(torch.nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(channels, 1, 1))
+
+    def forward(self, x):
+        return x * (x.pow(2).mean(1, keepdim=True) + 1e-6).rsqrt() * self.weight
+
+@norm("rms", cost={"aten::pow": 0, "aten::rsqrt": 0})
+def rms(channels):
+    return Rms(channels)
+"""
+
+
+def test_parts_of_two_folders_in_one_run_are_costed_trained_exported_and_built_by_timm(my, tmp_path):
+    """Of kinds that the project has not: a norm within a part, a norm of one's own, an activation that nothing here uses."""
+    (my / "parts.py").write_text(UNSEEN)
+    (tmp_path / "other" / "step").mkdir(parents=True)
+    (tmp_path / "other" / "parts.py").write_text(RMS)
+    step = "# @package _global_\ndefaults: [separate_downsampling, _self_]\nstep: {label: RMS}\nmodel: {norm: rms}\n"
+    (tmp_path / "other" / "step" / "rms.yaml").write_text(step)
+    folders = ["--config-dir", "my", "--config-dir", "other"]
+    toggles = ["model.activation=mish", "model.block_part=gate"]
+    words = [*folders, "parts=[my,other]", "+step=rms", *toggles, *QUICK, "data.image_size=32", "recipe.updates=2"]
+    done = roadmap_command("roadmap.run", *words, "recipe.warmup_updates=0", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (run,) = (tmp_path / "experiments/single/runs").iterdir()
+    record = json.loads((run / "result.json").read_text())
+    assert [record["model"][key].split("@")[0] for key in ("activation", "norm", "block_part")] == ["mish", "rms", "gate"]
+    network = roadmap.timm.load_trained(run, [my, tmp_path / "other"], ["my", "other"])
+    blocks = [module for stage in network.stages for module in stage.blocks]
+    assert kinds(network, nn.Mish) == kinds(network, nn.BatchNorm2d) == len(blocks)
+    assert not kinds(network, nn.LayerNorm)
+    assert sum(weight.numel() for weight in network.parameters()) == round(record["params_m"] * 1e6)
+    roadmap.timm.register([my, tmp_path / "other"], parts=["my", "other"])
+    twin = timm.create_model("roadmap_rms_atto", activation="mish", block_part="gate", depths=[1, 1, 1, 1], num_classes=10)
+    assert kinds(twin, nn.Mish) == kinds(twin, nn.BatchNorm2d) == 4
+    shown = roadmap_command("roadmap.cost", *folders, "--parts", "my", "--parts", "other", "--steps", "rms", "--format", "csv",
+                            "--scale", "atto", "--set", toggles[0], "--set", toggles[1], cwd=tmp_path)  # fmt: skip
+    assert shown.stdout.splitlines()[1].startswith("rms,"), shown.stderr
+
+
 # --- what is refused, with the user's path and line ------------------------------------------------------------------
 
 
@@ -253,6 +320,15 @@ def test_a_name_is_taken_once(my, tmp_path):
         ("x = 1\n", "declares no part"),
         ("from roadmap.parts import norm\n\n@norm('mine')\ndef mine(c): ...\n", "line 3: norm 'mine' has no cost; say cost="),
         ("from roadmap.parts import norm\nnorm('a b', cost={})\n", "line 2: norm 'a b': a name is made of letters"),
+        (
+            "from roadmap.parts import norm\n\nnorm('a', cost={'aten::mul': -1})\n",
+            "line 3: norm 'a': cost={'aten::mul': -1}: must",
+        ),
+        (
+            "from roadmap.parts import norm\n\nnorm('a', cost={'aten::mul': 'x'})\n",
+            "line 3: norm 'a': cost={'aten::mul': 'x'}: must",
+        ),
+        ("x = 1\nimport sys\nsys.exit(0)\n", "line 3: SystemExit: 0"),
     ],
 )
 def test_a_file_that_fails_is_named_with_its_line(my, text, said):

@@ -373,7 +373,8 @@ def test_torchvisions_roadmap_is_data_alone():
     end = compose([f"+step={own[-1]}", *PAPER])
     assert decisive(end, "f")["recipe"] == {
         "epochs": 600, "batch_size": 1024, "micro_batch": 128, "sync_batchnorm": False, "ema": 0.999966, "optimizer": "sgd",
-        "lr": 0.5, "lr_batch": 1024, "min_lr": 0.0, "warmup_epochs": 5, "warmup_start": 0.01, "weight_decay": 2e-5, "label_smoothing": 0.1,
+        "lr": 0.5, "lr_batch": 1024, "min_lr": 0.0, "warmup_epochs": 5, "warmup_start": 0.01, "weight_decay": 2e-5,
+        "label_smoothing": 0.1,
         "mixup": 0.2, "cutmix": 1.0, "mixup_switch_prob": 0.5, "randaugment": None, "auto_augment": "trivial",
         "random_erasing": 0.1, "crop_scale": [0.08, 1.0], "interpolation": "bilinear", "initialisation": "torchvision",
         "precision": "auto", "betas": [0.9, 0.999], "eps": 1e-8,
@@ -447,7 +448,7 @@ BY_RECIPE = {"gelu_original_recipe": 12.0, "kernel_5_original_recipe": -12.0}  #
 
 
 def planted_means(study):
-    """What each row of a twin truly scores: techniques are worth 12, 0 or -12 points, steps the same under both recipes but two."""
+    """What each row of a twin truly scores: techniques are worth 12, 0 or -12, steps the same under both recipes but two."""
     means = {}
     for number, row in enumerate(study.plan.rows):
         name, parent = row.variant.name, row.variant.parent
@@ -457,7 +458,7 @@ def planted_means(study):
 
 
 def twin(study, means, random):
-    """The study with the same runs, but these true scores, what a seed adds to all, and the noise that each row was seen to have."""
+    """The study with the same runs, but these true scores, what a seed adds to all, and noise as each row was seen to have it."""
     seeds, results = random.normal(0, 1, len(study.plan.seeds)), dict(study.results)
     for row in study.plan.rows:
         done = [result for result in study.of(row.variant.name) if result.done]

@@ -54,6 +54,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--config-dir", type=Path, action="append", default=[], help=f"a folder with {what} of your own")
         self.add_argument(
             "--parts",
+            action="extend",
             type=lambda names: names.split(","),
             default=[],
             help="folders of --config-dir whose parts.py is run, comma-separated",

@@ -7,6 +7,7 @@ constructor is called where torch is, so that a misspelt name is refused as earl
 from __future__ import annotations
 
 import hashlib
+import math
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -91,6 +92,9 @@ def _declaration(kind: str, name: str, cost: Mapping[str, float] | None) -> Call
         raise Refused(f"{kind} {name!r}: a name is made of letters, digits and _")
     if cost is None:
         raise Refused(f"{kind} {name!r} has no cost; {COST}")
+    odd = {operator: each for operator, each in cost.items() if not (isinstance(each, int | float) and 0 <= each < math.inf)}
+    if odd:
+        raise Refused(f"{kind} {name!r}: cost={odd}: must be multiply-adds, finite and at least 0; {COST}")
 
     def declare(build: Build) -> Build:
         before = _declared.get((kind, name))
@@ -133,7 +137,7 @@ def _run(file: Path, source: bytes, digest: str) -> dict[tuple[str, str], Part]:
     sys.modules[module.__name__] = module
     try:
         exec(compile(source, str(file), "exec"), module.__dict__)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise Refused(f"{_place(error, file)}: {_words(error)}") from error
     finally:
         _reading.pop()
@@ -142,7 +146,7 @@ def _run(file: Path, source: bytes, digest: str) -> dict[tuple[str, str], Part]:
     return found
 
 
-def _place(error: Exception, file: Path) -> str:
+def _place(error: BaseException, file: Path) -> str:
     """The file, with the last of its lines that led to the error."""
     if isinstance(error, SyntaxError):
         return f"{file}, line {error.lineno}"
@@ -150,7 +154,7 @@ def _place(error: Exception, file: Path) -> str:
     return f"{file}, line {lines[-1]}" if lines else str(file)
 
 
-def _words(error: Exception) -> str:
+def _words(error: BaseException) -> str:
     said = error.msg if isinstance(error, SyntaxError) else str(error)
     return said if isinstance(error, Refused) else f"{type(error).__name__}: {said}"
 

@@ -46,7 +46,9 @@ MODES = ("run", "multirun", "cfg", "info", "shell_completion")  # Hydra's, of wh
 def main() -> int:
     """Check the whole command line, then let Hydra run it; returns the worst exit code of its jobs."""
     redact_streams()
-    arguments = Parser(parents=[get_args_parser()], add_help=False).parse_intermixed_args()
+    parser = Parser(parents=[get_args_parser()], add_help=False, conflict_handler="resolve")
+    parser.add_argument("--config-dir", "-cd", action="append", default=[])  # Hydra's own takes one, and of several the last
+    arguments = parser.parse_intermixed_args()
     folders, overrides = _folders(arguments), arguments.overrides
     if arguments.help:
         print(help_text(folders))
@@ -58,6 +60,7 @@ def main() -> int:
             _check_once_a_node(overrides, folders, arguments.multirun)
     metric = metric_of(overrides, folders) if optimises(overrides) else None
     own = words(overrides, metric) if metric else []
+    own += [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in folders[:-1])}]"] * (len(folders) > 1)
     # Hydra's own parser wants the options before the overrides.
     options = [word for word in sys.argv[1:] if word not in overrides]
     sys.argv[1:] = options + completed(overrides, folders) + own
@@ -90,7 +93,7 @@ def _folders(arguments: Namespace) -> tuple[Path, ...]:
     modes = [f"--{name.replace('_', '-')}" for name in MODES if getattr(arguments, name)]
     if len(modes) > 1:
         raise Refused(f"{' '.join(modes)}: one at a time")
-    return config_folders([arguments.config_dir] if arguments.config_dir else [])
+    return config_folders(arguments.config_dir)
 
 
 def _outcome(experiment: Experiment) -> tuple[float | None, int]:
