@@ -23,9 +23,11 @@ from roadmap.config.identity import decisive, identity
 from roadmap.model import registry
 from roadmap.model.check import compose_run
 from roadmap.model.cost import cost as counted
+from roadmap.model.network import build_network
 from roadmap.model.weights import from_timm, to_timm
 from roadmap.run.preflight import check_jobs, check_network
 from roadmap.sweep.plan import plan
+from roadmap.train.recipe import optimizer
 
 PARTS = """
 from roadmap.parts import activation, block_part, norm
@@ -286,6 +288,19 @@ def test_parts_of_two_folders_in_one_run_are_costed_trained_exported_and_built_b
     shown = roadmap_command("roadmap.cost", *folders, "--parts", "my", "--parts", "other", "--steps", "rms", "--format", "csv",
                             "--scale", "atto", "--set", toggles[0], "--set", toggles[1], cwd=tmp_path)  # fmt: skip
     assert shown.stdout.splitlines()[1].startswith("rms,"), shown.stderr
+
+
+@pytest.mark.parametrize("spared", ["vectors", "norm_bias"])
+def test_weight_decay_spares_a_norm_of_ones_own_whatever_its_shape(my, spared):
+    (my / "parts.py").write_text(RMS)
+    experiment = composed(my, "model.norm=rms", f"recipe.decay_spares={spared}")
+    network = build_network(experiment.model, 10)
+    groups = optimizer(experiment.recipe, network).param_groups
+    decays = {id(weight): group["weight_decay"] for group in groups for weight in group["params"]}
+    norms = [module.weight for module in network.modules() if type(module).__name__ == "Rms"]
+    assert len(norms) > 4
+    assert {decays[id(weight)] for weight in norms} == {0.0}
+    assert decays[id(network.head.fc.weight)] == experiment.recipe.weight_decay
 
 
 # --- what is refused, with the user's path and line ------------------------------------------------------------------

@@ -407,6 +407,7 @@ def test_coordinates_at_odds_are_refused(settings, says):
         ("lr_power=2", ["schedule=step"]),
         ("min_lr=1e-5", ["schedule=constant"]),
         ("clip_mode=value", []),
+        ("warmup_start=0.1", ["warmup_epochs=0"]),
         ("decay_spares=none", ["weight_decay=0"]),
     ],
 )

@@ -316,6 +316,7 @@ BAD_TRAINING = [  # issue of training and use: each with the value, what is allo
     ("run +step=resnet recipe.randaugment=rand-m9-m3", "recipe.randaugment=rand-m9-m3 once"),
     ("run +step=resnet recipe.randaugment=rand-m9-p1.5", "recipe.randaugment=rand-m9-p1.5 rand-m9-mstd0.5-inc1"),
     ("run +step=resnet recipe.randaugment=rand-m9-mmax0", "recipe.randaugment=rand-m9-mmax0 rand-m9-mstd0.5-inc1"),
+    ("run +step=resnet recipe.randaugment=[rand-m9]", "recipe.randaugment=[rand-m9] text"),
     ("run +step=resnet recipe.auto_augment=augmix-w0", "recipe.auto_augment=augmix-w0 augmix-m3-w3"),
     ("run +step=resnet recipe.auto_augment=augmix-m3-m4", "recipe.auto_augment=augmix-m3-m4 augmix-m3-w3"),
     ("run +step=resnet recipe.auto_augment=trivial recipe.randaugment=rand-m9", "recipe.auto_augment=trivial null rand-m9"),

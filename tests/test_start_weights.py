@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 import roadmap.timm
 from roadmap.base.errors import EXIT_FAILED, EXIT_STOPPED, Refused
 from roadmap.config.compose import compose
+from roadmap.config.effects import following
 from roadmap.config.identity import decisive, identity, plain
 from roadmap.config.schema import EngineConfig, EngineName
 from roadmap.data.images import sources
@@ -464,6 +465,13 @@ def test_finetune_is_the_papers_table_6():
     recipe = plain(experiment.recipe)
     assert {key: recipe[key] for key in TABLE_6} == TABLE_6
     assert (experiment.data.image_size, experiment.data.crop_pct) == (384, 1.0)
+
+
+def test_fine_tuning_from_nothing_is_said():
+    words = ["+step=gelu", "recipe=finetune"]
+    (said,) = following(compose(words), words)
+    assert said.startswith("recipe=finetune starts from random weights here: init=RUN")
+    assert not following(compose([*words, "init=x.pt"]), words)
 
 
 def test_a_fresh_classifier_is_scaled_and_one_that_is_kept_is_not(run, tmp_path):

@@ -41,6 +41,8 @@ def idle_in_recipe(recipe: RecipeConfig) -> dict[str, str]:
         why["epochs"] = "recipe.updates says how long the training is"
     if recipe.warmup_updates is not None:
         why["warmup_epochs"] = "recipe.warmup_updates says how long the warm-up is"
+    if not (recipe.warmup_epochs if recipe.warmup_updates is None else recipe.warmup_updates):
+        why["warmup_start"] = "there is no warm-up"
     if recipe.layer_decay is None:
         why |= dict.fromkeys(("layering", "decay_layers"), "recipe.layer_decay is null")
     elif recipe.layering == Layering.triples:
@@ -52,7 +54,15 @@ def idle_in_recipe(recipe: RecipeConfig) -> dict[str, str]:
 
 def following(experiment: Experiment, overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> list[str]:
     """What follows from the command line without being said there, each in a sentence: the learning rate, the warm-up."""
-    return [*_following_rate(experiment, overrides), *_following_warmup(experiment.recipe, overrides, config_dirs)]
+    rate, warmup = _following_rate(experiment, overrides), _following_warmup(experiment.recipe, overrides, config_dirs)
+    return [*rate, *warmup, *_following_start(experiment)]
+
+
+def _following_start(experiment: Experiment) -> list[str]:
+    """Of a recipe of fine-tuning, what it lacks."""
+    if experiment.recipe.name != "finetune" or experiment.init or experiment.after or experiment.study.start:
+        return []
+    return ["recipe=finetune starts from random weights here: init=RUN, init=timm:NAME or after=RUN names those to be tuned"]
 
 
 def _following_warmup(recipe: RecipeConfig, overrides: Sequence[str], config_dirs: Sequence[Path]) -> list[str]:

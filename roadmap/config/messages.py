@@ -50,6 +50,8 @@ def explain(error: BaseException, config_dirs: Sequence[Path] = (), said: Sequen
     allowed = allowed_of(key)
     if allowed and KIND.search(message):
         return f"{place}{_said(key, said) or f'{key}: {message}'}: must be {allowed}"
+    if message.startswith("Cannot convert"):  # a list, where text is wanted
+        return f"{place}{_said(key, said) or key}: must be text"
     if "not a ListConfig" in message:
         return f"{where}{message}; write a list, {key}: [...]"
     return f"{where}{message}" + (f"; it must be {allowed}" if allowed else "")

@@ -58,6 +58,7 @@ class Part:
             raise Refused(f"{_place(error, self.file)}: {self.kind} {self.name!r}: {_words(error)}") from error
         if not hasattr(module, "forward"):
             raise Refused(f"{self.file}: {self.kind} {self.name!r}: makes {module!r}; it must make a torch.nn.Module")
+        module.is_own_norm = self.kind == "norm"  # weight decay spares it as it does the roadmap's
         return module
 
 

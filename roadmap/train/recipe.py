@@ -81,16 +81,20 @@ def spared_by_name(spared: Spared, network: nn.Module) -> set[str]:
     """The weights that weight decay spares for another reason than being vectors; a reference names some itself."""
     if spared == Spared.none:
         return set()
-    own = set(getattr(network, "no_weight_decay", set)())
+    own = set(getattr(network, "no_weight_decay", set)()) | _within(network, lambda layer: getattr(layer, "is_own_norm", False))
     if spared == Spared.vectors:
         return own
-    of_norms = {
-        f"{layer}.{name}".lstrip(".")
-        for layer, module in network.named_modules()
-        if isinstance(module, NORMS)
-        for name, _ in module.named_parameters(recurse=False)
-    }
-    return own | of_norms | {name for name, _ in network.named_parameters() if name.endswith("bias")}
+    return (
+        own
+        | _within(network, lambda layer: isinstance(layer, NORMS))
+        | {name for name, _ in network.named_parameters() if name.endswith("bias")}
+    )
+
+
+def _within(network: nn.Module, asked: Callable[[nn.Module], bool]) -> set[str]:
+    """The weights of the layers of a kind, by name."""
+    layers = ((name, layer) for name, layer in network.named_modules() if asked(layer))
+    return {f"{name}.{weight}".lstrip(".") for name, layer in layers for weight, _ in layer.named_parameters()}
 
 
 def schedule(recipe: RecipeConfig, optimizer: torch.optim.Optimizer, updates_per_epoch: int) -> Scheduler:
