@@ -7,6 +7,8 @@ from functools import _lru_cache_wrapper, lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from roadmap.base.paths import CONF
+
 Value = TypeVar("Value")
 
 _caches: list[_lru_cache_wrapper[Any]] = []
@@ -30,5 +32,8 @@ def renew(folders: Iterable[Path]) -> None:
 
 
 def _state(folder: Path) -> list[tuple[str, int, int]]:
-    files = [*folder.glob("*.py"), *folder.glob("**/*.yaml")]
+    """Of what a run may read there, name, time and size; never a look through all of a folder, which may hold images too."""
+    groups = [group.name for group in CONF.iterdir() if group.is_dir()]
+    patterns = ("*.py", "step/*/*.yaml", *(f"{group}/*.yaml" for group in groups))
+    files = [file for pattern in patterns for file in folder.glob(pattern)]
     return sorted((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files if file.is_file())
