@@ -127,7 +127,7 @@ def _block(block: BlockLayout, shape: Shape) -> Counted:
 
 
 def _conv_layer(conv: Conv, shape: Shape) -> Counted:
-    """A convolution and what follows it. Each of its outputs costs the same, so one is traced: zeros for all may take gigabytes."""
+    """A convolution and what follows it. Each of its outputs costs the same, so one is traced: zeros for all may be gigabytes."""
     inputs = conv.in_channels // conv.groups
     one = dataclasses.replace(conv, in_channels=inputs, out_channels=1, groups=1, norm=None, activation=None, part=None)
     each, out = _count(conv_layer, (one,), (1, inputs, *shape[2:]))
