@@ -103,6 +103,16 @@ def test_csv_is_complete_and_quick():
     assert seconds < 30  # of CPU time: ten on two cores
 
 
+def test_a_network_of_gigabytes_is_counted_on_little(monkeypatch):
+    """Orders of steps hold dense kernels of 7 in wide bottlenecks, 462 million weights in one layer."""
+    model = compose(["+step=kernel_7", "scale=tiny", "model.depthwise=false", "model.spatial_conv=middle"]).model
+    sizes, zeros = [], counting._zeros
+    monkeypatch.setattr(counting, "_zeros", lambda tensor: sizes.append(tensor.numel()) or zeros(tensor))
+    counting._count.cache_clear()
+    assert counting.cost(model, image_size=32).params > 2**29
+    assert max(sizes) < 2**22
+
+
 def test_fvcore_totals_of_known_networks():
     assert counting.cost(model_of("tiny", "resnet")).total / 1e9 == pytest.approx(4.1115, abs=1e-4)
     assert counting.cost(model_of("tiny", "separate_downsampling")).total / 1e9 == pytest.approx(4.4704, abs=1e-4)

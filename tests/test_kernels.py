@@ -96,7 +96,7 @@ def test_one_operation(name, photograph, forced):
     """Of every kind, at magnitudes from the least to beyond the greatest, either way, on images of 36 pixels."""
     randaugment = RandAugment("rand-m6-mstd2.5-inc1-n1-p1", 36, MEAN)
     randaugment.names, randaugment.most = [name], 12
-    images = pieces(photograph, 36, 12)
+    images = pieces(photograph, 36, 8 if INTERPRETED else 12)
     drawn = augment.draws(CHOICE, (len(images), 1), 7)
     made, plain = forced(lambda device: randaugment(images.to(device, copy=True), drawn))
     assert torch.equal(made, plain)
@@ -108,7 +108,7 @@ def test_one_operation(name, photograph, forced):
     ("size", "text"), [(1, "rand-m9-mstd0.5-inc1"), (33, "rand-m9-mstd3-inc1-n3"), (47, "rand-m5-inc0-p0.9")]
 )
 def test_layers_of_operations(size, text, photograph, forced):
-    randaugment, images = RandAugment(text, size, MEAN), pieces(photograph, size, 16)
+    randaugment, images = RandAugment(text, size, MEAN), pieces(photograph, size, 8 if INTERPRETED else 16)
     drawn = augment.draws(CHOICE, (len(images), randaugment.layers), size)
     made, plain = forced(lambda device: randaugment(images.to(device, copy=True), drawn))
     assert torch.equal(made, plain)

@@ -19,7 +19,7 @@ from roadmap.base.console import printable
 from roadmap.base.errors import Refused
 from roadmap.base.tables import Column, as_csv, as_latex, as_markdown, as_table
 from roadmap.config.recipes import recipe_file
-from roadmap.report import frame
+from roadmap.report import figure, frame
 from roadmap.report.columns import latex, markdown, table_csv
 from roadmap.report.page import render, write_page
 from roadmap.report.records import load
@@ -148,6 +148,25 @@ def test_the_same_records_give_the_same_bytes(tmp_path):
     names = ["table.md", "table.csv", "table.tex", "effects.csv", "figure.svg", "figure.png", "figure.pdf", "cost.svg"]
     names += ["throughput.svg", "effects.svg", "records.jsonl"]
     assert all((folders[0] / name).read_bytes() == (folders[1] / name).read_bytes() for name in names)
+
+
+def test_a_picture_that_still_holds_is_not_drawn_again(tmp_path, monkeypatch):
+    folder, drawn = study(tmp_path, VALUES), []
+    save = figure._saved
+    monkeypatch.setattr(figure, "_saved", lambda picture, kind: drawn.append(kind) or save(picture, kind))
+    _, files = write_report(folder), {file.name: file.read_bytes() for file in folder.glob("*.p*")}
+    assert drawn.count("pdf") == drawn.count("svg") == drawn.count("rgba") == 4
+    drawn.clear()
+    write_report(folder)
+    assert set(drawn) == {"svg"}
+    (folder / "cost.pdf").unlink()
+    effects = (folder / "effects.svg").read_text()
+    (folder / "effects.svg").write_text(effects.replace("Matplotlib v", "Matplotlib v0."))
+    drawn.clear()
+    write_report(folder)
+    assert (drawn.count("pdf"), drawn.count("rgba"), drawn.count("svg")) == (2, 2, 4)
+    assert {file.name: file.read_bytes() for file in folder.glob("*.p*")} == files
+    assert (folder / "effects.svg").read_text() == effects
 
 
 def test_the_figure_says_what_the_table_says(tmp_path):

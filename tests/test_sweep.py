@@ -81,6 +81,7 @@ def test_a_sweep_from_start_to_table(tmp_path):
     before = {
         name: (study / name).read_bytes() for name in ("table.md", "table.csv", "figure.svg", "figure.png", "records.jsonl")
     }
+    (study / "figure.png").unlink()
     subprocess.run([sys.executable, "-m", "roadmap.report", str(study)], check=True, env=env, capture_output=True)
     assert {name: (study / name).read_bytes() for name in before} == before
 

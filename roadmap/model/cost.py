@@ -127,8 +127,11 @@ def _block(block: BlockLayout, shape: Shape) -> Counted:
 
 
 def _conv_layer(conv: Conv, shape: Shape) -> Counted:
-    """A convolution, whose place in a network does not matter, and what follows it: many layouts share the parts."""
-    counts, shape = _count(conv_layer, (dataclasses.replace(conv, norm=None, activation=None, part=None),), shape)
+    """A convolution and what follows it. Each of its outputs costs the same, so one is traced: zeros for all may be gigabytes."""
+    inputs = conv.in_channels // conv.groups
+    one = dataclasses.replace(conv, in_channels=inputs, out_channels=1, groups=1, norm=None, activation=None, part=None)
+    each, out = _count(conv_layer, (one,), (1, inputs, *shape[2:]))
+    counts, shape = Counter({name: conv.out_channels * count for name, count in each.items()}), (1, conv.out_channels, *out[2:])
     return counts + _norm(conv.norm, shape) + _activation(conv.activation, shape) + _part(conv.part, shape), shape
 
 

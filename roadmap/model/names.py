@@ -22,9 +22,8 @@ def check_name(name: str, said: str | None = None) -> None:
         Refused: with the names nearest to it.
 
     """
-    sources = _sources()
-    names = MODEL.findall(sources)
-    if names and name not in names and not (name and re.search(rf"[\"']{re.escape(name)}[\"']", sources)):
+    names = _names()
+    if names and name not in names and not (name and re.search(rf"[\"']{re.escape(name)}[\"']", _sources())):
         raise unknown_model(name, names, said or f"reference={name}")
 
 
@@ -42,6 +41,11 @@ def unknown_model(name: str, names: list[str], said: str) -> Refused:
         f"{said}: timm {version('timm')} has no such model; it has {', '.join(close)} and "
         f"{len(names) - len(close)} others, timm.list_models()"
     )
+
+
+@lru_cache
+def _names() -> list[str]:
+    return MODEL.findall(_sources())
 
 
 @lru_cache

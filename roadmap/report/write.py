@@ -79,12 +79,13 @@ def _files(report: Report, keys: Sequence[str], behind: Report | None) -> dict[s
     from roadmap.report.figure import MOST_BARS, draw, picture
     from roadmap.report.plots import plots
 
-    drawn = draw(picture(report, behind)) if len(report.analysis.rows) <= MOST_BARS else {}  # of sampled orders: the effects
+    folder, few = report.study.folder, len(report.analysis.rows) <= MOST_BARS  # of sampled orders: the effects alone
+    drawn = draw(picture(report, behind), folder / "figure") if few else {}
     return {
         "table.md": markdown(report, keys),
         "table.csv": table_csv(report),
         "table.tex": latex(report, keys),
         "effects.csv": effects_csv(report),
         **{f"figure.{kind}": content for kind, content in drawn.items()},
-        **plots(report),
+        **plots(report, folder),
     }
