@@ -250,6 +250,11 @@ def test_schedules_warm_up_and_follow_their_formula(settings, expected, warmup):
         assert found[update] == pytest.approx(expected(done)), update
 
 
+def test_a_warm_up_starts_where_it_is_told_to():
+    said = [f"recipe.{setting}" for setting in ("warmup_start=0.25", "warmup_epochs=2", "epochs=10", "lr=1", "lr_batch=64")]
+    assert rates(composed(*said).recipe, 10)[:21] == pytest.approx([0.25 + 0.75 * update / 20 for update in range(21)])
+
+
 # --- clipping --------------------------------------------------------------------------------------------------------
 
 
