@@ -11,6 +11,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from conftest import QUICK
 from records import made, write
@@ -24,12 +25,13 @@ from roadmap.config.identity import decisive, identity, plain
 from roadmap.config.schema import EngineConfig, EngineName
 from roadmap.data.images import sources
 from roadmap.model.start import start_hash
+from roadmap.model.weights import TWINS
 from roadmap.record.folder import RunFolder
 from roadmap.record.result import dump_result, load_result
 from roadmap.record.study import dump_plan, load_plan
 from roadmap.record.weights import weights_file
 from roadmap.run.execute import execute
-from roadmap.run.given import load_given
+from roadmap.run.given import load_given, try_outline
 from roadmap.run.preflight import check_jobs
 from roadmap.run.start import resolved
 from roadmap.sweep.engines.base import Ending
@@ -249,6 +251,18 @@ def test_timms_weights_start_the_two_ends_and_references(name, words, hub, tmp_p
     assert load_given(experiment, classes, task, network) == []
     images = torch.randn(2, 3, 64, 64)
     torch.testing.assert_close(network(images), model(images), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("step", "scale"), [(step, scale) for step, scales in TWINS.items() for scale in scales])
+def test_timms_weights_fit_both_ends_and_grn_at_every_scale(step, scale):
+    """By names and shapes: a classifier of other classes is made anew, and nothing else is missing or left over."""
+    name = TWINS[step][scale]
+    words = [f"+step={step}", f"scale={scale}", f"init=timm:{name}"]
+    if timm.is_model_pretrained(name):
+        try_outline(compose(words))
+    else:
+        with pytest.raises(Refused, match=f"init=timm:{name}: timm .* has no weights of it"):
+            try_outline(compose(words))
 
 
 def test_weights_that_cannot_be_fetched_are_refused(hub, tmp_path):

@@ -142,7 +142,8 @@ def test_weights_of_timms_are_scored_on_ones_own_images(hub, photos, command, tm
 def test_weights_of_timms_for_one_size_are_scored_at_their_own_or_at_the_size_that_is_asked_for(hub, tmp_path):
     name = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
     hub(name)
-    known = find_trained(f"timm:{name}", fetch=False)
+    known = find_trained("timm:vit_tiny_patch16_224", fetch=False)
+    assert known.name == name  # which of its weights timm takes
     assert known.settings.data.image_size == 224
     assert all(weight.is_meta for weight in known.network.parameters())
     for size in (224, 64):
@@ -161,6 +162,13 @@ def silence(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("roadmap.model.reference.get_hf_file_metadata", nobody)
     return asked
+
+
+def test_weights_without_a_classifier_are_no_use_alone(silence, command):
+    Image.new("RGB", (8, 8)).save("x.png")
+    for module, words in ((score, ["data=digits"]), (export, []), (predict, ["x.png"])):
+        with pytest.raises(Refused, match=r"timm:convnextv2_atto\.fcmae: has no classes; .*init=timm:convnextv2_atto\.fcmae"):
+            command(module, "timm:convnextv2_atto.fcmae", *words)
 
 
 def test_classes_that_do_not_fit_are_refused_before_weights_are_fetched(silence, command):

@@ -122,7 +122,12 @@ def _section(content: Any, name: str, plain: Section) -> Section:
 
 def _of_timm(said: str, fetch: bool) -> Trained:
     plain = compose(["+step=resnet", "data=folder", "data.path=."])
-    network = (pretrained if fetch else outline)(said.removeprefix(TIMM), None, said).eval()
+    network = outline(said.removeprefix(TIMM), None, said)
+    own: dict[str, Any] = network.pretrained_cfg  # type: ignore[assignment]
+    name = f"{own['architecture']}.{own['tag']}" if own.get("tag") else own["architecture"]  # which weights, where none are said
+    count = int(network.num_classes)  # type: ignore[arg-type]
+    if not count:
+        raise Refused(f"{said}: has no classes; weights without a classifier start runs, init={said}")
     config = resolve_data_config(model=network)
     if config["interpolation"] not in list(Interpolation):
         raise Refused(f"{said}: resizes with {config['interpolation']}; it must be one of {', '.join(Interpolation)}")
@@ -136,9 +141,10 @@ def _of_timm(said: str, fetch: bool) -> Trained:
     recipe = replace(plain.recipe, interpolation=Interpolation(config["interpolation"]))
     subset = infer_imagenet_subset(network)
     classes = tuple(ImageNetInfo(subset).label_names()) if subset else None
-    count = int(network.num_classes)  # type: ignore[arg-type]
     settings = replace(plain, data=data, recipe=recipe)
-    return Trained(said.removeprefix(TIMM), network, settings, count, classes, _in_words(classes or ()))
+    if fetch:
+        network = pretrained(name, None, said)
+    return Trained(name, network.eval(), settings, count, classes, _in_words(classes or ()))
 
 
 def _in_words(classes: Sequence[str]) -> dict[str, str]:
