@@ -132,9 +132,10 @@ def same(network, weights):
 def test_a_run_starts_from_another_runs_weights_whatever_they_are_called(run, tmp_path):
     weights = load_file(run / "weights.safetensors")
     torch.save({"state_dict": weights, "epoch": 3}, tmp_path / "other.pt")
+    torch.save({"model": weights}, tmp_path / "another.pth")
     shutil.copy(run / "weights.safetensors", tmp_path / "copy.safetensors")
     identities = set()
-    for init in (run, tmp_path / "other.pt", tmp_path / "copy.safetensors"):
+    for init in (run, tmp_path / "other.pt", tmp_path / "another.pth", tmp_path / "copy.safetensors"):
         experiment, network, anew = started(tmp_path, init)
         assert same(network, weights)
         assert anew == []
@@ -214,7 +215,8 @@ def test_a_file_that_would_run_code_is_refused_and_runs_none(run, tmp_path, caps
     [
         ("nowhere", "there is no such folder"),
         ("nowhere.safetensors", "there is no such file"),
-        ("weights.ckpt", r"must be a run's folder, FILE\.safetensors, FILE\.pt or timm:NAME"),
+        ("weights.ckpt", r"must be a run's folder, FILE\.safetensors, FILE\.pt, FILE\.pth or timm:NAME"),
+        (__file__, "it is a file of another kind"),
         ("timm:", "timm:NAME"),
         ("timm:resnet5O", "no such model"),
         ("timm:resnet50.a99_in1k", "no weights of that name"),

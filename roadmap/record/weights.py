@@ -14,7 +14,7 @@ from roadmap.record.study import seed_and_identity
 
 WEIGHTS = "weights.safetensors"
 EARLIER = "weights.pt"  # what the first runs wrote
-SUFFIXES = (".safetensors", ".pt")
+SUFFIXES = (".safetensors", ".pt", ".pth")
 
 
 def finished_run(folder: Path) -> RunResult:
@@ -61,7 +61,8 @@ def located(init: str) -> Path:
     if place.is_dir():
         return weights_file(place)
     if place.suffix not in SUFFIXES:
-        raise Refused(f"init={init}: must be a run's folder, FILE{', FILE'.join(SUFFIXES)} or timm:NAME; there is no such folder")
+        why = "it is a file of another kind" if place.is_file() else "there is no such folder"
+        raise Refused(f"init={init}: must be a run's folder, FILE{', FILE'.join(SUFFIXES)} or timm:NAME; {why}")
     if not place.is_file():
         raise Refused(f"init={init}: there is no such file")
     return place
