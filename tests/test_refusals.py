@@ -299,6 +299,7 @@ BAD_TRAINING = [  # issue of training and use: each with the value, what is allo
     ("run +step=resnet recipe.optimizer=[adamw,sgd]", "recipe.optimizer=[adamw,sgd] one lamb"),
     ("run +step=resnet recipe.optimizer=lamb recipe.precision=float16", "recipe.optimizer=lamb adamw, sgd float16"),
     ("run +step=resnet recipe.nesterov=2.5", "recipe.nesterov 2.5 true false"),
+    ("run +step=resnet recipe.nesterov=2", "recipe.nesterov=2 true false"),
     ("run +step=resnet recipe.betas=0.9", "recipe.betas=0.9 list [...]"),
     ("run +step=resnet recipe.betas=[0.9,nan]", "recipe.betas=[0.9, nan] two"),
     ("run +step=resnet recipe.eps=0", "recipe.eps=0 above"),

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from enum import EnumType
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
@@ -34,6 +35,7 @@ from roadmap.config.task_rules import compares_images, task_rules
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 NAMED = "at most 100 letters, digits, _ . -"
+SWITCH = "true or false"
 TIMM_NAME = re.compile(r"[A-Za-z0-9_]{1,100}")  # of an architecture, without the tag of its weights
 RUN_NAME = re.compile(r".*-s\d+-[0-9a-f]{8}")  # of a run's folder
 TIMM = "timm:"  # before the name of weights of timm's, in place of a run's folder
@@ -251,6 +253,7 @@ def _require(ok: bool, key: str, value: Any, allowed: str) -> None:
         raise Refused(f"{key}={value}: must be {allowed}")
 
 
+@lru_cache
 def allowed_of(key: str) -> str:
     """What a dotted key takes, in words: a range, names, true or false; empty where it takes any text."""
     node: Any = Experiment
@@ -264,4 +267,4 @@ def allowed_of(key: str) -> str:
         return _in_words(limits)
     if isinstance(node, EnumType):
         return f"one of {', '.join(node)}"
-    return "true or false" if node is bool else f"a list, {key}=[...]" if get_origin(node) is list else ""
+    return SWITCH if node is bool else f"a list, {key}=[...]" if get_origin(node) is list else ""

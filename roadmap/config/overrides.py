@@ -19,6 +19,7 @@ from hydra.errors import HydraException
 
 from roadmap.base.errors import Refused, nearest
 from roadmap.base.paths import CONF
+from roadmap.config.checks import SWITCH, allowed_of
 from roadmap.config.kept import renew
 from roadmap.config.schema import FOUND_OUT, Experiment
 from roadmap.config.steps import all_steps, check_whole
@@ -72,6 +73,8 @@ def check_override(override: Override, config_dirs: Sequence[Path] = ()) -> None
         raise Refused(f"{line}: there is no setting {key!r}. {nearest_key(key)}")
     elif key.startswith("step."):
         raise Refused(f"{line}: what a step is called is said in its own file, conf/step/<name>.yaml")
+    elif allowed_of(key) == SWITCH and type(override.value()) is int and override.value() not in (0, 1):
+        raise Refused(f"{line}: must be {SWITCH}")  # OmegaConf takes any other number for true
 
 
 def _check_hydra(override: Override) -> None:
