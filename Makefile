@@ -36,7 +36,7 @@ cost: .venv/run  ## the roadmap's costs, nothing trained: make cost [ARGS='--sca
 bench: .venv/run  ## how fast every step is, beside timm's loop: make bench [ARGS='--scale atto --image-size 32']
 	.venv/bin/python -m roadmap.bench $(ARGS)
 
-test: .venv/dev  ## run the tests (under five minutes on two cores)
+test: .venv/dev  ## run the tests (a quarter of an hour on two cores)
 	.venv/bin/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 storm: .venv/dev  ## the long storms on runs, sweeps and checkpoints, with their figures (half an hour)
@@ -44,7 +44,7 @@ storm: .venv/dev  ## the long storms on runs, sweeps and checkpoints, with their
 
 clusters: .venv/dev  ## the engines on a real Slurm (Debian's slurmctld, slurmd, slurm-client) and a real Ray
 	.venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[slurm,ray]'
-	.venv/bin/python -m pytest tests/faults/test_slurm.py tests/faults/test_ray.py --clusters $(ARGS)
+	.venv/bin/python -m pytest tests/faults/test_slurm.py tests/faults/test_ray.py tests/faults/test_own_on_clusters.py --clusters $(ARGS)
 
 audit: .venv/dev  ## known vulnerabilities of the pinned versions, where the network tells
 	@.venv/bin/pip-audit -r constraints.txt --no-deps --disable-pip --progress-spinner off --timeout 5 > .venv/audit.log 2>&1 || \

@@ -113,6 +113,7 @@ def _stage(stage: StageLayout, shape: Shape) -> Counted:
     return counts, shape
 
 
+@cache
 def _block(block: BlockLayout, shape: Shape) -> Counted:
     """Its branch and shortcut; their sum is free, and so is layer scale but for its parameters."""
     counts: Counter[str] = Counter()
