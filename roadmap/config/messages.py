@@ -13,9 +13,7 @@ from roadmap.config.checks import allowed_of
 from roadmap.config.overrides import nearest_key
 from roadmap.config.schema import ROOMS
 
-KIND = re.compile(
-    r"is not Optional|Incompatible value|not a valid input for|not a ListConfig"
-)  # OmegaConf's words for a wrong one
+KIND = re.compile(r"is not Optional|Incompatible value|not a valid input for|not a ListConfig")  # OmegaConf's words for one
 
 
 def explain(error: BaseException, config_dirs: Sequence[Path] = (), said: Sequence[str] = ()) -> str:
@@ -47,11 +45,16 @@ def explain(error: BaseException, config_dirs: Sequence[Path] = (), said: Sequen
         return f"{where}has no value; {whose}"
     if key and (isinstance(cause, ConfigKeyError) or re.match(r"Key '.*' (is )?not in", message)):
         return f"{place}there is no setting {key!r}. {_headless(key) or nearest_key(key)}"
-    allowed = allowed_of(key)
+    return f"{place}{_of_value(key, message, said)}"
+
+
+def _of_value(key: str, message: str, said: Sequence[str]) -> str:
+    """What to say of a value of a wrong kind."""
+    allowed, where = allowed_of(key), f"{key}: " * bool(key and key not in message)
     if allowed and KIND.search(message):
-        return f"{place}{_said(key, said) or f'{key}: {message}'}: must be {allowed}"
+        return f"{_said(key, said) or f'{key}: {message}'}: must be {allowed}"
     if message.startswith("Cannot convert"):  # a list, where text is wanted
-        return f"{place}{_said(key, said) or key}: must be text"
+        return f"{_said(key, said) or key}: must be text"
     if "not a ListConfig" in message:
         return f"{where}{message}; write a list, {key}: [...]"
     return f"{where}{message}" + (f"; it must be {allowed}" if allowed else "")

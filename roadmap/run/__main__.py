@@ -46,9 +46,7 @@ MODES = ("run", "multirun", "cfg", "info", "shell_completion")  # Hydra's, of wh
 def main() -> int:
     """Check the whole command line, then let Hydra run it; returns the worst exit code of its jobs."""
     redact_streams()
-    parser = Parser(parents=[get_args_parser()], add_help=False, conflict_handler="resolve")
-    parser.add_argument("--config-dir", "-cd", action="append", default=[])  # Hydra's own takes one, and of several the last
-    arguments = parser.parse_intermixed_args()
+    arguments = _arguments()
     folders, overrides = _folders(arguments), arguments.overrides
     if arguments.help:
         print(help_text(folders))
@@ -59,8 +57,7 @@ def main() -> int:
         if not (arguments.cfg or arguments.info):
             _check_once_a_node(overrides, folders, arguments.multirun)
     metric = metric_of(overrides, folders) if optimises(overrides) else None
-    own = words(overrides, metric) if metric else []
-    own += [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in folders[:-1])}]"] * (len(folders) > 1)
+    own = [*(words(overrides, metric) if metric else []), *_beside_the_last(folders)]
     # Hydra's own parser wants the options before the overrides.
     options = [word for word in sys.argv[1:] if word not in overrides]
     sys.argv[1:] = options + completed(overrides, folders) + own
@@ -83,6 +80,17 @@ def main() -> int:
     if metric and (found := best(multirun, metric)):
         print(found)
     return max(codes)
+
+
+def _arguments() -> Namespace:
+    parser = Parser(parents=[get_args_parser()], add_help=False, conflict_handler="resolve")
+    parser.add_argument("--config-dir", "-cd", action="append", default=[])
+    return parser.parse_intermixed_args()
+
+
+def _beside_the_last(folders: Sequence[Path]) -> list[str]:
+    """How Hydra is told of several folders: its own option takes one, and of several the last."""
+    return [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in folders[:-1])}]"] * (len(folders) > 1)
 
 
 def _folders(arguments: Namespace) -> tuple[Path, ...]:
