@@ -265,11 +265,12 @@ def rms(channels):
 def test_parts_of_two_folders_in_one_run_are_costed_trained_exported_and_built_by_timm(my, tmp_path):
     """Of kinds that the project has not: a norm within a part, a norm of one's own, an activation that nothing here uses."""
     (my / "parts.py").write_text(UNSEEN)
-    (tmp_path / "other" / "step").mkdir(parents=True)
+    for folder in ("other", "steps/step"):
+        (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "other" / "parts.py").write_text(RMS)
     step = "# @package _global_\ndefaults: [separate_downsampling, _self_]\nstep: {label: RMS}\nmodel: {norm: rms}\n"
-    (tmp_path / "other" / "step" / "rms.yaml").write_text(step)
-    folders = ["--config-dir", "my", "--config-dir", "other"]
+    (tmp_path / "steps" / "step" / "rms.yaml").write_text(step)
+    folders = ["--config-dir", "my", "--config-dir", "other", "--config-dir", "steps"]
     toggles = ["model.activation=mish", "model.block_part=gate"]
     words = [*folders, "parts=[my,other]", "+step=rms", *toggles, *QUICK, "data.image_size=32", "recipe.updates=2"]
     done = roadmap_command("roadmap.run", *words, "recipe.warmup_updates=0", cwd=tmp_path)
@@ -283,7 +284,8 @@ def test_parts_of_two_folders_in_one_run_are_costed_trained_exported_and_built_b
     assert not kinds(network, nn.LayerNorm)
     assert sum(weight.numel() for weight in network.parameters()) == round(record["params_m"] * 1e6)
     roadmap.timm.register([my, tmp_path / "other"], parts=["my", "other"])
-    twin = timm.create_model("roadmap_rms_atto", activation="mish", block_part="gate", depths=[1, 1, 1, 1], num_classes=10)
+    toggled = {"norm": "rms", "activation": "mish", "block_part": "gate", "depths": [1, 1, 1, 1]}
+    twin = timm.create_model("roadmap_separate_downsampling_atto", **toggled, num_classes=10)
     assert kinds(twin, nn.Mish) == kinds(twin, nn.BatchNorm2d) == 4
     shown = roadmap_command("roadmap.cost", *folders, "--parts", "my", "--parts", "other", "--steps", "rms", "--format", "csv",
                             "--scale", "atto", "--set", toggles[0], "--set", toggles[1], cwd=tmp_path)  # fmt: skip

@@ -21,6 +21,7 @@ with warnings.catch_warnings():
     from fvcore.nn.jit_handles import conv_flop_jit, get_shape, linear_flop_jit
 
 from roadmap.base.errors import Refused
+from roadmap.config.kept import kept
 from roadmap.config.parts import Part
 from roadmap.config.schema import ModelConfig
 from roadmap.model.layers import activation_of, block_part_of, conv_layer, norm_of
@@ -113,7 +114,7 @@ def _stage(stage: StageLayout, shape: Shape) -> Counted:
     return counts, shape
 
 
-@cache
+@kept  # a block's layout names parts of one's own, whose file may change
 def _block(block: BlockLayout, shape: Shape) -> Counted:
     """Its branch and shortcut; their sum is free, and so is layer scale but for its parameters."""
     counts: Counter[str] = Counter()
