@@ -41,6 +41,11 @@ study:
 """
 
 
+NEXT = """# @package _global_
+study: {name: next, seeds: [0, 1], rows: [{name: first, step: gelu, set: [model.activation=mish]}]}
+"""
+
+
 @pytest.fixture
 def sweep(engine, tmp_path, monkeypatch):
     """`sweep(engine, output, *words)`: a sweep with parts of one's own through the command line; returns its results by run."""
@@ -48,6 +53,7 @@ def sweep(engine, tmp_path, monkeypatch):
     (my / "study").mkdir(parents=True)
     (my / "parts.py").write_text(PARTS)
     (my / "study" / "own.yaml").write_text(ROWS)
+    (my / "study" / "next.yaml").write_text(NEXT)
     cluster = Cluster(tmp_path / "cluster") if engine == "slurm" else None
     kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     own = {"PYTHONPATH": str(Path(roadmap.__file__).parent.parent), "OMP_NUM_THREADS": "1"}
@@ -55,7 +61,7 @@ def sweep(engine, tmp_path, monkeypatch):
 
     def swept(engine, output, *words):
         line = [sys.executable, "-m", "roadmap.sweep", *words, *QUICK, "--config-dir", "my", "parts=[my]"]
-        line += [f"engine={engine}", f"output={output}"]
+        line += [f"engine={engine}", f"output={output}", *["engine.minutes=30"] * (engine == "slurm")]
         done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stdout + done.stderr
         found = {path.parent.name: json.loads(path.read_text()) for path in (tmp_path / output).rglob("result.json")}
@@ -77,8 +83,7 @@ def test_rows_after_others_with_parts_come_out_as_on_this_machine(engine, sweep)
 
 def test_a_study_starts_from_another_ones_runs(engine, sweep):
     sweep("local", "out", "study=own")
-    words = ["study=own", "study.name=next", "study.start=out/own", "recipe.epochs=1", "recipe.warmup_epochs=0"]
-    rows = "study.rows=[{name: first, step: gelu, set: [model.activation=mish]}]"
-    there, here = (sweep(where, f"next-{where}", *words, rows) for where in (engine, "local"))
+    words = ["study=next", "study.start=out/own", "recipe.epochs=1", "recipe.warmup_epochs=0"]
+    there, here = (sweep(where, f"next-{where}", *words) for where in (engine, "local"))
     assert there == here
     assert all(result[2]["run"].startswith(name.rsplit("-", 1)[0]) for name, result in there.items())
