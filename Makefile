@@ -4,7 +4,7 @@ STUDY ?= digits
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep report serve cost bench test storm clusters audit lint docs notebooks wheels clean
+.PHONY: help setup sweep report transfer serve cost bench test storm clusters audit lint docs notebooks wheels clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,12 @@ sweep: .venv/run  ## train a study and write its table and figure: make sweep [S
 
 report: .venv/run  ## write a study's table and figure again from its records: make report [STUDY=digits]
 	.venv/bin/python -m roadmap.report experiments/$(STUDY)
+
+transfer: .venv/run  ## digits, then scenes from their weights, and what a step is worth in each task: make transfer [ARGS='study.seeds=[0]']
+	.venv/bin/python -m roadmap.sweep study=digits output=transfer runtime.keep_weights=true $(ARGS)
+	.venv/bin/python -m roadmap.sweep study=scenes_detection output=transfer study.start=transfer/digits $(ARGS)
+	.venv/bin/python -m roadmap.sweep study=scenes_segmentation output=transfer study.start=transfer/digits $(ARGS)
+	.venv/bin/python -m roadmap.report.transfer transfer/digits transfer/scenes_detection transfer/scenes_segmentation --to transfer/report
 
 serve: .venv/run  ## a study's page in the browser, which follows its runs: make serve [STUDY=digits] [ARGS='--port 8000']
 	.venv/bin/python -m roadmap.serve experiments/$(STUDY) $(ARGS)
