@@ -27,7 +27,7 @@ from roadmap.base.paths import CONF
 from roadmap.config.checks import check
 from roadmap.config.kept import kept
 from roadmap.config.messages import explain
-from roadmap.config.overrides import RESOLVER, check_override, config_folders, parse
+from roadmap.config.overrides import RESOLVER, check_override, config_folders, parse, search_path
 from roadmap.config.parts import resolve
 from roadmap.config.schema import ROOMS, Experiment, RecipeConfig, StepConfig
 from roadmap.config.steps import Step, all_steps, files_of, known_steps
@@ -204,11 +204,10 @@ def _composed(overrides: tuple[str, ...], config_dirs: tuple[Path, ...]) -> Expe
     derived = None if config_dirs else _on_parent(overrides)
     if derived is not None:
         return derived
-    search = [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in config_dirs)}]"] if config_dirs else []
     words = completed(overrides, config_dirs)
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            config = hydra_compose("config", [*words, *search], return_hydra_config=True)
+            config = hydra_compose("config", [*words, *search_path(config_dirs)], return_hydra_config=True)
             if config_dirs:
                 _check_foreign(config, _own_hydra())
         if config.parts and not any(word.startswith("parts=") for word in words):

@@ -118,6 +118,11 @@ def quoted(value: str) -> str:
     return "'" + backslashes.replace("'", "\\'") + "'"
 
 
+def search_path(folders: Sequence[Path]) -> list[str]:
+    """The override that has Hydra look into these folders too; none for none."""
+    return [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in folders)}]"] * bool(folders)
+
+
 def config_folders(paths: Sequence[Path | str]) -> tuple[Path, ...]:
     """Folders with steps and studies of the user's own, made absolute, as they are now; refused where they are not there."""
     folders = tuple(Path(path).expanduser().absolute() for path in paths)

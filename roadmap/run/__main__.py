@@ -27,7 +27,7 @@ from roadmap.base.errors import Refused, RoadmapError, Stopped
 from roadmap.base.paths import CONF
 from roadmap.base.redaction import redact_file, redact_streams
 from roadmap.config.compose import completed, from_hydra, with_room_to_warm_up
-from roadmap.config.overrides import check_override, config_folders, parse
+from roadmap.config.overrides import check_override, config_folders, parse, search_path
 from roadmap.config.schema import Experiment
 from roadmap.config.settings import help_text
 from roadmap.data.images import sources
@@ -57,7 +57,7 @@ def main() -> int:
         if not (arguments.cfg or arguments.info):
             _check_once_a_node(overrides, folders, arguments.multirun)
     metric = metric_of(overrides, folders) if optimises(overrides) else None
-    own = [*(words(overrides, metric) if metric else []), *_beside_the_last(folders)]
+    own = [*(words(overrides, metric) if metric else []), *search_path(folders[:-1])]  # its own option takes the last alone
     # Hydra's own parser wants the options before the overrides.
     options = [word for word in sys.argv[1:] if word not in overrides]
     sys.argv[1:] = options + completed(overrides, folders) + own
@@ -86,11 +86,6 @@ def _arguments() -> Namespace:
     parser = Parser(parents=[get_args_parser()], add_help=False, conflict_handler="resolve")
     parser.add_argument("--config-dir", "-cd", action="append", default=[])
     return parser.parse_intermixed_args()
-
-
-def _beside_the_last(folders: Sequence[Path]) -> list[str]:
-    """How Hydra is told of several folders: its own option takes one, and of several the last."""
-    return [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in folders[:-1])}]"] * (len(folders) > 1)
 
 
 def _folders(arguments: Namespace) -> tuple[Path, ...]:
