@@ -150,23 +150,31 @@ def test_the_same_records_give_the_same_bytes(tmp_path):
     assert all((folders[0] / name).read_bytes() == (folders[1] / name).read_bytes() for name in names)
 
 
-def test_a_picture_that_still_holds_is_not_drawn_again(tmp_path, monkeypatch):
-    folder, drawn = study(tmp_path, VALUES), []
+def test_pictures_that_still_hold_are_not_drawn_again(tmp_path, monkeypatch):
+    folder, behind, drawn = study(tmp_path / "one", VALUES), study(tmp_path / "two", VALUES), []
     save = figure._saved
     monkeypatch.setattr(figure, "_saved", lambda picture, kind: drawn.append(kind) or save(picture, kind))
-    _, files = write_report(folder), {file.name: file.read_bytes() for file in folder.glob("*.p*")}
-    assert drawn.count("pdf") == drawn.count("svg") == drawn.count("rgba") == 4
-    drawn.clear()
-    write_report(folder)
-    assert set(drawn) == {"svg"}
+    (plain, *_), files = write_report(folder), {file.name: file.read_bytes() for file in folder.iterdir()}
+    assert [drawn.count(kind) for kind in ("svg", "rgba", "pdf")] == [4, 4, 4]
+
+    def write(**arguments) -> bool:
+        drawn.clear()
+        write_report(folder, **arguments)
+        return bool(drawn)
+
+    assert not write() and not write(keys=["label", "delta"])
     (folder / "cost.pdf").unlink()
-    effects = (folder / "effects.svg").read_text()
-    (folder / "effects.svg").write_text(effects.replace("Matplotlib v", "Matplotlib v0."))
-    drawn.clear()
-    write_report(folder)
-    assert (drawn.count("pdf"), drawn.count("rgba"), drawn.count("svg")) == (2, 2, 4)
-    assert {file.name: file.read_bytes() for file in folder.glob("*.p*")} == files
-    assert (folder / "effects.svg").read_text() == effects
+    assert write()
+    for name in ("effects.svg", "figure.png", ".drawn.json"):
+        (folder / name).write_bytes(files[name][:-9])
+        assert write(), name
+    assert {file.name: file.read_bytes() for file in folder.glob("*.p*")} == {name: files[name] for name in files if ".p" in name}
+    assert (folder / "effects.svg").read_bytes() == files["effects.svg"]
+    assert write(behind=behind) and not write(behind=behind) and write()
+    lines = (folder / "records.jsonl").read_text()
+    value = plain.study.results["a-s0-0"].score
+    (folder / "records.jsonl").write_text(lines.replace(f'"top1": {value}', f'"top1": {value - 9}', 1))
+    assert write() and (folder / "figure.png").read_bytes() != files["figure.png"]
 
 
 def test_the_figure_says_what_the_table_says(tmp_path):

@@ -10,7 +10,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -137,10 +136,10 @@ def _paper_bars(scale: str) -> tuple[Bar, ...]:
 # --- drawing ---------------------------------------------------------------------------------------------------------
 
 
-def draw(shown: Picture, there: Path | None = None) -> dict[str, bytes]:
-    """The picture as `svg`, `png` and `pdf`: the same bytes from the same numbers; `there` as in `every_kind`."""
+def draw(shown: Picture) -> dict[str, bytes]:
+    """The picture as `svg`, `png` and `pdf`: the same bytes from the same numbers."""
     with matplotlib.rc_context(STYLE):
-        return every_kind(drawn(shown), there)
+        return every_kind(drawn(shown))
 
 
 def drawn(shown: Picture) -> Figure:
@@ -173,23 +172,13 @@ def drawn(shown: Picture) -> Figure:
     return figure
 
 
-def every_kind(figure: Figure, there: Path | None = None) -> dict[str, bytes]:
-    """A figure as the bytes of each kind of file, without the time at which it was drawn.
-
-    Args:
-        figure: to save.
-        there: its files without their suffix. Where its SVG is there already, which names Matplotlib's version too, the other
-            kinds that lie beside it are read: to draw them takes three times as long.
-
-    """
+def every_kind(figure: Figure) -> dict[str, bytes]:
+    """A figure as the bytes of each kind of file, without the time at which it was drawn."""
     if figure.get_layout_engine() is not None:
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # all have their place now, once for all kinds
-    svg = _saved(figure, "svg")
-    files = {kind: there.with_name(f"{there.name}.{kind}") for kind in TIMELESS} if there is not None else {}
-    if files and all(file.is_file() for file in files.values()) and files["svg"].read_bytes() == svg:
-        return {kind: file.read_bytes() for kind, file in files.items()}
-    return {"svg": svg, "png": _fewer_colours(_saved(figure, "rgba"), figure), "pdf": _saved(figure, "pdf")}
+    png = _fewer_colours(_saved(figure, "rgba"), figure)
+    return {"svg": _saved(figure, "svg"), "png": png, "pdf": _saved(figure, "pdf")}
 
 
 def _saved(figure: Figure, kind: str) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -31,14 +30,8 @@ PANEL, GAP, ACROSS = (1.95, 1.05), 0.2, 4  # of the learning curves: inches of a
 REACH = (8, 15, 24, 35)  # points: how far from its point a number may stand, the nearest first
 
 
-def plots(report: Report, there: Path | None = None) -> dict[str, bytes]:
-    """Every picture that this study's records allow, by file name; the same bytes from the same records.
-
-    Args:
-        report: of the study.
-        there: the folder of earlier pictures, of which those that show the same are read (see `figure.every_kind`).
-
-    """
+def plots(report: Report) -> dict[str, bytes]:
+    """Every picture that this study's records allow, by file name; the same bytes from the same records."""
     study, analysis = report.study, report.analysis
     with matplotlib.rc_context(STYLE):
         drawn = {
@@ -50,7 +43,7 @@ def plots(report: Report, there: Path | None = None) -> dict[str, bytes]:
             "interactions": interactions(study, analysis),
             "steps_x_recipes": steps_x_recipes(study, analysis),
         }
-        every = {name: every_kind(figure, there and there / name) for name, figure in drawn.items() if figure is not None}
+        every = {name: every_kind(figure) for name, figure in drawn.items() if figure is not None}
     return {f"{name}.{kind}": content for name, kinds in every.items() for kind, content in kinds.items()}
 
 

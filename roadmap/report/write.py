@@ -10,6 +10,7 @@ from roadmap.base.errors import Refused, StorageFault
 from roadmap.base.files import remove_partial, write_atomic
 from roadmap.record.study import FILE
 from roadmap.report.columns import effects_csv, latex, markdown, table_columns, table_csv, terminal
+from roadmap.report.pictures import pictures
 from roadmap.report.records import plan_in, write_records
 from roadmap.report.report import Report
 
@@ -76,16 +77,10 @@ def write_beside(folder: Path, files: Mapping[str, str | bytes], what: str) -> s
 
 def _files(report: Report, keys: Sequence[str], behind: Report | None) -> dict[str, str | bytes]:
     """What a report consists of, by file name."""
-    from roadmap.report.figure import MOST_BARS, draw, picture
-    from roadmap.report.plots import plots
-
-    folder, few = report.study.folder, len(report.analysis.rows) <= MOST_BARS  # of sampled orders: the effects alone
-    drawn = draw(picture(report, behind), folder / "figure") if few else {}
     return {
         "table.md": markdown(report, keys),
         "table.csv": table_csv(report),
         "table.tex": latex(report, keys),
         "effects.csv": effects_csv(report),
-        **{f"figure.{kind}": content for kind, content in drawn.items()},
-        **plots(report, folder),
+        **pictures(report, behind),
     }
