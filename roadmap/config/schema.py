@@ -677,3 +677,8 @@ class Experiment:
     def row(self) -> str:
         """What the run is called: its row in a study of one's own rows, else its step."""
         return self.study.row or self.step.name
+
+    @property
+    def built_at(self) -> int | None:
+        """The image size in pixels that the reference is built for; None of a backbone, which takes any."""
+        return self.data.image_size if self.task.name == TaskName.classification else None

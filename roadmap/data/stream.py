@@ -20,8 +20,7 @@ from roadmap.data.batches import Batches, LabelledImages, indices_of
 from roadmap.data.device import augment
 from roadmap.data.device.augment import Array, NormalizeAndErase
 from roadmap.data.device.dataset import Augmentation, Boxes, Draws
-from roadmap.data.images.inventory import Inventory, Reader
-from roadmap.data.images.readers import Picture
+from roadmap.data.images.inventory import Inventory, Picture, Reader
 from roadmap.data.images.sources import reader
 from roadmap.data.loader import Loaders, evaluation_loader, make_loader, read
 

@@ -13,7 +13,6 @@ from roadmap.config.schema import Experiment
 from roadmap.model.saved import as_safetensors, read_weights
 from roadmap.model.start import check_fits, load_start, start_shapes, start_weights
 from roadmap.record.weights import finished_run, hash_of, weights_file
-from roadmap.run.start import built_at
 from roadmap.tasks.choose import choose_task
 from roadmap.tasks.task import Task
 
@@ -34,7 +33,7 @@ def try_outline(experiment: Experiment) -> None:
     with torch.device("meta"):
         task, network = _network(experiment, ("one", "other"))  # a classifier may be of other classes
     init = str(experiment.init)
-    check_fits(task.fill(network), start_shapes(init, built_at(experiment)), f"init={init}", same_targets=False)
+    check_fits(task.fill(network), start_shapes(init, experiment.built_at), f"init={init}", same_targets=False)
 
 
 def _network(experiment: Experiment, classes: Sequence[str]) -> tuple[Task, nn.Module]:
@@ -57,7 +56,7 @@ def _given(experiment: Experiment) -> tuple[Mapping[str, Tensor], str, Path]:
         place = Path(experiment.after)
         return read_weights(weights_file(place)), f"after={place}", place
     init = str(experiment.init)
-    weights = start_weights(init, built_at(experiment))
+    weights = start_weights(init, experiment.built_at)
     if hash_of(as_safetensors(weights), f"init={init}") != experiment.init_hash:
         raise Refused(f"init={init}: its weights are no longer those that the run was planned with")
     return weights, f"init={init}", Path(init).expanduser()

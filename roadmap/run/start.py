@@ -9,7 +9,7 @@ from pathlib import Path
 from roadmap.base.errors import Refused, nearest
 from roadmap.config.checks import TIMM, check, study_folder
 from roadmap.config.identity import decisive, differences
-from roadmap.config.schema import Experiment, TaskName
+from roadmap.config.schema import Experiment
 from roadmap.model.names import check_weights
 from roadmap.record.study import read_plan
 from roadmap.record.weights import finished_run, located, weights_file
@@ -69,12 +69,7 @@ def hashed(experiment: Experiment) -> Experiment:
 
     if of_timm:
         try_outline(experiment)
-    return replace(experiment, init_hash=start_hash(init, built_at(experiment), modified))
-
-
-def built_at(experiment: Experiment) -> int | None:
-    """The image size in pixels that a run's reference is built for; None of a backbone, which takes any."""
-    return experiment.data.image_size if experiment.task.name == TaskName.classification else None
+    return replace(experiment, init_hash=start_hash(init, experiment.built_at, modified))
 
 
 def check_start(experiment: Experiment, classes: Sequence[str]) -> None:

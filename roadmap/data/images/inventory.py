@@ -15,10 +15,19 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
 
-    from roadmap.data.images.readers import Picture
-
 NO_CLASS = -1  # of a picture that shows several things
 IGNORED = 255  # the level of a map's pixels that are neither trained on nor scored
+
+
+class Picture(Protocol):
+    """A picture whose size is known and whose pixels are decoded when they are asked for."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+
+    def first_rows(self, end: int) -> np.ndarray[Any, Any]:
+        """At least the first `end` rows, (end or more, width, 3) uint8: those of the whole picture, bit for bit."""
 
 
 class Reader(Protocol):

@@ -5,28 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from roadmap.base.errors import Refused
 from roadmap.data.images import jpeg
-from roadmap.data.images.inventory import Inventory, Split, Store
+from roadmap.data.images.inventory import Inventory, Picture, Split, Store
 from roadmap.data.images.jpeg import Array
 
 UNDECODABLE = OSError, SyntaxError, ValueError, Image.DecompressionBombError
-
-
-class Picture(Protocol):
-    """A picture whose size is known and whose pixels are decoded when they are asked for."""
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width."""
-
-    def first_rows(self, end: int) -> Array:
-        """At least the first `end` rows, (end or more, width, 3) uint8: those of the whole picture, bit for bit."""
 
 
 class Decoded:
