@@ -56,7 +56,7 @@ def _table(asked: Namespace, steps: list[str], folders: tuple[Path, ...], own: t
         size = asked.image_size or 224
         title = f"scale {asked.scale}, {size} px, 1000 classes; multiply-adds of one image"
         return cost_rows(asked.scale, size, folders, steps, own), COLUMNS, title
-    from roadmap.tasks.dense import cost_table  # torchvision's detectors, whose import takes a second
+    from roadmap.tasks import cost_table  # torchvision's detectors, whose import takes a second
 
     return cost_table.table(Head[asked.task], asked.scale, asked.image_size, steps, asked.reference, folders, own)
 

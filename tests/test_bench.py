@@ -24,6 +24,7 @@ from roadmap.model.network import build_network
 from roadmap.report.columns import markdown
 from roadmap.report.records import load
 from roadmap.report.report import Report
+from roadmap.tasks.choose import builder
 from roadmap.tasks.dense.cost import dense_cost
 
 ARGUMENTS = [
@@ -117,7 +118,7 @@ def test_a_head_is_measured_on_its_steps(head, size, longer, tmp_path, monkeypat
     assert (row["head"], row["compiled"]) == (head, "none")
     task = "segmentation" if head == "upernet" else "detection"
     chosen = compose(["+step=inverted_bottleneck", "scale=atto", f"task={task}", f"head={head}", "recipe=dense_short"])
-    macs = dense_cost(chosen.model, None, chosen.head, 3, (size, longer)).macs
+    macs = dense_cost(builder(chosen.head.name), chosen.model, None, chosen.head, 3, (size, longer)).macs
     number = {key: float(row[key]) for key in ("gmacs", "ours_train", "peak_tflops", "share_of_peak", "ours_inference")}
     assert number["gmacs"] == pytest.approx(macs / 1e9)
     assert number["share_of_peak"] == pytest.approx(6 * macs * number["ours_train"] / number["peak_tflops"] / 1e12)

@@ -16,8 +16,9 @@ from roadmap.config.steps import known_steps
 from roadmap.cost import main
 from roadmap.model.check import compose_run
 from roadmap.model.cost import cost
+from roadmap.tasks.choose import builder
+from roadmap.tasks.cost_table import RECIPES, SIZES
 from roadmap.tasks.dense.cost import count, dense_cost
-from roadmap.tasks.dense.cost_table import RECIPES
 
 MASK, CASCADE, UPERNET = Head.mask_rcnn, Head.cascade_mask_rcnn, Head.upernet
 LAST, SWIN = "separate_downsampling", "swin_tiny_patch4_window7_224"
@@ -32,7 +33,7 @@ def settings(scale, step, head):
 
 def counted(scale, step, head, size=None, reference=None):
     chosen = settings(scale, step, head)
-    return dense_cost(chosen.model, reference, chosen.head, 150 if head == UPERNET else 80, size)
+    return dense_cost(builder(head), chosen.model, reference, chosen.head, 150 if head == UPERNET else 80, size or SIZES[head])
 
 
 PUBLISHED = [  # scale, step, head, image, millions of parameters, GFLOPs
@@ -84,13 +85,13 @@ def test_every_steps_backbone_costs_what_its_classifier_costs_without_the_classi
 @pytest.mark.parametrize("head", [MASK, CASCADE, UPERNET])
 def test_torchs_counter_sees_the_same_multiply_adds(head):
     """Of what runs, a detector's heads on as many regions as are published: torch counts them in another way."""
-    from roadmap.tasks.dense import cost as module
+    from roadmap.tasks.detection.regions import BOXES
 
     found, operators = counted("atto", "gelu", head, (64, 64)), FlopCounterMode(display=False)
     with operators:
         counted("atto", "gelu", head, (64, 64))
     pools = sum(cells * 2 * (2 + cells) * 320 for cells in (1, 2, 3, 6)) if head == UPERNET else 0  # matrix products here
-    assert operators.get_total_flops() // 2 - pools == found.macs and module.BOXES == 1000
+    assert operators.get_total_flops() // 2 - pools == found.macs and BOXES == 1000
 
 
 def test_each_kind_of_layer_counts_by_its_rule():
@@ -129,6 +130,6 @@ def test_wrong_commands_are_refused(monkeypatch, arguments, said):
 
 def test_a_tasks_cost_is_that_of_backbone_and_head():
     chosen = settings("atto", "gelu", UPERNET)
-    found = dense_cost(chosen.model, None, chosen.head, 11, (128, 128))
+    found = dense_cost(builder(UPERNET), chosen.model, None, chosen.head, 11, (128, 128))
     assert found.cost.conv_linear == found.cost.total == found.macs > cost(chosen.model, image_size=128).conv_linear
     assert found.cost.params == found.params and found.cost.activations > 0

@@ -12,10 +12,11 @@ from roadmap.model.check import compose_run
 from roadmap.model.decay import decay_layers
 from roadmap.model.network import Network
 from roadmap.tasks.dense.backbone import DenseNetwork, backbone_network, dense_backbone, synchronise
+from roadmap.tasks.dense.layers import Pool
 from roadmap.tasks.detection.cascade import cascade_mask_rcnn
 from roadmap.tasks.detection.mask_rcnn import mask_rcnn
 from roadmap.tasks.detection.parts import Anchors, RegionPool, box_loss, padded, target_masks
-from roadmap.tasks.segmentation.upernet import Pool, UPerNet
+from roadmap.tasks.segmentation.upernet import UPerNet
 
 STEPS = list(known_steps())
 TINY_HEAD = {"channels": 16, "box_channels": 32, "samples": 64, "proposals_train": 100, "proposals_test": 50, "aux_channels": 16}

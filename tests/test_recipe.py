@@ -22,8 +22,8 @@ from roadmap.config.overrides import group_options
 from roadmap.config.schema import OF_OBJECTS, Interpolation, Optimizer, Pipeline, Precision
 from roadmap.config.steps import known_steps
 from roadmap.data.images import sources
-from roadmap.data.loader import train_transform, val_transform
 from roadmap.data.pipeline import input_pipeline
+from roadmap.data.transforms import train_transform, val_transform
 from roadmap.model.build import network_of
 from roadmap.model.network import build_network
 from roadmap.record.folder import RunFolder

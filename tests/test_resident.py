@@ -18,7 +18,7 @@ from roadmap.data.device.augment import NormalizeAndErase
 from roadmap.data.device.dataset import DeviceDataset, Pictures, bytes_needed
 from roadmap.data.images import sources
 from roadmap.data.images.sources import reader
-from roadmap.data.loader import train_transform
+from roadmap.data.transforms import train_transform
 
 CPU = torch.device("cpu")
 PAPER = ["recipe.randaugment=rand-m9-mstd0.5-inc1", "recipe.random_erasing=0.25", "recipe.crop_scale=[0.08,1.0]"]

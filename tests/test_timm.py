@@ -21,7 +21,7 @@ from roadmap.base.errors import Refused
 from roadmap.config.compose import compose
 from roadmap.config.steps import networks
 from roadmap.data.images import sources
-from roadmap.data.loader import val_transform
+from roadmap.data.transforms import val_transform
 from roadmap.model.front import build_model
 from roadmap.model.weights import from_timm
 from roadmap.record.folder import RunFolder

@@ -265,7 +265,7 @@ def test_nothing_is_cut_off_in_the_figure(transfer, many):
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 @pytest.mark.parametrize("width", [360, 1200])
 def test_the_page_fits_any_width(transfer, tmp_path, width):
-    from roadmap.report.page.transfer import render
+    from roadmap.report.transfer.page import render
 
     browser = Browser()
     try:

@@ -180,7 +180,7 @@ def test_nothing_is_cut_off_in_the_figure(large, views):
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 @pytest.mark.parametrize("width", [360, 1200])
 def test_the_page_fits_any_width(large, views, tmp_path, width):
-    from roadmap.report.page.views import render
+    from roadmap.report.views.page import render
 
     browser = Browser()
     try:

@@ -21,7 +21,9 @@ from roadmap.bench.timm_loop import TimmLoop, timm_network
 from roadmap.config.schema import Compile, Head, HeadConfig, ModelConfig, Precision, RecipeConfig
 from roadmap.data.batches import Batch, InputPipeline, LabelledImages, seed_all
 from roadmap.model.cost import cost
+from roadmap.tasks.choose import builder
 from roadmap.tasks.classification import Classification
+from roadmap.tasks.dense.cost import dense_cost
 from roadmap.tasks.task import Task
 from roadmap.train import memory, recipe
 from roadmap.train.compiling import compile_network
@@ -59,9 +61,8 @@ class Setting:
         """Of a forward pass over one image, of backbone and head."""
         if self.head.name == Head.none:
             return cost(model, self.classes, self.image_size).conv_linear
-        from roadmap.tasks.dense.cost import dense_cost  # torchvision's detectors, whose import takes a second
-
-        return dense_cost(model, None, self.head, self.classes, (self.image_size, self.longer)).macs
+        size = self.image_size, self.longer
+        return dense_cost(builder(self.head.name), model, None, self.head, self.classes, size).macs
 
 
 @dataclass

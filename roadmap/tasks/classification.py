@@ -87,7 +87,7 @@ class Classification:
 
     def shown(self, picture: Image, data: DataConfig) -> Tensor:
         """See `Task.shown`."""
-        from roadmap.data.loader import val_transform
+        from roadmap.data.transforms import val_transform
 
         return torch.as_tensor(val_transform(data, self.recipe.interpolation)(picture))
 

@@ -24,7 +24,7 @@ from roadmap.data.device.randaugment import CHOICE, RandAugment
 from roadmap.data.images.inventory import Inventory
 from roadmap.data.images.readers import size
 from roadmap.data.images.sources import reader
-from roadmap.data.loader import val_transform
+from roadmap.data.transforms import val_transform
 
 CROPPING, CHOOSING = 1, 2  # keys of random tables, with `augment.ERASES`: to switch one off changes nothing in the others
 

@@ -41,8 +41,8 @@ def write_transfer(transfer: Transfer, folder: Path) -> str:
         StorageFault: where the folder cannot be written.
 
     """
-    from roadmap.report.page.transfer import render
     from roadmap.report.transfer.figure import pictures
+    from roadmap.report.transfer.page import render
 
     rows = _rows(transfer)
     parts = [f"{markdown_text(title)}\n\n{as_markdown(rows, columns)}" for title, columns in _tables(transfer)]

@@ -37,8 +37,8 @@ def write_views(views: Views, folder: Path) -> str:
         StorageFault: where the folder cannot be written.
 
     """
-    from roadmap.report.page.views import render
     from roadmap.report.views.figure import pictures
+    from roadmap.report.views.page import render
 
     rows, columns = _rows(views), _columns(views)
     files: dict[str, str | bytes] = {

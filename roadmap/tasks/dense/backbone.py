@@ -121,6 +121,10 @@ class DenseNetwork(nn.Module):
         """(N, 3, H, W) to the four maps, the finest first."""
         return feature_maps(self.backbone, self.norms, self.indices, images)
 
+    def run_head(self, maps: list[Tensor]) -> None:
+        """Everything with weights behind the maps, but for an auxiliary head, on as much as published FLOPs count it on."""
+        raise NotImplementedError
+
     def group_matcher(self, coarse: bool = False) -> Callable[[str], tuple[int, ...]]:
         """Layers, for layer-wise learning rates: the backbone's own, then norms and head as the last."""
         if isinstance(self.backbone, Network):
@@ -138,6 +142,10 @@ class DenseNetwork(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep only each block's input of the backbone in memory, and compute the rest again in the backward pass."""
         self.backbone.set_grad_checkpointing(enable)
+
+
+Build = Callable[[DenseBackbone, HeadConfig, int], DenseNetwork]
+"""From a backbone, the settings of a head and the number of classes to the network."""
 
 
 def synchronise(network: DenseNetwork) -> DenseNetwork:

@@ -19,23 +19,12 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.flop_counter import FlopCounterMode
 
-from roadmap.config.schema import Head, HeadConfig, ModelConfig
+from roadmap.config.schema import HeadConfig, ModelConfig
 from roadmap.model.cost import MULTIPLY_ADDS, OUTPUTS, Cost
 from roadmap.model.layers import Pointwise
-from roadmap.tasks.dense.backbone import DenseNetwork, backbone_network, dense_backbone
-from roadmap.tasks.detection.cascade import cascade_mask_rcnn
-from roadmap.tasks.detection.mask_rcnn import mask_rcnn
-from roadmap.tasks.detection.regions import BOX_SIZE, MASK_SIZE, Detector
-from roadmap.tasks.segmentation.upernet import Pool, upernet
+from roadmap.tasks.dense.backbone import Build, backbone_network, dense_backbone
+from roadmap.tasks.dense.layers import Pool
 
-BOXES, MASKS = 1000, 100  # regions that pass each box head, each mask head
-SIZES = {Head.mask_rcnn: (800, 1280), Head.cascade_mask_rcnn: (800, 1280), Head.upernet: (512, 2048)}
-"""Height and width of the image at which FLOPs are published; UPerNet's with weights from ImageNet-22K at (640, 2560)."""
-NETWORKS: dict[Head, Callable[..., DenseNetwork]] = {
-    Head.mask_rcnn: mask_rcnn,
-    Head.cascade_mask_rcnn: cascade_mask_rcnn,
-    Head.upernet: upernet,
-}
 ATTENTION = ("bmm", "attention")  # parts of the names of torch's operators that multiply activations with each other
 
 
@@ -76,41 +65,20 @@ def _published(counts: Mapping[str, int]) -> int:
 
 
 def dense_cost(
-    model: ModelConfig, reference: str | None, head: HeadConfig, classes: int, size: tuple[int, int] | None = None
+    build: Build, model: ModelConfig, reference: str | None, head: HeadConfig, classes: int, size: tuple[int, int]
 ) -> DenseCost:
-    """Count the network of this head on a step's backbone, or on timm's `reference`, for an image (height, width) in pixels.
-
-    Without a size it is the one that published FLOPs are for.
+    """Count the network that is built of this head on a step's backbone, or on timm's `reference`, for an image (height, width).
 
     Raises:
         Refused: where the reference cannot be a backbone.
 
     """
     with torch.device("meta"):
-        network = NETWORKS[head.name](dense_backbone(backbone_network(model, reference), head), head, classes).eval()
-        image = torch.zeros(1, 3, *(size or SIZES[head.name]))
+        network = build(dense_backbone(backbone_network(model, reference), head), head, classes).eval()
+        image = torch.zeros(1, 3, *size)
     maps: list[Tensor] = []
     body = count(lambda: maps.extend(network.maps(image)), attention=reference is not None)
-    run = _detect if isinstance(network, Detector) else _segment
-    return DenseCost(sum(weight.numel() for weight in network.parameters()), body, count(lambda: run(network, maps)))
-
-
-def _detect(network: Any, maps: list[Tensor]) -> None:
-    """What has weights in a detector."""
-    pyramid = network.pyramid({str(i): features for i, features in enumerate(maps)})
-    network.proposals.head(list(pyramid.values()))
-    width = maps[0].new_zeros(1).expand(next(iter(pyramid.values())).shape[1])
-    for stage in network.regions:
-        boxes, masks = (
-            width[None, :, None, None].expand(regions, -1, side, side)
-            for regions, side in ((BOXES, BOX_SIZE), (MASKS, MASK_SIZE))
-        )
-        stage.box_predictor(stage.box_head(boxes))
-        stage.mask_predictor(stage.mask_head(masks))
-
-
-def _segment(network: Any, maps: list[Tensor]) -> None:
-    network.classifier(network.decoder(maps))
+    return DenseCost(sum(weight.numel() for weight in network.parameters()), body, count(lambda: network.run_head(maps)))
 
 
 def count(run: Callable[[], object], attention: bool = False) -> Counter[str]:

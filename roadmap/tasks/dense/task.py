@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, cast
 
@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from roadmap.config.schema import Head, HeadConfig, ModelConfig, RecipeConfig
 from roadmap.model.cost import Cost
 from roadmap.model.start import Fill
-from roadmap.tasks.dense.backbone import PREFIX, DenseBackbone, DenseNetwork, backbone_network, dense_backbone
+from roadmap.tasks.dense.backbone import PREFIX, Build, backbone_network, dense_backbone
+from roadmap.tasks.dense.cost import dense_cost
 
-Build = Callable[[DenseBackbone, HeadConfig, int], DenseNetwork]
 UNBOUNDED = 2**16  # pixels, of a longer side that nothing bounds
 
 
@@ -49,6 +49,5 @@ class DenseTask:
 
     def cost(self, model: ModelConfig, reference: str | None, image_size: int) -> Cost:
         """See `Task.cost`: backbone and head, for a picture of this height and width."""
-        from roadmap.tasks.dense.cost import dense_cost
-
-        return dense_cost(model, reference, self.head, len(self.classes), (image_size, image_size)).cost
+        size = image_size, image_size
+        return dense_cost(self.heads[self.head.name], model, reference, self.head, len(self.classes), size).cost

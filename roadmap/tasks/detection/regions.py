@@ -21,6 +21,7 @@ from roadmap.tasks.dense.backbone import DenseBackbone, DenseNetwork
 from roadmap.tasks.detection.parts import Proposals, RegionPool, Size, Targets, as_targets, box_loss, padded, target_masks
 
 BOX_SIZE, MASK_SIZE = 7, 14  # to which regions are pooled; masks come out twice as large
+BOXES, MASKS = 1000, 100  # regions that pass each box head and each mask head in published FLOPs
 Maps = Mapping[str, Tensor]
 Losses = dict[str, Tensor]
 
@@ -162,6 +163,19 @@ class Detector(DenseNetwork):
         proposals, losses = self.proposals(batch, maps, truth)
         found = {"objectness": losses["loss_objectness"], "proposals": losses["loss_rpn_box_reg"]}
         return found | self._losses(maps, proposals, truth, batch.image_sizes)
+
+    def run_head(self, maps: list[Tensor]) -> None:
+        """See `DenseNetwork.run_head`: in each stage `BOXES` regions pass the box head, `MASKS` the mask head."""
+        pyramid = self.pyramid({str(i): features for i, features in enumerate(maps)})
+        self.proposals.head(list(pyramid.values()))
+        width = maps[0].new_zeros(1).expand(next(iter(pyramid.values())).shape[1])
+        for stage in self.regions:
+            boxes, masks = (
+                width[None, :, None, None].expand(regions, -1, side, side)
+                for regions, side in ((BOXES, BOX_SIZE), (MASKS, MASK_SIZE))
+            )
+            stage.box_predictor(stage.box_head(boxes))
+            stage.mask_predictor(stage.mask_head(masks))
 
     def _losses(self, maps: Maps, boxes: list[Tensor], targets: Targets, sizes: list[Size]) -> Losses:
         """Each stage learns from the boxes that the one before it made."""

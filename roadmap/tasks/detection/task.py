@@ -20,8 +20,9 @@ from roadmap.data.dense.targets import DetectionBatch, Detections, Instances
 from roadmap.data.dense.transforms import DetectionTransforms, show_whole
 from roadmap.data.images.inventory import Inventory
 from roadmap.record.result import Metric
+from roadmap.tasks.dense.backbone import Build
 from roadmap.tasks.dense.gallery import Example, Gallery
-from roadmap.tasks.dense.task import UNBOUNDED, Build, DenseTask
+from roadmap.tasks.dense.task import UNBOUNDED, DenseTask
 from roadmap.tasks.detection.cascade import cascade_mask_rcnn
 from roadmap.tasks.detection.mask_rcnn import mask_rcnn
 from roadmap.tasks.detection.score import AveragePrecision, Found, to_stored

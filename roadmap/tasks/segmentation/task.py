@@ -22,8 +22,9 @@ from roadmap.data.dense.targets import IGNORED, SegmentationBatch
 from roadmap.data.dense.transforms import SegmentationTransforms, show_whole
 from roadmap.data.images.inventory import Inventory
 from roadmap.record.result import Metric
+from roadmap.tasks.dense.backbone import Build
 from roadmap.tasks.dense.gallery import Example, Gallery
-from roadmap.tasks.dense.task import UNBOUNDED, Build, DenseTask
+from roadmap.tasks.dense.task import UNBOUNDED, DenseTask
 from roadmap.tasks.metrics import METRICS
 from roadmap.tasks.segmentation.inference import at_scales, slide
 from roadmap.tasks.segmentation.score import Confusion, resized

@@ -14,7 +14,7 @@ from torch.nn import functional
 from roadmap.base.errors import Refused
 from roadmap.config.schema import HeadConfig
 from roadmap.tasks.dense.backbone import DenseBackbone, DenseNetwork
-from roadmap.tasks.dense.layers import conv_norm
+from roadmap.tasks.dense.layers import Pool, conv_norm
 
 AUX_MAP = 2  # the third stage's
 
@@ -50,6 +50,10 @@ class UPerNet(DenseNetwork):
             return logits
         return logits, None if self.auxiliary is None else resize(self.auxiliary(maps[AUX_MAP]), size)
 
+    def run_head(self, maps: list[Tensor]) -> None:
+        """See `DenseNetwork.run_head`."""
+        self.classifier(self.decoder(maps))
+
     def _check_alone(self) -> None:
         shared = torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
         if self.decoder.alone and not (shared and isinstance(self.decoder.fuse[1], nn.SyncBatchNorm)):
@@ -80,27 +84,6 @@ class Decoder(nn.Module):
             levels.insert(0, lateral(features) + resize(levels[0], features.shape[-2:]))
         smooth = [*(conv(level) for conv, level in zip(self.smooth, levels, strict=False)), levels[-1]]
         return self.fuse(torch.cat([resize(level, maps[0].shape[-2:]) for level in smooth], 1))
-
-
-class Pool(nn.Module):
-    """Averages over `cells` x `cells` parts of (N, C, H, W), which overlap where sides do not divide: `AdaptiveAvgPool2d`."""
-
-    def __init__(self, cells: int) -> None:
-        super().__init__()
-        self.cells = cells
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, C, cells, cells)."""
-        rows, columns = (averages(size, self.cells, x.device).to(x.dtype) for size in x.shape[-2:])
-        return rows @ x @ columns.T
-
-
-def averages(size: int, cells: int, device: torch.device | None = None) -> Tensor:
-    """(cells, size): the share of each pixel of a line in the average of each part of it. Made there: a GPU waits for copies."""
-    cell, pixel = torch.arange(cells, device=device)[:, None], torch.arange(size, device=device)
-    first, end = cell * size // cells, ((cell + 1) * size + cells - 1) // cells
-    inside = ((first <= pixel) & (pixel < end)).float()
-    return inside / inside.sum(1, keepdim=True)
 
 
 def resize(x: Tensor, size: torch.Size) -> Tensor:

@@ -9,7 +9,8 @@ from typing import Any
 from roadmap.base.tables import Column, Table
 from roadmap.config.schema import Head
 from roadmap.model.check import compose_run
-from roadmap.tasks.dense.cost import SIZES, dense_cost
+from roadmap.tasks.choose import builder
+from roadmap.tasks.dense.cost import dense_cost
 
 COLUMNS = (
     Column("step", "step"),
@@ -18,6 +19,8 @@ COLUMNS = (
     Column("gflops_published", "FLOPs as published, G", "{:.2f}"),
     Column("gflops_backbone", "of them the backbone's", "{:.2f}"),
 )
+SIZES = {Head.mask_rcnn: (800, 1280), Head.cascade_mask_rcnn: (800, 1280), Head.upernet: (512, 2048)}
+"""Height and width of the image at which FLOPs are published; UPerNet's with weights from ImageNet-22K at (640, 2560)."""
 RECIPES = {Head.mask_rcnn: "coco_1x", Head.cascade_mask_rcnn: "coco_1x", Head.upernet: "ade20k_160k"}  # heads as published
 CLASSES = {Head.mask_rcnn: 80, Head.cascade_mask_rcnn: 80, Head.upernet: 150}  # COCO's and ADE20K's
 LAST = "separate_downsampling"  # whose settings a reference has beside its own network
@@ -57,7 +60,7 @@ def row(
     """One row, operations in G (1e9), for an image (height, width)."""
     groups = [f"task={head.facts.task}", f"head={head}", f"recipe={RECIPES[head]}"]
     chosen = compose_run([f"scale={scale}", f"+step={step}", *groups, *own], config_dirs)
-    counted = dense_cost(chosen.model, reference, chosen.head, CLASSES[head], size)
+    counted = dense_cost(builder(head), chosen.model, reference, chosen.head, CLASSES[head], size)
     return {
         "step": reference or step,
         "params": counted.params,
