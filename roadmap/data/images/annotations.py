@@ -17,6 +17,7 @@ from roadmap.data.images.masks import Bounds, Size, Unfit, check_mask, is_number
 if TYPE_CHECKING:
     from roadmap.data.images.inventory import Objects
 
+LONGEST, DEEPEST = 255, 15  # bytes of a file's name, and folders, that every system takes
 APART = 3.0, 0.05  # pixels, and a share of the longer side: how far a box may be from the bounds of its mask
 
 Note = Callable[[str, str, str], None]  # kind, place in the file, reason
@@ -156,19 +157,20 @@ def _pictures(entries: list[Any], note: Note) -> dict[Any, tuple[str, Size]]:
         name, size = entry.get("file_name"), (entry.get("height"), entry.get("width"))
         if not isinstance(name, str) or not _is_inside(name):
             note("file_name", place, f"file_name={name!r:.60}: must be the name of a file in the folder of the split")
-        elif name in names:
+        elif str(PurePosixPath(name)) in names:
             note("file_name", place, f"file_name={name!r:.60}: is that of another image too")
-        elif not all(type(side) is int and side > 0 for side in size):
+        elif not all(type(side) is int and is_number(side) and side > 0 for side in size):
             note("size", place, f"height, width={list(size)!r:.40}: must be whole numbers of pixels")
         else:
-            names.add(name)
+            names.add(str(PurePosixPath(name)))
             pictures[own] = name, size  # type: ignore[assignment]  # looked at above
     return pictures
 
 
 def _is_inside(name: str) -> bool:
     parts = PurePosixPath(name).parts
-    return bool(parts) and not name.startswith("/") and ".." not in parts and "\\" not in name and name.isprintable()
+    plain = bool(parts) and not name.startswith("/") and ".." not in parts and "\\" not in name and name.isprintable()
+    return plain and all(len(part.encode()) <= LONGEST for part in parts) and len(parts) <= DEEPEST
 
 
 # --- objects ---------------------------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ Nothing is given to the decoder, which is written in C, that has not been checke
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from roadmap.config.schema import Fault
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
 Size = tuple[int, int]  # height and width
 HALF = 0.5  # pixels: what rounding may do to a side
 FIRST_CHARACTER = 48  # of the 64 in which COCO writes run lengths: five bits, and one that says that more follow
+FAR = 2.0**53  # from which a float no longer tells one pixel from the next; what is not a number is not below it either
 MOST_BITS = 35  # of a run length
 
 
@@ -66,8 +66,8 @@ def _nothing(size: Size) -> Any:
 
 
 def is_number(value: Any) -> bool:
-    """Whether JSON gave a number, and a finite one."""
-    return type(value) in (int, float) and math.isfinite(value)
+    """Whether JSON gave a number, and one that can be a place in a picture: JSON's integers may have thousands of digits."""
+    return type(value) in (int, float) and abs(value) < FAR
 
 
 def _check_polygons(polygons: list[Any], size: Size) -> Bounds:
