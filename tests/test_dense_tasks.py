@@ -50,6 +50,7 @@ def test_a_task_brings_head_data_and_recipe_where_none_is_named(task, head):
         (["data.longest_side=100"], "data.longest_side=100: must be null with task=classification"),
         (["task=detection", "data.longest_side=64"], "data.longest_side=64: must be null, or at least .* data.image_size=96"),
         (["task=detection", "data.pipeline=device"], "data.pipeline=device: must be auto or loader"),
+        (["task=detection", "runtime.deterministic=true"], "deterministic=true: must be false .*, or runtime.device=cpu"),
         (["task=detection", "runtime.compile=blocks"], "runtime.compile=blocks: must be auto or none with task=detection"),
         (["task=detection", "recipe.jitter=[0.1,2]"], "recipe.crop_size=null: must be a number of pixels beside recipe.jitter"),
         (["task=detection", "recipe.jitter=[2,0.1]", "recipe.crop_size=64"], "recipe.jitter=.*the lesser first"),

@@ -208,6 +208,7 @@ def test_several_scales_are_a_segmenters_twelve_passes_a_picture(segmenter, dete
     written = json.loads((tmp_path / "out" / "score.json").read_text())
     assert written["multi_scale"] and 0 <= written["scores"]["miou"] <= 100
     monkeypatch.setattr(sys, "argv", ["score", str(detector), "--multi-scale", "--output", str(tmp_path / "none")])
+    monkeypatch.setattr(sources, "checked_images", lambda *_: pytest.fail("images were examined first"))
     with pytest.raises(Refused, match="--multi-scale: is for task=segmentation"):
         score.main()
     assert not (tmp_path / "none").exists()

@@ -15,7 +15,6 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from torch.utils._python_dispatch import _pop_mode_temporarily
 from torch.utils._pytree import tree_leaves
 
-from roadmap.base.errors import Refused
 from roadmap.base.signals import Stop
 from roadmap.config.compose import compose
 from roadmap.config.schema import Optimizer, Pipeline, Precision
@@ -197,13 +196,6 @@ def test_dense_batches_go_to_the_device_without_waiting(task, monkeypatch):
                 assert [(image.dtype, image.shape[0]) for image in batch.images] == [(torch.float32, 3)] * 4
         host = {tensor.device.type for tensor in batch.targets[0] if isinstance(tensor, Tensor)}
         assert host == ({"cpu"} if task == "detection" else {"cuda"})  # objects are scored on the host
-
-
-def test_a_detector_is_refused_where_bits_must_repeat(tmp_path):
-    experiment = compose([*QUICK, "+step=gelu", *DENSE, "task=detection", "runtime.deterministic=true", f"output={tmp_path}"])
-    found = sources.checked_images(experiment.data, 4, experiment.task.name.target)
-    with pytest.raises(Refused, match=r"runtime\.deterministic=true: must be false with task=detection on a GPU"):
-        prepare(experiment, found, RunFolder.of(experiment, "0" * 16), GPU)
 
 
 def test_fused_adamw_is_told_on_the_device_what_to_hold_back():

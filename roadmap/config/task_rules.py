@@ -10,6 +10,7 @@ from roadmap.config.schema import (
     OF_OBJECTS,
     BackboneNorm,
     Compile,
+    Device,
     Experiment,
     Head,
     Norm,
@@ -66,6 +67,10 @@ def _of_objects(experiment: Experiment) -> Iterator[Rule]:
     yield Rule(asks, "head.backbone_norm", "sync", "trained or frozen without recipe.sync_batchnorm=true")
     yield from _of_sizes(recipe)
     if task == TaskName.detection:
+        # What torchvision does where torch is asked for a fixed order visits a whole map for each region.
+        repeats = not experiment.runtime.deterministic or experiment.runtime.device == Device.cpu
+        why = "a GPU adds the gradients of pooled regions in no fixed order, a CPU's bits repeat anyway"
+        yield Rule(repeats, "runtime.deterministic", "true", f"false with task=detection, or runtime.device=cpu: {why}")
         yield from _neutral(recipe, ["class_share", "photometric"], task)
         fixed = not recipe.jitter or recipe.crop_size is not None
         yield Rule(fixed, "recipe.crop_size", "null", f"a number of pixels beside recipe.jitter={recipe.jitter}")

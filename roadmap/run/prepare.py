@@ -38,7 +38,6 @@ def prepare(experiment: Experiment, inventory: Inventory, folder: RunFolder, ran
 
     """
     data, recipe, runtime, seed = experiment.data, experiment.recipe, experiment.runtime, experiment.seed
-    _check_order(experiment, ranks.device)
     memory_format = as_asked(runtime)
     memory.keep_freed(ranks.device)
     precision = pick_precision(recipe.precision, ranks.device)
@@ -66,18 +65,6 @@ def prepare(experiment: Experiment, inventory: Inventory, folder: RunFolder, ran
     state = State(folder, step, average, updates, about, fixed, runtime.checkpoint_seconds)
     about_run = experiment.step.name, seed, recipe, data.image_size
     return Trainer(*about_run, task, batches, schedule, step, state, compiled, runtime.evaluate_every)
-
-
-def _check_order(experiment: Experiment, device: torch.device) -> None:
-    """Refuse what has no fixed order of sums on a GPU: the gradient of torchvision's `roi_align`.
-
-    What torchvision does instead, where torch is asked for a fixed order, visits a whole map for each region.
-    """
-    if experiment.runtime.deterministic and device.type == "cuda" and experiment.task.name == TaskName.detection:
-        raise Refused(
-            "runtime.deterministic=true: must be false with task=detection on a GPU, where the gradient of pooled regions has no "
-            "fixed order of sums; with runtime.device=cpu bits repeat anyway"
-        )
 
 
 def _on_device(network: nn.Module, recipe: RecipeConfig, ranks: Ranks, memory_format: torch.memory_format) -> nn.Module:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from roadmap.base.errors import Refused, first_of
 from roadmap.base.files import write_atomic
-from roadmap.config.schema import Experiment
+from roadmap.config.schema import Experiment, TaskName
 from roadmap.data.images import sources
 from roadmap.data.images.inventory import Inventory
 from roadmap.record.result import Metric
@@ -49,13 +49,13 @@ def score(trained: Trained, use: Experiment, multi_scale: bool = False) -> Score
         Refused: for images that cannot be used, or of other classes; for several scales of what is no segmenter.
 
     """
+    if multi_scale and use.task.name != TaskName.segmentation:
+        raise Refused(f"--multi-scale: is for task=segmentation; {trained.name} is of task={use.task.name}")
     inventory = sources.checked_images(use.data, 1, use.task.name.target)
     check_classes(trained, inventory.classes)
     memory_format = as_asked(use.runtime)
     task = choose_task(use, inventory.classes, memory_format)
-    if multi_scale:
-        if not isinstance(task, Segmentation):
-            raise Refused(f"--multi-scale: is for task=segmentation; {trained.name} is of task={use.task.name}")
+    if isinstance(task, Segmentation) and multi_scale:
         task = replace(task, scales=SCALES)
     with process_group(use.runtime.device) as ranks:
         network = trained.at(use.data.image_size).to(ranks.device, memory_format=memory_format)  # type: ignore[call-overload]
