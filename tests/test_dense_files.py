@@ -213,6 +213,10 @@ BROKEN = {
     "size_of_many_digits": (put("width", 10**400, 0, "images"), r"images\[0\] \(id 10\): size: height, width=\[30, 1000"),
     "size_missing": (put("height", None, 2, "images"), r"images\[2\] \(id 12\): size: height, width=\[None, 40\]"),
     "no_objects": (lambda content: content["annotations"].clear(), "instances_train.json: annotations: no objects at all"),
+    "crowds_alone": (
+        lambda content: [entry.update(iscrowd=1) for entry in content["annotations"]],
+        "instances_train.json: annotations: no objects but crowds",
+    ),
     "no_annotations": (lambda content: content.pop("annotations"), "annotations is missing; must be a list"),
     "no_images": (lambda content: content["images"].clear(), "instances_train.json: images is empty"),
     "images_are_a_map": (lambda content: content.update(images={"10": "10.png"}), "images is a dict; must be a list"),
@@ -231,6 +235,13 @@ def test_a_fault_in_the_json_is_refused_with_its_place(folder, fault):
     assert str(folder) in str(refusal.value)
 
 
+def once_more(file, pair):
+    """The file with this pair of key and value doubled where it first stands."""
+    content = file.read_bytes()
+    assert pair in content
+    return content.replace(pair, pair + b", " + pair, 1)
+
+
 def rewrite(path, content):
     path.write_bytes(content)
 
@@ -239,6 +250,10 @@ DAMAGED = {
     "cut_off": (lambda root: rewrite(root / "instances_val.json", (root / "instances_val.json").read_bytes()[:500]), "cut off"),
     "not_json": (lambda root: rewrite(root / "instances_val.json", b"\x89PNG\r\n"), "instances_val.json: not JSON"),
     "empty": (lambda root: rewrite(root / "instances_val.json", b""), "instances_val.json: not JSON"),
+    "key_twice": (
+        lambda root: rewrite(root / "instances_val.json", once_more(root / "instances_val.json", b'"category_id": 3')),
+        "instances_val.json: the key 'category_id' is there twice in the object of id=2; must be once",
+    ),
     "nested": (lambda root: rewrite(root / "instances_val.json", b"[" * 200_000), "instances_val.json: not JSON"),
     "a_list": (lambda root: rewrite(root / "instances_val.json", b"[]"), "instances_val.json: a list; must be COCO's object"),
     "no_json": (lambda root: (root / "instances_val.json").unlink(), "there is no file instances_val.json, nor annotations/"),

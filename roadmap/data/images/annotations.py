@@ -70,8 +70,8 @@ def _read(file: Path, *state: int) -> Annotations:
     pictures = _pictures(content["images"], note)
     labels = {number: label for label, (number, _) in enumerate(categories)}
     objects = _objects(content["annotations"], labels, pictures, note)
-    if not objects and not findings:
-        raise Refused(f"{file}: annotations: no objects at all")
+    if not findings and all(one.crowd for known in objects.values() for one in known):
+        raise Refused(f"{file}: annotations: no objects {'but crowds, of which nothing is learnt' if objects else 'at all'}")
     packed = (Picture(name, size, pickle.dumps(objects.get(key, ()))) for key, (name, size) in pictures.items())
     return Annotations(tuple(packed), tuple(categories), tuple(findings))
 
@@ -99,9 +99,11 @@ def objects_of(picture: Picture) -> Objects:
 
 def _parts(file: Path) -> dict[str, list[Any]]:
     try:
-        content = json.loads(file.read_bytes())
+        content = json.loads(file.read_bytes(), object_pairs_hook=_once)
     except OSError as error:
         raise Refused(f"{file}: cannot be read: {error.strerror}") from error
+    except Refused as error:
+        raise Refused(f"{file}: {error}") from error
     except (ValueError, RecursionError) as error:  # not UTF-8 is a ValueError too
         raise Refused(f"{file}: not JSON, or cut off: {error}") from error
     if not isinstance(content, dict):
@@ -114,6 +116,16 @@ def _parts(file: Path) -> dict[str, list[Any]]:
         if not content[key]:
             raise Refused(f"{file}: {key} is empty")
     return content
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; of a key that is there twice json would take the last value and lose the first."""
+    entry = dict(pairs)
+    if len(entry) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise Refused(f"the key {twice!r:.40} is there twice in the object of id={entry.get('id')!r:.40}; must be once")
+    return entry
 
 
 def _entries(entries: list[Any], key: str, note: Note) -> Iterator[tuple[str, Any, dict[str, Any]]]:
