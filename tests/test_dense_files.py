@@ -221,6 +221,8 @@ BROKEN = {
     "no_images": (lambda content: content["images"].clear(), "instances_train.json: images is empty"),
     "images_are_a_map": (lambda content: content.update(images={"10": "10.png"}), "images is a dict; must be a list"),
     "entry_is_a_number": (lambda content: content["annotations"].append(7), r"annotations\[4\]: entry: 7: must be an object"),
+    "category_of_two_lines": (put("name", "a\nb", 0, "categories"), r"categories\[0\] \(id 7\): category: name='a.nb'"),
+    "category_that_is_no_text": (put("name", "\ud800", 0, "categories"), r"categories\[0\] \(id 7\): category: name='.ud800'"),
     "categories_differ": (put("name", "oblong", 0, "categories"), "categories of train and val differ"),
     "picture_missing": (put("file_name", "13.png", 2, "images"), r"1 pictures of its JSON are not there: .*train/13.png"),
 }
@@ -391,6 +393,33 @@ def test_names_in_cocos_json(mapped):
     assert examined(mapped, source="maps", target=Target.map)[1].classes == ("a", "b", "c")
 
 
+def test_names_may_begin_with_an_editors_mark(mapped):
+    (mapped / "classes.txt").write_bytes("\ufeffsky\nwall\nroad\n".encode())
+    assert examined(mapped, source="maps", target=Target.map)[1].classes == ("sky", "wall", "road")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ('{"semantic_classes": null}', "semantic_classes=None: must be a list"),
+        ('{"semantic_classes": 5}', "semantic_classes=5: must be a list"),
+        ('{"semantic_classes": "abc"}', "semantic_classes='abc': must be a list"),
+        ('{"semantic_classes": ["a", "b", 3]}', r"3 names of classes, among them \[3\]; must be words"),
+        ('{"semantic_classes": ["a", "b", "\\ud800"]}', r"3 names of classes, among them \['.+ud800'\]; must be words"),
+        ("{", "its names of classes cannot be read"),
+    ],
+)
+def test_what_is_no_list_of_names_in_cocos_json_is_refused_with_its_file(mapped, content, says):
+    (mapped / "classes.txt").unlink()
+    (mapped / "instances_train.json").write_text(content)
+    with pytest.raises(Refused, match=f"instances_train.json: {says}"):
+        examined(mapped, source="maps", target=Target.map)
+
+
+def ignore_all(split):
+    return lambda root: [save(np.full(SIZE, 255, np.uint8), path) for path in (root / f"semantic_{split}").iterdir()]
+
+
 def save(levels, path, mode=None):
     image = Image.fromarray(levels)
     (image.convert(mode) if mode else image).save(path)
@@ -410,6 +439,9 @@ OTHER_SIZE = r"21.png: size: height, width \[40, 30\]; its picture has \[30, 40\
 MAP_FAULTS = {
     "label_out_of_range": (as_map(np.full(SIZE, 3, np.uint8)), LABEL),
     "other_size": (as_map(np.zeros(SIZE[::-1], np.uint8)), OTHER_SIZE),
+    "nothing_to_learn": (ignore_all("train"), "semantic_train: no map has a pixel of a class"),
+    "nothing_to_score": (ignore_all("val"), "semantic_val: no map has a pixel of a class"),
+    "control": (lambda root: (root / "classes.txt").write_text("a\0\nb\nc\n"), r"among them \['a.x00'\]; must be words"),
     "in_colour": (as_map(np.zeros(SIZE, np.uint8), "RGB"), "21.png: map: of mode RGB"),
     "sixteen_bit": (as_map(np.zeros(SIZE, np.uint16)), "21.png: sixteen_bit"),
     "damaged": (cut_off, "21.png: damaged"),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from roadmap.base.errors import Refused
 from roadmap.config.schema import Fault
 from roadmap.data.images.examine import Finding
+from roadmap.data.images.inventory import is_word
 from roadmap.data.images.masks import Bounds, Size, Unfit, check_mask, is_number, is_outside, pixels
 
 if TYPE_CHECKING:
@@ -150,8 +151,8 @@ def _categories(entries: list[Any], note: Note) -> list[tuple[int, str]]:
     categories, names = [], set()
     for place, own, entry in _entries(entries, "categories", note):
         name = entry.get("name")
-        if not isinstance(name, str) or not name.strip():
-            note("category", place, f"name={name!r:.40}: must be a word")
+        if not is_word(name):
+            note("category", place, f"name={name!r:.40}: must be a word, or words in one line")
         elif name in names:
             note("category", place, f"name={name!r:.40}: is that of another category too")
         elif type(own) is not int:

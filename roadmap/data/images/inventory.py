@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol
+from unicodedata import category
 
 from roadmap.base.errors import Refused
 
@@ -108,6 +109,11 @@ class Inventory:
     def split(self, name: str) -> Split:
         """The split called `train` or `val`."""
         return self.train if name == "train" else self.val
+
+
+def is_word(name: Any) -> bool:
+    """Whether a class can be called so in tables and files: text that is not empty, in one line, and can be written."""
+    return isinstance(name, str) and bool(name.strip()) and not {category(letter) for letter in name} & {"Cc", "Cs"}
 
 
 def apply_held_out(inventory: Inventory, share: float) -> Inventory:

@@ -15,7 +15,7 @@ from roadmap.data.images import archives
 from roadmap.data.images.coco import examine_sized, read_picture, warn
 from roadmap.data.images.examine import FileReport, examine_files, examine_image, refuse_findings
 from roadmap.data.images.folder import EXTENSIONS, LEFT_BY_DESKTOPS
-from roadmap.data.images.inventory import IGNORED, NO_CLASS, Disk, Inventory, MapReader, Split
+from roadmap.data.images.inventory import IGNORED, NO_CLASS, Disk, Inventory, MapReader, Split, is_word
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,6 +58,10 @@ class Maps:
 
         fingerprint, findings = examine_files(root, [*train, *val, *pictures], examine, len(train), "maps", most)
         warn(refuse_findings(root, findings, data.accept))
+        unknown = {IGNORED, 0} if self.from_one else {IGNORED}
+        for split, paths in (("train", train), ("val", val)):
+            if all(_seen(self._map_of(root, path)) <= unknown for path in paths):  # the first has a class, as a rule
+                raise Refused(f"{root / self.maps[split]}: no map has a pixel of a class, all of them are ignored")
         return fingerprint
 
     def map_reader(self, data: DataConfig, inventory: Inventory, split: str) -> MapReader:
@@ -130,19 +134,27 @@ def _refuse_some(what: str, paths: list[str]) -> None:
 def _names(root: Path, file: str) -> tuple[str, ...]:
     """From the file of names, or COCO's JSON where it has `semantic_classes`; none where there is neither."""
     path, described = root / file, root / "instances_train.json"
+    listed = path.is_file()
+    if not listed and not described.is_file():
+        return ()
+    path = path if listed else described
     try:
-        if path.is_file():
-            names = [line.strip() for line in path.read_text().splitlines() if line.strip()]
-        elif described.is_file():
-            path, names = described, json.loads(described.read_bytes()).get("semantic_classes", [])
-        else:
-            return ()
-    except (OSError, ValueError, AttributeError) as error:
-        raise Refused(f"{path}: cannot be read: {error}") from error
+        names: Any = _lines(path) if listed else json.loads(path.read_bytes()).get("semantic_classes", [])
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise Refused(f"{path}: its names of classes cannot be read: {error}") from error
+    if not isinstance(names, list):
+        raise Refused(f"{path}: semantic_classes={names!r:.40}: must be a list of the classes' names")
+    odd = [name for name in names if not is_word(name)]
     doubled = [name for name, number in Counter(map(str, names)).items() if number > 1]
-    if doubled or len(names) > IGNORED or not all(isinstance(name, str) for name in names):
-        raise Refused(f"{path}: {len(names)} names of classes; must be words, each once, at most {IGNORED}: {doubled[:3]}")
+    if odd or doubled or len(names) > IGNORED:
+        found = f"{len(names)} names of classes{f', among them {(odd or doubled)[:3]!r:.60}' if odd or doubled else ''}"
+        raise Refused(f"{path}: {found}; must be words, each once, at most {IGNORED}")
     return tuple(names)
+
+
+def _lines(path: Path) -> list[str]:
+    text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a mark
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 # --- one map ---------------------------------------------------------------------------------------------------------
@@ -166,10 +178,14 @@ def _faults_of_map(path: Path, most: int) -> Iterator[tuple[str, str]]:
         if image.mode not in ("L", "P"):
             yield "map", f"of mode {image.mode}; must be of one level a pixel, 8 bits (L), or of a palette (P)"
             return
-        levels = [level for level, number in enumerate(image.histogram()[:256]) if number]
-    wrong = [level for level in levels if level > most and level != IGNORED]
+    wrong = sorted(level for level in _seen(path) if level > most and level != IGNORED)
     if wrong:
         yield "label", f"has levels {wrong[:SHOWN]}; classes are 0 to {most}, and {IGNORED} is ignored"
+
+
+def _seen(path: Path) -> set[int]:
+    """The levels that a map has."""
+    return {level for level, number in enumerate(_levels(path).histogram()[:256]) if number}
 
 
 def _levels(path: Path) -> Image:
