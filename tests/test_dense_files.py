@@ -450,7 +450,10 @@ MAP_FAULTS = {
     "two_pictures": (lambda root: shutil.copy(root / "val" / "21.png", root / "val" / "21.jpg"), "two have one map: 1: .*21.png"),
     "no_pictures": (lambda root: [path.unlink() for path in (root / "val").iterdir()], "val: no pictures there"),
     "text": (lambda root: (root / "val" / "notes.txt").write_text("x"), "notes.txt: not an image by its name"),
-    "name_twice": (lambda root: (root / "classes.txt").write_text("a\nb\na\n"), r"3 names of classes, among them \['a'\]; must be words, each once"),
+    "name_twice": (
+        lambda root: (root / "classes.txt").write_text("a\nb\na\n"),
+        r"3 names of classes, among them \['a'\]; must be words, each once",
+    ),
 }
 
 
