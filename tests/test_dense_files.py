@@ -482,6 +482,10 @@ def test_ade20k(mapped, tmp_path_factory):
     save(np.full(SIZE, 151, np.uint8), root / "annotations" / "training" / "10.png")
     with pytest.raises(Refused, match=r"10.png: label: has levels \[151\]; classes are 0 to 150"):
         examined(root, source="ade20k", target=Target.map)
+    for path in (root / "annotations" / "training").iterdir():
+        save(np.zeros(SIZE, np.uint8), path)
+    with pytest.raises(Refused, match="training: no map has a pixel of a class"):
+        examined(root, source="ade20k", target=Target.map)
 
 
 # --- real pictures ---------------------------------------------------------------------------------------------------
