@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol, TypeGuard
 from unicodedata import category
 
 from roadmap.base.errors import Refused
@@ -111,7 +111,7 @@ class Inventory:
         return self.train if name == "train" else self.val
 
 
-def is_word(name: Any) -> bool:
+def is_word(name: Any) -> TypeGuard[str]:
     """Whether a class can be called so in tables and files: text that is not empty, in one line, and can be written."""
     return isinstance(name, str) and bool(name.strip()) and not {category(letter) for letter in name} & {"Cc", "Cs"}
 
