@@ -186,8 +186,6 @@ def _backbone(study: Study, row: str) -> dict[str, Any]:
 
 
 def _effect(estimate: Estimate | None, score: str) -> dict[str, Any]:
-    low, high = (estimate and estimate.interval) or (None, None)
-    return {
-        f"delta_{score}": estimate and estimate.value, "delta_low": low, "delta_high": high, "p": estimate and estimate.p,
-        "p_holm": estimate and estimate.p_holm, "resolved": estimate and estimate.resolved,
-    }  # fmt: skip
+    names = {"low": "delta_low", "high": "delta_high"}
+    tested = dict.fromkeys(("low", "high", "p", "p_holm", "resolved")) if estimate is None else estimate.tested
+    return {f"delta_{score}": estimate and estimate.value, **{names.get(key, key): value for key, value in tested.items()}}

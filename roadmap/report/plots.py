@@ -216,15 +216,13 @@ def interactions(study: Study, analysis: Analysis) -> Figure | None:
     """What two changes do together beyond what each does alone, as a matrix; the diagonal is each alone."""
     if study.plan.kind != "interactions":
         return None
-    names = [effect.name for effect in study.plan.effects if "*" not in effect.name]
-    labels = {effect.name: effect.label for effect in study.plan.effects}
-    words = [broken(labels[name], 130) for name in names]
-    inches = 2.5 + 0.8 * len(names)
-    figure = Figure(figsize=(inches, 2.6 + 0.6 * len(names)), layout="constrained")
+    words = [broken(label, 130) for label, _ in analysis.pairs]
+    inches = 2.5 + 0.8 * len(words)
+    figure = Figure(figsize=(inches, 2.6 + 0.6 * len(words)), layout="constrained")
     axes = figure.add_subplot()
-    matrix(axes, names, analysis)
-    axes.set_xticks(range(len(names)), words, rotation=90, fontsize=SMALL, parse_math=False)
-    axes.set_yticks(range(len(names)), words, fontsize=SMALL, parse_math=False)
+    matrix(axes, [cells for _, cells in analysis.pairs])
+    axes.set_xticks(range(len(words)), words, rotation=90, fontsize=SMALL, parse_math=False)
+    axes.set_yticks(range(len(words)), words, fontsize=SMALL, parse_math=False)
     said = f"points of {study.plan.metric.label}, {study.plan.measured_on}; on the diagonal: each change alone; below it: what "
     _caption(figure, f"{said}two do beyond the sum of both; bold and framed: resolved by Holm's procedure", inches)
     return figure
@@ -286,12 +284,11 @@ def _mark(axes: Axes, estimate: Estimate, y: float, marker: str, colour: str, fi
     axes.errorbar(estimate.value, y, xerr=estimate.half_width, fmt=marker, label=label.replace("$", r"\$") or None, **style)
 
 
-def matrix(axes: Axes, names: Sequence[str], analysis: Analysis) -> None:
+def matrix(axes: Axes, rows: Sequence[Sequence[Estimate | None]]) -> None:
     """The values of changes and of pairs of changes, as far as they are known."""
-    values = np.full((len(names), len(names)), np.nan)
-    for i, first in enumerate(names):
-        for j, second in enumerate(names[: i + 1]):
-            estimate = analysis.estimate(first if i == j else f"{second}*{first}")
+    values = np.full((len(rows), len(rows)), np.nan)
+    for i, cells in enumerate(rows):
+        for j, estimate in enumerate(cells):
             if estimate is not None:
                 values[i, j] = estimate.value
                 _cell(axes, j, i, estimate)

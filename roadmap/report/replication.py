@@ -62,8 +62,8 @@ def _row(difference: Difference) -> dict[str, Any]:
 
 
 def _side(which: str, estimate: Estimate) -> dict[str, Any]:
-    low, high = estimate.interval or (None, None)
-    return dict(zip((f"{which}_{key}" for key in NUMBERS), (estimate.value, low, high, estimate.resolved), strict=True))
+    numbers = {"value": estimate.value, **estimate.tested}
+    return {f"{which}_{key}": numbers[key] for key in NUMBERS}
 
 
 def _columns(comparison: Comparison) -> list[Column]:

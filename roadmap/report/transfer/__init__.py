@@ -8,7 +8,7 @@ the runs' residuals have in common is drawn in common.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,7 @@ from roadmap.report.noise import Array
 from roadmap.report.recipe import recipe_words
 from roadmap.report.records import Study
 from roadmap.report.report import Report
-from roadmap.report.statistics import Estimate, Measured, estimate_effects, written_interval
+from roadmap.report.statistics import Estimate, Measured, written_interval
 
 BESIDE = {"box_ap": ("mask_ap",)}  # scores that are sides of their own, by the metric of their study
 WHERE = {f"{kind}_ap": tuple(f"{kind}_ap{of}" for of in ("50", "75", "_small", "_medium", "_large")) for kind in ("box", "mask")}
@@ -37,7 +37,6 @@ class Side:
 
     report: Report
     estimates: tuple[Estimate | None, ...]
-    runs: tuple[int, ...]  # the fewest in a row of each; 0 where there is none
 
     @property
     def study(self) -> Study:
@@ -108,9 +107,14 @@ def read_transfer(folders: Sequence[Path]) -> Transfer:
     for other in others:
         _check_common(first.study, other.study)
     asked = _asked(first.study, [other.study for other in others])
-    sides = [_side(_by(other, key), asked) for other in others for key in _main(other.study)]
-    within = [_side(_by(side.report, key), asked) for side in sides for key in _where(side)]
-    return Transfer(asked, _side(first, asked), tuple(sides), tuple(within))
+
+    def side(report: Report, key: str) -> Side:
+        scored = Report.of(report.study.scored_by(key))
+        return Side(scored, tuple(scored.analysis.ask(asked)))
+
+    sides = [side(other, key) for other in others for key in _scores(other.study, BESIDE, own=True)]
+    within = [side(one.report, key) for one in sides for key in _scores(one.study, WHERE)]
+    return Transfer(asked, side(first, first.study.plan.metric.key), tuple(sides), tuple(within))
 
 
 def _check_common(first: Study, other: Study) -> None:
@@ -140,32 +144,11 @@ def _asked(first: Study, others: Sequence[Study]) -> tuple[Effect, ...]:
     return tuple(map(told_apart, listed))
 
 
-def _main(study: Study) -> list[str]:
-    there = _scores(study)
-    return [study.plan.metric.key, *(key for key in BESIDE.get(study.plan.metric.key, ()) if key in there)]
-
-
-def _where(side: Side) -> list[str]:
-    there = _scores(side.study)
-    return [key for key in WHERE.get(side.metric.key, ()) if key in there]
-
-
-def _scores(study: Study) -> set[str]:
-    return {key for result in study.results.values() for key in result.scores}
-
-
-def _by(report: Report, key: str) -> Report:
-    return Report.of(report.study.scored_by(key))
-
-
-def _side(report: Report, asked: Sequence[Effect]) -> Side:
-    """Holm's procedure runs over what this side can answer."""
-    rows = {row.variant.name: row for row in report.analysis.rows}
-    means = {name: row.mean for name, row in rows.items() if row.mean is not None}
-    known = [i for i, effect in enumerate(asked) if effect.weights.keys() <= means.keys()]
-    found = dict(zip(known, estimate_effects([asked[i] for i in known], means, report.analysis.measured), strict=True))
-    runs = [min(len(rows[row].values) for row in asked[i].weights) if i in found else 0 for i in range(len(asked))]
-    return Side(report, tuple(found.get(i) for i in range(len(asked))), tuple(runs))
+def _scores(study: Study, beside: Mapping[str, Sequence[str]], own: bool = False) -> list[str]:
+    """Those of its metric's scores beside it that its runs have; where asked the metric's own first."""
+    there = {key for result in study.results.values() for key in result.scores}
+    metric = study.plan.metric.key
+    return [metric] * own + [key for key in beside.get(metric, ()) if key in there]
 
 
 # --- rank correlation ------------------------------------------------------------------------------------------------
@@ -234,13 +217,6 @@ def noise_of_both(
 
 
 # --- words -----------------------------------------------------------------------------------------------------------
-
-
-def written(estimate: Estimate | None) -> str:
-    """A difference as people read it."""
-    if estimate is None:
-        return "missing"
-    return written_interval(estimate.value, *(estimate.interval or (None, None))) + ", resolved" * bool(estimate.resolved)
 
 
 def tau_words(found: Agreement | None) -> str:

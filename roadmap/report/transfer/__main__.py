@@ -11,7 +11,8 @@ from typing import Any
 
 from roadmap.base.console import Parser, exits, printable
 from roadmap.base.tables import Column, as_csv, as_markdown, as_table, markdown_text
-from roadmap.report.transfer import Side, Transfer, notes, read_transfer, written
+from roadmap.report.statistics import written
+from roadmap.report.transfer import Side, Transfer, notes, read_transfer
 from roadmap.report.write import check_no_study, write_beside
 
 COLUMNS = ("step", "label", "parent", "study", "score", "difference", "low", "high", "p", "p_holm", "resolved", "n")
@@ -66,11 +67,8 @@ def _line(transfer: Transfer, i: int, side: Side) -> dict[str, Any]:
     effect, found = transfer.asked[i], side.estimates[i]
     parent = "+".join(row for row, weight in effect.weights.items() if weight < 0)
     about = {"step": effect.name, "label": effect.label, "parent": parent, "study": side.name, "score": side.metric.key}
-    if found is None:
-        return {**about, "n": 0}
-    low, high = found.interval or (None, None)
-    tested = {"p": found.p, "p_holm": found.p_holm, "resolved": found.resolved}
-    return {**about, "difference": found.value, "low": low, "high": high, **tested, "n": side.runs[i]}
+    numbers = {} if found is None else {"difference": found.value, **found.tested}
+    return {**about, **numbers, "n": side.report.analysis.fewest(found)}
 
 
 def _correlations(transfer: Transfer) -> list[dict[str, Any]]:

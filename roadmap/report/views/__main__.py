@@ -11,7 +11,8 @@ from typing import Any
 
 from roadmap.base.console import Parser, exits, printable
 from roadmap.base.tables import Column, as_csv, as_markdown, as_table, markdown_text
-from roadmap.report.views import VIEWS, Views, Worth, notes, read_views, written
+from roadmap.report.statistics import written
+from roadmap.report.views import VIEWS, Views, notes, read_views
 from roadmap.report.write import check_no_study, write_beside
 
 COLUMNS = ("step", "label", "view", "effect", "low", "high", "p", "p_holm", "resolved", "n")
@@ -53,19 +54,13 @@ def write_views(views: Views, folder: Path) -> str:
 def _lines(views: Views) -> list[dict[str, Any]]:
     """One for each step and view; without numbers where the view has not that step."""
     pairs = [(step, kind) for step in views.steps for kind in views.kinds]
-    return [
-        {"step": step, "label": views.steps[step], "view": kind} | _numbers(views.worths.get((step, kind)))
-        for step, kind in pairs
-    ]
+    return [{"step": step, "label": views.steps[step], "view": kind} | _numbers(views, step, kind) for step, kind in pairs]
 
 
-def _numbers(worth: Worth | None) -> dict[str, Any]:
-    if worth is None:
-        return {"n": 0}
-    found = worth.estimate
-    low, high = found.interval or (None, None)
-    tested = {"p": found.p, "p_holm": found.p_holm, "resolved": found.resolved}
-    return {"effect": found.value, "low": low, "high": high, **tested, "n": worth.seeds}
+def _numbers(views: Views, step: str, kind: str) -> dict[str, Any]:
+    worth = views.worths.get((step, kind))
+    numbers = {} if worth is None else {"effect": worth.value, **worth.tested}
+    return {**numbers, "n": views.reports[kind].analysis.fewest(worth)}
 
 
 def _rows(views: Views) -> list[dict[str, Any]]:
