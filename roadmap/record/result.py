@@ -118,6 +118,10 @@ class RunResult:
         """Whether the recipe makes pictures that only timm's transforms make, which leaves the run no choice of a pipeline."""
         return not LOADER_ONLY.keys().isdisjoint(self.recipe)
 
+    def settings(self, *groups: str) -> Content:
+        """What it was made with, a dotted name each: recipe.lr, versions.torch."""
+        return {f"{group}.{key}": value for group in groups for key, value in (getattr(self, group) or {}).items()}
+
     def unshared(self, other: RunResult, declared: Collection[str] = ()) -> Iterator[tuple[str, Any, Any]]:
         """What the two should share and do not, with both values: anything but the network, the seed, and what is `declared`.
 

@@ -7,7 +7,7 @@ from functools import partial
 
 from roadmap.base.console import printable
 from roadmap.base.errors import Refused, nearest
-from roadmap.base.tables import Column, Row, as_csv, as_latex, as_markdown, as_table, latex_text, markdown_text
+from roadmap.base.tables import Column, Row, as_csv, as_latex, as_markdown, as_table, latex_text, markdown_with_notes
 from roadmap.record.study import StudyPlan
 from roadmap.report.frames import PAPER, PUBLISHED, SPEEDS, dictionaries
 from roadmap.report.published import beside, published_heading
@@ -148,7 +148,7 @@ def markdown(report: Report, keys: Sequence[str] = ()) -> str:
     plan, effects = report.study.plan, report.effect_rows
     tables = [as_markdown(effects, effect_columns(plan))] if effects else []
     tables.append(as_markdown(report.rows, table_columns(plan, keys)))
-    return "\n".join([*tables, *(f"{markdown_text(note)}\n" for note in report.notes)])
+    return markdown_with_notes(tables, report.notes)
 
 
 def latex(report: Report, keys: Sequence[str] = ()) -> str:

@@ -9,7 +9,7 @@ from roadmap.base.claims import claim
 from roadmap.base.console import printable
 from roadmap.base.errors import StorageFault
 from roadmap.base.files import write_atomic
-from roadmap.base.tables import Column, as_csv, as_markdown, as_table, markdown_text
+from roadmap.base.tables import Column, as_csv, as_markdown, as_table, markdown_with_notes
 from roadmap.config.checks import NAME
 from roadmap.config.identity import differences
 from roadmap.report.against import Comparison, Difference, repeated
@@ -36,7 +36,7 @@ def write_comparison(comparison: Comparison) -> str:
     name = _name(comparison.other.study)
     stem = f"against-{name if NAME.fullmatch(name) else 'another'}"
     files = {
-        f"{stem}.md": "\n".join([as_markdown(rows, columns), *(f"{markdown_text(note)}\n" for note in said)]),
+        f"{stem}.md": markdown_with_notes([as_markdown(rows, columns)], said),
         f"{stem}.csv": as_csv(rows, [Column(key, key) for key in rows[0]]),
     }
     try:
@@ -146,11 +146,10 @@ def what_differs(one: Study, other: Study) -> list[str]:
 def settings_of(study: Study) -> dict[str, str]:
     """Every value that the runs of a study have of a setting."""
     runs = list(study.results.values())
-    values: dict[str, list[object]] = {
-        f"{group}.{key}": [(getattr(run, group) or {}).get(key) for run in runs]
-        for group in ("head", "data", "recipe", "start")
-        for key in sorted({key for run in runs for key in getattr(run, group) or ()})
-    }
+    values: dict[str, list[object]] = {}
+    for group in ("head", "data", "recipe", "start"):
+        settings = [run.settings(group) for run in runs]
+        values |= {key: [one.get(key) for one in settings] for key in sorted({key for one in settings for key in one})}
     values |= {key: [getattr(run, key) for run in runs] for key in ("scale", "precision", "pipeline", "device")}
     values |= {"CPU": [cpu_words(run) for run in runs], "torch": [run.versions.get("torch") for run in runs]}
     return {key: _listed(dict.fromkeys(map(str, found))) for key, found in values.items()}

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from roadmap.base.console import printable
 from roadmap.record.result import RunResult
 from roadmap.record.study import PlannedRun
-from roadmap.report.frames import settings
+from roadmap.report.frames import GROUPS
 from roadmap.report.page.progress import Epoch, Progress, rounded
 from roadmap.report.records import Study
 
@@ -80,7 +80,7 @@ def _run(study: Study, run: PlannedRun, progress: Progress | None, beside: dict[
 def _settings(result: RunResult) -> dict[str, Any]:
     """Everything a run was made with, a dotted name each."""
     flat = {key: getattr(result, key) for key in SETTINGS if getattr(result, key) is not None}
-    return {**flat, "step": result.step.name, **settings(result)}
+    return {**flat, "step": result.step.name, **result.settings(*GROUPS)}
 
 
 def _beside(of_run: dict[str, Any] | None, shared: Mapping[str, Any]) -> dict[str, Any] | None:

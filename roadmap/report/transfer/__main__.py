@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from roadmap.base.console import Parser, exits, printable
-from roadmap.base.tables import Column, as_csv, as_markdown, as_table, markdown_text
+from roadmap.base.tables import Column, as_csv, as_markdown, as_table, markdown_text, markdown_with_notes
 from roadmap.report.statistics import written
 from roadmap.report.transfer import Side, Transfer, notes, read_transfer
 from roadmap.report.write import check_no_study, write_beside
@@ -50,7 +50,7 @@ def write_transfer(transfer: Transfer, folder: Path) -> str:
     files: dict[str, str | bytes] = {
         "transfer.csv": as_csv(_lines(transfer), [Column(key, key) for key in COLUMNS]),
         "correlations.csv": as_csv(_correlations(transfer), [Column(key, key) for key in TAUS]),
-        "transfer.md": "\n".join([*parts, *(f"{markdown_text(note)}\n" for note in notes(transfer))]),
+        "transfer.md": markdown_with_notes(parts, notes(transfer)),
         "transfer.html": render(transfer),
         **pictures(transfer),
     }

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from roadmap.base.console import Parser, exits, printable
-from roadmap.base.tables import Column, as_csv, as_markdown, as_table, markdown_text
+from roadmap.base.tables import Column, as_csv, as_markdown, as_table, markdown_with_notes
 from roadmap.report.statistics import written
 from roadmap.report.views import VIEWS, Views, notes, read_views
 from roadmap.report.write import check_no_study, write_beside
@@ -44,7 +44,7 @@ def write_views(views: Views, folder: Path) -> str:
     rows, columns = _rows(views), _columns(views)
     files: dict[str, str | bytes] = {
         "views.csv": as_csv(_lines(views), [Column(key, key) for key in COLUMNS]),
-        "views.md": "\n".join([as_markdown(rows, columns), *(f"{markdown_text(note)}\n" for note in notes(views))]),
+        "views.md": markdown_with_notes([as_markdown(rows, columns)], notes(views)),
         "views.html": render(views),
         **pictures(views),
     }

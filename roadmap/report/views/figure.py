@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from roadmap.report.figure import GREY, STYLE, every_kind, plain
-from roadmap.report.lettering import SIZE, broken, width
+from roadmap.report.figure import GREY, STYLE, caption, files, plain
+from roadmap.report.lettering import broken, width
 from roadmap.report.plots import NAMES, SMALL, at_edge, interactions
 from roadmap.report.statistics import Estimate
 from roadmap.report.views import VIEWS, Views
@@ -31,9 +31,7 @@ def pictures(views: Views) -> dict[str, bytes]:
     """The figure of all views, and that of the pairs where they were trained, in every kind of file."""
     with matplotlib.rc_context(STYLE):
         pairs = None if views.pairs is None else interactions(views.pairs.study, views.pairs.analysis)
-        figures = {"views": drawn(views), "pairs": pairs}
-        every = {name: every_kind(figure) for name, figure in figures.items() if figure is not None}
-    return {f"{name}.{kind}": content for name, kinds in every.items() for kind, content in kinds.items()}
+        return files({"views": drawn(views), "pairs": pairs})
 
 
 def drawn(views: Views) -> Figure:
@@ -60,9 +58,8 @@ def drawn(views: Views) -> Figure:
     handles = [Line2D([], [], color=MARKS[kind][0], marker=MARKS[kind][1], label=VIEWS[kind]) for kind in kinds]
     columns = 3 if max(width(VIEWS[kind], SMALL) for kind in kinds) < 220 else 2
     figure.legend(handles=handles, loc="outside upper left", ncols=columns, fontsize=SMALL, frameon=False)
-    caption = f"{plan.measured_on}; line: 95 % interval; filled: resolved by Holm's procedure among those of its view"
-    caption += "; arrows: beyond the axis" * (most < math.inf)
-    figure.supxlabel(broken(caption, 72 * INCHES - 24), x=0.02, ha="left", fontsize=SIZE, parse_math=False)
+    said = f"{plan.measured_on}; line: 95 % interval; filled: resolved by Holm's procedure among those of its view"
+    caption(figure, said + "; arrows: beyond the axis" * (most < math.inf), INCHES)
     return figure
 
 
