@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.util import Finalize
 from typing import Any
 
@@ -101,9 +102,9 @@ def read(loader: DataLoader[Any]) -> Iterator[Any]:
         yield batch
 
 
-def _collate(items: list[tuple[Tensor, int] | Refused]) -> tuple[Tensor, Tensor] | Refused:
-    error = next((item for item in items if isinstance(item, Refused)), None)
-    return error or default_collate(items)
+def collate(together: Callable[[list[Any]], Any], items: list[Any | Refused]) -> Any | Refused:
+    """The batch of items, or the error for the first of them that could not be read."""
+    return next((item for item in items if isinstance(item, Refused)), None) or together(items)
 
 
 def loaders(
@@ -117,7 +118,7 @@ def loaders(
     """Loaders with timm's transforms, over the batches of this process: `samplers` of training and of evaluation."""
     images = Images(reader(data, inventory, "train"), inventory.train.size, train_transform(data, recipe), seed)
     device = normalize_and_erase.device
-    train = make_loader(images, data, seed, device, batch_sampler=samplers[0], collate_fn=_collate)
+    train = make_loader(images, data, seed, device, batch_sampler=samplers[0], collate_fn=partial(collate, default_collate))
     val = evaluation_loader(data, seed, inventory, samplers[1], device, recipe.interpolation)
     return Loaders(train, val, samplers[0], normalize_and_erase)
 
@@ -132,7 +133,7 @@ def evaluation_loader(
 ) -> DataLoader[Any]:
     """The evaluation split through timm's transform."""
     images = Images(reader(data, inventory, "val"), inventory.val.size, val_transform(data, interpolation), seed)
-    return make_loader(images, data, seed, device, batch_sampler=sampler, collate_fn=_collate)
+    return make_loader(images, data, seed, device, batch_sampler=sampler, collate_fn=partial(collate, default_collate))
 
 
 def make_loader(images: Dataset[Any], data: DataConfig, seed: int, device: torch.device, **batching: Any) -> DataLoader[Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from roadmap.base.claims import claim
 from roadmap.base.console import printable
-from roadmap.base.errors import StorageFault
+from roadmap.base.errors import writing
 from roadmap.base.files import write_atomic
 from roadmap.base.tables import Column, as_csv, as_markdown, as_table, markdown_with_notes
 from roadmap.config.checks import NAME
@@ -39,12 +39,9 @@ def write_comparison(comparison: Comparison) -> str:
         f"{stem}.md": markdown_with_notes([as_markdown(rows, columns)], said),
         f"{stem}.csv": as_csv(rows, [Column(key, key) for key in rows[0]]),
     }
-    try:
-        with claim(home / "claim", wait=WAIT_SECONDS):
-            for file, content in files.items():
-                write_atomic(home / file, content)
-    except OSError as error:
-        raise StorageFault(f"{home}: the comparison could not be written: {error}") from error
+    with writing(f"{home}: the comparison"), claim(home / "claim", wait=WAIT_SECONDS):
+        for file, content in files.items():
+            write_atomic(home / file, content)
     title = f"{home} against {folder}"
     return "\n".join([as_table(rows, columns, title), *map(printable, said), f"{home}: {', '.join(files)}"])
 

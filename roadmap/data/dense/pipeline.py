@@ -23,7 +23,7 @@ from roadmap.data.dense.transforms import DetectionTransforms, SegmentationTrans
 from roadmap.data.device.augment import normalise
 from roadmap.data.images.inventory import Inventory
 from roadmap.data.images.sources import map_reader, object_reader
-from roadmap.data.loader import make_loader, read
+from roadmap.data.loader import collate, make_loader, read
 
 Item = tuple[Tensor, Any]  # a picture (3, h, w) uint8, and what is known of it
 DENSE = 5  # the key of these transforms' random numbers, beside those of `data.device`
@@ -103,7 +103,7 @@ def dense_pipeline(
             seed,
             device,
             batch_sampler=sampler,
-            collate_fn=_collate,
+            collate_fn=partial(collate, list),
         )
         for name, split, transform, sampler in (
             ("train", inventory.train, kind.train, samplers[0]),
@@ -112,15 +112,6 @@ def dense_pipeline(
     ]
     levels = [torch.tensor(triple, device=device).view(3, 1, 1) for triple in (data.mean, data.std)]
     return DensePipeline(loaders[0], loaders[1], samplers[0], partial(kind.finish, device, levels), device)
-
-
-def _collate(items: list[Item | Refused]) -> list[Item] | Refused:
-    kept = []
-    for item in items:
-        if isinstance(item, Refused):
-            return item
-        kept.append(item)
-    return kept
 
 
 # --- batches ---------------------------------------------------------------------------------------------------------

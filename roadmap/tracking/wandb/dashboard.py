@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from roadmap.base.errors import EXIT_FAILED, Refused, StorageFault
+from roadmap.base.errors import EXIT_FAILED, Refused, writing
 from roadmap.base.files import read_json_object, write_atomic
 from roadmap.base.redaction import redact_text
 from roadmap.record.result import Metric
@@ -295,10 +295,8 @@ def _upsert(server: Server, board: Dashboard, kind: str, content: dict[str, Any]
 
 def _note(folder: Path, urls: dict[str, str]) -> None:
     """Keep in `<study>/wandb/dashboard.json` where things are."""
-    try:
+    with writing(f"{folder / 'wandb'}:"):
         write_atomic(folder / "wandb" / "dashboard.json", json.dumps(urls, indent=2) + "\n")
-    except OSError as error:
-        raise StorageFault(f"{folder / 'wandb'}: could not be written: {error}") from error
 
 
 def _say_missing(board: Dashboard) -> None:
