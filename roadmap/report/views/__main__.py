@@ -5,13 +5,12 @@ python -m roadmap.report.views experiments/digits experiments/digits_leave_one_o
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from roadmap.base.console import Parser, exits, printable
-from roadmap.base.tables import Column, as_csv, as_markdown, as_table, markdown_with_notes
-from roadmap.report.statistics import written
+from roadmap.base.tables import Column, Row, as_csv, as_markdown, as_table, markdown_with_notes
+from roadmap.report.columns import effects_under
 from roadmap.report.views import VIEWS, Views, notes, read_views
 from roadmap.report.write import check_no_study, write_beside
 
@@ -27,7 +26,7 @@ def main() -> int:
     check_no_study(arguments.to)
     views = read_views(arguments.folders)
     written = write_views(views, arguments.to)
-    print("\n".join([as_table(_rows(views), _columns(views)), *map(printable, notes(views)), written]))
+    print("\n".join([as_table(*_table(views)), *map(printable, notes(views)), written]))
     return 0
 
 
@@ -41,10 +40,9 @@ def write_views(views: Views, folder: Path) -> str:
     from roadmap.report.views.figure import pictures
     from roadmap.report.views.page import render
 
-    rows, columns = _rows(views), _columns(views)
     files: dict[str, str | bytes] = {
         "views.csv": as_csv(_lines(views), [Column(key, key) for key in COLUMNS]),
-        "views.md": markdown_with_notes([as_markdown(rows, columns)], notes(views)),
+        "views.md": markdown_with_notes([as_markdown(*_table(views))], notes(views)),
         "views.html": render(views),
         **pictures(views),
     }
@@ -63,18 +61,9 @@ def _numbers(views: Views, step: str, kind: str) -> dict[str, Any]:
     return {**numbers, "n": views.reports[kind].analysis.fewest(worth)}
 
 
-def _rows(views: Views) -> list[dict[str, Any]]:
-    return [
-        {"label": label, **{kind: views.worths.get((step, kind)) for kind in views.kinds}} for step, label in views.steps.items()
-    ]
-
-
-def _columns(views: Views) -> list[Column]:
-    return [Column("label", "step"), *(Column(kind, VIEWS[kind], partial(_cell, kind)) for kind in views.kinds)]
-
-
-def _cell(kind: str, row: dict[str, Any]) -> str:
-    return written(row[kind])
+def _table(views: Views) -> tuple[list[Row], list[Column]]:
+    by_view = [(VIEWS[kind], [views.worths.get((step, kind)) for step in views.steps]) for kind in views.kinds]
+    return effects_under(views.steps.values(), by_view)
 
 
 if __name__ == "__main__":
