@@ -74,9 +74,8 @@ class RunResult:
     model: Content = field(default_factory=dict)
     data: Content = field(default_factory=dict)
     recipe: Content = field(default_factory=dict)
-    init: dict[str, str] | None = (
-        None  # what its weights started from: {"weights": a hash}, {"run": its name}, of another study "study" too
-    )
+    # What its weights started from: {"weights": a hash}, {"run": its name}, of another study "study" too.
+    init: dict[str, str] | None = None
     class_names: list[str] | None = None  # in the order of the network's outputs
     versions: dict[str, str | None] = field(default_factory=dict)
     git: Content = field(default_factory=dict)

@@ -128,8 +128,7 @@ def compare(one: Report, other: Report) -> Comparison:
     """
     comparison = Comparison(one, other)
     first, second = one.study, other.study
-    if first.plan.metric != second.plan.metric:
-        raise Refused(f"{first.folder} is scored by {first.plan.metric.label}, {second.folder} by {second.plan.metric.label}")
+    refuse_other_metric(first, second)
     if not comparison.differences:
         names = (", ".join(variant.name for variant in study.plan.variants) for study in (first, second))
         raise Refused(f"no effect is in both studies; rows of {first.folder} / {second.folder}: {' / '.join(names)}")
@@ -139,6 +138,12 @@ def compare(one: Report, other: Report) -> Comparison:
     if len(same) == len(first.results):
         raise Refused(f"{first.folder} and {second.folder} hold the same runs; needed: other seeds, machine, recipe or data")
     return comparison
+
+
+def refuse_other_metric(one: Study, other: Study) -> None:
+    """Refuse two studies of which each is scored by another metric."""
+    if one.plan.metric != other.plan.metric:
+        raise Refused(f"{one.folder} is scored by {one.plan.metric.label}, {other.folder} by {other.plan.metric.label}")
 
 
 def refuse_other_network(row: str, one: Study, other: Study) -> None:

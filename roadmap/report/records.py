@@ -44,6 +44,11 @@ class Study:
     speeds: dict[str, dict[str, Any]] = field(default_factory=dict)  # rows of bench.csv by step
     planned: bool = True  # False: single runs, whose rows may differ in settings that each of them says
 
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return self.folder.resolve().name
+
     def of(self, row: str) -> list[RunResult]:
         """The results of a row, by seed."""
         return [self.results[run] for run in self.plan.row(row).runs if run in self.results]

@@ -33,7 +33,7 @@ def write_comparison(comparison: Comparison) -> str:
     """
     rows, columns, said = _rows(comparison), _columns(comparison), notes(comparison)
     home, folder = comparison.one.study.folder, comparison.other.study.folder
-    name = _name(comparison.other.study)
+    name = comparison.other.study.name
     stem = f"against-{name if NAME.fullmatch(name) else 'another'}"
     files = {
         f"{stem}.md": markdown_with_notes([as_markdown(rows, columns)], said),
@@ -67,18 +67,14 @@ def _columns(comparison: Comparison) -> list[Column]:
     one, other = comparison.one.study, comparison.other.study
     return [
         Column("label", "effect"),
-        Column("first", f"{_name(one)}: points [95 % interval]", lambda row: _side_text("first_", row)),
-        Column("second", f"{_name(other)}: points [95 % interval]", lambda row: _side_text("second_", row)),
+        Column("first", f"{one.name}: points [95 % interval]", lambda row: _side_text("first_", row)),
+        Column("second", f"{other.name}: points [95 % interval]", lambda row: _side_text("second_", row)),
         Column(
             "difference", "difference [95 % interval]", lambda row: written_interval(row["difference"], row["low"], row["high"])
         ),
         Column("p", "p (Holm)", lambda row: written_p(row["p_holm"])),
         Column("came_back", "of what one resolved"),
     ]
-
-
-def _name(study: Study) -> str:
-    return study.folder.resolve().name
 
 
 def _side_text(side: str, row: dict[str, Any]) -> str:
@@ -109,13 +105,13 @@ def notes(comparison: Comparison) -> list[str]:
 def _came_back(comparison: Comparison) -> str:
     resolved = [difference for difference in comparison.differences if difference.first.resolved]
     if not resolved:
-        return f"No effect is resolved in {_name(comparison.one.study)}: there is nothing to come back."
+        return f"No effect is resolved in {comparison.one.study.name}: there is nothing to come back."
     kinds = [difference.came_back for difference in resolved]
     there, wrong = kinds.count("resolved in both"), kinds.count("other sign")
     only = sum(bool(d.second.resolved and not d.first.resolved) for d in comparison.differences)
-    other = _name(comparison.other.study)
+    other = comparison.other.study.name
     return (
-        f"{_name(comparison.one.study)} resolves {len(resolved)} of {len(comparison.differences)} effects. In {other}, "
+        f"{comparison.one.study.name} resolves {len(resolved)} of {len(comparison.differences)} effects. In {other}, "
         f"{len(resolved) - wrong} of these have the same sign, {there} are resolved too, and {wrong} have the other sign; it "
         f"resolves {only} more."
     )

@@ -49,14 +49,9 @@ class Side:
         return self.study.plan.metric
 
     @property
-    def name(self) -> str:
-        """Of the study."""
-        return self.study.folder.resolve().name
-
-    @property
     def heading(self) -> str:
         """The score and its study."""
-        return f"{self.metric.label}, {self.name}"
+        return f"{self.metric.label}, {self.study.name}"
 
     @property
     def own(self) -> set[int]:
@@ -250,13 +245,13 @@ def notes(transfer: Transfer) -> list[str]:
 
 def _about(side: Side) -> str:
     plan = side.study.plan
-    return f"{side.name}: {plan.measured_on}, recipe {recipe_words(side.study)}, {len(plan.seeds)} seeds"
+    return f"{side.study.name}: {plan.measured_on}, recipe {recipe_words(side.study)}, {len(plan.seeds)} seeds"
 
 
 def _begun(first: Side, side: Side) -> str:
     """What the runs of a study started from."""
     if starts(first, side):
-        return f"The runs of {side.name} started from the weights of those of {first.name}."
+        return f"The runs of {side.study.name} started from the weights of those of {first.study.name}."
     if all(result.init is None for result in side.study.results.values()):
-        return f"The runs of {side.name} started from random weights, not from those of {first.name}."
-    return f"The runs of {side.name} started from other weights than those of {first.name}."
+        return f"The runs of {side.study.name} started from random weights, not from those of {first.study.name}."
+    return f"The runs of {side.study.name} started from other weights than those of {first.study.name}."

@@ -64,14 +64,14 @@ def _lines(transfer: Transfer) -> list[dict[str, Any]]:
 def _line(transfer: Transfer, i: int, side: Side) -> dict[str, Any]:
     effect, found = transfer.asked[i], side.estimates[i]
     parent = "+".join(row for row, weight in effect.weights.items() if weight < 0)
-    about = {"step": effect.name, "label": effect.label, "parent": parent, "study": side.name, "score": side.metric.key}
+    about = {"step": effect.name, "label": effect.label, "parent": parent, "study": side.study.name, "score": side.metric.key}
     numbers = {} if found is None else {"difference": found.value, **found.tested}
     return {**about, **numbers, "n": side.report.analysis.fewest(found)}
 
 
 def _correlations(transfer: Transfer) -> list[dict[str, Any]]:
     return [
-        {"study": side.name, "score": side.metric.key, "steps": found.steps}
+        {"study": side.study.name, "score": side.metric.key, "steps": found.steps}
         | {f"{name}{end}": getattr(getattr(found, name), of) for name in ("tau", "rho") for end, of in ENDS.items()}
         for side, found in zip(transfer.sides, transfer.agreements, strict=True)
         if found is not None

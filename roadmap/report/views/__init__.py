@@ -16,6 +16,7 @@ from pathlib import Path
 from roadmap.base.errors import Refused
 from roadmap.config.identity import differences
 from roadmap.record.study import Effect, StudyPlan
+from roadmap.report.against import refuse_other_metric
 from roadmap.report.recipe import recipe_words
 from roadmap.report.replication import settings_of
 from roadmap.report.report import Report
@@ -29,14 +30,8 @@ VIEWS = {  # by study.kind, in the order in which they are shown
     "equal_flops": "on top of all before it, at equal cost",
 }
 PAIRS = "interactions"
-SAME = (
-    "head.",
-    "data.",
-    "recipe.",
-    "start.",
-    "scale",
-    "precision",
-)  # settings in which studies that are seen together may not differ
+# Settings in which studies that are seen together may not differ.
+SAME = ("head.", "data.", "recipe.", "start.", "scale", "precision")
 
 
 Worth = tuple[str, Estimate]  # a view, and what a step is worth by it
@@ -123,8 +118,7 @@ def read_views(folders: Sequence[Path]) -> Views:
 
 def _refuse_others(one: Report, other: Report) -> None:
     first, second = one.study, other.study
-    if first.plan.metric != second.plan.metric:
-        raise Refused(f"{first.folder} is scored by {first.plan.metric.label}, {second.folder} by {second.plan.metric.label}")
+    refuse_other_metric(first, second)
     unequal = [line for line in differences(settings_of(first), settings_of(second)) if line.startswith(SAME)]
     if unequal:
         raise Refused(f"{first.folder} and {second.folder} are no views of the same: they differ in {'; '.join(unequal)}")
@@ -220,5 +214,4 @@ def _machines(views: Views) -> list[str]:
 
 
 def _name(report: Report) -> str:
-    study = report.study
-    return f"{study.folder.resolve().name}, {len(study.plan.seeds)} seeds"
+    return f"{report.study.name}, {len(report.study.plan.seeds)} seeds"
