@@ -51,11 +51,10 @@ def _rows(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def _row(difference: Difference) -> dict[str, Any]:
-    effect, half, value = difference.first.effect, difference.half_width, difference.value
-    low, high = (None, None) if half is None else (value - half, value + half)
-    tested = {"difference": value, "low": low, "high": high, "p": difference.p, "p_holm": difference.p_holm}
+    about = {"effect": difference.effect.name, "label": difference.effect.label}
     sides = {**_side("first", difference.first), **_side("second", difference.second)}
-    return {"effect": effect.name, "label": effect.label, **sides, **tested, "came_back": difference.came_back}
+    tested = {key: value for key, value in difference.tested.items() if key != "resolved"}
+    return {**about, **sides, "difference": difference.value, **tested, "came_back": difference.came_back}
 
 
 def _side(which: str, estimate: Estimate) -> dict[str, Any]:

@@ -226,6 +226,11 @@ def estimate_effects(effects: Sequence[Effect], means: Mapping[str, float], meas
     for i, effect in enumerate(effects):
         if effect.parts:
             errors[i], freedom[i] = _over_orders(effect, means, measured, errors[i], freedom[i])
+    return with_intervals(effects, values, errors, freedom)
+
+
+def with_intervals(effects: Sequence[Effect], values: Sequence[float], errors: Array, freedom: Array) -> list[Estimate]:
+    """Effects of these values and standard errors, corrected for their number; no interval where the error is NaN."""
     ps = two_sided(np.array(values), errors, freedom)
     numbers = zip(half_widths(errors, freedom, LEVEL).tolist(), ps.tolist(), holm(ps).tolist(), strict=True)
     return [
