@@ -104,10 +104,10 @@ def read_transfer(folders: Sequence[Path]) -> Transfer:
     asked = _asked(first.study, [other.study for other in others])
 
     def side(report: Report, key: str) -> Side:
-        scored = Report.of(report.study.scored_by(key))
+        scored = report if key == report.study.plan.metric.key else Report.of(report.study.scored_by(key))
         return Side(scored, tuple(scored.analysis.ask(asked)))
 
-    sides = [side(other, key) for other in others for key in _scores(other.study, BESIDE, own=True)]
+    sides = [side(other, key) for other in others for key in (other.study.plan.metric.key, *_scores(other.study, BESIDE))]
     within = [side(one.report, key) for one in sides for key in _scores(one.study, WHERE)]
     return Transfer(asked, side(first, first.study.plan.metric.key), tuple(sides), tuple(within))
 
@@ -139,11 +139,10 @@ def _asked(first: Study, others: Sequence[Study]) -> tuple[Effect, ...]:
     return tuple(map(told_apart, listed))
 
 
-def _scores(study: Study, beside: Mapping[str, Sequence[str]], own: bool = False) -> list[str]:
-    """Those of its metric's scores beside it that its runs have; where asked the metric's own first."""
+def _scores(study: Study, beside: Mapping[str, Sequence[str]]) -> list[str]:
+    """Of the scores beside its metric those that its runs have."""
     there = {key for result in study.results.values() for key in result.scores}
-    metric = study.plan.metric.key
-    return [metric] * own + [key for key in beside.get(metric, ()) if key in there]
+    return [key for key in beside.get(study.plan.metric.key, ()) if key in there]
 
 
 # --- rank correlation ------------------------------------------------------------------------------------------------
