@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from roadmap.base.console import Parser, exits
-from roadmap.base.errors import Refused, StorageFault
+from roadmap.base.errors import Refused, writing
 from roadmap.base.files import write_atomic
 from roadmap.base.redaction import redact_text
 from roadmap.report.report import Report
@@ -54,10 +54,8 @@ def _write_json(specification: dict[str, Any], file: str) -> int:
     if file == "-":
         print(text, end="")
         return 0
-    try:
+    with writing(f"{file}:"):
         write_atomic(Path(file), text)
-    except OSError as error:
-        raise StorageFault(f"{file}: could not be written: {error}") from error
     return 0
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from roadmap.base.console import Parser, exits
-from roadmap.base.errors import Refused, StorageFault, nearest
+from roadmap.base.errors import Refused, nearest, writing
 from roadmap.base.files import check_writable, write_atomic
 from roadmap.base.processes import check_alone
 from roadmap.base.tables import FORMATS, Column
@@ -64,10 +64,8 @@ def _save(drawn: Image, file: Path) -> None:
     """Write a picture whole, or not at all."""
     content = BytesIO()
     drawn.save(content, "png")
-    try:
+    with writing(f"{file}:"):
         write_atomic(file, content.getvalue())
-    except OSError as error:
-        raise StorageFault(f"{file}: could not be written: {error}") from error
 
 
 def _drawings(folder: Path | None, pictures: list[Path], task: TaskConfig) -> list[Path]:

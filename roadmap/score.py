@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 from roadmap.base.console import Parser, exits
-from roadmap.base.errors import StorageFault
+from roadmap.base.errors import writing
 from roadmap.base.files import check_writable, write_atomic
 from roadmap.base.processes import check_alone
 from roadmap.config.overrides import config_folders
@@ -39,12 +39,10 @@ def main() -> int:
     scored = score(trained, use, arguments.multi_scale)
     about = {"network": trained.name, "data": use.data.source.value, "images": scored.images, "scores": scored.scores}
     about |= {"multi_scale": True} if arguments.multi_scale else {}
-    try:
+    with writing(f"{folder}:"):
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / "score.json", json.dumps(about, indent=2) + "\n")
         files = scored.write(folder)
-    except OSError as error:
-        raise StorageFault(f"{folder}: could not be written: {error}") from error
     final = scored.metric.text(scored.scores[scored.metric.key])
     print(f"{trained.name} on {use.data.source.value}, {scored.images} images: {final}")
     print("\n".join(f"  {key} {value:.4f}" for key, value in scored.scores.items()))

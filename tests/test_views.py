@@ -78,15 +78,15 @@ def test_every_view_finds_what_is_planted(views):
     for kind, worths in expected.items():
         for step, worth in worths.items():
             found = views.worths[step, kind]
-            assert found.estimate.value == pytest.approx(worth, abs=0.25), (kind, step)
-            assert found.estimate.resolved or not worth, (kind, step)
-            assert found.seeds == 3
+            assert found.value == pytest.approx(worth, abs=0.25), (kind, step)
+            assert found.resolved or not worth, (kind, step)
+            assert views.reports[kind].analysis.fewest(found) == 3
 
 
 def test_kernel_5_and_7_of_the_cumulative_study_are_one_change_with_one_interval(views):
     analysis = views.reports["roadmap"].analysis
     five, seven = (analysis.estimate(name) for name in ("kernel_5", "kernel_7"))
-    whole = views.worths["kernel_7", "roadmap"].estimate
+    whole = views.worths["kernel_7", "roadmap"]
     assert whole.value == pytest.approx(five.value + seven.value)
     assert whole.effect.weights == {"kernel_7": 1.0, "move_up_depthwise": -1.0}  # the row between them is in neither
     assert whole.half_width < five.half_width + seven.half_width
@@ -115,7 +115,7 @@ def test_steps_that_a_view_has_not_are_missing(views, studies, tmp_path, monkeyp
 
 
 def test_a_worth_that_depends_on_its_place_is_named(views):
-    assert {one.step for one, _ in views.apart} == {"depthwise", "kernel_7"}
+    assert {one.effect.name for (_, one), _ in views.apart} == {"depthwise", "kernel_7"}
     assert any(note.startswith("Two views' intervals share nothing") and "depth conv" in note for note in notes(views))
     alone = Views({kind: views.reports[kind] for kind in ("add_one_in", "interactions")})
     assert any("does not show here" in note for note in notes(alone))

@@ -65,6 +65,15 @@ def placed(place: str) -> Iterator[None]:
         raise Refused(f"{place}: {fault}" if place else str(fault)) from fault
 
 
+@contextmanager
+def writing(what: str) -> Iterator[None]:
+    """A disk that does not take what is written inside is a `StorageFault`, which says what could not be written."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageFault(f"{what} could not be written: {error}") from error
+
+
 def nearest(word: str, allowed: Iterable[str]) -> str:
     """A half-sentence that lists what is allowed and names what the writer probably meant."""
     names = list(map(str, allowed))

@@ -118,6 +118,11 @@ def markdown_text(text: str) -> str:
     return "".join("\\" + c if c in "\\`*_[]|" else c for c in text)
 
 
+def markdown_with_notes(tables: Iterable[str], notes: Iterable[str]) -> str:
+    """Tables in Markdown, and below them what a reader must know, a paragraph each."""
+    return "\n".join([*tables, *(f"{markdown_text(note)}\n" for note in notes)])
+
+
 def as_latex(rows: Sequence[Row], columns: Sequence[Column], title: str = "") -> str:
     """A booktabs tabular, made smaller where it is wider than the line (graphicx)."""
     shown = filled(rows, columns)

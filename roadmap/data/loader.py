@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.util import Finalize
 from typing import Any
 
@@ -29,26 +30,30 @@ from roadmap.data.transforms import train_transform, val_transform
 MOST_WORKERS = 16  # unasked: more decode than a GPU takes
 
 
-class Images(Dataset[tuple[Tensor, int] | Refused]):
-    """One split: `images[(epoch, index)]` is a transformed image, bytes (3, H, W), and its class.
+class Items(Dataset[Any]):
+    """One split: `items[(epoch, index)]` is what `make` makes of a picture, what is known of it, epoch and index.
 
     A picture that cannot be read is returned as its error: raised in a loader's process, the exception would lose its type.
     """
 
-    def __init__(self, load: Callable[[int], tuple[Image.Image, int]], size: int, transform: Any, seed: int) -> None:
-        self.load, self.size, self.transform, self.seed = load, size, transform, seed
+    def __init__(self, load: Callable[[int], tuple[Image.Image, Any]], size: int, make: Callable[..., Any]) -> None:
+        self.load, self.size, self.make = load, size, make
 
     def __len__(self) -> int:
         return self.size
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int] | Refused:
-        epoch, index = key
+    def __getitem__(self, key: tuple[int, int]) -> Any:
         try:
-            image, target = self.load(index)
+            picture, known = self.load(key[1])
         except Refused as fault:
             return fault
-        seed_all(self.seed, epoch, index)
-        return self.transform(image), target
+        return self.make(picture, known, *key)
+
+
+def _transformed(transform: Any, seed: int, image: Image.Image, target: int, epoch: int, index: int) -> tuple[Tensor, int]:
+    """A transformed image, bytes (3, H, W), and its class."""
+    seed_all(seed, epoch, index)
+    return transform(image), target
 
 
 @dataclass
@@ -101,9 +106,9 @@ def read(loader: DataLoader[Any]) -> Iterator[Any]:
         yield batch
 
 
-def _collate(items: list[tuple[Tensor, int] | Refused]) -> tuple[Tensor, Tensor] | Refused:
-    error = next((item for item in items if isinstance(item, Refused)), None)
-    return error or default_collate(items)
+def collate(together: Callable[[list[Any]], Any], items: list[Any | Refused]) -> Any | Refused:
+    """The batch of items, or the error for the first of them that could not be read."""
+    return next((item for item in items if isinstance(item, Refused)), None) or together(items)
 
 
 def loaders(
@@ -115,9 +120,10 @@ def loaders(
     normalize_and_erase: NormalizeAndErase,
 ) -> Loaders:
     """Loaders with timm's transforms, over the batches of this process: `samplers` of training and of evaluation."""
-    images = Images(reader(data, inventory, "train"), inventory.train.size, train_transform(data, recipe), seed)
+    transform = partial(_transformed, train_transform(data, recipe), seed)
+    images = Items(reader(data, inventory, "train"), inventory.train.size, transform)
     device = normalize_and_erase.device
-    train = make_loader(images, data, seed, device, batch_sampler=samplers[0], collate_fn=_collate)
+    train = make_loader(images, data, seed, device, batch_sampler=samplers[0], collate_fn=partial(collate, default_collate))
     val = evaluation_loader(data, seed, inventory, samplers[1], device, recipe.interpolation)
     return Loaders(train, val, samplers[0], normalize_and_erase)
 
@@ -131,8 +137,9 @@ def evaluation_loader(
     interpolation: Interpolation = Interpolation.bicubic,
 ) -> DataLoader[Any]:
     """The evaluation split through timm's transform."""
-    images = Images(reader(data, inventory, "val"), inventory.val.size, val_transform(data, interpolation), seed)
-    return make_loader(images, data, seed, device, batch_sampler=sampler, collate_fn=_collate)
+    transform = partial(_transformed, val_transform(data, interpolation), seed)
+    images = Items(reader(data, inventory, "val"), inventory.val.size, transform)
+    return make_loader(images, data, seed, device, batch_sampler=sampler, collate_fn=partial(collate, default_collate))
 
 
 def make_loader(images: Dataset[Any], data: DataConfig, seed: int, device: torch.device, **batching: Any) -> DataLoader[Any]:

@@ -69,7 +69,7 @@ def _pick(data: DataConfig, inventory: Inventory, device: torch.device) -> Pipel
 
 
 def _bytes_on_disk(inventory: Inventory) -> int:
-    return sum(inventory.store.bytes_of(path) for path, _ in inventory.train.files)
+    return sum(inventory.store.bytes_of(path) for path in inventory.train.paths)
 
 
 def _memory(device: torch.device) -> int:

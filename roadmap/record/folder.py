@@ -17,7 +17,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from roadmap.base.claims import Claim, claim, holder
-from roadmap.base.errors import Held, Refused, StorageFault
+from roadmap.base.errors import Held, Refused, StorageFault, writing
 from roadmap.base.files import PARTIAL, remove_partial, write_atomic
 from roadmap.base.redaction import redact_record
 from roadmap.config.identity import described, identity
@@ -162,12 +162,10 @@ class RunFolder:
         """Copy the record of the same run from another study's folder; its weights stay there."""
         result = other.result()
         assert result is not None
-        try:
+        with writing(f"{self.path}:"):
             for file in ("config.yaml", "history.jsonl", "updates.csv"):
                 if (other.path / file).is_file():
                     write_atomic(self.path / file, (other.path / file).read_bytes())
-        except OSError as error:
-            raise StorageFault(f"{self.path}: could not be written: {error}") from error
         study = self.path.parent.parent.name
         self.write_result(replace(result, run=self.path.name, study=study, trained_in=result.trained_in or result.study))
 
@@ -192,12 +190,10 @@ class RunFolder:
     def write_pictures(self, epoch: int, sheets: Mapping[str, bytes]) -> None:
         """Keep the sheet `first` of each evaluation, and of the newest one the others, by their names."""
         self.check_claim()
-        try:
+        with writing(f"{self.path / PICTURES}:"):
             (self.path / PICTURES).mkdir(parents=True, exist_ok=True)
             for name, content in sheets.items():
                 write_atomic(self.picture(epoch) if name == "first" else self.path / PICTURES / f"{name}.jpg", content)
-        except OSError as error:
-            raise StorageFault(f"{self.path / PICTURES}: could not be written: {error}") from error
 
     def add_epoch(self, line: dict[str, Any]) -> None:
         """Write down one epoch; an earlier attempt at it, and all epochs after it, are dropped."""
@@ -213,10 +209,8 @@ class RunFolder:
 
     def _write_history(self, lines: list[dict[str, Any]]) -> None:
         self.check_claim()
-        try:
+        with writing(f"{self.history_file}:"):
             write_atomic(self.history_file, "".join(json.dumps(line) + "\n" for line in lines))
-        except OSError as error:
-            raise StorageFault(f"{self.history_file}: could not be written: {error}") from error
 
 
 def runs_folder(experiment: Experiment) -> Path:

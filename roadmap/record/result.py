@@ -74,9 +74,8 @@ class RunResult:
     model: Content = field(default_factory=dict)
     data: Content = field(default_factory=dict)
     recipe: Content = field(default_factory=dict)
-    init: dict[str, str] | None = (
-        None  # what its weights started from: {"weights": a hash}, {"run": its name}, of another study "study" too
-    )
+    # What its weights started from: {"weights": a hash}, {"run": its name}, of another study "study" too.
+    init: dict[str, str] | None = None
     class_names: list[str] | None = None  # in the order of the network's outputs
     versions: dict[str, str | None] = field(default_factory=dict)
     git: Content = field(default_factory=dict)
@@ -117,6 +116,10 @@ class RunResult:
     def of_timm_alone(self) -> bool:
         """Whether the recipe makes pictures that only timm's transforms make, which leaves the run no choice of a pipeline."""
         return not LOADER_ONLY.keys().isdisjoint(self.recipe)
+
+    def settings(self, *groups: str) -> Content:
+        """What it was made with, a dotted name each: recipe.lr, versions.torch."""
+        return {f"{group}.{key}": value for group in groups for key, value in (getattr(self, group) or {}).items()}
 
     def unshared(self, other: RunResult, declared: Collection[str] = ()) -> Iterator[tuple[str, Any, Any]]:
         """What the two should share and do not, with both values: anything but the network, the seed, and what is `declared`.

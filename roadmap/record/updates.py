@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from roadmap.base.errors import StorageFault
+from roadmap.base.errors import writing
 
 
 @dataclass
@@ -26,7 +26,7 @@ class UpdateLog:
 
     def flush(self) -> int:
         """Append what was noted; returns the file's size in bytes."""
-        try:
+        with writing(f"{self.path}:"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("r+b" if self.path.exists() else "w+b") as file:
                 file.truncate(self.size)
@@ -35,8 +35,6 @@ class UpdateLog:
                 file.flush()
                 os.fsync(file.fileno())
                 self.size = file.tell()
-        except OSError as error:
-            raise StorageFault(f"{self.path}: could not be written: {error}") from error
         self.waiting.clear()
         return self.size
 

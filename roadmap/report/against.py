@@ -17,28 +17,20 @@ from roadmap.base.errors import Refused
 from roadmap.config.identity import differences
 from roadmap.record.result import RunResult
 from roadmap.record.study import seed_and_identity
-from roadmap.report.noise import Array, half_widths, holm, two_sided
+from roadmap.report.noise import Array
 from roadmap.report.records import Study
 from roadmap.report.report import Report
-from roadmap.report.statistics import LEVEL, Estimate, Row
+from roadmap.report.statistics import Estimate, Row, with_intervals
 
 FREE = ("drop_path",)  # of the model: it belongs to the recipe
 
 
-@dataclass(frozen=True)
-class Difference:
+@dataclass(frozen=True, kw_only=True)
+class Difference(Estimate):
     """An effect in both studies: the first less the second, in points."""
 
     first: Estimate
     second: Estimate
-    half_width: float | None = None  # of the 95 % interval; None where a row has one run
-    p: float | None = None
-    p_holm: float | None = None
-
-    @property
-    def value(self) -> float:
-        """The first study's effect less the second's."""
-        return self.first.value - self.second.value
 
     @property
     def came_back(self) -> str:
@@ -89,12 +81,9 @@ class Comparison:
         there = {estimate.effect.name: estimate for estimate in self.other.analysis.estimates}
         pairs = [(e, there[e.effect.name]) for e in self.one.analysis.estimates if e.effect.name in there]
         errors, freedom = self._spread([first.effect.weights for first, _ in pairs])
-        ps = two_sided(np.array([first.value - second.value for first, second in pairs]), errors, freedom)
-        tested = zip(half_widths(errors, freedom, LEVEL), ps, holm(ps), strict=True)
-        return [
-            Difference(first, second, *(None if np.isnan(number) else float(number) for number in numbers))
-            for (first, second), numbers in zip(pairs, tested, strict=True)
-        ]
+        values = [first.value - second.value for first, second in pairs]
+        found = with_intervals([first.effect for first, _ in pairs], values, errors, freedom)
+        return [Difference(**vars(one), first=a, second=b) for one, (a, b) in zip(found, pairs, strict=True)]
 
     def _spread(self, weights: Sequence[Mapping[str, float]]) -> tuple[Array, Array]:
         """Standard errors of differences between the studies, and their degrees of freedom; NaN where they are not known."""
@@ -128,8 +117,7 @@ def compare(one: Report, other: Report) -> Comparison:
     """
     comparison = Comparison(one, other)
     first, second = one.study, other.study
-    if first.plan.metric != second.plan.metric:
-        raise Refused(f"{first.folder} is scored by {first.plan.metric.label}, {second.folder} by {second.plan.metric.label}")
+    refuse_other_metric(first, second)
     if not comparison.differences:
         names = (", ".join(variant.name for variant in study.plan.variants) for study in (first, second))
         raise Refused(f"no effect is in both studies; rows of {first.folder} / {second.folder}: {' / '.join(names)}")
@@ -139,6 +127,12 @@ def compare(one: Report, other: Report) -> Comparison:
     if len(same) == len(first.results):
         raise Refused(f"{first.folder} and {second.folder} hold the same runs; needed: other seeds, machine, recipe or data")
     return comparison
+
+
+def refuse_other_metric(one: Study, other: Study) -> None:
+    """Refuse two studies of which each is scored by another metric."""
+    if one.plan.metric != other.plan.metric:
+        raise Refused(f"{one.folder} is scored by {one.plan.metric.label}, {other.folder} by {other.plan.metric.label}")
 
 
 def refuse_other_network(row: str, one: Study, other: Study) -> None:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 from roadmap.base.console import printable
 from roadmap.base.errors import Refused, nearest
-from roadmap.base.tables import Column, Row, as_csv, as_latex, as_markdown, as_table, latex_text, markdown_text
+from roadmap.base.tables import Column, Row, as_csv, as_latex, as_markdown, as_table, latex_text, markdown_with_notes
 from roadmap.record.study import StudyPlan
 from roadmap.report.frames import PAPER, PUBLISHED, SPEEDS, dictionaries
 from roadmap.report.published import beside, published_heading
 from roadmap.report.report import Report
 from roadmap.report.sides import recipes_of
-from roadmap.report.statistics import written_interval, written_p
+from roadmap.report.statistics import Estimate, written, written_interval, written_p
 
 ASKED_FOR = {"images_per_second"}  # shown where it is named: it depends on what else the machine did, so tables would differ
 
@@ -41,6 +41,17 @@ def effect_columns(plan: StudyPlan) -> tuple[Column, ...]:
     names = (f"under {recipes[0]}, {points}", f"under {recipes[1] if len(recipes) == 2 else 'the other recipe'}")
     under = (Column(key, name, partial(_side, key)) for key, name in zip(("under_first", "under_other"), names, strict=True))
     return (Column("label", "step, or all"), *under, *_effect(plan, "their difference", missing="missing"))
+
+
+def effects_under(
+    labels: Iterable[str], headings: Sequence[tuple[str, Sequence[Estimate | None]]]
+) -> tuple[list[Row], list[Column]]:
+    """A table of effects that several studies have: a row for each label, and under each heading what was found of it."""
+    rows = [{"label": label, "found": found} for label, *found in zip(labels, *(found for _, found in headings), strict=True)]
+    return rows, [
+        Column("label", "step"),
+        *(Column(heading, heading, partial(_found, place)) for place, (heading, _) in enumerate(headings)),
+    ]
 
 
 def csv_columns(report: Report) -> list[Column]:
@@ -128,6 +139,10 @@ def _side(key: str, row: Row) -> str:
     return "" if value is None else f"{value:.2f}" if low is None else written_interval(value, low, row[f"{key}_high"])
 
 
+def _found(place: int, row: Row) -> str:
+    return written(row["found"][place])
+
+
 def _verdict(row: Row) -> str:
     return {True: "resolved", False: "not resolved", None: ""}[row.get("resolved")]
 
@@ -148,7 +163,7 @@ def markdown(report: Report, keys: Sequence[str] = ()) -> str:
     plan, effects = report.study.plan, report.effect_rows
     tables = [as_markdown(effects, effect_columns(plan))] if effects else []
     tables.append(as_markdown(report.rows, table_columns(plan, keys)))
-    return "\n".join([*tables, *(f"{markdown_text(note)}\n" for note in report.notes)])
+    return markdown_with_notes(tables, report.notes)
 
 
 def latex(report: Report, keys: Sequence[str] = ()) -> str:

@@ -7,7 +7,7 @@ way. Every fact has two marks: colour and place, hatching or words, so that the 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -146,11 +146,11 @@ def drawn(shown: Picture) -> Figure:
     """The picture: bars with their names and sections at the left, at the right the stars of the multiply-adds."""
     names = [_shown(bar) for bar in shown.bars]
     sections = _sections(shown.bars)
-    used = max(map(width, names), default=0.0) + max((width(said) + 24 for said, _, _ in sections), default=0.0)
+    used = max(map(width, names), default=0.0) + max((width(section) + 24 for section, _, _ in sections), default=0.0)
     across = INSIDE - used - COSTS - 20  # points, for the bars
     lines = max((name.count("\n") + 1 for name in names), default=1)
-    title, caption = broken(shown.title, INSIDE, 12, bold=True), broken(_caption(shown), INSIDE)
-    text = 0.2 * (title.count("\n") + caption.count("\n") + 2)
+    title, said = broken(shown.title, INSIDE, 12, bold=True), broken(_caption(shown), INSIDE)
+    text = 0.2 * (title.count("\n") + said.count("\n") + 2)
     figure = Figure(figsize=(INCHES, 1.0 + text + max(0.42, 0.17 * lines + 0.08) * len(shown.bars)), layout="constrained")
     axes, costs = figure.subplots(1, 2, sharey=True, width_ratios=(across, COSTS))
     low, high = _limits((*shown.bars, *shown.behind))
@@ -168,8 +168,14 @@ def drawn(shown: Picture) -> Figure:
     axes.set_xlabel(shown.heading, loc="left", parse_math=False)
     plain(axes)
     figure.suptitle(title, x=0.02, ha="left", fontsize=12, fontweight="bold", parse_math=False)
-    figure.supxlabel(caption, x=0.02, ha="left", fontsize=SIZE, parse_math=False)
+    caption(figure, said, INCHES)
     return figure
+
+
+def files(figures: Mapping[str, Figure | None]) -> dict[str, bytes]:
+    """Figures by name, those that there are, as files by name: each of every kind."""
+    every = {name: every_kind(figure) for name, figure in figures.items() if figure is not None}
+    return {f"{name}.{kind}": content for name, kinds in every.items() for kind, content in kinds.items()}
 
 
 def every_kind(figure: Figure) -> dict[str, bytes]:
@@ -193,6 +199,11 @@ def _fewer_colours(rgba: bytes, figure: Figure) -> bytes:
     out, whole = BytesIO(), Image.frombytes("RGBA", (across, down), rgba).convert("RGB")
     whole.quantize(method=Image.Quantize.MAXCOVERAGE).save(out, "png", optimize=True, dpi=(DPI, DPI))
     return out.getvalue()
+
+
+def caption(figure: Figure, text: str, inches: float) -> None:
+    """Below all, as wide as the picture."""
+    figure.supxlabel(broken(text, 72 * inches - 24), x=0.02, ha="left", fontsize=SIZE, parse_math=False)
 
 
 def plain(axes: Axes) -> None:

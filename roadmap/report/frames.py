@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from roadmap.paper.rows import METRIC
 from roadmap.record.alarms import at_chance
-from roadmap.record.folder import RunFolder
 from roadmap.record.result import RunResult
 from roadmap.record.study import FILE
 from roadmap.report.published import published_difference, published_row
@@ -129,10 +128,10 @@ def _planned(folder: Path) -> Iterator[tuple[str, RunResult, History]]:
 
 
 def _single(folder: Path) -> Iterator[tuple[str, RunResult, History]]:
-    results = every_run(folder)
-    rows = row_names(list(results.values()))
-    for name, result in results.items():
-        yield rows[name], result, RunFolder(folder / "runs" / name).curves(result.metric.key)
+    runs = every_run(folder)
+    rows = row_names(list(runs.results.values()))
+    for name, result in runs.results.items():
+        yield rows[name], result, runs.histories[name]
 
 
 def _run(row: str, result: RunResult, history: History) -> dict[str, Any]:
@@ -140,12 +139,7 @@ def _run(row: str, result: RunResult, history: History) -> dict[str, Any]:
     rest = {entry.name: getattr(result, entry.name) for entry in fields(result) if entry.name not in beside}
     about = {"row": row, "step": result.step.name, "seed": result.seed, "status": result.status}
     where = {"run": result.run, "study": result.study, "scale": result.scale}
-    return {**about, **result.scores, **rest, **where, **settings(result), "history": history}
-
-
-def settings(result: RunResult) -> dict[str, Any]:
-    """What a run was made with, a dotted name each: recipe.lr, versions.torch."""
-    return {f"{group}.{key}": value for group in GROUPS for key, value in getattr(result, group).items()}
+    return {**about, **result.scores, **rest, **where, **result.settings(*GROUPS), "history": history}
 
 
 def _row(study: Study, row: Row, estimate: Estimate | None) -> dict[str, Any]:
@@ -186,8 +180,6 @@ def _backbone(study: Study, row: str) -> dict[str, Any]:
 
 
 def _effect(estimate: Estimate | None, score: str) -> dict[str, Any]:
-    low, high = (estimate and estimate.interval) or (None, None)
-    return {
-        f"delta_{score}": estimate and estimate.value, "delta_low": low, "delta_high": high, "p": estimate and estimate.p,
-        "p_holm": estimate and estimate.p_holm, "resolved": estimate and estimate.resolved,
-    }  # fmt: skip
+    names = {"low": "delta_low", "high": "delta_high"}
+    tested = dict.fromkeys(("low", "high", "p", "p_holm", "resolved")) if estimate is None else estimate.tested
+    return {f"delta_{score}": estimate and estimate.value, **{names.get(key, key): value for key, value in tested.items()}}

@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from roadmap.base.tables import cost_unit
-from roadmap.report.figure import GREY, LAST, MOST_BARS, REFERENCE, STYLE, every_kind, plain
+from roadmap.report.figure import GREY, LAST, MOST_BARS, REFERENCE, STYLE, caption, files, plain
 from roadmap.report.lettering import SIZE, broken, width
 from roadmap.report.places import Box, free_place
 from roadmap.report.records import Study
@@ -43,13 +43,7 @@ def plots(report: Report) -> dict[str, bytes]:
             "interactions": interactions(study, analysis),
             "steps_x_recipes": steps_x_recipes(study, analysis),
         }
-        every = {name: every_kind(figure) for name, figure in drawn.items() if figure is not None}
-    return {f"{name}.{kind}": content for name, kinds in every.items() for kind, content in kinds.items()}
-
-
-def _caption(figure: Figure, text: str, inches: float) -> None:
-    """Below all, as wide as the picture."""
-    figure.supxlabel(broken(text, 72 * inches - 24), x=0.02, ha="left", fontsize=SIZE, parse_math=False)
+        return files(drawn)
 
 
 # --- accuracy against cost -------------------------------------------------------------------------------------------
@@ -84,7 +78,7 @@ def against(study: Study, rows: Sequence[Row], key: str, label_of_cost: str, com
     said = ["line: ± one standard deviation over seeds"]
     said += ["hollow: tried, not adopted"] if any(row.variant.side_branch for row, _, _ in known) else []
     said += ["square: reference"] if any(row.variant.reference for row, _, _ in known) else []
-    _caption(figure, f"{study.plan.measured_on}; {'; '.join(said)}", inches)
+    caption(figure, f"{study.plan.measured_on}; {'; '.join(said)}", inches)
     figure.draw_without_rendering()  # now the axes have their place
     numbered(figure, axes, list(places.values()))
     return figure
@@ -143,11 +137,11 @@ def curves(study: Study, rows: Sequence[Row], column: int, heading: str) -> Figu
     return figure
 
 
-def _panels(titles: Sequence[str], caption: str) -> tuple[Figure, list[Axes]]:
-    """A panel for each title, all with the same axes, and a caption below; placed in inches: to lay out many takes seconds."""
+def _panels(titles: Sequence[str], below: str) -> tuple[Figure, list[Axes]]:
+    """A panel for each title, all with the same axes, and a text below; placed in inches: to lay out many takes seconds."""
     across = min(ACROSS, len(titles))
     down, inches = math.ceil(len(titles) / across), 0.9 + (PANEL[0] + GAP) * across
-    said = broken(caption, 72 * inches - 24)
+    said = broken(below, 72 * inches - 24)
     head, foot = 0.1 + 0.16 * (1 + max(title.count("\n") for title in titles)), 0.5 + 0.2 * (1 + said.count("\n"))
     high = foot + (PANEL[1] + head) * down
     figure = Figure(figsize=(inches, high))
@@ -208,7 +202,7 @@ def effects(study: Study, estimates: Sequence[Estimate]) -> Figure | None:
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_xlabel(f"points of {study.plan.metric.label}", parse_math=False)
     plain(axes)
-    _caption(figure, f"{study.plan.measured_on}; line: 95 % interval; filled: resolved by Holm's procedure", 8)
+    caption(figure, f"{study.plan.measured_on}; line: 95 % interval; filled: resolved by Holm's procedure", 8)
     return figure
 
 
@@ -216,17 +210,15 @@ def interactions(study: Study, analysis: Analysis) -> Figure | None:
     """What two changes do together beyond what each does alone, as a matrix; the diagonal is each alone."""
     if study.plan.kind != "interactions":
         return None
-    names = [effect.name for effect in study.plan.effects if "*" not in effect.name]
-    labels = {effect.name: effect.label for effect in study.plan.effects}
-    words = [broken(labels[name], 130) for name in names]
-    inches = 2.5 + 0.8 * len(names)
-    figure = Figure(figsize=(inches, 2.6 + 0.6 * len(names)), layout="constrained")
+    words = [broken(label, 130) for label, _ in analysis.pairs]
+    inches = 2.5 + 0.8 * len(words)
+    figure = Figure(figsize=(inches, 2.6 + 0.6 * len(words)), layout="constrained")
     axes = figure.add_subplot()
-    matrix(axes, names, analysis)
-    axes.set_xticks(range(len(names)), words, rotation=90, fontsize=SMALL, parse_math=False)
-    axes.set_yticks(range(len(names)), words, fontsize=SMALL, parse_math=False)
+    matrix(axes, [cells for _, cells in analysis.pairs])
+    axes.set_xticks(range(len(words)), words, rotation=90, fontsize=SMALL, parse_math=False)
+    axes.set_yticks(range(len(words)), words, fontsize=SMALL, parse_math=False)
     said = f"points of {study.plan.metric.label}, {study.plan.measured_on}; on the diagonal: each change alone; below it: what "
-    _caption(figure, f"{said}two do beyond the sum of both; bold and framed: resolved by Holm's procedure", inches)
+    caption(figure, f"{said}two do beyond the sum of both; bold and framed: resolved by Holm's procedure", inches)
     return figure
 
 
@@ -255,7 +247,7 @@ def steps_x_recipes(study: Study, analysis: Analysis) -> Figure | None:
         axes.axvline(0, color=GREY, linewidth=1, zorder=0)
         axes.set_xlabel(f"{said}, points of {study.plan.metric.label}", parse_math=False)
         plain(axes)
-    _caption(figure, f"{study.plan.measured_on}; line: 95 % interval; filled difference: resolved by Holm's procedure", 11)
+    caption(figure, f"{study.plan.measured_on}; line: 95 % interval; filled difference: resolved by Holm's procedure", 11)
     return figure
 
 
@@ -286,12 +278,11 @@ def _mark(axes: Axes, estimate: Estimate, y: float, marker: str, colour: str, fi
     axes.errorbar(estimate.value, y, xerr=estimate.half_width, fmt=marker, label=label.replace("$", r"\$") or None, **style)
 
 
-def matrix(axes: Axes, names: Sequence[str], analysis: Analysis) -> None:
+def matrix(axes: Axes, rows: Sequence[Sequence[Estimate | None]]) -> None:
     """The values of changes and of pairs of changes, as far as they are known."""
-    values = np.full((len(names), len(names)), np.nan)
-    for i, first in enumerate(names):
-        for j, second in enumerate(names[: i + 1]):
-            estimate = analysis.estimate(first if i == j else f"{second}*{first}")
+    values = np.full((len(rows), len(rows)), np.nan)
+    for i, cells in enumerate(rows):
+        for j, estimate in enumerate(cells):
             if estimate is not None:
                 values[i, j] = estimate.value
                 _cell(axes, j, i, estimate)

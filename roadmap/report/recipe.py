@@ -28,7 +28,7 @@ def recipe_words(study: Study) -> str:
 
 def _recipe(study: Study) -> str:
     name = study.plan.recipe
-    settings = _common([result.recipe for result in study.results.values()])
+    settings = common([result.recipe for result in study.results.values()])
     file = recipe_file(name)
     base = recipe_file("paper") or {} if file is None else file
     unequal = {key: value for key, value in settings.items() if key in base and key not in SAID and value != base[key]}
@@ -51,15 +51,15 @@ def setting_of(result: RunResult, key: str) -> Any:
     return getattr(result, room).get(name, plain(default_of(entry)))
 
 
-def _common(settings: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def common(settings: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What has one value in all runs."""
-    first = settings[0] if settings else {}
-    return {key: value for key, value in first.items() if all(other.get(key) == value for other in settings)}
+    first, missing = settings[0] if settings else {}, object()
+    return {key: value for key, value in first.items() if all(other.get(key, missing) == value for other in settings)}
 
 
 def _of_data(study: Study) -> dict[str, Any]:
     """The image size is said beside the data."""
-    settings = _common([result.data | UNSAID_DATA | result.data for result in study.results.values()])
+    settings = common([result.data | UNSAID_DATA | result.data for result in study.results.values()])
     file = data_file(str(settings.get("source")))
     return {key: value for key, value in settings.items() if key in file and key != "image_size" and value != file[key]}
 
@@ -76,8 +76,8 @@ def _of_models(study: Study) -> dict[str, Any]:
             }
     if study.planned:
         return found
-    common = _common([result.model for result in study.results.values()])  # the rest tells the rows apart
-    return {key: value for key, value in found.items() if key in common}
+    everywhere = common([result.model for result in study.results.values()])  # the rest tells the rows apart
+    return {key: value for key, value in found.items() if key in everywhere}
 
 
 def cpu_words(result: RunResult) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from roadmap.base.errors import Refused, nearest
 from roadmap.base.files import write_atomic
@@ -23,6 +23,14 @@ ROOMS = ("model", "recipe", "data", "start")  # of a result, in which rows may d
 History = list[list[float | None]]  # of each epoch: training loss, validation loss, score
 
 
+class Runs(NamedTuple):
+    """Runs that are done, by their names."""
+
+    results: dict[str, RunResult]
+    histories: dict[str, History]
+    committed: bool  # read from records.jsonl, not from runs
+
+
 @dataclass(frozen=True)
 class Study:
     """A plan and its results, in the order of the plan."""
@@ -35,6 +43,11 @@ class Study:
     committed: bool = False  # read from records.jsonl, not from runs
     speeds: dict[str, dict[str, Any]] = field(default_factory=dict)  # rows of bench.csv by step
     planned: bool = True  # False: single runs, whose rows may differ in settings that each of them says
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return self.folder.resolve().name
 
     def of(self, row: str) -> list[RunResult]:
         """The results of a row, by seed."""
@@ -67,18 +80,17 @@ def load(folder: Path) -> Study:
 
     """
     if not is_planned(folder):
-        return _unplanned(folder)
+        runs = every_run(folder)
+        plan = plan_of(runs.results.values(), folder)
+        return Study(folder, plan, **runs._asdict(), speeds=_speeds(folder, plan), planned=False)
     plan = read_plan(folder)
-    results, histories = _from_runs(folder, plan)
-    committed = not results
-    if committed:
-        results, histories = _from_records(folder, plan)
-    if not results:
+    runs = _runs(folder, plan.runs)
+    if not runs.results:
         raise Refused(f"{folder}: none of the {len(plan.runs)} runs of the study is done")
-    _refuse_mixed(plan, list(results.values()))
-    _refuse_undeclared(plan, results)
+    _refuse_mixed(plan, list(runs.results.values()))
+    _refuse_undeclared(plan, runs.results)
     strangers = {path.parent.name for path in (folder / "runs").glob("*/result.json")} - plan.runs.keys()
-    return Study(folder, plan, results, histories, len(strangers), committed, _speeds(folder, plan))
+    return Study(folder, plan, **runs._asdict(), strangers=len(strangers), speeds=_speeds(folder, plan))
 
 
 def is_planned(folder: Path) -> bool:
@@ -93,34 +105,20 @@ def plan_in(folder: Path) -> StudyPlan:
         Refused: where there is neither.
 
     """
-    return read_plan(folder) if is_planned(folder) else plan_of(every_run(folder).values(), folder)
+    return read_plan(folder) if is_planned(folder) else plan_of(every_run(folder).results.values(), folder)
 
 
-def every_run(folder: Path) -> dict[str, RunResult]:
-    """The results of all runs in a folder, whatever they are of, by the names of the runs.
+def every_run(folder: Path) -> Runs:
+    """All runs in a folder, whatever they are of.
 
     Raises:
         Refused: where no run is done.
 
     """
-    there = {path.name: RunFolder(path).result() for path in sorted((folder / "runs").glob("*/"))}
-    results = {name: result for name, result in there.items() if result is not None}
-    if not results:
-        results = {name: result for name, (result, _) in _records(folder).items()}
-    if not results:
+    runs = _runs(folder)
+    if not runs.results:
         raise Refused(f"{folder}: no run that is done; needed: a study's folder, or one with runs/")
-    return results
-
-
-def _unplanned(folder: Path) -> Study:
-    results = every_run(folder)
-    plan = plan_of(results.values(), folder)
-    committed = not any((folder / "runs" / name).is_dir() for name in results)
-    if committed:
-        histories = {name: history for name, (_, history) in _records(folder).items()}
-    else:
-        histories = {name: RunFolder(folder / "runs" / name).curves(plan.metric.key) for name in results}
-    return Study(folder, plan, results, histories, committed=committed, speeds=_speeds(folder, plan), planned=False)
+    return runs
 
 
 def read_results(folder: Path, plan: StudyPlan) -> dict[str, RunResult]:
@@ -145,16 +143,16 @@ def write_records(study: Study) -> None:
     write_atomic(file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
 
-def _from_runs(folder: Path, plan: StudyPlan) -> tuple[dict[str, RunResult], dict[str, History]]:
-    folders = {name: RunFolder(folder / "runs" / name) for name in plan.runs}
+def _runs(folder: Path, names: Iterable[str] | None = None) -> Runs:
+    """Those of these runs, or all, that are done: from `runs/`, or where none is done there from `records.jsonl`."""
+    there = sorted(path.name for path in (folder / "runs").glob("*/")) if names is None else names
+    folders = {name: RunFolder(folder / "runs" / name) for name in there}
     results = {name: result for name, run in folders.items() if (result := run.result()) is not None}
-    return results, {name: folders[name].curves(plan.metric.key) for name in results}
-
-
-def _from_records(folder: Path, plan: StudyPlan) -> tuple[dict[str, RunResult], dict[str, History]]:
+    if results:
+        return Runs(results, {name: folders[name].curves(result.metric.key) for name, result in results.items()}, False)
     records = _records(folder)
-    known = [name for name in plan.runs if name in records]
-    return {name: records[name][0] for name in known}, {name: records[name][1] for name in known}
+    known = [name for name in (records if names is None else folders) if name in records]
+    return Runs({name: records[name][0] for name in known}, {name: records[name][1] for name in known}, True)
 
 
 def _records(folder: Path) -> dict[str, tuple[RunResult, History]]:
@@ -225,7 +223,7 @@ def _refuse_undeclared(plan: StudyPlan, results: Mapping[str, RunResult]) -> Non
 
 def _compare(one: RunResult, other: RunResult, declared: Sequence[str]) -> None:
     allowed = {toggle if "." in toggle else f"model.{toggle}" for toggle in declared}
-    a, b = ({f"{room}.{key}": v for room in ROOMS for key, v in getattr(run, room).items()} for run in (one, other))
+    a, b = (run.settings(*ROOMS) for run in (one, other))
     keys = sorted(key for key in {**a, **b} if a.get(key) != b.get(key) and key not in allowed)
     if keys:
         unequal = ", ".join(f"{key}: {a.get(key)} and {b.get(key)}" for key in keys)

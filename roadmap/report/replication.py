@@ -7,9 +7,9 @@ from typing import Any
 
 from roadmap.base.claims import claim
 from roadmap.base.console import printable
-from roadmap.base.errors import StorageFault
+from roadmap.base.errors import writing
 from roadmap.base.files import write_atomic
-from roadmap.base.tables import Column, as_csv, as_markdown, as_table, markdown_text
+from roadmap.base.tables import Column, as_csv, as_markdown, as_table, markdown_with_notes
 from roadmap.config.checks import NAME
 from roadmap.config.identity import differences
 from roadmap.report.against import Comparison, Difference, repeated
@@ -33,18 +33,15 @@ def write_comparison(comparison: Comparison) -> str:
     """
     rows, columns, said = _rows(comparison), _columns(comparison), notes(comparison)
     home, folder = comparison.one.study.folder, comparison.other.study.folder
-    name = _name(comparison.other.study)
+    name = comparison.other.study.name
     stem = f"against-{name if NAME.fullmatch(name) else 'another'}"
     files = {
-        f"{stem}.md": "\n".join([as_markdown(rows, columns), *(f"{markdown_text(note)}\n" for note in said)]),
+        f"{stem}.md": markdown_with_notes([as_markdown(rows, columns)], said),
         f"{stem}.csv": as_csv(rows, [Column(key, key) for key in rows[0]]),
     }
-    try:
-        with claim(home / "claim", wait=WAIT_SECONDS):
-            for file, content in files.items():
-                write_atomic(home / file, content)
-    except OSError as error:
-        raise StorageFault(f"{home}: the comparison could not be written: {error}") from error
+    with writing(f"{home}: the comparison"), claim(home / "claim", wait=WAIT_SECONDS):
+        for file, content in files.items():
+            write_atomic(home / file, content)
     title = f"{home} against {folder}"
     return "\n".join([as_table(rows, columns, title), *map(printable, said), f"{home}: {', '.join(files)}"])
 
@@ -54,34 +51,29 @@ def _rows(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def _row(difference: Difference) -> dict[str, Any]:
-    effect, half, value = difference.first.effect, difference.half_width, difference.value
-    low, high = (None, None) if half is None else (value - half, value + half)
-    tested = {"difference": value, "low": low, "high": high, "p": difference.p, "p_holm": difference.p_holm}
+    about = {"effect": difference.effect.name, "label": difference.effect.label}
     sides = {**_side("first", difference.first), **_side("second", difference.second)}
-    return {"effect": effect.name, "label": effect.label, **sides, **tested, "came_back": difference.came_back}
+    tested = {key: value for key, value in difference.tested.items() if key != "resolved"}
+    return {**about, **sides, "difference": difference.value, **tested, "came_back": difference.came_back}
 
 
 def _side(which: str, estimate: Estimate) -> dict[str, Any]:
-    low, high = estimate.interval or (None, None)
-    return dict(zip((f"{which}_{key}" for key in NUMBERS), (estimate.value, low, high, estimate.resolved), strict=True))
+    numbers = {"value": estimate.value, **estimate.tested}
+    return {f"{which}_{key}": numbers[key] for key in NUMBERS}
 
 
 def _columns(comparison: Comparison) -> list[Column]:
     one, other = comparison.one.study, comparison.other.study
     return [
         Column("label", "effect"),
-        Column("first", f"{_name(one)}: points [95 % interval]", lambda row: _side_text("first_", row)),
-        Column("second", f"{_name(other)}: points [95 % interval]", lambda row: _side_text("second_", row)),
+        Column("first", f"{one.name}: points [95 % interval]", lambda row: _side_text("first_", row)),
+        Column("second", f"{other.name}: points [95 % interval]", lambda row: _side_text("second_", row)),
         Column(
             "difference", "difference [95 % interval]", lambda row: written_interval(row["difference"], row["low"], row["high"])
         ),
         Column("p", "p (Holm)", lambda row: written_p(row["p_holm"])),
         Column("came_back", "of what one resolved"),
     ]
-
-
-def _name(study: Study) -> str:
-    return study.folder.resolve().name
 
 
 def _side_text(side: str, row: dict[str, Any]) -> str:
@@ -112,13 +104,13 @@ def notes(comparison: Comparison) -> list[str]:
 def _came_back(comparison: Comparison) -> str:
     resolved = [difference for difference in comparison.differences if difference.first.resolved]
     if not resolved:
-        return f"No effect is resolved in {_name(comparison.one.study)}: there is nothing to come back."
+        return f"No effect is resolved in {comparison.one.study.name}: there is nothing to come back."
     kinds = [difference.came_back for difference in resolved]
     there, wrong = kinds.count("resolved in both"), kinds.count("other sign")
     only = sum(bool(d.second.resolved and not d.first.resolved) for d in comparison.differences)
-    other = _name(comparison.other.study)
+    other = comparison.other.study.name
     return (
-        f"{_name(comparison.one.study)} resolves {len(resolved)} of {len(comparison.differences)} effects. In {other}, "
+        f"{comparison.one.study.name} resolves {len(resolved)} of {len(comparison.differences)} effects. In {other}, "
         f"{len(resolved) - wrong} of these have the same sign, {there} are resolved too, and {wrong} have the other sign; it "
         f"resolves {only} more."
     )
@@ -146,11 +138,10 @@ def what_differs(one: Study, other: Study) -> list[str]:
 def settings_of(study: Study) -> dict[str, str]:
     """Every value that the runs of a study have of a setting."""
     runs = list(study.results.values())
-    values: dict[str, list[object]] = {
-        f"{group}.{key}": [(getattr(run, group) or {}).get(key) for run in runs]
-        for group in ("head", "data", "recipe", "start")
-        for key in sorted({key for run in runs for key in getattr(run, group) or ()})
-    }
+    values: dict[str, list[object]] = {}
+    for group in ("head", "data", "recipe", "start"):
+        settings = [run.settings(group) for run in runs]
+        values |= {key: [one.get(key) for one in settings] for key in sorted({key for one in settings for key in one})}
     values |= {key: [getattr(run, key) for run in runs] for key in ("scale", "precision", "pipeline", "device")}
     values |= {"CPU": [cpu_words(run) for run in runs], "torch": [run.versions.get("torch") for run in runs]}
     return {key: _listed(dict.fromkeys(map(str, found))) for key, found in values.items()}

@@ -23,9 +23,8 @@ def sides(plan: StudyPlan, analysis: Analysis) -> dict[str, Sides]:
     Their intervals are each for itself: the study asks for differences, and for these alone it corrects their number. An
     effect that is not such a difference (a mean over both recipes) has none.
     """
-    means = {row.variant.name: row.mean for row in analysis.rows if row.mean is not None}
     parts = {e.effect.name: pair for e in analysis.estimates if (pair := _parts(e.effect, plan)) is not None}
-    found = estimate_effects([effect for pair in parts.values() for effect in pair], means, analysis.measured)
+    found = estimate_effects([effect for pair in parts.values() for effect in pair], analysis.means, analysis.measured)
     return dict(zip(parts, zip(found[::2], found[1::2], strict=True), strict=True))
 
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 import math
 import statistics
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import combinations
+from itertools import combinations, compress
 
 import numpy as np
 from scipy import special
@@ -78,6 +78,17 @@ class Estimate:
         """Whether Holm's procedure tells it from 0; None without a deviation."""
         return None if self.p_holm is None else self.p_holm < 1 - LEVEL
 
+    @property
+    def tested(self) -> dict[str, float | bool | None]:
+        """Its interval and its test, as files of numbers name them."""
+        low, high = self.interval or (None, None)
+        return {"low": low, "high": high, "p": self.p, "p_holm": self.p_holm, "resolved": self.resolved}
+
+    @property
+    def words(self) -> str:
+        """As people read it: with its interval, and whether it is resolved."""
+        return written_interval(self.value, *(self.interval or (None, None))) + ", resolved" * bool(self.resolved)
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -124,18 +135,48 @@ class Analysis:
     def _by_name(self) -> dict[str, Estimate]:
         return {estimate.effect.name: estimate for estimate in reversed(self.estimates)}
 
+    @cached_property
+    def means(self) -> dict[str, float]:
+        """Mean scores by row, of those that have a finished run."""
+        return means_of(self.rows)
+
+    def ask(self, effects: Sequence[Effect]) -> list[Estimate | None]:
+        """Other effects of these rows, None where one has no mean; Holm's procedure runs over what is asked here."""
+        there = [effect.weights.keys() <= self.means.keys() for effect in effects]
+        found = iter(estimate_effects(list(compress(effects, there)), self.means, self.measured))
+        return [next(found) if known else None for known in there]
+
+    def fewest(self, estimate: Estimate | None) -> int:
+        """The least number of runs in a row of an effect; 0 where it could not be estimated."""
+        weights = {} if estimate is None else estimate.effect.weights
+        return min((len(row.values) for row in self.rows if row.variant.name in weights), default=0)
+
+    @property
+    def pairs(self) -> list[tuple[str, list[Estimate | None]]]:
+        """Of a study of pairs, by the label of each change: what it does beyond the sum with each one before it, then alone."""
+        single = [effect for effect in self.asked if "*" not in effect.name]
+        return [
+            (one.label, [*(self.estimate(f"{before.name}*{one.name}") for before in single[:i]), self.estimate(one.name)])
+            for i, one in enumerate(single)
+        ]
+
 
 def analyse(study: Study) -> Analysis:
     """Compute every row and every effect."""
     rows = {row.variant.name: _row(study, row) for row in study.plan.rows}
     measured = measure(study, rows)
-    means = {name: row.mean for name, row in rows.items() if row.mean is not None}
+    means = means_of(rows.values())
     known = [effect for effect in study.plan.effects if effect.weights.keys() <= means.keys()]
     estimates = tuple(estimate_effects(known, means, measured))
     analysis = Analysis(tuple(rows.values()), estimates, study.plan.effects, measured, None)
     if measured is None or not estimates or any(effect.parts for effect in analysis.asked) or len(study.plan.seeds) < 2:
         return analysis
     return replace(analysis, smallest=power_of(analysis, len(study.plan.seeds)).smallest)
+
+
+def means_of(rows: Iterable[Row]) -> dict[str, float]:
+    """Mean scores by row, of those that have a finished run."""
+    return {row.variant.name: row.mean for row in rows if row.mean is not None}
 
 
 def measure(study: Study, rows: Mapping[str, Row]) -> Measured | None:
@@ -185,6 +226,11 @@ def estimate_effects(effects: Sequence[Effect], means: Mapping[str, float], meas
     for i, effect in enumerate(effects):
         if effect.parts:
             errors[i], freedom[i] = _over_orders(effect, means, measured, errors[i], freedom[i])
+    return with_intervals(effects, values, errors, freedom)
+
+
+def with_intervals(effects: Sequence[Effect], values: Sequence[float], errors: Array, freedom: Array) -> list[Estimate]:
+    """Effects of these values and standard errors, corrected for their number; no interval where the error is NaN."""
     ps = two_sided(np.array(values), errors, freedom)
     numbers = zip(half_widths(errors, freedom, LEVEL).tolist(), ps.tolist(), holm(ps).tolist(), strict=True)
     return [
@@ -224,6 +270,11 @@ def written_interval(value: float, low: float | None, high: float | None) -> str
 def written_p(p: float | None) -> str:
     """A probability as people read it."""
     return "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def written(estimate: Estimate | None) -> str:
+    """An effect as people read it, or that it is missing."""
+    return "missing" if estimate is None else estimate.words
 
 
 # --- power -----------------------------------------------------------------------------------------------------------

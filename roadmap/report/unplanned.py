@@ -17,7 +17,7 @@ from roadmap.config.steps import all_steps, known_steps
 from roadmap.record.result import RunResult
 from roadmap.record.study import Effect, PlannedRow, StudyPlan, Variant
 
-COUNTS = ("classes", "train", "val")  # of the images, which their fingerprint stands for
+COUNTS = ("data.classes", "data.train", "data.val")  # of the images, which their fingerprint stands for
 BESIDE = ("precision", "pipeline")  # settings that lie beside recipe and data in a result
 Settings = dict[str, Any]
 
@@ -150,11 +150,8 @@ def _place(result: RunResult) -> tuple[float, str]:
 
 
 def _settings(result: RunResult) -> Settings:
-    data = {key: value for key, value in result.data.items() if key not in COUNTS}
-    groups = {"model": result.model, "head": result.head or {}, "data": data, "recipe": result.recipe}
-    flat = {f"{group}.{key}": value for group, values in groups.items() for key, value in values.items()}
-    start = {f"start.{key}": value for key, value in result.start.items()}
-    return flat | start | {key: getattr(result, key) for key in BESIDE}
+    flat = result.settings("model", "head", "data", "recipe", "start")
+    return {key: value for key, value in flat.items() if key not in COUNTS} | {key: getattr(result, key) for key in BESIDE}
 
 
 def _of_model(settings: Iterable[Settings]) -> set[str]:

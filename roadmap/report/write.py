@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from roadmap.base.claims import claim
-from roadmap.base.errors import Refused, StorageFault
+from roadmap.base.errors import Refused, writing
 from roadmap.base.files import remove_partial, write_atomic
 from roadmap.record.study import FILE
 from roadmap.report.columns import effects_csv, latex, markdown, table_columns, table_csv, terminal
@@ -36,20 +36,20 @@ def write_report(folder: Path, keys: Sequence[str] = (), behind: Path | None = N
     """
     table_columns(plan_in(folder), keys)  # without a study, or with a wrong key, nothing is made, not even the lock
     other = None if behind is None else Report.read(behind)
-    try:
-        with claim(folder / "claim", wait=WAIT_SECONDS):  # several sweeps may end at the same moment
-            report = Report.read(folder)
-            remove_partial(folder)
-            write_records(report.study)
-            files = _files(report, keys, other)
-            for name, content in files.items():
-                write_atomic(folder / name, content)
-            if (folder / PAGE).is_file():
-                from roadmap.report.page import write_page
+    with (
+        writing(f"{folder}: the report"),
+        claim(folder / "claim", wait=WAIT_SECONDS),
+    ):  # several sweeps may end at the same moment
+        report = Report.read(folder)
+        remove_partial(folder)
+        write_records(report.study)
+        files = _files(report, keys, other)
+        for name, content in files.items():
+            write_atomic(folder / name, content)
+        if (folder / PAGE).is_file():
+            from roadmap.report.page import write_page
 
-                write_page(report)
-    except OSError as error:
-        raise StorageFault(f"{folder}: the report could not be written: {error}") from error
+            write_page(report)
     return report, "\n".join([terminal(report, keys), f"{folder}: {', '.join([*files, 'records.jsonl'])}"])
 
 
@@ -66,12 +66,10 @@ def write_beside(folder: Path, files: Mapping[str, str | bytes], what: str) -> s
         StorageFault: where the folder cannot be written; `what` was to be.
 
     """
-    try:
+    with writing(f"{folder}: the {what}"):
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             write_atomic(folder / name, content)
-    except OSError as error:
-        raise StorageFault(f"{folder}: the {what} could not be written: {error}") from error
     return f"{folder}: {', '.join(files)}"
 
 

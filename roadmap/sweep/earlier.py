@@ -20,7 +20,7 @@ def check_folder(plan: SweepPlan) -> None:
     earlier = find_plan(plan.folder)
     if earlier is None:
         return
-    listed = {seed_and_identity(point.folder.path.name) for point in plan.points}
+    listed = {point.which for point in plan.points}
     left_out = {name for name in earlier.runs if seed_and_identity(name) not in listed}
     other_kind = earlier.kind != plan.study_plan().kind
     if not (left_out or other_kind):

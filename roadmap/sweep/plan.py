@@ -43,6 +43,11 @@ class Point:
     before: Point | None = None  # the run from whose weights it starts
 
     @property
+    def which(self) -> str:
+        """Its seed and identity, by which it is known whatever its row is called."""
+        return seed_and_identity(self.folder.path.name)
+
+    @property
     def done(self) -> bool:
         """Whether its result is there."""
         return self.folder.result() is not None
@@ -56,7 +61,7 @@ class Point:
     def result_elsewhere(self, with_weights: bool = False) -> RunFolder | None:
         """The folder of the same run, done in another study under the same `output`, and where asked with its weights."""
         studies = sorted(self.folder.path.parents[2].glob("*/runs"))
-        for path in (path for runs in studies for path in runs_of(runs, _which(self))):
+        for path in (path for runs in studies for path in runs_of(runs, self.which)):
             with suppress(Refused):  # a record of another version of roadmap, or no weights
                 result = RunFolder(path).result() if path != self.folder.path else None
                 if result is not None and result.done:
@@ -202,7 +207,7 @@ def _rows_of(
     shared: dict[str, tuple[Point, ...]] = {}
     for variant in in_order(study.variants):
         before = shared[variant.after] if variant.after is not None else ()
-        shared[variant.name] = tuple(known.setdefault(_which(point), point) for point in points_of(variant, before))
+        shared[variant.name] = tuple(known.setdefault(point.which, point) for point in points_of(variant, before))
     rows = {variant.name: shared[variant.name] for variant in study.variants}
     effects = [effect for effect in study.effects if len({rows[name][0].folder.path for name in effect.weights}) > 1]
     return rows, dataclasses.replace(study, effects=tuple(effects))
@@ -224,10 +229,6 @@ def _check_starts(row: Sequence[Point], classes: Sequence[str]) -> None:
     for point in row:
         if point.before is not None and point.before.trained and not point.done:
             weights_file(point.before.folder.path)
-
-
-def _which(point: Point) -> str:
-    return seed_and_identity(point.folder.path.name)
 
 
 def _points(

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import functional
 from torchvision.tv_tensors import Image
 
@@ -23,29 +23,15 @@ from roadmap.data.dense.transforms import DetectionTransforms, SegmentationTrans
 from roadmap.data.device.augment import normalise
 from roadmap.data.images.inventory import Inventory
 from roadmap.data.images.sources import map_reader, object_reader
-from roadmap.data.loader import make_loader, read
+from roadmap.data.loader import Items, collate, make_loader, read
 
 Item = tuple[Tensor, Any]  # a picture (3, h, w) uint8, and what is known of it
 DENSE = 5  # the key of these transforms' random numbers, beside those of `data.device`
 
 
-class Pictures(Dataset[Item | Refused]):
-    """One split: `pictures[(epoch, index)]` is an `Item`, or the error for a picture that cannot be read."""
-
-    def __init__(self, load: Callable[[int], tuple[Any, Any]], transform: Callable[..., Item], size: int, seed: int) -> None:
-        self.load, self.transform, self.size, self.seed = load, transform, size, seed
-
-    def __len__(self) -> int:
-        return self.size
-
-    def __getitem__(self, key: tuple[int, int]) -> Item | Refused:
-        epoch, index = key
-        try:
-            picture, known = self.load(index)
-        except Refused as fault:
-            return fault
-        random = np.random.default_rng([self.seed, epoch, index, DENSE])
-        return self.transform(Image(functional.pil_to_tensor(picture)), known, index, random)
+def _transformed(transform: Callable[..., Item], seed: int, picture: Any, known: Any, epoch: int, index: int) -> Item:
+    random = np.random.default_rng([seed, epoch, index, DENSE])
+    return transform(Image(functional.pil_to_tensor(picture)), known, index, random)
 
 
 @dataclass
@@ -98,12 +84,12 @@ def dense_pipeline(
     kind, samplers = KINDS[type(settings)], batches(recipe, seed, inventory, rank, world)
     loaders = [
         make_loader(
-            Pictures(kind.read(data, inventory, name), partial(transform, settings), split.size, seed),
+            Items(kind.read(data, inventory, name), split.size, partial(_transformed, partial(transform, settings), seed)),
             data,
             seed,
             device,
             batch_sampler=sampler,
-            collate_fn=_collate,
+            collate_fn=partial(collate, list),
         )
         for name, split, transform, sampler in (
             ("train", inventory.train, kind.train, samplers[0]),
@@ -112,15 +98,6 @@ def dense_pipeline(
     ]
     levels = [torch.tensor(triple, device=device).view(3, 1, 1) for triple in (data.mean, data.std)]
     return DensePipeline(loaders[0], loaders[1], samplers[0], partial(kind.finish, device, levels), device)
-
-
-def _collate(items: list[Item | Refused]) -> list[Item] | Refused:
-    kept = []
-    for item in items:
-        if isinstance(item, Refused):
-            return item
-        kept.append(item)
-    return kept
 
 
 # --- batches ---------------------------------------------------------------------------------------------------------

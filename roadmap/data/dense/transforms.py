@@ -36,9 +36,8 @@ class DetectionTransforms:
     longest: int = 1333  # pixels, the most that the longer side gets by it
     crop_shorter: tuple[int, ...] = (400, 500, 600)  # half the pictures are resized to one of these and cut first; empty: none
     crop_sides: tuple[int, int] = (384, 600)  # least and most of that crop's height and width
-    jitter: tuple[float, float] | None = (
-        None  # in place of all these: scale to `canvas`, times a factor from here, cut and padded
-    )
+    # In place of all these: scale to `canvas`, times a factor from here, cut and padded.
+    jitter: tuple[float, float] | None = None
     canvas: int = 1024
     hflip: float = 0.5
     test_shorter: int = 800

@@ -191,7 +191,7 @@ def _sizes(inventory: Inventory) -> Array:
     """Heights and widths of the training pictures (N, 2)."""
     if inventory.picture_size is not None:
         return np.full((inventory.train.size, 2), inventory.picture_size)
-    return np.array(_threaded(partial(size, inventory.store), [path for path, _ in inventory.train.files]))
+    return np.array(_threaded(partial(size, inventory.store), inventory.train.paths))
 
 
 def _threaded(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:

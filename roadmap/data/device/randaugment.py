@@ -235,22 +235,6 @@ def _rotation(part: Array, sign: Array, canvas: Canvas) -> Array:
     return _matrix(canvas, cos, sin, cos * -half + sin * -half + half, -sin, cos, -sin * -half + cos * -half + half)
 
 
-def _shear_x(part: Array, sign: Array, canvas: Canvas) -> Array:
-    return _matrix(canvas, 1, part * 0.3 * sign, 0, 0, 1, 0)
-
-
-def _shear_y(part: Array, sign: Array, canvas: Canvas) -> Array:
-    return _matrix(canvas, 1, 0, 0, part * 0.3 * sign, 1, 0)
-
-
-def _translation_x(part: Array, sign: Array, canvas: Canvas) -> Array:
-    return _matrix(canvas, 1, 0, part * 0.45 * sign * canvas.size, 0, 1, 0)
-
-
-def _translation_y(part: Array, sign: Array, canvas: Canvas) -> Array:
-    return _matrix(canvas, 1, 0, 0, 0, 1, part * 0.45 * sign * canvas.size)
-
-
 def _matrix(canvas: Canvas, *coefficients: Any) -> Array:
     """Six coefficients, source x = a x + b y + c and source y = d x + e y + f, and the colour of what lies outside."""
     return np.stack(np.broadcast_arrays(*coefficients, *canvas.fill), 1)
@@ -264,29 +248,9 @@ def _increasing_enhancement(part: Array, sign: Array, canvas: Canvas) -> Array:
     return np.maximum(0.1, 1 + part * 0.9 * sign)[:, None]
 
 
-def _inversion(part: Array, sign: Array, canvas: Canvas) -> Array:
-    return np.broadcast_to(255 - VALUES, (len(part), 256))
-
-
-def _posterization(part: Array, sign: Array, canvas: Canvas) -> Array:
-    return _keep_bits(np.trunc(part * 4))
-
-
-def _increasing_posterization(part: Array, sign: Array, canvas: Canvas) -> Array:
-    return _keep_bits(4 - np.trunc(part * 4))
-
-
 def _keep_bits(bits: Array) -> Array:
     lost = 8 - bits.clip(0, 8).astype(np.int64)
     return VALUES >> lost[:, None] << lost[:, None]
-
-
-def _solarization(part: Array, sign: Array, canvas: Canvas) -> Array:
-    return _invert_from(np.minimum(256, np.trunc(part * 256)))
-
-
-def _increasing_solarization(part: Array, sign: Array, canvas: Canvas) -> Array:
-    return _invert_from(256 - np.minimum(256, np.trunc(part * 256)))
 
 
 def _invert_from(threshold: Array) -> Array:
@@ -301,12 +265,12 @@ def _solar_addition(part: Array, sign: Array, canvas: Canvas) -> Array:
 OPERATIONS: dict[str, tuple[Kernel, Arguments]] = {
     "AutoContrast": (autocontrast, _nothing),
     "Equalize": (equalize, _nothing),
-    "Invert": (lookup, _inversion),
+    "Invert": (lookup, lambda part, sign, canvas: np.broadcast_to(255 - VALUES, (len(part), 256))),
     "Rotate": (affine, _rotation),
-    "Posterize": (lookup, _posterization),
-    "PosterizeIncreasing": (lookup, _increasing_posterization),
-    "Solarize": (lookup, _solarization),
-    "SolarizeIncreasing": (lookup, _increasing_solarization),
+    "Posterize": (lookup, lambda part, sign, canvas: _keep_bits(np.trunc(part * 4))),
+    "PosterizeIncreasing": (lookup, lambda part, sign, canvas: _keep_bits(4 - np.trunc(part * 4))),
+    "Solarize": (lookup, lambda part, sign, canvas: _invert_from(np.minimum(256, np.trunc(part * 256)))),
+    "SolarizeIncreasing": (lookup, lambda part, sign, canvas: _invert_from(256 - np.minimum(256, np.trunc(part * 256)))),
     "SolarizeAdd": (lookup, _solar_addition),
     "Color": (color, _enhancement),
     "ColorIncreasing": (color, _increasing_enhancement),
@@ -316,8 +280,8 @@ OPERATIONS: dict[str, tuple[Kernel, Arguments]] = {
     "BrightnessIncreasing": (brightness, _increasing_enhancement),
     "Sharpness": (sharpness, _enhancement),
     "SharpnessIncreasing": (sharpness, _increasing_enhancement),
-    "ShearX": (affine, _shear_x),
-    "ShearY": (affine, _shear_y),
-    "TranslateXRel": (affine, _translation_x),
-    "TranslateYRel": (affine, _translation_y),
+    "ShearX": (affine, lambda part, sign, canvas: _matrix(canvas, 1, part * 0.3 * sign, 0, 0, 1, 0)),
+    "ShearY": (affine, lambda part, sign, canvas: _matrix(canvas, 1, 0, 0, part * 0.3 * sign, 1, 0)),
+    "TranslateXRel": (affine, lambda part, sign, canvas: _matrix(canvas, 1, 0, part * 0.45 * sign * canvas.size, 0, 1, 0)),
+    "TranslateYRel": (affine, lambda part, sign, canvas: _matrix(canvas, 1, 0, 0, 0, 1, part * 0.45 * sign * canvas.size)),
 }

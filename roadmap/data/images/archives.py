@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 from roadmap.base.errors import Refused
 from roadmap.base.files import PARTIAL
+from roadmap.config.schema import DataConfig
 from roadmap.data.images import cache
 from roadmap.data.images.examine import hash_file
 
@@ -75,6 +76,12 @@ def unpacked(path: Path, layouts: Sequence[Parts] = SPLITS) -> Path:
         if not folder.is_dir():
             _unpack(path, folder, layouts)
     return folder
+
+
+def root_of(data: DataConfig, layouts: Sequence[Parts] = SPLITS) -> Path:
+    """The folder that `data.path` is or holds; see `unpacked`."""
+    assert data.path is not None
+    return unpacked(Path(data.path).expanduser().absolute(), layouts)
 
 
 def twins(names: Iterable[str]) -> tuple[str, str] | None:

@@ -74,9 +74,8 @@ class Cifar:
 
     def fingerprint(self, data: DataConfig, inventory: Inventory) -> str:
         """Of every file in the folder."""
-        assert inventory.root is not None
-        files = sorted(path for path in (inventory.root / self.folder).iterdir() if path.is_file())
-        return examine_files(inventory.root, files, hash_file)[0]
+        files = sorted(path for path in (inventory.folder / self.folder).iterdir() if path.is_file())
+        return examine_files(inventory.folder, files, hash_file)[0]
 
     def reader(self, data: DataConfig, inventory: Inventory, split: str) -> Reader:
         """A pickle can run anything: torchvision opens these only after it has found their MD5 right."""

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from roadmap.base import processes
 from roadmap.base.errors import Refused
 from roadmap.config.schema import DataConfig
 from roadmap.data.images import archives
 from roadmap.data.images.annotations import Annotations, Picture, objects_of, read_annotations
-from roadmap.data.images.examine import FileReport, examine_files, examine_image, hash_file, refuse_findings
+from roadmap.data.images.examine import FileReport, examine_image, examine_splits, hash_file, refuse_findings, warn
 from roadmap.data.images.inventory import NO_CLASS, Inventory, ObjectReader, Objects, Split, Store
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-log = logging.getLogger("roadmap")
 
 FOLDERS = {"train": ("train", "train2017"), "val": ("val", "val2017")}  # ours, and COCO's own
 FILES = ("instances_{}.json", "annotations/instances_{}.json", "annotations/instances_{}2017.json")
@@ -29,7 +25,7 @@ class Coco:
 
     def list_images(self, data: DataConfig) -> Inventory:
         """The pictures in the order of the files; categories in the order of their ids."""
-        root = _root(data)
+        root = archives.root_of(data, list(zip(*FOLDERS.values(), strict=True)))
         train, val = (self._annotations(root, split) for split in FOLDERS)
         findings = [*train.findings, *val.findings]
         refuse_findings(root, findings, data.accept, "annotations")
@@ -41,12 +37,9 @@ class Coco:
 
     def fingerprint(self, data: DataConfig, inventory: Inventory) -> str:
         """Of every picture's name and bytes, and of both JSON files."""
-        assert inventory.root is not None
-        root = inventory.root
+        root = inventory.folder
         sizes = {path: picture.size for path, picture in self._pictures(root).items()}
-        train, val = ([path for path, _ in split.files] for split in (inventory.train, inventory.val))
-        files = [_file(root, split) for split in FOLDERS]
-        fingerprint, findings = examine_files(root, [*train, *val, *files], _examiner(sizes), len(train))
+        fingerprint, findings = examine_splits(inventory, _examiner(sizes), [_file(root, split) for split in FOLDERS])
         warnings = refuse_findings(root, findings, data.accept)
         for split in FOLDERS:
             warnings += refuse_findings(root, self._annotations(root, split).findings, data.accept, "annotations")
@@ -55,9 +48,8 @@ class Coco:
 
     def object_reader(self, data: DataConfig, inventory: Inventory, split: str) -> ObjectReader:
         """Each picture and its masks are decoded when they are asked for."""
-        assert inventory.root is not None
-        known = self._pictures(inventory.root)
-        pictures = [(path, known[path]) for path, _ in inventory.split(split).files]
+        known = self._pictures(inventory.folder)
+        pictures = [(path, known[path]) for path in inventory.split(split).paths]
 
         def read(index: int) -> tuple[Image, Objects]:
             path, picture = pictures[index]
@@ -90,12 +82,6 @@ def read_picture(store: Store, path: Path) -> Image:
     return decode(path, read_bytes(store, path))
 
 
-def warn(warnings: Sequence[str]) -> None:
-    """Log each, once for all processes of a run."""
-    for warning in warnings if processes.rank() == 0 else []:
-        log.warning("warning: %s", warning)
-
-
 def _examiner(sizes: dict[Path, tuple[int, int]]) -> Callable[[Path], FileReport]:
     def examine(path: Path) -> FileReport:
         return examine_sized(path, sizes[path], "the JSON says") if path in sizes else hash_file(path)
@@ -117,12 +103,6 @@ def examine_sized(path: Path, size: tuple[int, int], says: str) -> FileReport:
 
 
 # --- where things are ------------------------------------------------------------------------------------------------
-
-
-def _root(data: DataConfig) -> Path:
-    assert data.path is not None
-    layouts = list(zip(*FOLDERS.values(), strict=True))
-    return archives.unpacked(Path(data.path).expanduser().absolute(), layouts)
 
 
 def _folder(root: Path, split: str) -> Path:

@@ -13,7 +13,7 @@ import logging
 import re
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from itertools import chain, count
@@ -22,9 +22,11 @@ from typing import Any, NamedTuple
 
 import PIL
 
+from roadmap.base import processes
 from roadmap.base.errors import Refused
 from roadmap.config.schema import Fault
 from roadmap.data.images import cache
+from roadmap.data.images.inventory import Inventory
 
 log = logging.getLogger("roadmap")
 
@@ -73,6 +75,20 @@ def examine_files(
     key = [RULES, PIL.__version__, str(root), state, trained, *rules]
     content = cache.cached("fingerprints", key, lambda: _examine(root, files, examine, trained), _is_valid)
     return content["fingerprint"], [Finding(*row) for row in content["findings"]]
+
+
+def examine_splits(
+    inventory: Inventory, examine: Callable[[Path], FileReport], beside: Iterable[Path] = (), *rules: Any
+) -> tuple[str, list[Finding]]:
+    """The files of both splits, and those beside them; see `examine_files`."""
+    train = inventory.train.paths
+    return examine_files(inventory.folder, [*train, *inventory.val.paths, *beside], examine, len(train), *rules)
+
+
+def warn(warnings: Sequence[str]) -> None:
+    """Log each, once for all processes of a run."""
+    for warning in warnings if processes.rank() == 0 else []:
+        log.warning("warning: %s", warning)
 
 
 def refuse_findings(root: Path, findings: Sequence[Finding], accept: Sequence[Fault], what: str = "images") -> list[str]:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterator, Sequence
 from operator import attrgetter
 from pathlib import Path
 
-from roadmap.base import processes
 from roadmap.base.errors import Refused
 from roadmap.config.schema import DataConfig, Fault
 from roadmap.data.images import archives, pack
 from roadmap.data.images.arrays import from_torchvision
-from roadmap.data.images.examine import Finding, examine_files, examine_image, refuse_findings
+from roadmap.data.images.examine import Finding, examine_image, examine_splits, refuse_findings, warn
 from roadmap.data.images.inventory import Inventory, Reader, Split
-
-log = logging.getLogger("roadmap")
 
 SPLITS = ("train", "val")
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -40,20 +36,17 @@ class ImageFolder:
 
     def root(self, data: DataConfig) -> Path:
         """The folder with train/ and val/; an archive is unpacked."""
-        assert data.path is not None
-        return archives.unpacked(Path(data.path).expanduser().absolute())
+        return archives.root_of(data)
 
     def fingerprint(self, data: DataConfig, inventory: Inventory) -> str:
         """Of every file's name and bytes."""
-        assert inventory.root is not None
         fingerprint, findings = examined(inventory)
-        warnings = refuse_findings(inventory.root, findings, data.accept)
+        warnings = refuse_findings(inventory.folder, findings, data.accept)
         if isinstance(inventory.store, pack.Pack) and inventory.store.changes:
             warnings.append(f"data.path={inventory.root} is {inventory.store.changes}: another data set than those pictures")
         if _out_of_order(inventory.classes):
             warnings.append(f"data.accept={Fault.numeric_order} lets through classes in the order {_first(inventory.classes)}")
-        for warning in warnings if processes.rank() == 0 else []:
-            log.warning("warning: %s", warning)
+        warn(warnings)
         return fingerprint
 
     def reader(self, data: DataConfig, inventory: Inventory, split: str) -> Reader:
@@ -83,11 +76,10 @@ class Imagenette(ImageFolder):
 
 def examined(inventory: Inventory) -> tuple[str, list[Finding]]:
     """The fingerprint of all names and bytes, and what is wrong with which image; see `examine.examine_files`."""
-    assert inventory.root is not None
-    train, val = ([path for path, _ in split.files] for split in (inventory.train, inventory.val))
     if isinstance(inventory.store, pack.Pack):
+        train, val = inventory.train.paths, inventory.val.paths
         return inventory.store.examine(train + val, len(train))
-    return examine_files(inventory.root, train + val, examine_image, len(train))
+    return examine_splits(inventory, examine_image)
 
 
 def _torchvision_root(path: Path) -> Path | None:

@@ -87,6 +87,11 @@ class Split:
     files: tuple[tuple[Path, int], ...] = ()
     chosen: tuple[int, ...] | None = None  # without files: their numbers in the set's training split; None: all of a split
 
+    @property
+    def paths(self) -> list[Path]:
+        """Of its files."""
+        return [path for path, _ in self.files]
+
     def part(self, indices: list[int]) -> Split:
         """These images only."""
         if self.files:
@@ -105,6 +110,12 @@ class Inventory:
     picture_size: int | None = None  # pixels, height = width, where the pictures are arrays; None: files of any size
     store: Store = Disk()  # noqa: RUF009
     map_classes: tuple[str, ...] = ()  # of pixels, where the data set has maps beside objects
+
+    @property
+    def folder(self) -> Path:
+        """The root of a data set that is files."""
+        assert self.root is not None
+        return self.root
 
     def split(self, name: str) -> Split:
         """The split called `train` or `val`."""

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from roadmap.base.errors import Refused
 from roadmap.config.schema import DataConfig
 from roadmap.data.images import archives
-from roadmap.data.images.coco import examine_sized, read_picture, warn
-from roadmap.data.images.examine import FileReport, examine_files, examine_image, refuse_findings
+from roadmap.data.images.coco import examine_sized, read_picture
+from roadmap.data.images.examine import FileReport, examine_image, examine_splits, refuse_findings, warn
 from roadmap.data.images.folder import EXTENSIONS, LEFT_BY_DESKTOPS
 from roadmap.data.images.inventory import IGNORED, NO_CLASS, Disk, Inventory, MapReader, Split, is_word
 
@@ -39,24 +39,21 @@ class Maps:
 
     def list_images(self, data: DataConfig) -> Inventory:
         """Every picture in the order of names, each with its map; classes by their names, or their numbers."""
-        assert data.path is not None
         layout = tuple(dict.fromkeys(folder.split("/")[0] for folder in (*self.pictures.values(), *self.maps.values())))
-        root = archives.unpacked(Path(data.path).expanduser().absolute(), [layout])
+        root = archives.root_of(data, [layout])
         train, val = (self._split(root, split) for split in self.pictures)
         return Inventory(root, self._classes(root, data), train, val)
 
     def fingerprint(self, data: DataConfig, inventory: Inventory) -> str:
         """Of the names and bytes of every picture and every map."""
-        root = inventory.root
-        assert root is not None
-        train, val = ([path for path, _ in split.files] for split in (inventory.train, inventory.val))
-        pictures = {self._map_of(root, path): path for path in (*train, *val)}
+        root = inventory.folder
+        pictures = {self._map_of(root, path): path for path in (*inventory.train.paths, *inventory.val.paths)}
         most = len(inventory.classes) - 1 + self.from_one
 
         def examine(path: Path) -> FileReport:
             return _examine_map(path, pictures[path], most) if path in pictures else examine_image(path)
 
-        fingerprint, findings = examine_files(root, [*train, *val, *pictures], examine, len(train), "maps", most)
+        fingerprint, findings = examine_splits(inventory, examine, pictures, "maps", most)
         warn(refuse_findings(root, findings, data.accept))
         unknown = {IGNORED, 0} if self.from_one else {IGNORED}
         for split, paths in (("train", train), ("val", val)):
@@ -66,17 +63,15 @@ class Maps:
 
     def map_reader(self, data: DataConfig, inventory: Inventory, split: str) -> MapReader:
         """Each picture and its map are decoded when they are asked for."""
-        root, files = inventory.root, inventory.split(split).files
-        assert root is not None
+        root, paths = inventory.folder, inventory.split(split).paths
 
         def read(index: int) -> tuple[Image, np.ndarray[Any, Any]]:
             import numpy as np
 
-            path, _ = files[index]
-            levels = np.array(_levels(self._map_of(root, path)), np.uint8)
+            levels = np.array(_levels(self._map_of(root, paths[index])), np.uint8)
             if self.from_one:
                 levels -= 1  # and 0 becomes `IGNORED`
-            return read_picture(inventory.store, path), levels
+            return read_picture(inventory.store, paths[index]), levels
 
         return read
 

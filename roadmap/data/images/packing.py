@@ -51,7 +51,7 @@ def pack_images(data: DataConfig, output: Path, form: Form) -> Iterator[tuple[in
         raise Refused(f"data={data.source}: only data sets of image files are packed")
     fingerprint, findings = examined(inventory)
     refuse_findings(inventory.root, findings, data.accept)
-    images = [path for split in (inventory.train, inventory.val) for path, _ in split.files]
+    images = inventory.train.paths + inventory.val.paths
     shards = [images[start : start + form.shard] for start in range(0, len(images), form.shard)]
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -68,9 +68,8 @@ def pack_images(data: DataConfig, output: Path, form: Form) -> Iterator[tuple[in
 
 def _header(inventory: Inventory, fingerprint: str, findings: Sequence[Finding], form: Form, shards: int) -> pack.Header:
     """What index.json says, the faults that were accepted among it: who trains on the pack must accept them again."""
-    assert inventory.root is not None
     gone = {Fault.duplicate, Fault.cmyk} if form.side else {Fault.duplicate}  # duplicates are looked for again
-    names = [[f.kind, Path(f.path).relative_to(inventory.root).as_posix(), f.reason] for f in findings if f.kind not in gone]
+    names = [[f.kind, Path(f.path).relative_to(inventory.folder).as_posix(), f.reason] for f in findings if f.kind not in gone]
     quality = form.quality if form.side else None
     about = {"format": pack.FORMAT, "of": fingerprint, "side": form.side, "quality": quality, "shards": shards}
     return {**about, "pictures": form.shard, "classes": list(inventory.classes), "findings": names}
@@ -105,13 +104,12 @@ def _write_shard(path: Path, inventory: Inventory, images: Sequence[Path], form:
 
 def _stored(inventory: Inventory, images: Sequence[Path], form: Form) -> Iterator[tuple[str, bytes]]:
     """Name and bytes of each picture in the order of `images`, made in as many threads as there are cores."""
-    assert inventory.root is not None
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(images), AT_ONCE):
             paths = images[start : start + AT_ONCE]
             contents = pool.map(lambda path: _content(inventory.store, path, form), paths)
             for path, (content, is_jpeg) in zip(paths, contents, strict=True):
-                name = path.relative_to(inventory.root).as_posix()
+                name = path.relative_to(inventory.folder).as_posix()
                 yield f"{name}.jpg" if is_jpeg and path.suffix.lower() not in JPEG else name, content
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from roadmap.base.errors import Refused, StorageFault
+from roadmap.base.errors import Refused, writing
 from roadmap.base.files import write_atomic
 from roadmap.record.study import PlannedRun
 from roadmap.report.page.chart import roadmap, scatter, tips
@@ -40,10 +40,8 @@ def write_page(report: Report, file: Path | None = None) -> Path:
     file = file or report.study.folder / "page.html"
     check_file(file)
     content = render(report, beside=file.parent)
-    try:
+    with writing(f"{file}: the page"):
         write_atomic(file, content)
-    except OSError as error:
-        raise StorageFault(f"{file}: the page could not be written: {error}") from error
     return file
 
 

@@ -12,8 +12,9 @@ from markupsafe import Markup
 from roadmap.base.console import printable
 from roadmap.record.result import RunResult
 from roadmap.record.study import PlannedRun
-from roadmap.report.frames import settings
+from roadmap.report.frames import GROUPS
 from roadmap.report.page.progress import Epoch, Progress, rounded
+from roadmap.report.recipe import common
 from roadmap.report.records import Study
 
 SETTINGS = (
@@ -53,9 +54,10 @@ def _plain(value: Any) -> Any:
 def payload(study: Study, live: Mapping[str, Progress]) -> dict[str, Any]:
     """Runs with their curves and settings; a setting that all runs share is said once."""
     of_runs = {name: _settings(result) for name, result in study.results.items()}
-    shared = _shared(list(of_runs.values()))
+    shared = common(list(of_runs.values()))
+    own = {name: {key: value for key, value in settings.items() if key not in shared} for name, settings in of_runs.items()}
     runs = [
-        _run(study, run, live.get(run.name), _beside(of_runs.get(run.name), shared))
+        _run(study, run, live.get(run.name), own.get(run.name))
         for run in study.plan.planned()
         if run.name in study.results or run.name in live
     ]
@@ -80,14 +82,4 @@ def _run(study: Study, run: PlannedRun, progress: Progress | None, beside: dict[
 def _settings(result: RunResult) -> dict[str, Any]:
     """Everything a run was made with, a dotted name each."""
     flat = {key: getattr(result, key) for key in SETTINGS if getattr(result, key) is not None}
-    return {**flat, "step": result.step.name, **settings(result)}
-
-
-def _beside(of_run: dict[str, Any] | None, shared: Mapping[str, Any]) -> dict[str, Any] | None:
-    return of_run and {key: value for key, value in of_run.items() if key not in shared}
-
-
-def _shared(of_runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    first = of_runs[0] if of_runs else {}
-    missing = object()
-    return {key: value for key, value in first.items() if all(other.get(key, missing) == value for other in of_runs[1:])}
+    return {**flat, "step": result.step.name, **result.settings(*GROUPS)}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from roadmap.record.folder import RunFolder
 
@@ -33,8 +32,12 @@ class Progress:
 
 def progress_of(folder: Path, runs: Iterable[str], score: str) -> dict[str, Progress]:
     """Of the runs without a result that a process holds or that have finished an epoch."""
-    single = [run for run in runs if "/" not in run and run not in ("", ".", "..")]
-    return {run: progress for run in single if (progress := _of(RunFolder(folder / "runs" / run), score))}
+    return {run: progress for run in runs if is_single(run) and (progress := _of(RunFolder(folder / "runs" / run), score))}
+
+
+def is_single(name: str) -> bool:
+    """Whether it is the name of a run, which leads to a folder among the others and nowhere else."""
+    return name not in ("", ".", "..") and not any(sign in name for sign in "/\\\0")
 
 
 def _of(run: RunFolder, score: str) -> Progress | None:
@@ -44,22 +47,10 @@ def _of(run: RunFolder, score: str) -> Progress | None:
         holder = run.holder()
     except OSError:  # a folder that may only be read
         holder = None
-    history = tuple(_history(run.history_file, score))
+    history: tuple[Epoch, ...] = ()
+    with suppress(OSError, AttributeError):  # a file that may not be read, or is not of ours
+        history = tuple(list(map(rounded, epoch)) for epoch in run.curves(score))
     return Progress(holder, history) if holder or history else None
-
-
-def _history(file: Path, score: str) -> Iterable[Epoch]:
-    """The whole lines; the last one may be being written."""
-    try:
-        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return
-    for line in lines:
-        try:
-            epoch: Any = json.loads(line)
-            yield [rounded(epoch.get(key)) for key in ("train_loss", "val_loss", score)]
-        except (ValueError, AttributeError):
-            return
 
 
 def rounded(value: object) -> float | None:

@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 from roadmap.base.errors import Refused, RoadmapError
 from roadmap.record.study import StudyPlan, find_plan
 from roadmap.report.page import render, render_fault, report_of
-from roadmap.report.page.progress import Progress, progress_of
+from roadmap.report.page.progress import Progress, is_single, progress_of
 from roadmap.report.page.tables import FILES
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
@@ -80,15 +80,11 @@ class Site:
             and parts[0] == "runs"
             and parts[2] in FILES
             and parts[1] in (plan.runs if plan else ())
-            and _single(parts[1])
+            and is_single(parts[1])
         )
         target = self.folder.joinpath(*parts) if allowed else self.folder
         inside = target.resolve() == self.folder.resolve().joinpath(*parts)  # no link on the way, and none out of the folder
         return target if allowed and inside and target.is_file() else None
-
-
-def _single(name: str) -> bool:
-    return name not in ("", ".", "..") and not any(sign in name for sign in "/\\\0")
 
 
 def _stamp(file: Path) -> tuple[int, int] | None:

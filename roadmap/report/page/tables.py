@@ -12,7 +12,7 @@ from roadmap.base.tables import Column, Row, filled
 from roadmap.record.study import PlannedRun
 from roadmap.report.columns import effect_columns, table_columns
 from roadmap.report.frames import PAPER
-from roadmap.report.page.progress import Progress
+from roadmap.report.page.progress import Progress, is_single
 from roadmap.report.records import Study
 from roadmap.report.report import Report
 
@@ -88,8 +88,7 @@ def _run(study: Study, run: PlannedRun, progress: Progress | None, beside: Path)
 
 def _links(study: Study, run: str, beside: Path) -> list[dict[str, str]]:
     """To the run's own files where they are, else to the file with all records; never out of the study's folder."""
-    single = run not in ("", ".", "..") and "/" not in run and "\\" not in run and run.isprintable()
-    files = {name: study.folder / "runs" / run / name for name in FILES if single}
+    files = {name: study.folder / "runs" / run / name for name in FILES if is_single(run) and run.isprintable()}
     links = [_link(path, f"{name} of {run}", beside) for name, path in files.items() if path.is_file()]
     records = study.folder / "records.jsonl"
     return links or ([_link(records, f"records.jsonl, for {run}", beside)] if records.is_file() else [])

@@ -8,7 +8,7 @@ the runs' residuals have in common is drawn in common.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,7 @@ from roadmap.report.noise import Array
 from roadmap.report.recipe import recipe_words
 from roadmap.report.records import Study
 from roadmap.report.report import Report
-from roadmap.report.statistics import Estimate, Measured, estimate_effects, written_interval
+from roadmap.report.statistics import Estimate, Measured, written_interval
 
 BESIDE = {"box_ap": ("mask_ap",)}  # scores that are sides of their own, by the metric of their study
 WHERE = {f"{kind}_ap": tuple(f"{kind}_ap{of}" for of in ("50", "75", "_small", "_medium", "_large")) for kind in ("box", "mask")}
@@ -37,7 +37,6 @@ class Side:
 
     report: Report
     estimates: tuple[Estimate | None, ...]
-    runs: tuple[int, ...]  # the fewest in a row of each; 0 where there is none
 
     @property
     def study(self) -> Study:
@@ -50,14 +49,9 @@ class Side:
         return self.study.plan.metric
 
     @property
-    def name(self) -> str:
-        """Of the study."""
-        return self.study.folder.resolve().name
-
-    @property
     def heading(self) -> str:
         """The score and its study."""
-        return f"{self.metric.label}, {self.name}"
+        return f"{self.metric.label}, {self.study.name}"
 
     @property
     def own(self) -> set[int]:
@@ -108,9 +102,14 @@ def read_transfer(folders: Sequence[Path]) -> Transfer:
     for other in others:
         _check_common(first.study, other.study)
     asked = _asked(first.study, [other.study for other in others])
-    sides = [_side(_by(other, key), asked) for other in others for key in _main(other.study)]
-    within = [_side(_by(side.report, key), asked) for side in sides for key in _where(side)]
-    return Transfer(asked, _side(first, asked), tuple(sides), tuple(within))
+
+    def side(report: Report, key: str) -> Side:
+        scored = report if key == report.study.plan.metric.key else Report.of(report.study.scored_by(key))
+        return Side(scored, tuple(scored.analysis.ask(asked)))
+
+    sides = [side(other, key) for other in others for key in (other.study.plan.metric.key, *_scores(other.study, BESIDE))]
+    within = [side(one.report, key) for one in sides for key in _scores(one.study, WHERE)]
+    return Transfer(asked, side(first, first.study.plan.metric.key), tuple(sides), tuple(within))
 
 
 def _check_common(first: Study, other: Study) -> None:
@@ -140,32 +139,10 @@ def _asked(first: Study, others: Sequence[Study]) -> tuple[Effect, ...]:
     return tuple(map(told_apart, listed))
 
 
-def _main(study: Study) -> list[str]:
-    there = _scores(study)
-    return [study.plan.metric.key, *(key for key in BESIDE.get(study.plan.metric.key, ()) if key in there)]
-
-
-def _where(side: Side) -> list[str]:
-    there = _scores(side.study)
-    return [key for key in WHERE.get(side.metric.key, ()) if key in there]
-
-
-def _scores(study: Study) -> set[str]:
-    return {key for result in study.results.values() for key in result.scores}
-
-
-def _by(report: Report, key: str) -> Report:
-    return Report.of(report.study.scored_by(key))
-
-
-def _side(report: Report, asked: Sequence[Effect]) -> Side:
-    """Holm's procedure runs over what this side can answer."""
-    rows = {row.variant.name: row for row in report.analysis.rows}
-    means = {name: row.mean for name, row in rows.items() if row.mean is not None}
-    known = [i for i, effect in enumerate(asked) if effect.weights.keys() <= means.keys()]
-    found = dict(zip(known, estimate_effects([asked[i] for i in known], means, report.analysis.measured), strict=True))
-    runs = [min(len(rows[row].values) for row in asked[i].weights) if i in found else 0 for i in range(len(asked))]
-    return Side(report, tuple(found.get(i) for i in range(len(asked))), tuple(runs))
+def _scores(study: Study, beside: Mapping[str, Sequence[str]]) -> list[str]:
+    """Of the scores beside its metric those that its runs have."""
+    there = {key for result in study.results.values() for key in result.scores}
+    return [key for key in beside.get(study.plan.metric.key, ()) if key in there]
 
 
 # --- rank correlation ------------------------------------------------------------------------------------------------
@@ -236,13 +213,6 @@ def noise_of_both(
 # --- words -----------------------------------------------------------------------------------------------------------
 
 
-def written(estimate: Estimate | None) -> str:
-    """A difference as people read it."""
-    if estimate is None:
-        return "missing"
-    return written_interval(estimate.value, *(estimate.interval or (None, None))) + ", resolved" * bool(estimate.resolved)
-
-
 def tau_words(found: Agreement | None) -> str:
     """Kendall's tau with its interval."""
     if found is None:
@@ -274,13 +244,13 @@ def notes(transfer: Transfer) -> list[str]:
 
 def _about(side: Side) -> str:
     plan = side.study.plan
-    return f"{side.name}: {plan.measured_on}, recipe {recipe_words(side.study)}, {len(plan.seeds)} seeds"
+    return f"{side.study.name}: {plan.measured_on}, recipe {recipe_words(side.study)}, {len(plan.seeds)} seeds"
 
 
 def _begun(first: Side, side: Side) -> str:
     """What the runs of a study started from."""
     if starts(first, side):
-        return f"The runs of {side.name} started from the weights of those of {first.name}."
+        return f"The runs of {side.study.name} started from the weights of those of {first.study.name}."
     if all(result.init is None for result in side.study.results.values()):
-        return f"The runs of {side.name} started from random weights, not from those of {first.name}."
-    return f"The runs of {side.name} started from other weights than those of {first.name}."
+        return f"The runs of {side.study.name} started from random weights, not from those of {first.study.name}."
+    return f"The runs of {side.study.name} started from other weights than those of {first.study.name}."

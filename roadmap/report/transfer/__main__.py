@@ -5,13 +5,13 @@ python -m roadmap.report.transfer experiments/digits experiments/scenes_detectio
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from roadmap.base.console import Parser, exits, printable
-from roadmap.base.tables import Column, as_csv, as_markdown, as_table, markdown_text
-from roadmap.report.transfer import Side, Transfer, notes, read_transfer, written
+from roadmap.base.tables import Column, Row, as_csv, as_markdown, as_table, markdown_text, markdown_with_notes
+from roadmap.report.columns import effects_under
+from roadmap.report.transfer import Side, Transfer, notes, read_transfer
 from roadmap.report.write import check_no_study, write_beside
 
 COLUMNS = ("step", "label", "parent", "study", "score", "difference", "low", "high", "p", "p_holm", "resolved", "n")
@@ -29,7 +29,7 @@ def main() -> int:
     check_no_study(arguments.to)
     transfer = read_transfer([arguments.first, *arguments.others])
     said = write_transfer(transfer, arguments.to)
-    tables = [as_table(_rows(transfer), columns, title) for title, columns in _tables(transfer)]
+    tables = [as_table(*table) for table in _tables(transfer)]
     print("\n".join([*tables, *map(printable, notes(transfer)), said]))
     return 0
 
@@ -44,12 +44,11 @@ def write_transfer(transfer: Transfer, folder: Path) -> str:
     from roadmap.report.transfer.figure import pictures
     from roadmap.report.transfer.page import render
 
-    rows = _rows(transfer)
-    parts = [f"{markdown_text(title)}\n\n{as_markdown(rows, columns)}" for title, columns in _tables(transfer)]
+    parts = [f"{markdown_text(title)}\n\n{as_markdown(rows, columns)}" for rows, columns, title in _tables(transfer)]
     files: dict[str, str | bytes] = {
         "transfer.csv": as_csv(_lines(transfer), [Column(key, key) for key in COLUMNS]),
         "correlations.csv": as_csv(_correlations(transfer), [Column(key, key) for key in TAUS]),
-        "transfer.md": "\n".join([*parts, *(f"{markdown_text(note)}\n" for note in notes(transfer))]),
+        "transfer.md": markdown_with_notes(parts, notes(transfer)),
         "transfer.html": render(transfer),
         **pictures(transfer),
     }
@@ -65,40 +64,26 @@ def _lines(transfer: Transfer) -> list[dict[str, Any]]:
 def _line(transfer: Transfer, i: int, side: Side) -> dict[str, Any]:
     effect, found = transfer.asked[i], side.estimates[i]
     parent = "+".join(row for row, weight in effect.weights.items() if weight < 0)
-    about = {"step": effect.name, "label": effect.label, "parent": parent, "study": side.name, "score": side.metric.key}
-    if found is None:
-        return {**about, "n": 0}
-    low, high = found.interval or (None, None)
-    tested = {"p": found.p, "p_holm": found.p_holm, "resolved": found.resolved}
-    return {**about, "difference": found.value, "low": low, "high": high, **tested, "n": side.runs[i]}
+    about = {"step": effect.name, "label": effect.label, "parent": parent, "study": side.study.name, "score": side.metric.key}
+    numbers = {} if found is None else {"difference": found.value, **found.tested}
+    return {**about, **numbers, "n": side.report.analysis.fewest(found)}
 
 
 def _correlations(transfer: Transfer) -> list[dict[str, Any]]:
     return [
-        {"study": side.name, "score": side.metric.key, "steps": found.steps}
+        {"study": side.study.name, "score": side.metric.key, "steps": found.steps}
         | {f"{name}{end}": getattr(getattr(found, name), of) for name in ("tau", "rho") for end, of in ENDS.items()}
         for side, found in zip(transfer.sides, transfer.agreements, strict=True)
         if found is not None
     ]
 
 
-def _rows(transfer: Transfer) -> list[dict[str, Any]]:
-    return [{"label": effect.label, "place": place} for place, effect in enumerate(transfer.asked)]
-
-
-def _tables(transfer: Transfer) -> list[tuple[str, list[Column]]]:
+def _tables(transfer: Transfer) -> list[tuple[list[Row], list[Column], str]]:
     """The metrics side by side, then for each score of detection where it comes from."""
     found = [("Differences to the parent, in points [95 % interval]", [transfer.first, *transfer.sides])]
     found += [(f"Where {side.heading} changes", [side, *within]) for side in transfer.sides if (within := transfer.of(side))]
-    return [(title, [Column("label", "step"), *map(_column, sides)]) for title, sides in found]
-
-
-def _column(side: Side) -> Column:
-    return Column(f"{side.name}:{side.metric.key}", side.heading, partial(_cell, side))
-
-
-def _cell(side: Side, row: dict[str, Any]) -> str:
-    return written(side.estimates[row["place"]])
+    labels = [effect.label for effect in transfer.asked]
+    return [(*effects_under(labels, [(side.heading, side.estimates) for side in sides]), title) for title, sides in found]
 
 
 if __name__ == "__main__":

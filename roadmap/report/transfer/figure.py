@@ -6,8 +6,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from roadmap.report.figure import GREY, LAST, STYLE, every_kind, plain
-from roadmap.report.lettering import SIZE, broken, width
+from roadmap.report.figure import GREY, LAST, STYLE, caption, files, plain
+from roadmap.report.lettering import broken, width
 from roadmap.report.plots import SMALL, listed, numbered
 from roadmap.report.statistics import Estimate
 from roadmap.report.transfer import Side, Transfer, tau_words
@@ -19,7 +19,7 @@ LINES = "#c3bdd8"  # of intervals
 def pictures(transfer: Transfer) -> dict[str, bytes]:
     """The figure in every kind of file."""
     with matplotlib.rc_context(STYLE):
-        return {f"transfer.{kind}": content for kind, content in every_kind(drawn(transfer)).items()}
+        return files({"transfer": drawn(transfer)})
 
 
 def drawn(transfer: Transfer) -> Figure:
@@ -39,7 +39,7 @@ def drawn(transfer: Transfer) -> Figure:
     last = grid[0, -1]
     last.text(1.05, 1.0, names, transform=last.transAxes, va="top", fontsize=SMALL, linespacing=1.35, parse_math=False)
     said = "lines: 95 % intervals; filled: the difference on the upright axis is resolved by Holm's procedure"
-    figure.supxlabel(broken(said, 72 * inches - 24), x=0.02, ha="left", fontsize=SIZE, parse_math=False)
+    caption(figure, said, inches)
     figure.draw_without_rendering()  # now the axes have their place
     for axes, side in zip(grid.flat, transfer.sides, strict=False):
         known = _known(transfer.first, side)

@@ -7,7 +7,7 @@ its worth is the sum of theirs, a weighted sum of rows like any effect, with the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -16,10 +16,11 @@ from pathlib import Path
 from roadmap.base.errors import Refused
 from roadmap.config.identity import differences
 from roadmap.record.study import Effect, StudyPlan
+from roadmap.report.against import refuse_other_metric
 from roadmap.report.recipe import recipe_words
 from roadmap.report.replication import settings_of
 from roadmap.report.report import Report
-from roadmap.report.statistics import Estimate, estimate_effects, written_interval
+from roadmap.report.statistics import Estimate
 
 VIEWS = {  # by study.kind, in the order in which they are shown
     "roadmap": "on top of all before it",
@@ -29,25 +30,11 @@ VIEWS = {  # by study.kind, in the order in which they are shown
     "equal_flops": "on top of all before it, at equal cost",
 }
 PAIRS = "interactions"
-SAME = (
-    "head.",
-    "data.",
-    "recipe.",
-    "start.",
-    "scale",
-    "precision",
-)  # settings in which studies that are seen together may not differ
+# Settings in which studies that are seen together may not differ.
+SAME = ("head.", "data.", "recipe.", "start.", "scale", "precision")
 
 
-@dataclass(frozen=True)
-class Worth:
-    """What a step is worth by one view; `seeds` is the least number of runs in a row of it."""
-
-    step: str
-    label: str
-    kind: str
-    estimate: Estimate
-    seeds: int
+Worth = tuple[str, Estimate]  # a view, and what a step is worth by it
 
 
 @dataclass(frozen=True)
@@ -72,17 +59,18 @@ class Views:
         return self.reports.get(PAIRS)
 
     @cached_property
-    def worths(self) -> dict[tuple[str, str], Worth]:
+    def worths(self) -> dict[tuple[str, str], Estimate]:
         """By step and view; a pair that is not there was not measured."""
-        return {(worth.step, worth.kind): worth for kind in self.kinds for worth in _worths(self.reports[kind], kind)}
+        asked = {kind: self.reports[kind].analysis.ask(_asked(self.reports[kind].study.plan, kind)) for kind in self.kinds}
+        return {(worth.effect.name, kind): worth for kind, worths in asked.items() for worth in worths if worth is not None}
 
     @cached_property
     def steps(self) -> dict[str, str]:
         """Labels by step, in the order of the studies that ask for one change at a time, side branches last."""
         cumulative = ("roadmap", "equal_flops")
         labels: dict[str, str] = {}
-        for worth in sorted(self.worths.values(), key=lambda worth: worth.kind in cumulative):
-            labels.setdefault(worth.step, worth.label)
+        for step, kind in sorted(self.worths, key=lambda which: which[1] in cumulative):
+            labels.setdefault(step, self.worths[step, kind].effect.label)
         return labels
 
     @property
@@ -100,9 +88,9 @@ class Views:
         """By step the two views that lie furthest apart, where their intervals share nothing."""
         found = []
         for step in self.steps:
-            known = [w for kind in self.kinds if (w := self.worths.get((step, kind))) and w.estimate.interval]
-            pairs = [(a, b) for a, b in combinations(known, 2) if _disjoint(a.estimate, b.estimate)]
-            found += sorted(pairs, key=lambda pair: -abs(pair[0].estimate.value - pair[1].estimate.value))[:1]
+            known = [(kind, w) for kind in self.kinds if (w := self.worths.get((step, kind))) and w.interval]
+            pairs = [(a, b) for a, b in combinations(known, 2) if _disjoint(a[1], b[1])]
+            found += sorted(pairs, key=lambda pair: -abs(pair[0][1].value - pair[1][1].value))[:1]
         return found
 
 
@@ -130,26 +118,13 @@ def read_views(folders: Sequence[Path]) -> Views:
 
 def _refuse_others(one: Report, other: Report) -> None:
     first, second = one.study, other.study
-    if first.plan.metric != second.plan.metric:
-        raise Refused(f"{first.folder} is scored by {first.plan.metric.label}, {second.folder} by {second.plan.metric.label}")
+    refuse_other_metric(first, second)
     unequal = [line for line in differences(settings_of(first), settings_of(second)) if line.startswith(SAME)]
     if unequal:
         raise Refused(f"{first.folder} and {second.folder} are no views of the same: they differ in {'; '.join(unequal)}")
 
 
 # --- worths ----------------------------------------------------------------------------------------------------------
-
-
-def _worths(report: Report, kind: str) -> Iterator[Worth]:
-    """Of one study; Holm's procedure runs over what is asked here."""
-    analysis = report.analysis
-    rows = {row.variant.name: row for row in analysis.rows}
-    means = {name: row.mean for name, row in rows.items() if row.mean is not None}
-    asked = [effect for effect in _asked(report.study.plan, kind) if effect.weights.keys() <= means.keys()]
-    for estimate in estimate_effects(asked, means, analysis.measured):
-        effect = estimate.effect
-        seeds = min(len(rows[name].values) for name in effect.weights)
-        yield Worth(effect.name, effect.label, kind, estimate, seeds)
 
 
 def _asked(plan: StudyPlan, kind: str) -> list[Effect]:
@@ -195,14 +170,6 @@ def _disjoint(one: Estimate, other: Estimate) -> bool:
     return high < other_low or other_high < low
 
 
-def written(worth: Worth | None) -> str:
-    """A worth as people read it."""
-    if worth is None:
-        return "missing"
-    low, high = worth.estimate.interval or (None, None)
-    return written_interval(worth.estimate.value, low, high) + ", resolved" * bool(worth.estimate.resolved)
-
-
 # --- notes -----------------------------------------------------------------------------------------------------------
 
 
@@ -231,8 +198,8 @@ def _places(views: Views) -> str:
     if not views.apart:
         return "No step has two views whose intervals share nothing: that a worth depends on its place does not show here."
     said = [
-        f"{one.label} ({VIEWS[one.kind]} {one.estimate.value:+.1f}, {VIEWS[other.kind]} {other.estimate.value:+.1f})"
-        for one, other in views.apart
+        f"{one.effect.label} ({VIEWS[view]} {one.value:+.1f}, {VIEWS[another]} {other.value:+.1f})"
+        for (view, one), (another, other) in views.apart
     ]
     return f"Two views' intervals share nothing (of equal worths, 0.6 to 5 % of pairs do): {'; '.join(said)}."
 
@@ -247,5 +214,4 @@ def _machines(views: Views) -> list[str]:
 
 
 def _name(report: Report) -> str:
-    study = report.study
-    return f"{study.folder.resolve().name}, {len(study.plan.seeds)} seeds"
+    return f"{report.study.name}, {len(report.study.plan.seeds)} seeds"

@@ -5,13 +5,13 @@ python -m roadmap.report.views experiments/digits experiments/digits_leave_one_o
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from roadmap.base.console import Parser, exits, printable
-from roadmap.base.tables import Column, as_csv, as_markdown, as_table, markdown_text
-from roadmap.report.views import VIEWS, Views, Worth, notes, read_views, written
+from roadmap.base.tables import Column, Row, as_csv, as_markdown, as_table, markdown_with_notes
+from roadmap.report.columns import effects_under
+from roadmap.report.views import VIEWS, Views, notes, read_views
 from roadmap.report.write import check_no_study, write_beside
 
 COLUMNS = ("step", "label", "view", "effect", "low", "high", "p", "p_holm", "resolved", "n")
@@ -26,7 +26,7 @@ def main() -> int:
     check_no_study(arguments.to)
     views = read_views(arguments.folders)
     written = write_views(views, arguments.to)
-    print("\n".join([as_table(_rows(views), _columns(views)), *map(printable, notes(views)), written]))
+    print("\n".join([as_table(*_table(views)), *map(printable, notes(views)), written]))
     return 0
 
 
@@ -40,10 +40,9 @@ def write_views(views: Views, folder: Path) -> str:
     from roadmap.report.views.figure import pictures
     from roadmap.report.views.page import render
 
-    rows, columns = _rows(views), _columns(views)
     files: dict[str, str | bytes] = {
         "views.csv": as_csv(_lines(views), [Column(key, key) for key in COLUMNS]),
-        "views.md": "\n".join([as_markdown(rows, columns), *(f"{markdown_text(note)}\n" for note in notes(views))]),
+        "views.md": markdown_with_notes([as_markdown(*_table(views))], notes(views)),
         "views.html": render(views),
         **pictures(views),
     }
@@ -53,33 +52,18 @@ def write_views(views: Views, folder: Path) -> str:
 def _lines(views: Views) -> list[dict[str, Any]]:
     """One for each step and view; without numbers where the view has not that step."""
     pairs = [(step, kind) for step in views.steps for kind in views.kinds]
-    return [
-        {"step": step, "label": views.steps[step], "view": kind} | _numbers(views.worths.get((step, kind)))
-        for step, kind in pairs
-    ]
+    return [{"step": step, "label": views.steps[step], "view": kind} | _numbers(views, step, kind) for step, kind in pairs]
 
 
-def _numbers(worth: Worth | None) -> dict[str, Any]:
-    if worth is None:
-        return {"n": 0}
-    found = worth.estimate
-    low, high = found.interval or (None, None)
-    tested = {"p": found.p, "p_holm": found.p_holm, "resolved": found.resolved}
-    return {"effect": found.value, "low": low, "high": high, **tested, "n": worth.seeds}
+def _numbers(views: Views, step: str, kind: str) -> dict[str, Any]:
+    worth = views.worths.get((step, kind))
+    numbers = {} if worth is None else {"effect": worth.value, **worth.tested}
+    return {**numbers, "n": views.reports[kind].analysis.fewest(worth)}
 
 
-def _rows(views: Views) -> list[dict[str, Any]]:
-    return [
-        {"label": label, **{kind: views.worths.get((step, kind)) for kind in views.kinds}} for step, label in views.steps.items()
-    ]
-
-
-def _columns(views: Views) -> list[Column]:
-    return [Column("label", "step"), *(Column(kind, VIEWS[kind], partial(_cell, kind)) for kind in views.kinds)]
-
-
-def _cell(kind: str, row: dict[str, Any]) -> str:
-    return written(row[kind])
+def _table(views: Views) -> tuple[list[Row], list[Column]]:
+    by_view = [(VIEWS[kind], [views.worths.get((step, kind)) for step in views.steps]) for kind in views.kinds]
+    return effects_under(views.steps.values(), by_view)
 
 
 if __name__ == "__main__":

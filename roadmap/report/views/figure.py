@@ -9,11 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from roadmap.report.figure import GREY, STYLE, every_kind, plain
-from roadmap.report.lettering import SIZE, broken, width
+from roadmap.report.figure import GREY, STYLE, caption, files, plain
+from roadmap.report.lettering import broken, width
 from roadmap.report.plots import NAMES, SMALL, at_edge, interactions
-from roadmap.report.statistics import written_interval
-from roadmap.report.views import VIEWS, Views, Worth
+from roadmap.report.statistics import Estimate
+from roadmap.report.views import VIEWS, Views
 
 MARKS = {  # Okabe and Ito's colours, which colour-blind readers tell apart
     "roadmap": ("#0072B2", "o"),
@@ -31,9 +31,7 @@ def pictures(views: Views) -> dict[str, bytes]:
     """The figure of all views, and that of the pairs where they were trained, in every kind of file."""
     with matplotlib.rc_context(STYLE):
         pairs = None if views.pairs is None else interactions(views.pairs.study, views.pairs.analysis)
-        figures = {"views": drawn(views), "pairs": pairs}
-        every = {name: every_kind(figure) for name, figure in figures.items() if figure is not None}
-    return {f"{name}.{kind}": content for name, kinds in every.items() for kind, content in kinds.items()}
+        return files({"views": drawn(views), "pairs": pairs})
 
 
 def drawn(views: Views) -> Figure:
@@ -60,32 +58,28 @@ def drawn(views: Views) -> Figure:
     handles = [Line2D([], [], color=MARKS[kind][0], marker=MARKS[kind][1], label=VIEWS[kind]) for kind in kinds]
     columns = 3 if max(width(VIEWS[kind], SMALL) for kind in kinds) < 220 else 2
     figure.legend(handles=handles, loc="outside upper left", ncols=columns, fontsize=SMALL, frameon=False)
-    caption = f"{plan.measured_on}; line: 95 % interval; filled: resolved by Holm's procedure among those of its view"
-    caption += "; arrows: beyond the axis" * (most < math.inf)
-    figure.supxlabel(broken(caption, 72 * INCHES - 24), x=0.02, ha="left", fontsize=SIZE, parse_math=False)
+    said = f"{plan.measured_on}; line: 95 % interval; filled: resolved by Holm's procedure among those of its view"
+    caption(figure, said + "; arrows: beyond the axis" * (most < math.inf), INCHES)
     return figure
 
 
 def _most(views: Views) -> float:
     """How far the axis reaches, in points: infinity where it need not be cut because a few worths lie far beyond all others."""
-    worths = [worth.estimate for worth in views.worths.values()]
-    reach = sorted(abs(found.value) + (found.half_width or 0.0) for found in worths)
+    reach = sorted(abs(worth.value) + (worth.half_width or 0.0) for worth in views.worths.values())
     most = FAR * reach[int(0.8 * (len(reach) - 1))]
     return most if reach[-1] > most else math.inf
 
 
-def _mark(axes: Axes, y: float, kind: str, worth: Worth | None, most: float) -> None:
+def _mark(axes: Axes, y: float, kind: str, worth: Estimate | None, most: float) -> None:
     colour, form = MARKS[kind]
     if worth is None:
         axes.text(0, y, " missing", va="center", fontsize=7, color=colour, style="italic")
         return
-    found = worth.estimate
-    if abs(found.value) > most:
-        said = written_interval(found.value, *(found.interval or (None, None))) + ", resolved" * bool(found.resolved)
-        at_edge(axes, y, found.value, said, colour, 7)
+    if abs(worth.value) > most:
+        at_edge(axes, y, worth.value, worth.words, colour, 7)
         return
-    filled = colour if found.resolved else "white"
+    filled = colour if worth.resolved else "white"
     axes.errorbar(
-        found.value, y, xerr=found.half_width, fmt=form, color=colour, markerfacecolor=filled, capsize=2, markersize=5.5,
+        worth.value, y, xerr=worth.half_width, fmt=form, color=colour, markerfacecolor=filled, capsize=2, markersize=5.5,
         linewidth=1.3, zorder=3,
     )  # fmt: skip

@@ -201,9 +201,7 @@ def _last(error: BaseException) -> str:
 def _connected(address: str | None) -> Iterator[None]:
     """A Ray, inside; one of this machine's own has gone with all its processes and files afterwards."""
     folder = tempfile.mkdtemp(prefix="ray-", dir=_short_folder()) if address is None else None
-    with ThreadPoolExecutor(
-        1
-    ) as thread:  # for as long as Ray runs, whose processes are killed when the thread that started them ends
+    with ThreadPoolExecutor(1) as thread:  # as long as Ray runs: its processes are killed when the thread that started them ends
         try:
             _start(thread, address, folder)
             yield

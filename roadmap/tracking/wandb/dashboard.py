@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from roadmap.base.errors import EXIT_FAILED, Refused, StorageFault
+from roadmap.base.errors import EXIT_FAILED, Refused, writing
 from roadmap.base.files import read_json_object, write_atomic
 from roadmap.base.redaction import redact_text
 from roadmap.record.result import Metric
@@ -106,24 +106,19 @@ def packages() -> tuple[ModuleType, ModuleType, ModuleType]:
 
 def specify(board: Dashboard) -> dict[str, Any]:
     """View and report as W&B's server takes them: `title`, `type`, `name`, `spec` and the report's `description`."""
-    view, report = workspace(board)._to_model(), _report(board)._to_model()
-    about = {"entity": board.entity, "project": board.project, "description": ""}
+    report = _report(board)._to_model()
+    shown = {"view": ("project-view", workspace(board)._to_model(), ""), "report": ("runs", report, report.description)}
     return {
-        "view": {
-            **about,
-            "type": "project-view",
-            "name": board.view_name("view"),
-            "title": view.display_name,
-            "spec": _settled(view.spec.model_dump(mode="json", by_alias=True, exclude_none=True)),
-        },
-        "report": {
-            **about,
-            "type": "runs",
-            "name": board.view_name("report"),
-            "title": report.display_name,
-            "description": report.description,
-            "spec": _settled(report.spec.model_dump(mode="json", by_alias=True, exclude_none=True)),
-        },
+        kind: {
+            "entity": board.entity,
+            "project": board.project,
+            "type": view_type,
+            "name": board.view_name(kind),
+            "title": model.display_name,
+            "description": description,
+            "spec": _settled(model.spec.model_dump(mode="json", by_alias=True, exclude_none=True)),
+        }
+        for kind, (view_type, model, description) in shown.items()
     }
 
 
@@ -295,10 +290,8 @@ def _upsert(server: Server, board: Dashboard, kind: str, content: dict[str, Any]
 
 def _note(folder: Path, urls: dict[str, str]) -> None:
     """Keep in `<study>/wandb/dashboard.json` where things are."""
-    try:
+    with writing(f"{folder / 'wandb'}:"):
         write_atomic(folder / "wandb" / "dashboard.json", json.dumps(urls, indent=2) + "\n")
-    except OSError as error:
-        raise StorageFault(f"{folder / 'wandb'}: could not be written: {error}") from error
 
 
 def _say_missing(board: Dashboard) -> None:

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from roadmap.base.errors import StorageFault
+from roadmap.base.errors import writing
 from roadmap.base.files import read_json_object, write_atomic
 from roadmap.base.redaction import redact_record, redact_text
 from roadmap.base.tables import filled
@@ -47,12 +47,10 @@ def summarise(report: Report, entity: str | None, project: str) -> Record:
     table = table_of(report)
     lines = [{"epoch": index, **line} for index, line in enumerate(lines_of(report))]  # W&B's step is the row
     fingerprint = hashlib.sha256(json.dumps([table, lines]).encode()).hexdigest()
-    try:
+    with writing(f"{folder.path}:"):
         folder.path.mkdir(parents=True, exist_ok=True)
         write_atomic(folder.path / TABLE, json.dumps({**table, "record": fingerprint}, ensure_ascii=False))
         write_atomic(folder.history_file, "".join(json.dumps(line) + "\n" for line in lines))
-    except OSError as error:
-        raise StorageFault(f"{folder.path}: could not be written: {error}") from error
     return Record(folder, _shown(report, folder.path, entity, project), fingerprint)
 
 
