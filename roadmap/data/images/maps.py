@@ -56,8 +56,9 @@ class Maps:
         fingerprint, findings = examine_splits(inventory, examine, pictures, "maps", most)
         warn(refuse_findings(root, findings, data.accept))
         unknown = {IGNORED, 0} if self.from_one else {IGNORED}
-        for split, paths in (("train", train), ("val", val)):
-            if all(_seen(self._map_of(root, path)) <= unknown for path in paths):  # the first has a class, as a rule
+        for split in self.maps:
+            seen = (_seen(self._map_of(root, path)) for path in inventory.split(split).paths)
+            if all(levels <= unknown for levels in seen):  # the first has a class, as a rule
                 raise Refused(f"{root / self.maps[split]}: no map has a pixel of a class, all of them are ignored")
         return fingerprint
 
