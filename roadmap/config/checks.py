@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -36,6 +37,12 @@ from roadmap.config.task_rules import compares_images, task_rules
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 NAMED = "at most 100 letters, digits, _ . -"
 SWITCH = "true or false"
+LIMITS = {  # of a number: how it is compared with each, and in words
+    "above": (operator.gt, "above"),
+    "least": (operator.ge, "at least"),
+    "below": (operator.lt, "below"),
+    "most": (operator.le, "at most"),
+}
 TIMM_NAME = re.compile(r"[A-Za-z0-9_]{1,100}")  # of an architecture, without the tag of its weights
 RUN_NAME = re.compile(r".*-s\d+-[0-9a-f]{8}")  # of a run's folder
 TIMM = "timm:"  # before the name of weights of timm's, in place of a run's folder
@@ -177,8 +184,7 @@ def _check_augmentation(experiment: Experiment) -> None:
 
 def _check_batch(experiment: Experiment) -> None:
     recipe = experiment.recipe
-    key = "recipe.batch_size" if recipe.micro_batch is None else "recipe.micro_batch"
-    at_once = recipe.images_at_once
+    key, at_once = recipe.at_once_key, recipe.images_at_once
     whole = recipe.batch_size % at_once == 0
     _require(whole, key, at_once, f"a divisor of recipe.batch_size={recipe.batch_size}: an update is made of whole micro-batches")
     one_alone = at_once == 1 and compares_images(experiment)
@@ -233,19 +239,12 @@ def _numbers(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, dict[str, 
 
 
 def _check_number(key: str, value: float, limits: dict[str, float]) -> None:
-    holds = {
-        "above": lambda bound: value > bound,
-        "least": lambda bound: value >= bound,
-        "below": lambda bound: value < bound,
-        "most": lambda bound: value <= bound,
-    }
-    ok = math.isfinite(value) and all(holds[name](bound) for name, bound in limits.items())
+    ok = math.isfinite(value) and all(LIMITS[name][0](value, bound) for name, bound in limits.items())
     _require(ok, key, value, _in_words(limits))
 
 
 def _in_words(limits: dict[str, float]) -> str:
-    words = {"above": "above {:.10g}", "least": "at least {:.10g}", "below": "below {:.10g}", "most": "at most {:.10g}"}
-    return " and ".join(words[name].format(bound) for name, bound in limits.items()) or "finite"
+    return " and ".join(f"{LIMITS[name][1]} {bound:.10g}" for name, bound in limits.items()) or "finite"
 
 
 def _require(ok: bool, key: str, value: Any, allowed: str) -> None:

@@ -507,6 +507,11 @@ class RecipeConfig:
         return self.micro_batch or self.batch_size
 
     @property
+    def at_once_key(self) -> str:
+        """The setting that says how many images that are."""
+        return "recipe.batch_size" if self.micro_batch is None else "recipe.micro_batch"
+
+    @property
     def peak_lr(self) -> float:
         """The learning rate after warm-up: linear in the batch (Table 5: 4e-3 for 4096 images)."""
         return self.lr * self.batch_size / self.lr_batch

@@ -77,8 +77,7 @@ def _of_objects(experiment: Experiment) -> Iterator[Rule]:
     else:
         yield from _neutral(recipe, ["short_sides", "crop_sides", "crop_range"], task)
     alone = recipe.images_at_once == 1 and compares_images(experiment)
-    key = "recipe.batch_size" if recipe.micro_batch is None else "recipe.micro_batch"
-    yield Rule(not alone, key, 1, "at least 2: a BatchNorm of backbone or head compares images")
+    yield Rule(not alone, recipe.at_once_key, 1, "at least 2: a BatchNorm of backbone or head compares images")
 
 
 def compares_images(experiment: Experiment) -> bool:

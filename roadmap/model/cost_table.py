@@ -1,7 +1,7 @@
-"""The roadmap's costs: parameters, multiply-adds by operator, activations. Nothing is trained.
+"""The costs of classifiers at every step: parameters, multiply-adds by operator, activations.
 
-`python -m roadmap.cost [--scale tiny] [--format table|csv|json|md|latex]`. The paper counts the multiply-adds of
-convolutions and linear layers only; fvcore's total adds norms and pooling, so both stand in the table.
+The paper counts the multiply-adds of convolutions and linear layers only; fvcore's total adds norms and pooling, so both stand
+in the table.
 """
 
 from __future__ import annotations

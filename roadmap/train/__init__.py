@@ -1,1 +1,1 @@
-"""Training: recipe, session, checkpoints, and one run from config to record."""
+"""Training: the loop, one update, the recipe, checkpoints and the processes of one run."""

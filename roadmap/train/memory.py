@@ -76,9 +76,9 @@ def out_of_memory(
     release(device)
     sizes = smaller_micro_batches(recipe, least=2 if batch_norm else 1)
     most = next((size for size in sizes if fits(network, partial(loss, size), device)), None)
-    key = "batch_size" if recipe.micro_batch is None else "micro_batch"
+    tried = f"{recipe.at_once_key}={recipe.images_at_once}"
     return OutOfMemory(
-        f"recipe.{key}={recipe.images_at_once}: {device.type} memory is not enough for this many images at once in {where}; "
+        f"{tried}: {device.type} memory is not enough for this many images at once in {where}; "
         + (f"{most} fit: recipe.micro_batch={most} keeps the update of {recipe.batch_size}" if most else "not even one fits")
         + (", and changes what BatchNorm sees" if batch_norm else "")
         + ". Nothing was changed"
