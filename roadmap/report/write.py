@@ -36,10 +36,8 @@ def write_report(folder: Path, keys: Sequence[str] = (), behind: Path | None = N
     """
     table_columns(plan_in(folder), keys)  # without a study, or with a wrong key, nothing is made, not even the lock
     other = None if behind is None else Report.read(behind)
-    with (
-        writing(f"{folder}: the report"),
-        claim(folder / "claim", wait=WAIT_SECONDS),
-    ):  # several sweeps may end at the same moment
+    alone = claim(folder / "claim", wait=WAIT_SECONDS)  # several sweeps may end at the same moment
+    with writing(f"{folder}: the report"), alone:
         report = Report.read(folder)
         remove_partial(folder)
         write_records(report.study)
