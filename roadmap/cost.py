@@ -16,7 +16,6 @@ from roadmap.config.compose import compose
 from roadmap.config.overrides import config_folders
 from roadmap.config.schema import Head
 from roadmap.config.steps import check_whole, networks
-from roadmap.model.cost_table import COLUMNS, cost_rows
 
 HEADS = tuple(head.value for head in Head if head != Head.none)
 
@@ -53,6 +52,8 @@ def main() -> int:
 def _table(asked: Namespace, steps: list[str], folders: tuple[Path, ...], own: tuple[str, ...]) -> Table:
     """Rows, columns and title."""
     if asked.task == "none":
+        from roadmap.model.cost_table import COLUMNS, cost_rows  # torch
+
         size = asked.image_size or 224
         title = f"scale {asked.scale}, {size} px, 1000 classes; multiply-adds of one image"
         return cost_rows(asked.scale, size, folders, steps, own), COLUMNS, title

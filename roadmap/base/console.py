@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
+from roadmap.base import processes
 from roadmap.base.errors import EXIT_CLOSED_PIPE, EXIT_STOPPED, Refused, RoadmapError
 from roadmap.base.redaction import redact_text
 from roadmap.base.signals import leave_on_signals
@@ -20,6 +21,7 @@ def exits(main: Callable[[], int | None]) -> Callable[[], NoReturn]:
 
     def entry() -> NoReturn:
         leave_on_signals()
+        processes.collect_seldom()
         try:
             code = main()
         except RoadmapError as error:
@@ -30,6 +32,7 @@ def exits(main: Callable[[], int | None]) -> Callable[[], NoReturn]:
         except BrokenPipeError:  # the reader has gone, as in `| head`; keep Python from saying so again at its exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             code = EXIT_CLOSED_PIPE
+        processes.leave_garbage()
         sys.exit(code)
 
     return entry

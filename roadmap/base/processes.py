@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import signal
 import sys
@@ -17,6 +18,7 @@ STAT = Path("/proc/stat")
 WORK = (0, 1, 2, 5, 6, 7)  # of its columns: user, nice, system, interrupts, and what another machine on this one took
 OWN_WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")  # a user's word on how OpenMP's threads wait
 NEIGHBOUR = 0.25  # of a core, used by others
+USUAL_COLLECTION = gc.get_threshold()
 
 
 def rank() -> int:
@@ -77,6 +79,28 @@ def wait_asleep_beside_others(before: Use = _AT_START) -> None:
     others = (now.cores - before.cores) - (now.own - before.own)
     if others > NEIGHBOUR * max(now.clock - before.clock, 0.2) and not any(name in os.environ for name in OWN_WAITING):
         os.environ["GOMP_SPINCOUNT"] = "0"
+
+
+def collect_seldom() -> None:
+    """Look for garbage seldom while a command starts: imports and plans make objects by the hundred thousand, all of which stay.
+
+    Python would look through all of them again and again, a tenth of the time of `import torch`.
+    """
+    gc.set_threshold(100_000)
+
+
+def collect_as_usual() -> None:
+    """Once a run begins: tensors that hold each other must not wait for the device's memory to fill."""
+    gc.set_threshold(*USUAL_COLLECTION)
+
+
+def leave_garbage() -> None:
+    """Before the end: the system takes all memory back at once, where Python would look through it, a fifth of `import torch`.
+
+    Not with Triton's bindings, which count what is left at the end and print it as leaks.
+    """
+    if "triton" not in sys.modules:
+        gc.freeze()
 
 
 def end_with_parent() -> None:

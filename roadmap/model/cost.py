@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
@@ -128,17 +128,21 @@ def _block(block: BlockLayout, shape: Shape) -> Counted:
     return counts + _activation(block.activation, shape), shape
 
 
+@kept  # as a block's
 def _conv_layer(conv: Conv, shape: Shape) -> Counted:
-    """A convolution and what follows it. Each of its outputs costs the same, so one is traced: zeros for all may be gigabytes."""
-    inputs = conv.in_channels // conv.groups
-    one = dataclasses.replace(conv, in_channels=inputs, out_channels=1, groups=1, norm=None, activation=None, part=None)
-    each, out = _count(conv_layer, (one,), (1, inputs, *shape[2:]))
-    counts, shape = Counter({name: conv.out_channels * count for name, count in each.items()}), (1, conv.out_channels, *out[2:])
+    """A convolution and what follows it. Each pair of an input and an output channel costs the same, so one is traced."""
+    one = dataclasses.replace(conv, in_channels=1, out_channels=1, groups=1, norm=None, activation=None, part=None)
+    each, out = _count(conv_layer, (one,), (1, 1, *shape[2:]))
+    inputs, outputs = conv.in_channels // conv.groups, conv.out_channels
+    counts = _times({name: count for name, count in each.items() if name in MULTIPLY_ADDS}, inputs * outputs)
+    counts[OUTPUTS] = each[OUTPUTS] * outputs
+    counts[PARAMETERS] = (conv.kernel_size**2 * inputs + conv.bias) * outputs
+    shape = (1, outputs, *out[2:])
     return counts + _norm(conv.norm, shape) + _activation(conv.activation, shape) + _part(conv.part, shape), shape
 
 
 def _norm(norm: str | None, shape: Shape) -> Counter[str]:
-    return Counter() if norm is None else _count(norm_of(norm), (shape[1],), shape)[0]
+    return Counter() if norm is None else _of_channels(norm_of(norm), shape)
 
 
 def _activation(activation: str | None, shape: Shape) -> Counter[str]:
@@ -150,7 +154,18 @@ def _activation(activation: str | None, shape: Shape) -> Counter[str]:
 
 
 def _part(part: str | None, shape: Shape) -> Counter[str]:
-    return Counter() if part is None else _count(block_part_of(part), (shape[1],), shape)[0]
+    return Counter() if part is None else _of_channels(block_part_of(part), shape)
+
+
+def _of_channels(build: Callable[[int], nn.Module], shape: Shape) -> Counter[str]:
+    """What is built for these channels: of the roadmap's own each channel costs the same, so one is traced."""
+    if isinstance(build, Part):
+        return _count(build, (shape[1],), shape)[0]
+    return _times(_count(build, (1,), (1, 1, *shape[2:]))[0], shape[1])
+
+
+def _times(counts: Mapping[str, int], factor: int) -> Counter[str]:
+    return Counter({name: factor * count for name, count in counts.items()})
 
 
 @cache

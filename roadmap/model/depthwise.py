@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._jit_internal import is_scripting  # torch.jit's own, which does not export it to mypy
+from torch.jit._trace import is_tracing
 
 
 class Depthwise(nn.Conv2d):
@@ -29,9 +30,12 @@ HAS_TRITON = find_spec("triton") is not None
 
 def convolve_channels(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
     """Each channel of (N, C, H, W) with its own kernel, by the kernel of this file where it can."""
-    if not is_scripting():  # noqa: SIM102 (TorchScript leaves out this if's body, and not the second half of a condition)
+    if not is_scripting():  # a script leaves out this if's body
         if _has_kernel(x):
             return _by_kernel(x, weight, bias)
+        beyond = _beyond(x, padding)
+        if beyond > 0:
+            weight, padding = weight[:, :, beyond:-beyond, beyond:-beyond], padding - beyond
     return nn.functional.conv2d(x, weight, bias, 1, padding, 1, weight.shape[0])
 
 
@@ -42,6 +46,17 @@ def _has_kernel(x: Tensor) -> bool:
     """Not for a network that is exported: where it will run, the operator is not known."""
     by_triton = x.device.type == "cuda" and HAS_TRITON and x.is_contiguous(memory_format=torch.channels_last)
     return by_triton and not torch.compiler.is_exporting()
+
+
+def _beyond(x: Tensor, padding: int) -> int:
+    """How many taps at each side of the kernel meet padding alone, as most of 7 x 7 do in the last stages of small images.
+
+    oneDNN computes them on a CPU; without them an update of ConvNeXt-Atto at 32 px takes 0.94 of the time with AVX512 and
+    0.78 with AVX2, to the same bits. One tap at each side stays: of a kernel of one tap oneDNN adds up in another order.
+    """
+    if x.device.type != "cpu" or torch.compiler.is_compiling() or is_tracing():
+        return 0
+    return padding - max(1, max(x.shape[2:]) - 1)
 
 
 def _by_kernel(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

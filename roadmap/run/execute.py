@@ -42,6 +42,7 @@ def execute(experiment: Experiment, inventory: Inventory, fingerprint: str) -> R
         Held, OutOfMemory, Refused, StorageFault, Stopped: see `roadmap.base.errors`. A run that diverges is a result, no error.
 
     """
+    processes.collect_as_usual()
     load(experiment.parts)
     folder = RunFolder.of(experiment, fingerprint)
     done = folder.result()

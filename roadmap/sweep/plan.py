@@ -60,8 +60,9 @@ class Point:
 
     def result_elsewhere(self, with_weights: bool = False) -> RunFolder | None:
         """The folder of the same run, done in another study under the same `output`, and where asked with its weights."""
-        studies = sorted(self.folder.path.parents[2].glob("*/runs"))
-        for path in (path for runs in studies for path in runs_of(runs, self.which)):
+        output = self.folder.path.parents[2]
+        studies = sorted(output.iterdir()) if output.is_dir() else []
+        for path in (path for study in studies for path in runs_of(study / "runs", self.which)):
             with suppress(Refused):  # a record of another version of roadmap, or no weights
                 result = RunFolder(path).result() if path != self.folder.path else None
                 if result is not None and result.done:
