@@ -144,7 +144,7 @@ def _synthetic(setting: Setting, number: int, layout: torch.memory_format) -> Ba
     if setting.head.name == Head.none:
         images = torch.randn(number, 3, size, size, device=device).contiguous(memory_format=layout)
         return LabelledImages(images, torch.randint(setting.classes, (number,), device=device))
-    batch = setting.task.dummy_batch(number, size, device)
+    batch = setting.task.dummy_batch(number, device)
     for image in batch.images:
         image.normal_()
     return batch
@@ -153,7 +153,7 @@ def _synthetic(setting: Setting, number: int, layout: torch.memory_format) -> Ba
 def _ours(model: ModelConfig, setting: Setting) -> Made:
     """The update of a run, its reading late included."""
     seed_all(0)
-    network = setting.task.network(model, None, setting.image_size)
+    network = setting.task.network(model, None)
     network = network.to(setting.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     compile_network(network, setting.compiled)
     adamw = recipe.optimizer(setting.recipe, network)

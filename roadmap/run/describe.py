@@ -20,7 +20,7 @@ from roadmap.train.loop import Trainer
 def describe(trainer: Trainer, experiment: Experiment, inventory: Inventory, fingerprint: str) -> RunResult:
     """What the run is; the outcome is filled in at the end."""
     settings = decisive(experiment, fingerprint)
-    cost = trainer.task.cost(experiment.model, experiment.reference, experiment.data.image_size)
+    cost = trainer.task.cost(experiment.model, experiment.reference)
     counts = {"classes": len(inventory.classes), "train": inventory.train.size, "val": inventory.val.size}
     return RunResult(
         run=trainer.state.folder.path.name,

@@ -115,8 +115,7 @@ def cost_of_run(experiment: Experiment, classes: Sequence[str]) -> Cost:
     """What the network of a run costs, as its task counts."""
     from roadmap.tasks.choose import choose_task  # torch, and timm where a reference asks for it
 
-    task = choose_task(experiment, classes)
-    return task.cost(experiment.model, experiment.reference, experiment.data.image_size)
+    return choose_task(experiment, classes).cost(experiment.model, experiment.reference)
 
 
 def check_output(experiment: Experiment) -> None:

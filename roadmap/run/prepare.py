@@ -37,12 +37,12 @@ def prepare(experiment: Experiment, inventory: Inventory, folder: RunFolder, ran
         Refused: for what this device or timm cannot do, and for images that cannot be read or do not fit on the device.
 
     """
-    data, recipe, runtime, seed = experiment.data, experiment.recipe, experiment.runtime, experiment.seed
+    recipe, runtime, seed = experiment.recipe, experiment.runtime, experiment.seed
     memory_format = as_asked(runtime)
     memory.keep_freed(ranks.device)
     precision = pick_precision(recipe.precision, ranks.device)
     task = choose_task(experiment, inventory.classes, memory_format)
-    kind = experiment.model, experiment.reference, data.image_size
+    kind = experiment.model, experiment.reference
     ranks.seed(seed, BUILDING)
     network = task.network(*kind)
     for anew in load_given(experiment, inventory.classes, task, network):
@@ -52,7 +52,7 @@ def prepare(experiment: Experiment, inventory: Inventory, folder: RunFolder, ran
     choice = Compile.none if experiment.task.name == TaskName.detection else runtime.compile  # images of many sizes
     compiled = pick_compile(choice, recipe, inventory.train.size, partial(task.cost, *kind), ranks.device)
     compiled = compile_network(network, compiled)
-    batches = task.batches(data, seed, inventory, ranks.device, ranks.rank, ranks.world)
+    batches = task.batches(seed, inventory, ranks.device, ranks.rank, ranks.world)
     optimizer = parts.optimizer(recipe, network)
     schedule = parts.schedule(recipe, optimizer, batches.updates)
     micro_batches = recipe.batch_size // recipe.images_at_once // ranks.world
@@ -63,7 +63,7 @@ def prepare(experiment: Experiment, inventory: Inventory, folder: RunFolder, ran
     fixed = ("precision", "pipeline", "processes") if recipe.sync_batchnorm else ("precision", "pipeline")
     updates = UpdateLog(folder.path / "updates.csv")
     state = State(folder, step, average, updates, about, fixed, runtime.checkpoint_seconds)
-    about_run = experiment.step.name, seed, recipe, data.image_size
+    about_run = experiment.step.name, seed, recipe
     return Trainer(*about_run, task, batches, schedule, step, state, compiled, runtime.evaluate_every)
 
 

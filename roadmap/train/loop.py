@@ -53,7 +53,6 @@ class Trainer:
     name: str  # of the step, for messages
     seed: int
     recipe: RecipeConfig
-    image_size: int
     task: Task
     data: InputPipeline
     schedule: Scheduler
@@ -279,7 +278,7 @@ class Trainer:
         """Names a number of images that would fit, found by trial."""
 
         def loss(images: int) -> Tensor:
-            return self.step.loss(self.network, self.task.dummy_batch(images, self.image_size, self.ranks.device))
+            return self.step.loss(self.network, self.task.dummy_batch(images, self.ranks.device))
 
         where, batch_norm = self._where(self.state.update + 1), bool(self.step.statistics.running)
         return memory.out_of_memory(self.network, loss, self.recipe, batch_norm, where, self.ranks.device)

@@ -59,8 +59,8 @@ def score(trained: Trained, use: Experiment, multi_scale: bool = False) -> Score
         task = replace(task, scales=SCALES)
     with process_group(use.runtime.device) as ranks:
         network = trained.at(use.data.image_size).to(ranks.device, memory_format=memory_format)  # type: ignore[call-overload]
-        batches = task.batches(use.data, 0, _evaluation_alone(inventory), ranks.device)
-        breakdown, gallery = task.breakdown(inventory.classes, ranks.device), task.gallery()
+        batches = task.batches(0, _evaluation_alone(inventory), ranks.device)
+        breakdown, gallery = task.breakdown(ranks.device), task.gallery()
         precision = pick_precision(use.recipe.precision, ranks.device)
         scores = evaluate(network, task, batches.evaluation(), precision, ranks, scorer=breakdown, gallery=gallery)
     return Scored(task.metric, scores, inventory.val.size, breakdown, gallery)

@@ -110,7 +110,7 @@ def _of_run(folder: Path) -> Trained:
     count: int = result.data["classes"]
     classes = tuple(result.class_names) if result.class_names else None
     task = choose_task(settings, classes or [str(index) for index in range(count)])
-    network = fill_trained(task.network(*coordinates(result), settings.data.image_size), result, weights)
+    network = fill_trained(task.network(*coordinates(result)), result, weights)
     return Trained(result.run, network, settings, count, classes, _in_words(classes or ()), result)
 
 
