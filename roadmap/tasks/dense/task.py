@@ -19,7 +19,7 @@ from roadmap.data.dense.transforms import DetectionTransforms, SegmentationTrans
 from roadmap.data.images.inventory import Inventory
 from roadmap.model.cost import Cost
 from roadmap.model.start import Fill
-from roadmap.tasks.dense.backbone import PREFIX, Build, backbone_network, dense_backbone
+from roadmap.tasks.dense.backbone import PREFIX, Build, backbone_network
 from roadmap.tasks.dense.cost import dense_cost
 
 UNBOUNDED = 2**16  # pixels, of a longer side that nothing bounds
@@ -48,7 +48,7 @@ class DenseTask:
     def network(self, model: ModelConfig, reference: str | None) -> nn.Module:
         """See `Task.network`: the head on the four maps of the backbone, for images of any size."""
         backbone = backbone_network(model, reference, self.recipe.initialisation)
-        return self.heads[self.head.name](dense_backbone(backbone, self.head), self.head, len(self.classes))
+        return self.heads[self.head.name](backbone, self.head, len(self.classes))
 
     def fill(self, network: nn.Module) -> Fill:
         """See `Task.fill`: the backbone, from a classifier or from another head's backbone; norms and head start anew."""

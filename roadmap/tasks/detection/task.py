@@ -19,8 +19,7 @@ from roadmap.record.result import Metric
 from roadmap.tasks.dense.backbone import Build
 from roadmap.tasks.dense.gallery import Example, Gallery
 from roadmap.tasks.dense.task import UNBOUNDED, DenseTask
-from roadmap.tasks.detection.cascade import cascade_mask_rcnn
-from roadmap.tasks.detection.mask_rcnn import mask_rcnn
+from roadmap.tasks.detection.regions import Detector
 from roadmap.tasks.detection.score import AveragePrecision, Found, to_stored
 from roadmap.tasks.metrics import METRICS
 
@@ -32,7 +31,7 @@ class Detection(DenseTask):
     """Every object its box, class and mask; batches are `DetectionBatch`es."""
 
     metric: ClassVar[Metric] = METRICS[TaskName.detection]
-    heads: ClassVar[dict[Head, Build]] = {Head.mask_rcnn: mask_rcnn, Head.cascade_mask_rcnn: cascade_mask_rcnn}
+    heads: ClassVar[dict[Head, Build]] = {Head.mask_rcnn: Detector, Head.cascade_mask_rcnn: Detector}
 
     @property
     def transforms(self) -> DetectionTransforms:

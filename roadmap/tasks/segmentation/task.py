@@ -23,8 +23,8 @@ from roadmap.tasks.dense.gallery import Example, Gallery
 from roadmap.tasks.dense.task import UNBOUNDED, DenseTask
 from roadmap.tasks.metrics import METRICS
 from roadmap.tasks.segmentation.inference import at_scales, slide
-from roadmap.tasks.segmentation.score import Confusion, resized
-from roadmap.tasks.segmentation.upernet import upernet
+from roadmap.tasks.segmentation.score import Confusion, classes_of
+from roadmap.tasks.segmentation.upernet import UPerNet
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Segmentation(DenseTask):
 
     scales: Sequence[float] = ()  # at which, and mirrored too, a picture is scored besides; none: as it is
     metric: ClassVar[Metric] = METRICS[TaskName.segmentation]
-    heads: ClassVar[dict[Head, Build]] = {Head.upernet: upernet}
+    heads: ClassVar[dict[Head, Build]] = {Head.upernet: UPerNet}
 
     @property
     def transforms(self) -> SegmentationTransforms:
@@ -80,7 +80,7 @@ class Segmentation(DenseTask):
 
     def drawn(self, example: Example) -> Image.Image:
         """What is labelled beside what was found."""
-        target, found = example.target.cpu(), classes_of(example.output, example.target).cpu()
+        target, found = example.target.cpu(), classes_of(example.output, example.target.shape).cpu()
         picture = self.picture(example.image, (target.shape[0], target.shape[1]))
         maps = {"labelled": target, "found": found}
         return side_by_side([(name, draw_map(picture, shown.byte().numpy(), self.classes)) for name, shown in maps.items()])
@@ -98,7 +98,7 @@ class Segmentation(DenseTask):
 
     def _map(self, picture: Image.Image, scores: Tensor) -> np.ndarray[Any, Any]:
         """The class of each pixel of the picture."""
-        return resized(scores[None].float(), (picture.height, picture.width))[0].argmax(0).byte().cpu().numpy()
+        return classes_of(scores, (picture.height, picture.width)).byte().cpu().numpy()
 
     def dummy_batch(self, images: int, device: torch.device) -> SegmentationBatch:
         """See `Task.dummy_batch`: crops of what is trained on."""
@@ -108,15 +108,10 @@ class Segmentation(DenseTask):
         )
 
 
-def classes_of(scores: Tensor, target: Tensor) -> Tensor:
-    """The likeliest class of each pixel (H, W) of a map, from scores (classes, h, w)."""
-    return resized(scores[None].float(), (target.shape[0], target.shape[1]))[0].argmax(0)
-
-
 def accuracy(target: Tensor, scores: Tensor) -> float | None:
     """The share of a picture's pixels whose class was found; None where none has one."""
     counted = target != IGNORED
-    return float((classes_of(scores, target) == target)[counted].float().mean()) if counted.any() else None
+    return float((classes_of(scores, target.shape) == target)[counted].float().mean()) if counted.any() else None
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
