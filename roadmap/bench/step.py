@@ -16,7 +16,7 @@ from timm.layers import set_fast_norm
 from torch import nn
 
 from roadmap.base.files import write_atomic
-from roadmap.bench.measure import Action, Peak, Spread, in_turn, peak_memory, profiled, settle, timed
+from roadmap.bench.measure import Action, Peak, in_turn, peak_memory, profiled, settle, spread, timed
 from roadmap.bench.timm_loop import TimmLoop, timm_network
 from roadmap.config.schema import Compile, Head, HeadConfig, ModelConfig, Precision, RecipeConfig
 from roadmap.data.batches import Batch, InputPipeline, LabelledImages, seed_all
@@ -95,11 +95,9 @@ def measure(step: str, model: ModelConfig, setting: Setting, pipeline: InputPipe
     forward = setting.multiply_adds(model)
     row: dict[str, Any] = {"gmacs": forward / 1e9}
     for name, seconds in times.items():
-        speed = Spread.of([batch / value for value in seconds])
-        row |= {f"{name}_train": speed.median, f"{name}_train_least": speed.least, f"{name}_train_most": speed.most}
+        row |= spread(f"{name}_train", [batch / value for value in seconds])
     for name in setting.against:
-        ratio = Spread.of([theirs / ours for theirs, ours in zip(times[name], times[OURS], strict=True)])
-        row |= {f"ratio_{name}": ratio.median, f"ratio_{name}_least": ratio.least, f"ratio_{name}_most": ratio.most}
+        row |= spread(f"ratio_{name}", [theirs / ours for theirs, ours in zip(times[name], times[OURS], strict=True)])
     of_peak = 3 * 2 * forward * row[f"{OURS}_train"] / peak
     row["peak_tflops"] = peak / 1e12
     row["share_of_peak"] = of_peak if setting.device.type == "cpu" or setting.precision == Precision.bfloat16 else None
