@@ -17,7 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, IntervalSweep, Override, Sweep
 from hydra.errors import HydraException
 
-from roadmap.base.errors import Refused, nearest
+from roadmap.base.errors import Refused, first_line, nearest
 from roadmap.base.paths import CONF
 from roadmap.config.checks import SWITCH, allowed_of
 from roadmap.config.kept import renew
@@ -41,10 +41,9 @@ def _parsed(override: str) -> Override:
     try:
         return OverridesParser.create().parse_overrides([override])[0]
     except HydraException as error:
-        reason = str(error).splitlines()[0]
         inside = "; within a list text is quoted, set: ['recipe.lr=1e-3']" * ("{" in override)
         raise Refused(
-            f"an override cannot be read: {reason}. Form: key=value, for example model.kernel_size=5{inside}"
+            f"an override cannot be read: {first_line(error)}. Form: key=value, for example model.kernel_size=5{inside}"
         ) from error
 
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from roadmap.config.schema import DataConfig, ModelConfig, RecipeConfig, TaskName
 from roadmap.data.batches import Batch, InputPipeline, LabelledImages
 from roadmap.data.images.inventory import Inventory
-from roadmap.model.build import network_of
 from roadmap.model.cost import Cost, cost_of
+from roadmap.model.network import network_of
 from roadmap.model.start import Fill, classifier_of
 from roadmap.record.result import Metric
 from roadmap.tasks.confusion import Confusion
