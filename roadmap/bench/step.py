@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, cast
 
@@ -84,7 +85,8 @@ def measure(step: str, model: ModelConfig, setting: Setting, pipeline: InputPipe
     Speeds are in images a second, median over the rounds with the least and the most; latency in milliseconds.
     """
     torch._dynamo.reset()
-    contenders = dict(_contenders(step, model, setting))
+    contenders = {OURS: _warm(setting, partial(_ours, model, setting))}
+    contenders |= {name: _warm(setting, partial(_timm, step, model, setting, name == BEST)) for name in setting.against}
     batch = setting.recipe.images_at_once
     actions = {name: each.update for name, each in contenders.items()}
     if setting.peak.by_maker is None:
@@ -109,12 +111,6 @@ def measure(step: str, model: ModelConfig, setting: Setting, pipeline: InputPipe
     if pipeline is not None:
         row[f"{OURS}_end_to_end"] = _end_to_end(contenders[OURS], pipeline, setting)
     return row | _inference(contenders, setting, batch)
-
-
-def _contenders(step: str, model: ModelConfig, setting: Setting) -> Iterator[tuple[str, Contender]]:
-    yield OURS, _warm(setting, partial(_ours, model, setting))
-    for name in setting.against:
-        yield name, _warm(setting, partial(_timm, step, model, setting, name == BEST))
 
 
 Made = tuple[nn.Module, Callable[[Batch], object], torch.memory_format, Precision]
@@ -181,7 +177,7 @@ def _timm(step: str, model: ModelConfig, setting: Setting, best: bool) -> Made:
 
 def _end_to_end(ours: Contender, pipeline: InputPipeline, setting: Setting) -> float:
     """Images a second with the batches of the pipeline, alone, from when its queue of batches made beforehand is used up."""
-    batches = _endless(pipeline)
+    batches = chain.from_iterable(map(pipeline.epoch, count()))
     queued = 3 * setting.workers + 3
 
     def update() -> None:
@@ -190,14 +186,6 @@ def _end_to_end(ours: Contender, pipeline: InputPipeline, setting: Setting) -> f
     timed(update, setting.device, queued)
     repetitions = max(queued, math.ceil(setting.rounds * setting.seconds / timed(update, setting.device, 1)))
     return setting.recipe.images_at_once * repetitions / timed(update, setting.device, repetitions)
-
-
-def _endless(pipeline: InputPipeline) -> Iterator[Batch]:
-    """Training batches of one epoch after another."""
-    epoch = 0
-    while True:
-        yield from pipeline.epoch(epoch)
-        epoch += 1
 
 
 def _inference(contenders: dict[str, Contender], setting: Setting, batch: int) -> dict[str, Any]:
