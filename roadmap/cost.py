@@ -9,7 +9,7 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from roadmap.base.console import Parser, exits
+from roadmap.base.console import Parser, check_limits, exits
 from roadmap.base.errors import Refused, nearest
 from roadmap.base.tables import FORMATS, Table
 from roadmap.config.compose import compose
@@ -32,8 +32,7 @@ def main() -> int:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a toggle for every step: model.width=96")
     parser.add_folders("steps and parts")
     arguments = parser.parse_args()
-    if arguments.image_size is not None and not 32 <= arguments.image_size <= 4096:
-        raise Refused(f"--image-size {arguments.image_size}: must be at least 32 and at most 4096")
+    check_limits(arguments, image_size=(32, 4096))
     folders = config_folders(arguments.config_dir)
     for word in arguments.set:
         if not word.startswith("model."):

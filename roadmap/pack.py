@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from roadmap.base.console import Parser, exits
+from roadmap.base.console import Parser, check_limits, exits
 from roadmap.base.errors import Refused
 from roadmap.base.processes import check_alone
 from roadmap.config.compose import compose
 from roadmap.data.images.packing import Form, pack_images
-
-LIMITS = {"side": (32, 4096), "quality": (1, 100), "shard": (1, 1_000_000)}
 
 
 def main() -> int:
@@ -27,10 +25,7 @@ def main() -> int:
     parser.add_argument("--shard", type=int, default=4096, help="pictures in one file")
     arguments = parser.parse_intermixed_args()
     check_alone("roadmap.pack")
-    for name, (least, most) in LIMITS.items():
-        value = getattr(arguments, name)
-        if value is not None and not least <= value <= most:
-            raise Refused(f"--{name} {value}: must be at least {least} and at most {most}")
+    check_limits(arguments, side=(32, 4096), quality=(1, 100), shard=(1, 1_000_000))
     for override in arguments.overrides:
         if not override.startswith(("data=", "data.")):
             raise Refused(f"{override}: only data=NAME and settings under data. are for packing")

@@ -7,7 +7,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from roadmap.base.console import Parser, exits
+from roadmap.base.console import Parser, check_limits, exits
 from roadmap.base.errors import Refused, nearest, writing
 from roadmap.base.files import check_writable, write_atomic
 from roadmap.base.processes import check_alone
@@ -36,8 +36,7 @@ def main() -> int:
     parser.add_folders("parts")
     arguments = parser.parse_intermixed_args()
     check_alone("roadmap.predict")
-    if arguments.top < 1:
-        raise Refused(f"--top {arguments.top}: must be at least 1")
+    check_limits(arguments, top=(1,))
     for name, allowed in (("format", list(FORMATS)), ("device", list(map(str, Device)))):
         if getattr(arguments, name) not in allowed:
             raise Refused(f"--{name} {getattr(arguments, name)}: {nearest(getattr(arguments, name), allowed)}")

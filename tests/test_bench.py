@@ -14,7 +14,7 @@ from timm.models import ConvNeXt, ResNet
 
 from roadmap.base.errors import Refused
 from roadmap.bench.__main__ import main
-from roadmap.bench.measure import Spread, in_turn
+from roadmap.bench.measure import in_turn, spread
 from roadmap.bench.timm_loop import timm_network
 from roadmap.config.compose import compose
 from roadmap.config.steps import known_steps
@@ -134,7 +134,7 @@ def test_contenders_take_turns():
     order = []
     in_turn({name: lambda name=name: order.append(name) for name in "ab"}, torch.device("cpu"), 3, 0.0)
     assert "".join(order) == "ab" + "ab" * 3
-    assert Spread.of([3.0, 1.0, 2.0]) == Spread(2.0, 1.0, 3.0)
+    assert spread("speed", [3.0, 1.0, 2.0]) == {"speed": 2.0, "speed_least": 1.0, "speed_most": 3.0}
 
 
 @pytest.mark.parametrize("step", known_steps())

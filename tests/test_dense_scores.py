@@ -20,7 +20,7 @@ from roadmap.config.schema import Device, Precision
 from roadmap.data.dense.targets import Detections, Instances
 from roadmap.tasks.detection import score
 from roadmap.tasks.detection.score import STATISTICS, AveragePrecision, Scored, paste, statistics, to_stored
-from roadmap.tasks.segmentation.inference import at_scales, slide, whole
+from roadmap.tasks.segmentation.inference import at_scales, slide
 from roadmap.tasks.segmentation.score import Confusion
 from roadmap.tasks.segmentation.task import Segmentation
 from roadmap.train.evaluate import evaluate
@@ -299,7 +299,6 @@ def test_windows_cover_the_picture():
     assert torch.allclose(slide(network, image, 32, 20), local(image[None])[0])
     assert set(sizes) == {(1, 3, 32, 32)} and len(sizes) == 2 * 4
     assert torch.allclose(slide(network, image[:, :10, :20], 32, 20), local(image[None, :, :10, :20])[0])
-    assert torch.allclose(whole(local, image), local(image[None])[0])
 
 
 def test_a_pixel_takes_the_mean_of_its_windows():

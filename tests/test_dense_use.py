@@ -288,19 +288,18 @@ def test_a_full_disk_is_a_storage_fault_and_leaves_no_part_of_a_picture(segmente
 
 def test_answers_are_in_the_pixels_of_the_picture_and_no_more_than_asked_for():
     picture = Image.new("RGB", (60, 40))
-    detection = choose_task(compose(["+step=gelu", "task=detection"]), "0123456789")
+    detection = choose_task(compose(["+step=gelu", "task=detection"]), [f"digit {digit}" for digit in range(10)])
     boxes = torch.tensor([[20.0, 30.0, 80.0, 70.0], [0.0, 0.0, 130.0, 80.0], [0.0, 0.0, 10.0, 10.0]])
     scores, labels = torch.tensor([0.75, 0.5, 0.25]), torch.tensor([3, 1, 2])
     found = Detections(boxes, scores, labels, torch.ones(3, 4, 4), (80, 120))  # shown twice as large
-    names = [f"digit {digit}" for digit in range(10)]
-    assert detection.answers(picture, found, names, 2) == [
+    assert detection.answers(picture, found, 2) == [
         {"class": "digit 3", "score": 0.75, "left": 10, "top": 15, "right": 40, "bottom": 35},
         {"class": "digit 1", "score": 0.5, "left": 0, "top": 0, "right": 60, "bottom": 40},
     ]
     segmentation = choose_task(compose(["+step=gelu", "task=segmentation"]), "abc")
     shares = torch.zeros(3, 8, 12)
     shares[2, :, :9] = shares[0, :, 9:] = 1
-    assert segmentation.answers(picture, shares, ["a", "b", "c"], 5) == [
+    assert segmentation.answers(picture, shares, 5) == [
         {"class": "c", "share": 0.75},
         {"class": "a", "share": 0.25},
     ]

@@ -89,7 +89,7 @@ def on_the_device(*settings, classes="0123456789", micro_batches=2):
     """The update of a network, in bfloat16."""
     experiment = compose([*QUICK, *settings])
     task = choose_task(experiment, classes)
-    network = task.network(experiment.model, experiment.reference, 32).to(CUDA, memory_format=torch.channels_last)
+    network = task.network(experiment.model, experiment.reference).to(CUDA, memory_format=torch.channels_last)
     optimizer = parts.optimizer(experiment.recipe, network)
     clip = parts.clipping(experiment.recipe)
     return Update(network, optimizer, task, Precision.bfloat16, GPU, micro_batches, clip)
@@ -100,7 +100,7 @@ def test_every_step_trains_and_is_scored_without_waiting(step, monkeypatch):
     monkeypatch.setattr(Accuracy, "compute", lambda self, _: {"top1": 0.0, "sums": self.sums})
     with pretended_gpu() as watch:
         update = on_the_device(f"+step={step}", *PAPER, micro_batches=1)
-        batch = update.task.dummy_batch(8, 32, CUDA)
+        batch = update.task.dummy_batch(8, CUDA)
         with watch.closely():
             numbers = update([batch], lambda k: None)
             sums = evaluate(update.network, update.task, [batch], Precision.bfloat16, GPU)["sums"]
@@ -131,7 +131,7 @@ def fixed_order():
 def test_a_segmenter_trains_and_is_scored_without_waiting_and_in_a_fixed_order(step, fixed_order):
     with pretended_gpu() as watch:
         update = on_the_device(f"+step={step}", *DENSE, "task=segmentation", classes=CLASSES, micro_batches=1)
-        batch, scorer = update.task.dummy_batch(4, 64, CUDA), update.task.scorer(CUDA)
+        batch, scorer = update.task.dummy_batch(4, CUDA), update.task.scorer(CUDA)
         with watch.closely():
             numbers = update([batch], lambda k: None)
             update.network.eval()
@@ -159,7 +159,7 @@ def test_a_detector_waits_where_regions_are_counted_and_nowhere_else(head, stage
     with pretended_gpu() as watch:
         watch.answers = 5
         update = on_the_device("+step=gelu", *DENSE, "task=detection", f"head={head}", classes=CLASSES, micro_batches=1)
-        batch = update.task.dummy_batch(1, 64, CUDA)  # of one picture, so that all questions about it agree
+        batch = update.task.dummy_batch(1, CUDA)  # of one picture, so that all questions about it agree
         with watch.closely():
             numbers = update([batch], lambda k: None)
             asked = dict(watch.reads)
@@ -182,7 +182,7 @@ def test_dense_batches_go_to_the_device_without_waiting(task, monkeypatch):
     experiment = compose([*QUICK, "+step=gelu", *DENSE, f"task={task}"])
     found = sources.checked_images(experiment.data, 4, experiment.task.name.target)
     with pretended_gpu() as watch:
-        data = choose_task(experiment, found.classes).batches(experiment.data, 0, found, CUDA)
+        data = choose_task(experiment, found.classes).batches(0, found, CUDA)
         masks = pinned(3, 60, 64) if task == "detection" else pinned(60, 64)
         known = Instances(
             pinned(3, 4, dtype=torch.float32), pinned(3, dtype=torch.int64), masks, pinned(3, dtype=torch.bool), (64, 64), 0
@@ -202,7 +202,7 @@ def test_fused_adamw_is_told_on_the_device_what_to_hold_back():
     with pretended_gpu() as watch:
         update = on_the_device("+step=gelu")
         with watch.closely():
-            update([update.task.dummy_batch(8, 32, CUDA)] * 2, lambda k: None)
+            update([update.task.dummy_batch(8, CUDA)] * 2, lambda k: None)
         steps = [arguments for func, arguments, _ in watch.calls if func.overloadpacket is aten._fused_adamw_]
         check_repeatable(watch.calls)  # with another loss, nothing being mixed
         assert len(steps) == 2  # with weight decay, and without
@@ -221,7 +221,7 @@ def test_no_optimizer_waits_and_each_holds_back_on_the_device(monkeypatch, optim
     with pretended_gpu() as watch:
         update = on_the_device("+step=gelu", f"recipe.optimizer={optimizer}", "recipe.clip_grad=1", f"recipe.clip_mode={clip}")
         with watch.closely():
-            update([update.task.dummy_batch(8, 32, CUDA)] * 2, lambda k: None)
+            update([update.task.dummy_batch(8, CUDA)] * 2, lambda k: None)
         check_repeatable(watch.calls)
         put_back = [result for func, _, result in watch.calls if func.overloadpacket is aten.where]
         assert all(found == {CUDA} for found in told)
@@ -305,7 +305,7 @@ def test_the_compiler_takes_a_network_whole(step):
     with pretended_gpu(), _pop_mode_temporarily(), torch.autocast("cuda", dtype=torch.bfloat16):  # it knows no watching mode
         update = on_the_device(f"+step={step}", *PAPER)
         update.network.compile(dynamic=False, fullgraph=True, backend=backend)
-        outputs = update.network(update.task.dummy_batch(8, 32, CUDA).images)
+        outputs = update.network(update.task.dummy_batch(8, CUDA).images)
         assert (outputs.device, outputs.dtype) == (CUDA, torch.bfloat16)
     torch._dynamo.reset()
     assert graphs == [{CUDA}]
@@ -345,7 +345,7 @@ def test_these_tests_see_it_when_a_gradient_has_no_fixed_order():
 def test_gradients_walked_in_python_are_those_of_torch():
     experiment = compose(["+step=separate_downsampling", *QUICK])
     task = choose_task(experiment, "0123456789")
-    network, batch = task.network(experiment.model, None, 32), task.dummy_batch(2, 32, torch.device("cpu"))
+    network, batch = task.network(experiment.model, None), task.dummy_batch(2, torch.device("cpu"))
     gradients = []
     for walk in (Tensor.backward, backward):
         network.zero_grad(set_to_none=True)

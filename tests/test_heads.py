@@ -11,11 +11,10 @@ from roadmap.data.dense.targets import Instances
 from roadmap.model.check import compose_run
 from roadmap.model.decay import decay_layers
 from roadmap.model.network import Network
-from roadmap.tasks.dense.backbone import DenseNetwork, backbone_network, dense_backbone, synchronise
+from roadmap.tasks.dense.backbone import DenseNetwork, backbone_network, synchronise
 from roadmap.tasks.dense.layers import Pool
-from roadmap.tasks.detection.cascade import cascade_mask_rcnn
-from roadmap.tasks.detection.mask_rcnn import mask_rcnn
 from roadmap.tasks.detection.parts import Anchors, RegionPool, box_loss, padded, target_masks
+from roadmap.tasks.detection.regions import Detector
 from roadmap.tasks.segmentation.upernet import UPerNet
 
 STEPS = list(known_steps())
@@ -27,8 +26,8 @@ def network_of(step, scale="atto", *settings, classes=0):
     return backbone_network(model, None, classes=classes)
 
 
-def backbone_of(step, scale="atto", *settings, **head):
-    return dense_backbone(network_of(step, scale, *settings), HeadConfig(**head))
+def backbone_of(step, scale="atto", *settings, kind=DenseNetwork, **head):
+    return kind(network_of(step, scale, *settings), HeadConfig(**head))
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +41,7 @@ def seeded():
 @pytest.mark.parametrize("step", STEPS)
 def test_a_step_gives_four_maps_and_every_weight_has_a_gradient(step):
     backbone = backbone_of(step, "atto", "model.depths=[1,1,1,1]")
-    maps = backbone(torch.randn(2, 3, 64, 96))
+    maps = backbone.maps(torch.randn(2, 3, 64, 96))
     assert [tuple(m.shape) for m in maps] == [
         (2, channels, 64 // stride, 96 // stride) for channels, stride in zip(backbone.channels, (4, 8, 16, 32), strict=True)
     ]
@@ -52,8 +51,8 @@ def test_a_step_gives_four_maps_and_every_weight_has_a_gradient(step):
 
 @pytest.mark.parametrize("reference", ["swin_tiny_patch4_window7_224", "resnet18", "convnext_atto"])
 def test_a_timm_model_is_a_backbone_for_images_of_any_size(reference):
-    backbone = dense_backbone(backbone_network(ModelConfig(drop_path=0.0), reference), HeadConfig())
-    maps = backbone(torch.randn(1, 3, 64, 96))
+    backbone = DenseNetwork(backbone_network(ModelConfig(drop_path=0.0), reference), HeadConfig())
+    maps = backbone.maps(torch.randn(1, 3, 64, 96))
     assert [tuple(m.shape[1:]) for m in maps] == [
         (c, 64 // s, 96 // s) for c, s in zip(backbone.channels, (4, 8, 16, 32), strict=True)
     ]
@@ -65,20 +64,17 @@ def test_the_maps_are_what_the_classifiers_stages_put_out():
     network = network_of("gelu", classes=10).eval()
     images = torch.randn(1, 3, 64, 64)
     _, expected = network.forward_intermediates(images)
-    maps = dense_backbone(network, HeadConfig(output_norm=OutputNorm.none)).eval()(images)
+    maps = DenseNetwork(network, HeadConfig(output_norm=OutputNorm.none)).eval().maps(images)
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(maps, expected, strict=True))
 
 
 def test_output_norms_are_fresh_layer_norms_over_channels():
-    maps = backbone_of("resnet")(torch.randn(1, 3, 64, 64))
+    maps = backbone_of("resnet").maps(torch.randn(1, 3, 64, 64))
     assert all(m.mean(1).abs().max() < 1e-5 and (m.var(1, unbiased=False) - 1).abs().max() < 0.02 for m in maps)
 
 
 def test_a_classifiers_weights_load_under_the_prefix():
-    class Plain(DenseNetwork):
-        pass
-
-    trained, network = network_of("kernel_7", classes=10), Plain(backbone_of("kernel_7"))
+    trained, network = network_of("kernel_7", classes=10), backbone_of("kernel_7")
     state = {f"backbone.{name}": weight for name, weight in trained.state_dict().items() if not name.startswith("head.")}
     missing, unexpected = network.load_state_dict(state, strict=False)
     assert not unexpected and all(name.startswith("norms.") for name in missing)
@@ -86,7 +82,7 @@ def test_a_classifiers_weights_load_under_the_prefix():
 
 def test_a_network_without_such_maps_is_refused():
     with pytest.raises(Refused, match="VisionTransformer cannot be a backbone: its maps have the strides 16"):
-        dense_backbone(backbone_network(ModelConfig(drop_path=0.0), "vit_tiny_patch16_224"), HeadConfig())
+        DenseNetwork(backbone_network(ModelConfig(drop_path=0.0), "vit_tiny_patch16_224"), HeadConfig())
 
 
 def test_frozen_norms_keep_their_statistics_and_weights_in_training():
@@ -95,22 +91,22 @@ def test_frozen_norms_keep_their_statistics_and_weights_in_training():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    backbone = dense_backbone(network, HeadConfig(backbone_norm=BackboneNorm.frozen)).train()
-    backbone(torch.randn(2, 3, 64, 64))[-1].sum().backward()
-    norms = {name: m for name, m in backbone.network.named_modules() if isinstance(m, nn.BatchNorm2d)}
+    backbone = DenseNetwork(network, HeadConfig(backbone_norm=BackboneNorm.frozen)).train()
+    backbone.maps(torch.randn(2, 3, 64, 64))[-1].sum().backward()
+    norms = {name: m for name, m in backbone.backbone.named_modules() if isinstance(m, nn.BatchNorm2d)}
     assert norms and all(not m.training and not m.weight.requires_grad and not m.bias.requires_grad for m in norms.values())
-    assert all(torch.equal(value, before[name]) for name, value in backbone.network.state_dict().items())
+    assert all(torch.equal(value, before[name]) for name, value in backbone.backbone.state_dict().items())
     assert backbone.norms[0].weight.requires_grad and backbone.training
 
 
 @pytest.mark.parametrize("norm", BackboneNorm)
 def test_only_a_synced_backbone_is_synchronised_the_head_always(norm):
     class Plain(DenseNetwork):
-        def __init__(self, backbone):
-            super().__init__(backbone)
+        def __init__(self, network, head):
+            super().__init__(network, head)
             self.own = nn.Sequential(nn.BatchNorm2d(4))
 
-    network = synchronise(Plain(backbone_of("resnet", backbone_norm=norm)))
+    network = synchronise(backbone_of("resnet", kind=Plain, backbone_norm=norm))
     synced = any(isinstance(m, nn.SyncBatchNorm) for m in network.backbone.modules())
     assert synced == (norm == BackboneNorm.sync) and isinstance(network.own[0], nn.SyncBatchNorm)
 
@@ -119,14 +115,14 @@ def test_only_a_synced_backbone_is_synchronised_the_head_always(norm):
 
 
 class WithHead(DenseNetwork):
-    def __init__(self, backbone):
-        super().__init__(backbone)
+    def __init__(self, network, head):
+        super().__init__(network, head)
         self.fpn = nn.Conv2d(1, 1, 1)
 
 
 def layers_of(step, scale="tiny", layers=6, by_stage=False):
     with torch.device("meta"):
-        return decay_layers(WithHead(backbone_of(step, scale)), layers, by_stage)
+        return decay_layers(backbone_of(step, scale, kind=WithHead), layers, by_stage)
 
 
 def test_convnext_tiny_has_the_papers_layers():
@@ -167,9 +163,7 @@ def test_no_step_has_degenerate_layers(step):
 
 def test_references_have_layers_too():
     with torch.device("meta"):
-        swin = WithHead(
-            dense_backbone(backbone_network(ModelConfig(drop_path=0.0), "swin_tiny_patch4_window7_224"), HeadConfig())
-        )
+        swin = WithHead(backbone_network(ModelConfig(drop_path=0.0), "swin_tiny_patch4_window7_224"), HeadConfig())
     ids = decay_layers(swin, 6)
     assert set(ids.values()) == set(range(8))
     assert [ids[f"backbone.layers.2.blocks.{b}.attn.qkv.weight"] for b in range(6)] == [3, 3, 4, 4, 5, 5]
@@ -182,7 +176,7 @@ def test_timms_own_grouping_puts_the_head_on_top():
     from timm.models import group_parameters
 
     with torch.device("meta"):
-        network = cascade_mask_rcnn(backbone_of("gelu", "tiny"), HeadConfig(**CASCADE), 3)
+        network = Detector(network_of("gelu", "tiny"), HeadConfig(**CASCADE), 3)
     ids = group_parameters(network, network.group_matcher(), reverse=True)
     own = {name: layer for name, layer in ids.items() if name.startswith("backbone.")}
     assert isinstance(network.backbone, Network) and set(own.values()) == set(range(7))
@@ -195,13 +189,13 @@ def test_timms_own_grouping_puts_the_head_on_top():
 
 def upernet_of(step="gelu", classes=5, **head):
     settings = HeadConfig(**{**TINY_HEAD, "name": Head.upernet, **head})
-    return UPerNet(dense_backbone(network_of(step, "atto", "model.depths=[1,1,1,1]"), settings), settings, classes)
+    return UPerNet(network_of(step, "atto", "model.depths=[1,1,1,1]"), settings, classes)
 
 
 def test_upernets_head_has_as_many_parameters_as_published():
     head = HeadConfig(name=Head.upernet, channels=512)
     with torch.device("meta"):
-        network = UPerNet(backbone_of("separate_downsampling", "tiny"), head, 150)
+        network = UPerNet(network_of("separate_downsampling", "tiny"), head, 150)
     counted = [sum(w.numel() for w in part.parameters()) for part in (network.decoder, network.classifier)]
     assert sum(counted) == 31_497_366
     assert round(sum(w.numel() for w in network.parameters()) / 1e6) == 60
@@ -241,14 +235,12 @@ def test_pools_are_torchs(size, cells):
 MASK_RCNN = {**TINY_HEAD, "name": Head.mask_rcnn}
 CASCADE_LOSSES = {"box_loss": BoxLoss.giou, "proposal_loss": BoxLoss.smooth_l1}
 CASCADE = {**TINY_HEAD, "name": Head.cascade_mask_rcnn, "box_convolutions": 2, **CASCADE_LOSSES}
-KINDS = {"mask": (mask_rcnn, MASK_RCNN), "cascade": (cascade_mask_rcnn, CASCADE)}
-BOTH = pytest.mark.parametrize(("make", "settings"), KINDS.values(), ids=KINDS)
+BOTH = pytest.mark.parametrize("settings", [MASK_RCNN, CASCADE], ids=["mask", "cascade"])
 
 
-def detector_of(make, settings, step="gelu", classes=3, *coordinates):
-    head = HeadConfig(**settings)
+def detector_of(settings, step="gelu", classes=3, *coordinates):
     coordinates = coordinates or ("model.depths=[1,1,1,1]",)
-    return make(dense_backbone(network_of(step, "atto", *coordinates), head), head, classes)
+    return Detector(network_of(step, "atto", *coordinates), HeadConfig(**settings), classes)
 
 
 def picture(height, width, boxes):
@@ -264,8 +256,8 @@ def picture(height, width, boxes):
 
 @BOTH
 @pytest.mark.parametrize("step", ["resnet", "separate_downsampling"])
-def test_a_detector_sends_gradients_to_every_weight(make, settings, step):
-    network = detector_of(make, settings, step)
+def test_a_detector_sends_gradients_to_every_weight(settings, step):
+    network = detector_of(settings, step)
     images, targets = zip(picture(96, 128, [(10, 10, 50, 60), (70, 30, 120, 80)]), picture(80, 96, []), strict=True)
     losses = network(images, targets)
     assert all(value.isfinite() for value in losses.values())
@@ -274,18 +266,18 @@ def test_a_detector_sends_gradients_to_every_weight(make, settings, step):
 
 
 @BOTH
-def test_pictures_without_objects_train_every_weight_and_give_no_nan(make, settings):
-    network = detector_of(make, settings)
+def test_pictures_without_objects_train_every_weight_and_give_no_nan(settings):
+    network = detector_of(settings)
     image, nothing = picture(64, 64, [])
     losses = network((image,), (nothing,))
-    assert losses["masks" if make is mask_rcnn else "masks_3"] == 0 and all(value.isfinite() for value in losses.values())
+    assert losses["masks" if settings is MASK_RCNN else "masks_3"] == 0 and all(value.isfinite() for value in losses.values())
     sum(losses.values()).backward()
     assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in network.parameters())
 
 
 @BOTH
-def test_losses_are_float32_under_autocast(make, settings):
-    network = detector_of(make, settings)
+def test_losses_are_float32_under_autocast(settings):
+    network = detector_of(settings)
     image, objects = picture(96, 128, [(10, 10, 50, 60)])
     with torch.autocast("cpu", torch.bfloat16):
         losses = network((image,), (objects,))
@@ -299,8 +291,8 @@ def test_losses_are_float32_under_autocast(make, settings):
 
 
 @BOTH
-def test_detections_lie_in_their_own_picture(make, settings):
-    network = detector_of(make, {**settings, "detections": 7}).eval()
+def test_detections_lie_in_their_own_picture(settings):
+    network = detector_of({**settings, "detections": 7}).eval()
     with torch.no_grad():
         found = network((torch.randn(3, 96, 128), torch.randn(3, 50, 70)))
     for one, (height, width) in zip(found, [(96, 128), (50, 70)], strict=True):
@@ -343,7 +335,7 @@ def test_target_masks_are_zeros_and_ones_inside_the_box():
 
 
 def test_a_cascades_stages_ask_for_more_overlap_and_count_less():
-    stages = detector_of(cascade_mask_rcnn, CASCADE).regions
+    stages = detector_of(CASCADE).regions
     assert [stage.proposal_matcher.high_threshold for stage in stages] == [0.5, 0.6, 0.7]
     assert [stage.weight for stage in stages] == [1.0, 0.5, 0.25]
     assert [round(1 / stage.box_coder.weights[0], 3) for stage in stages] == [0.1, 0.05, 0.033]
@@ -361,7 +353,7 @@ def test_losses_of_boxes_are_those_of_their_names():
 
 
 def test_a_stage_hands_its_boxes_on_but_not_the_objects_own():
-    network = detector_of(cascade_mask_rcnn, CASCADE)
+    network = detector_of(CASCADE)
     image, objects = picture(96, 128, [(10, 10, 50, 60), (70, 30, 120, 80)])
     stage, targets = network.regions[0], [{"boxes": objects.boxes, "labels": objects.labels + 1, "masks": objects.masks}]
     proposals = [torch.tensor([[12.0, 12, 50, 60], [0, 0, 20, 20], [200, 0, 220, 20]])]
@@ -375,7 +367,7 @@ def test_a_stage_hands_its_boxes_on_but_not_the_objects_own():
 
 def test_giou_is_not_for_proposals():
     with pytest.raises(Refused, match=r"head\.proposal_loss=giou: proposals have l1 or smooth_l1"):
-        detector_of(mask_rcnn, {**MASK_RCNN, "proposal_loss": BoxLoss.giou})
+        detector_of({**MASK_RCNN, "proposal_loss": BoxLoss.giou})
 
 
 # Against torchvision
@@ -389,8 +381,8 @@ def torchvisions_twin(reference):
     from roadmap.model.weights import RESNET, _timm_name
 
     losses = {"box_loss": BoxLoss.smooth_l1, "proposal_loss": BoxLoss.smooth_l1, "output_norm": OutputNorm.none}
-    head = HeadConfig(proposals_train=2000, **losses)
-    network = mask_rcnn(dense_backbone(network_of("resnet", "tiny", "model.drop_path=0"), head), head, 90)
+    head = HeadConfig(name=Head.mask_rcnn, proposals_train=2000, **losses)
+    network = Detector(network_of("resnet", "tiny", "model.drop_path=0"), head, 90)
     network.proposals.anchor_generator = reference.rpn.anchor_generator
     (stage,) = network.regions
     stage.box_roi_pool, stage.mask_roi_pool = (MultiScaleRoIAlign(list("0123"), size, 2) for size in (7, 14))
@@ -478,10 +470,9 @@ def learn(network, loss, updates, rate):
     return torch.tensor(seen)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_detector_learns_two_pictures_by_heart(kind, storm, figure):
-    make, settings = KINDS[kind]
-    network = detector_of(make, {**settings, **SMALL_DETECTOR}, "gelu", 3, "model.drop_path=0")
+@BOTH
+def test_a_detector_learns_two_pictures_by_heart(settings, storm, figure):
+    network = detector_of({**settings, **SMALL_DETECTOR}, "gelu", 3, "model.drop_path=0")
     images, targets = zip(*(picture(*one) for one in PICTURES), strict=True)
     losses = learn(network, lambda: sum(network(images, targets).values()), 300 if storm else 24, 1e-3)
     assert losses.isfinite().all() and losses[-4:].mean() < (0.1 if storm else 0.6) * losses[0]

@@ -16,11 +16,11 @@ from roadmap.model.check import compose_run
 from roadmap.model.cost import cost
 from roadmap.paper.rows import paper_row
 from roadmap.record.folder import RunFolder
-from roadmap.record.siblings import parent_score
 from roadmap.report.frames import table
 from roadmap.report.records import load
 from roadmap.run.preflight import check_jobs
 from roadmap.sweep.plan import plan
+from roadmap.tracking.summary import parent_score
 from roadmap.tracking.wandb.run import sorting_keys
 
 IMAGENET = ["data=imagenet", "data.path=/nowhere"]

@@ -24,8 +24,7 @@ from roadmap.config.steps import known_steps
 from roadmap.data.images import sources
 from roadmap.data.pipeline import input_pipeline
 from roadmap.data.transforms import train_transform, val_transform
-from roadmap.model.build import network_of
-from roadmap.model.network import build_network
+from roadmap.model.network import build_network, network_of
 from roadmap.record.folder import RunFolder
 from roadmap.run.prepare import prepare
 from roadmap.train import recipe as parts
@@ -298,7 +297,7 @@ def test_weights_start_as_the_recipe_says():
 @pytest.mark.parametrize("reference", [None, "resnet10t"])
 def test_dropout_reaches_the_classifier(reference):
     model = composed("model.drop_path=0").model
-    network = network_of(model, reference, 10, 32, dropout=0.99).train()
+    network = network_of(model, reference, 10, 32, drop_rate=0.99).train()
     images = torch.rand(2, 3, 64, 64)
     assert not torch.allclose(network(images), network(images))
     network.eval()

@@ -121,7 +121,7 @@ def started(folder, init, *overrides):
     experiment = resolved(compose(["+step=gelu", *SHORT, f"output={folder}", f"init={init}", *overrides]))
     inventory = sources.checked_images(experiment.data, experiment.recipe.batch_size)
     task = choose_task(experiment, inventory.classes)
-    network = task.network(experiment.model, experiment.reference, experiment.data.image_size)
+    network = task.network(experiment.model, experiment.reference)
     return experiment, network, load_given(experiment, inventory.classes, task, network)
 
 
@@ -249,7 +249,7 @@ def test_timms_weights_start_the_two_ends_and_references(name, words, hub, tmp_p
     experiment = resolved(compose([*words, "data.image_size=64", "recipe=smoke", f"output={tmp_path}", f"init=timm:{name}"]))
     classes = [str(i) for i in range(1000)]
     task = choose_task(experiment, classes)
-    network = task.network(experiment.model, experiment.reference, 64).eval()
+    network = task.network(experiment.model, experiment.reference).eval()
     assert load_given(experiment, classes, task, network) == []
     images = torch.randn(2, 3, 64, 64)
     torch.testing.assert_close(network(images), model(images), atol=1e-5, rtol=1e-4)
@@ -495,7 +495,7 @@ def test_a_fresh_classifier_is_scaled_and_one_that_is_kept_is_not(run, tmp_path)
     for scale in ("1", "0.001"):
         experiment = compose(["+step=gelu", *SHORT, f"recipe.head_scale={scale}"])
         torch.manual_seed(0)
-        heads.append(choose_task(experiment, "0123456789").network(experiment.model, None, 32).head.fc.weight)
+        heads.append(choose_task(experiment, "0123456789").network(experiment.model, None).head.fc.weight)
     torch.testing.assert_close(heads[1], heads[0] * 0.001)
     _, network, anew = started(tmp_path, run, "recipe.head_scale=0.001")
     assert anew == []

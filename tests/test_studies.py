@@ -15,11 +15,10 @@ from records import made, write
 from roadmap.base.errors import Refused
 from roadmap.config.compose import compose
 from roadmap.config.identity import decisive, plain
-from roadmap.model.build import network_of
 from roadmap.model.cost import cost_of
 from roadmap.model.layout import layout
+from roadmap.model.network import network_of
 from roadmap.record.folder import RunFolder
-from roadmap.record.siblings import difference_to_parent, parent_score
 from roadmap.report.columns import markdown
 from roadmap.report.records import load
 from roadmap.report.report import Report
@@ -29,6 +28,7 @@ from roadmap.sweep.design import orders
 from roadmap.sweep.earlier import check_folder
 from roadmap.sweep.plan import plan
 from roadmap.sweep.preview import preview
+from roadmap.tracking.summary import difference_to_parent, parent_score
 
 CHANGES = [
     "stage_ratio", "patchify_stem", "depthwise", "increase_width", "inverted_bottleneck", "move_up_depthwise", "kernel_7",

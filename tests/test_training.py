@@ -274,7 +274,7 @@ def test_equal_blocks_share_compiled_code_and_drop_the_same_images(tmp_path):
 def test_what_auto_compiles(tmp_path):
     def picked(experiment, images, device):
         task = choose_task(experiment, "0123456789")
-        cost = functools.partial(task.cost, experiment.model, experiment.reference, experiment.data.image_size)
+        cost = functools.partial(task.cost, experiment.model, experiment.reference)
         return pick_compile(experiment.runtime.compile, experiment.recipe, images, cost, torch.device(device))
 
     digits = composed(tmp_path)

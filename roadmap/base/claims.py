@@ -42,12 +42,10 @@ class Claim:
             Held: where it was lost.
 
         """
-        try:
+        with suppress(OSError):
             fcntl.lockf(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_file(self.descriptor, self.path) and _read(self.descriptor).get("token") == self.token:
                 return
-        except OSError:
-            pass
         raise Held(f"{self.path.parent}: {holder(self.path) or ELSEWHERE} has taken over from this process, which ends")
 
 

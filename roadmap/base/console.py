@@ -64,6 +64,15 @@ class Parser(argparse.ArgumentParser):
         )
 
 
+def check_limits(arguments: argparse.Namespace, **limits: tuple[float, ...]) -> None:
+    """Refuse options below the least or above the most, where there is one, that they may be."""
+    for name, (least, *most) in limits.items():
+        value = getattr(arguments, name)
+        if value is not None and (value < least or any(value > bound for bound in most)):
+            allowed = " and ".join([f"at least {least}", *(f"at most {bound}" for bound in most)])
+            raise Refused(f"--{name.replace('_', '-')} {value}: must be {allowed}")
+
+
 def printable(text: str) -> str:
     """Text with control characters (ANSI escapes among them) made visible, safe for any terminal."""
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)

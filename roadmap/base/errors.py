@@ -82,6 +82,11 @@ def nearest(word: str, allowed: Iterable[str]) -> str:
     return f"allowed: {', '.join(names) or 'nothing'}{'.' if hint else ''}{hint}"
 
 
+def first_line(error: BaseException) -> str:
+    """What is wrong, in one line: without torch's advice to load what it refused, without Hydra's and YAML's context."""
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
 def first_of(names: Collection[str], most: int = 3) -> str:
     """The first few of what a message is about, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""

@@ -93,7 +93,6 @@ def check_writable(folder: Path, said: str) -> None:
     """Refuse a folder that could not be made or written, for which the command line said `said`."""
     there = next(path for path in (folder, *folder.parents) if path.exists() or path.is_symlink())
     try:
-        with TemporaryFile(dir=there):  # without a name; root may write everywhere, and some systems refuse all the same
-            pass
+        TemporaryFile(dir=there).close()  # without a name; root may write everywhere, and some systems refuse all the same
     except OSError as error:
         raise Refused(f"{said}: {there} is not a folder that can be written: {error.strerror}") from error

@@ -139,7 +139,8 @@ def as_latex(rows: Sequence[Row], columns: Sequence[Column], title: str = "") ->
 
 def latex_text(text: str) -> str:
     """Words as they are, numbers with a true minus sign."""
-    return re.sub(r"(?<![\w.)-])-(?=\d)", "$-$", _latex(text))
+    letters = unicodedata.normalize("NFC", printable(text)).replace("\n", " ")
+    return re.sub(r"(?<![\w.)-])-(?=\d)", "$-$", "".join(map(_latex_letter, letters)))
 
 
 LATEX = {
@@ -153,10 +154,6 @@ LATEX = {
     "[": "{[}", "*": "{*}",  # at the start of a row they would belong to the end of the row before
 }  # fmt: skip
 ACCENTS = dict(zip("\u0300\u0301\u0302\u0303\u0308\u030a\u030c\u0327\u0306\u030b\u0307\u0304", "`'^~\"rvcuH.=", strict=True))
-
-
-def _latex(text: str) -> str:
-    return "".join(map(_latex_letter, unicodedata.normalize("NFC", printable(text)).replace("\n", " ")))
 
 
 def _latex_letter(letter: str) -> str:

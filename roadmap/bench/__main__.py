@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
-from roadmap.base.console import Parser, exits
+from roadmap.base.console import Parser, check_limits, exits
 from roadmap.base.errors import Refused, StorageFault, nearest
 from roadmap.base.files import check_writable, write_atomic
 from roadmap.base.processes import check_alone
 from roadmap.base.tables import Column, as_csv, as_markdown, as_table
 from roadmap.config.overrides import config_folders
-from roadmap.config.schema import Compile, Device, Experiment, Head, ModelConfig, Pipeline, Precision, TaskName
+from roadmap.config.schema import Compile, Device, Experiment, Head, Pipeline, Precision, TaskName
 from roadmap.config.steps import check_whole, known_steps
 from roadmap.data.images import sources
 from roadmap.model.check import compose_run
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     import torch
 
     from roadmap.bench.step import Setting
-    from roadmap.data.batches import InputPipeline
 
 AGAINST = ("timm_best", "timm_default")
 
@@ -60,7 +59,7 @@ COLUMNS = (
     Column("step", "step"),
     Column("gmacs", "multiply-adds, G", "{:.3f}"),
     Column("ours_train", "training, img/s", "{:.4g}"),
-    Column("spread", "range"),
+    Column("spread", "range", lambda row: "{ours_train_least:.4g} to {ours_train_most:.4g}".format(**row)),
     Column("timm_best_train", "timm's loop, best flags", "{:.4g}"),
     Column("timm_default_train", "timm's loop, defaults", "{:.4g}"),
     Column("ratio_timm_best", "ours / best", "{:.2f}"),
@@ -85,7 +84,8 @@ def main() -> int:
     if arguments.output:
         check_writable(arguments.output.absolute(), f"--output {arguments.output}")
     experiments = _experiments(arguments)
-    from roadmap.data.loader import worker_count  # torch, from here on
+    from roadmap.bench.step import measure  # torch, from here on
+    from roadmap.data.loader import worker_count
     from roadmap.data.pipeline import input_pipeline
     from roadmap.train.ranks import pick_device
 
@@ -106,7 +106,8 @@ def main() -> int:
     for experiment in experiments:
         if any(row["step"] == experiment.step.name for row in rows):
             continue
-        rows.append(_measured(experiment.step.name, experiment.model, setting, pipeline))
+        name = experiment.step.name
+        rows.append({"step": name, **_about(setting), **measure(name, experiment.model, setting, pipeline)})
         remarks = notes(rows, arguments, setting.peak.about)
         _write(folder, rows, remarks)  # after each row: what is measured is not lost
         print(as_table(rows[-1:], COLUMNS[:8], ""), flush=True)
@@ -144,10 +145,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--resume", action="store_true", help="keep the rows of bench.csv and measure only the other steps")
     parser.add_argument("--config-dir", type=Path, action="append", default=[], help="a folder with steps of your own")
     arguments = parser.parse_args()
-    for name, least in (("rounds", 1), ("seconds", 0.01), ("classes", 2), ("threads", 1), ("batch_size", 2)):
-        value = getattr(arguments, name)
-        if value is not None and value < least:
-            raise Refused(f"--{name.replace('_', '-')} {value}: must be at least {least}")
+    check_limits(arguments, rounds=(1,), seconds=(0.01,), classes=(2,), threads=(1,), batch_size=(2,))
     _settle(arguments)
     return arguments
 
@@ -244,26 +242,17 @@ def _pick(arguments: argparse.Namespace, device: torch.device) -> None:
     arguments.compile, arguments.threads = Compile(arguments.compile).value, torch.get_num_threads()
 
 
-def _measured(step: str, model: ModelConfig, setting: Setting, pipeline: InputPipeline | None) -> dict[str, Any]:
-    from roadmap.bench.step import measure
-
-    return _with_spread({"step": step, **_about(setting), **measure(step, model, setting, pipeline)})
-
-
 def _about(setting: Setting) -> dict[str, Any]:
-    what = {"head": setting.head.name.value, "recipe": setting.recipe.name, "scale": setting.scale}
     return {
-        **what,
+        "head": setting.head.name.value,
+        "recipe": setting.recipe.name,
+        "scale": setting.scale,
         "image_size": setting.image_size,
         "batch_size": setting.recipe.batch_size,
         "precision": setting.precision.value,
         "compiled": setting.compiled.value,
         "device": setting.name,
     }
-
-
-def _with_spread(row: dict[str, Any]) -> dict[str, Any]:
-    return {**row, "spread": "{ours_train_least:.4g} to {ours_train_most:.4g}".format(**row)}
 
 
 def _measured_before(folder: Path, setting: Setting) -> list[dict[str, Any]]:
@@ -284,7 +273,7 @@ def _measured_before(folder: Path, setting: Setting) -> list[dict[str, Any]]:
             others = sorted({str(other) for other in rows[key] if other != value})
             if others:
                 raise Refused(f"--resume: {path} was measured with {key} {', '.join(others)}, not {value}; name another --output")
-        return [_with_spread(row) for row in rows.where(rows.notna(), None).to_dict("records")]
+        return rows.where(rows.notna(), None).to_dict("records")
     except KeyError as error:
         raise Refused(f"--resume: {path} has no column {error}: it is not the file of a bench") from error
 
@@ -324,7 +313,7 @@ def notes(rows: Sequence[dict[str, Any]], arguments: argparse.Namespace, peak: s
 
 
 def _write(folder: Path, rows: Sequence[dict[str, Any]], remarks: Sequence[str]) -> None:
-    keys = dict.fromkeys(key for row in rows for key in row if key != "spread")
+    keys = dict.fromkeys(key for row in rows for key in row)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / "bench.csv", as_csv(rows, [Column(key, key) for key in keys], ""))

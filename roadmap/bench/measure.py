@@ -16,18 +16,9 @@ Action = Callable[[], object]
 PEAKS = {"H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "B200": 2250e12, "A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12}
 
 
-@dataclass(frozen=True)
-class Spread:
-    """A figure over the rounds."""
-
-    median: float
-    least: float
-    most: float
-
-    @classmethod
-    def of(cls, values: list[float]) -> Spread:
-        """Median and range."""
-        return cls(statistics.median(values), min(values), max(values))
+def spread(key: str, values: list[float]) -> dict[str, float]:
+    """A figure over the rounds: median and range, as columns of a row."""
+    return {key: statistics.median(values), f"{key}_least": min(values), f"{key}_most": max(values)}
 
 
 def in_turn(actions: Mapping[str, Action], device: torch.device, rounds: int, seconds: float) -> dict[str, list[float]]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +17,7 @@ from timm.layers import set_fast_norm
 from torch import nn
 
 from roadmap.base.files import write_atomic
-from roadmap.bench.measure import Action, Peak, Spread, in_turn, peak_memory, profiled, settle, timed
+from roadmap.bench.measure import Action, Peak, in_turn, peak_memory, profiled, settle, spread, timed
 from roadmap.bench.timm_loop import TimmLoop, timm_network
 from roadmap.config.schema import Compile, Head, HeadConfig, ModelConfig, Precision, RecipeConfig
 from roadmap.data.batches import Batch, InputPipeline, LabelledImages, seed_all
@@ -84,7 +85,8 @@ def measure(step: str, model: ModelConfig, setting: Setting, pipeline: InputPipe
     Speeds are in images a second, median over the rounds with the least and the most; latency in milliseconds.
     """
     torch._dynamo.reset()
-    contenders = dict(_contenders(step, model, setting))
+    contenders = {OURS: _warm(setting, partial(_ours, model, setting))}
+    contenders |= {name: _warm(setting, partial(_timm, step, model, setting, name == BEST)) for name in setting.against}
     batch = setting.recipe.images_at_once
     actions = {name: each.update for name, each in contenders.items()}
     if setting.peak.by_maker is None:
@@ -95,11 +97,9 @@ def measure(step: str, model: ModelConfig, setting: Setting, pipeline: InputPipe
     forward = setting.multiply_adds(model)
     row: dict[str, Any] = {"gmacs": forward / 1e9}
     for name, seconds in times.items():
-        speed = Spread.of([batch / value for value in seconds])
-        row |= {f"{name}_train": speed.median, f"{name}_train_least": speed.least, f"{name}_train_most": speed.most}
+        row |= spread(f"{name}_train", [batch / value for value in seconds])
     for name in setting.against:
-        ratio = Spread.of([theirs / ours for theirs, ours in zip(times[name], times[OURS], strict=True)])
-        row |= {f"ratio_{name}": ratio.median, f"ratio_{name}_least": ratio.least, f"ratio_{name}_most": ratio.most}
+        row |= spread(f"ratio_{name}", [theirs / ours for theirs, ours in zip(times[name], times[OURS], strict=True)])
     of_peak = 3 * 2 * forward * row[f"{OURS}_train"] / peak
     row["peak_tflops"] = peak / 1e12
     row["share_of_peak"] = of_peak if setting.device.type == "cpu" or setting.precision == Precision.bfloat16 else None
@@ -111,12 +111,6 @@ def measure(step: str, model: ModelConfig, setting: Setting, pipeline: InputPipe
     if pipeline is not None:
         row[f"{OURS}_end_to_end"] = _end_to_end(contenders[OURS], pipeline, setting)
     return row | _inference(contenders, setting, batch)
-
-
-def _contenders(step: str, model: ModelConfig, setting: Setting) -> Iterator[tuple[str, Contender]]:
-    yield OURS, _warm(setting, partial(_ours, model, setting))
-    for name in setting.against:
-        yield name, _warm(setting, partial(_timm, step, model, setting, name == BEST))
 
 
 Made = tuple[nn.Module, Callable[[Batch], object], torch.memory_format, Precision]
@@ -144,7 +138,7 @@ def _synthetic(setting: Setting, number: int, layout: torch.memory_format) -> Ba
     if setting.head.name == Head.none:
         images = torch.randn(number, 3, size, size, device=device).contiguous(memory_format=layout)
         return LabelledImages(images, torch.randint(setting.classes, (number,), device=device))
-    batch = setting.task.dummy_batch(number, size, device)
+    batch = setting.task.dummy_batch(number, device)
     for image in batch.images:
         image.normal_()
     return batch
@@ -153,7 +147,7 @@ def _synthetic(setting: Setting, number: int, layout: torch.memory_format) -> Ba
 def _ours(model: ModelConfig, setting: Setting) -> Made:
     """The update of a run, its reading late included."""
     seed_all(0)
-    network = setting.task.network(model, None, setting.image_size)
+    network = setting.task.network(model, None)
     network = network.to(setting.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     compile_network(network, setting.compiled)
     adamw = recipe.optimizer(setting.recipe, network)
@@ -183,7 +177,7 @@ def _timm(step: str, model: ModelConfig, setting: Setting, best: bool) -> Made:
 
 def _end_to_end(ours: Contender, pipeline: InputPipeline, setting: Setting) -> float:
     """Images a second with the batches of the pipeline, alone, from when its queue of batches made beforehand is used up."""
-    batches = _endless(pipeline)
+    batches = chain.from_iterable(map(pipeline.epoch, count()))
     queued = 3 * setting.workers + 3
 
     def update() -> None:
@@ -192,14 +186,6 @@ def _end_to_end(ours: Contender, pipeline: InputPipeline, setting: Setting) -> f
     timed(update, setting.device, queued)
     repetitions = max(queued, math.ceil(setting.rounds * setting.seconds / timed(update, setting.device, 1)))
     return setting.recipe.images_at_once * repetitions / timed(update, setting.device, repetitions)
-
-
-def _endless(pipeline: InputPipeline) -> Iterator[Batch]:
-    """Training batches of one epoch after another."""
-    epoch = 0
-    while True:
-        yield from pipeline.epoch(epoch)
-        epoch += 1
 
 
 def _inference(contenders: dict[str, Contender], setting: Setting, batch: int) -> dict[str, Any]:

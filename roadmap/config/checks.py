@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import operator
 import re
@@ -12,7 +11,7 @@ from enum import EnumType
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, get_origin, get_type_hints
+from typing import Any, get_origin
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -31,6 +30,7 @@ from roadmap.config.schema import (
     Precision,
     RecipeConfig,
     Schedule,
+    entries,
 )
 from roadmap.config.task_rules import compares_images, task_rules
 
@@ -57,8 +57,11 @@ RANDAUGMENT = re.compile(r"rand(-(m([0-9]|10)|n[1-9]\d?|mstd\d+(\.\d+)?|mmax[1-9
 
 def check(experiment: Experiment, config_dirs: Sequence[Path] = ()) -> None:
     """Refuse values out of range and settings that contradict each other; `config_dirs` may hold the file that says one."""
-    for key, value, limits in _numbers(experiment):
-        _check_number(key, value, limits)
+    for key, (entry, _) in entries().items():
+        limits, value = entry.metadata.get("limits"), operator.attrgetter(key)(experiment)
+        if limits and value is not None:
+            within = math.isfinite(value) and all(LIMITS[name][0](value, bound) for name, bound in limits.items())
+            _require(within, key, value, _in_words(limits))
     _check_parts(experiment, config_dirs)
     _check_model(experiment.model)
     for rule in task_rules(experiment):
@@ -170,7 +173,9 @@ def _check_milestones(recipe: RecipeConfig) -> None:
 
 def _check_augmentation(experiment: Experiment) -> None:
     recipe, pipeline = experiment.recipe, experiment.data.pipeline
-    _check_randaugment(recipe.randaugment)
+    forms = "null, or timm's form rand-m9-mstd0.5-inc1, each part once, with a magnitude of 0 to 10"
+    text = recipe.randaugment
+    _require(text is None or _is_policy(text, RANDAUGMENT), "recipe.randaugment", text or "''", forms)
     text = recipe.auto_augment
     known = text is None or _is_policy(text, AUTO_AUGMENT)
     forms = f"null, {TRIVIAL}, or one of timm's: original, originalr, v0, v0r, 3a, each with -mstd0.5, or augmix-m3-w3"
@@ -218,29 +223,10 @@ def check_processes(experiment: Experiment, processes: int) -> None:
     _require(count % processes == 0, "recipe.micro_batch", recipe.micro_batch, even)
 
 
-def _check_randaugment(text: str | None) -> None:
-    forms = "null, or timm's form rand-m9-mstd0.5-inc1, each part once, with a magnitude of 0 to 10"
-    _require(text is None or _is_policy(text, RANDAUGMENT), "recipe.randaugment", text or "''", forms)
-
-
 def _is_policy(text: str, form: re.Pattern[str]) -> bool:
     """Whether timm reads all of it: of a part that is there twice it takes one in silence."""
     parts = [part.rstrip("0123456789.") for part in text.split("-")[1:]]
     return bool(form.fullmatch(text)) and len(set(parts)) == len(parts)
-
-
-def _numbers(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, dict[str, float]]]:
-    for field in dataclasses.fields(node):
-        value = getattr(node, field.name)
-        if dataclasses.is_dataclass(value):
-            yield from _numbers(value, f"{prefix}{field.name}.")
-        elif "limits" in field.metadata and value is not None:
-            yield f"{prefix}{field.name}", value, field.metadata["limits"]
-
-
-def _check_number(key: str, value: float, limits: dict[str, float]) -> None:
-    ok = math.isfinite(value) and all(LIMITS[name][0](value, bound) for name, bound in limits.items())
-    _require(ok, key, value, _in_words(limits))
 
 
 def _in_words(limits: dict[str, float]) -> str:
@@ -255,15 +241,11 @@ def _require(ok: bool, key: str, value: Any, allowed: str) -> None:
 @lru_cache
 def allowed_of(key: str) -> str:
     """What a dotted key takes, in words: a range, names, true or false; empty where it takes any text."""
-    node: Any = Experiment
-    limits: dict[str, float] = {}
-    for name in key.split("."):
-        fields = {field.name: field for field in dataclasses.fields(node)} if dataclasses.is_dataclass(node) else {}
-        if name not in fields:
-            return ""
-        limits, node = fields[name].metadata.get("limits", {}), get_type_hints(node)[name]
-    if limits:
+    if key not in entries():
+        return ""
+    entry, kind = entries()[key]
+    if limits := entry.metadata.get("limits"):
         return _in_words(limits)
-    if isinstance(node, EnumType):
-        return f"one of {', '.join(node)}"
-    return SWITCH if node is bool else f"a list, {key}=[...]" if get_origin(node) is list else ""
+    if isinstance(kind, EnumType):
+        return f"one of {', '.join(kind)}"
+    return SWITCH if kind is bool else f"a list, {key}=[...]" if get_origin(kind) is list else ""

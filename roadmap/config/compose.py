@@ -29,6 +29,7 @@ from roadmap.config.kept import kept
 from roadmap.config.messages import explain
 from roadmap.config.overrides import RESOLVER, check_override, config_folders, parse, search_path
 from roadmap.config.parts import resolve
+from roadmap.config.recipes import conf_file
 from roadmap.config.schema import ROOMS, Experiment, RecipeConfig, StepConfig
 from roadmap.config.steps import Step, all_steps, files_of, known_steps
 
@@ -234,12 +235,12 @@ def _on_parent(overrides: tuple[str, ...]) -> Experiment | None:
     given = {override.key_or_group for override in parse(overrides)}
     steps = [word.removeprefix("+step=") for word in overrides if word.startswith("+step=")]
     step = steps[0] if len(steps) == 1 else ""
-    change = _step_file(step)
+    change = conf_file("step", step)
     defaults = change.get("defaults", [])
     simple = len(defaults) == 2 and defaults[1] == "_self_" and change.keys() <= {"defaults", "step", *ROOMS}
     if not simple or given & {"model", "reference"} or any(word.startswith("+step/") for word in completed(overrides)):
         return None
-    parent = compose_unchecked(tuple(_of_parent(word, defaults[0]) for word in overrides), ())
+    parent = compose_unchecked(tuple(f"+step={defaults[0]}" if word.startswith("+step=") else word for word in overrides), ())
     rooms = {room: change[room] for room in ROOMS if room in change}
     kept = {room: {key: value for key, value in of.items() if f"{room}.{key}" not in given} for room, of in rooms.items()}
     config: Any = OmegaConf.merge({"scale": OmegaConf.structured(parent.scale)}, *({r: getattr(parent, r)} for r in kept), kept)
@@ -249,18 +250,6 @@ def _on_parent(overrides: tuple[str, ...]) -> Experiment | None:
 
 def _named(step: Step) -> StepConfig:
     return StepConfig(**{entry.name: getattr(step, entry.name) for entry in dataclasses.fields(StepConfig)})
-
-
-def _of_parent(word: str, parent: str) -> str:
-    return f"+step={parent}" if word.startswith("+step=") else word
-
-
-@lru_cache
-def _step_file(step: str) -> dict[str, Any]:
-    """What a step of our own changes, as its file says it; empty where there is no such file."""
-    file = CONF / "step" / f"{step}.yaml"
-    content: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False) if file.is_file() else {}
-    return content if isinstance(content, dict) else {}
 
 
 def from_hydra(config: DictConfig, step: str | None, config_dirs: Sequence[Path] = ()) -> Experiment:

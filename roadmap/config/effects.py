@@ -53,37 +53,24 @@ def idle_in_recipe(recipe: RecipeConfig) -> dict[str, str]:
 
 
 def following(experiment: Experiment, overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> list[str]:
-    """What follows from the command line without being said there, each in a sentence: the learning rate, the warm-up."""
-    rate, warmup = _following_rate(experiment, overrides), _following_warmup(experiment.recipe, overrides, config_dirs)
-    return [*rate, *warmup, *_following_start(experiment)]
-
-
-def _following_start(experiment: Experiment) -> list[str]:
-    """Of a recipe of fine-tuning, what it lacks."""
-    if experiment.recipe.name != "finetune" or experiment.init or experiment.after or experiment.study.start:
-        return []
-    return ["recipe=finetune starts from random weights here: init=RUN, init=timm:NAME or after=RUN names those to be tuned"]
-
-
-def _following_warmup(recipe: RecipeConfig, overrides: Sequence[str], config_dirs: Sequence[Path]) -> list[str]:
-    whole = at_full_length(overrides, config_dirs)
-    if whole is None or whole.warmup_epochs == recipe.warmup_epochs:
-        return []
-    return [
-        f"recipe.epochs={recipe.epochs} warms up for recipe.warmup_epochs={recipe.warmup_epochs:g}: the recipe has "
-        f"{whole.warmup_epochs:g} of {whole.epochs} epochs, for which there is no room"
-    ]
-
-
-def _following_rate(experiment: Experiment, overrides: Sequence[str]) -> list[str]:
-    """Of a batch size without a rate beside it."""
+    """What follows from the command line without being said there, each in a sentence: learning rate, warm-up, start weights."""
     given, recipe = {override.key_or_group for override in parse(overrides)}, experiment.recipe
-    if "recipe.batch_size" not in given or given & {"recipe.lr", "recipe.lr_batch"} or recipe.batch_size == recipe.lr_batch:
-        return []
-    return [
-        f"recipe.batch_size={recipe.batch_size} trains at a peak learning rate of {recipe.peak_lr:.3g}: recipe.lr={recipe.lr:g} "
-        f"is for recipe.lr_batch={recipe.lr_batch} images; recipe.lr_batch={recipe.batch_size} keeps it"
-    ]
+    whole, said = at_full_length(overrides, config_dirs), list[str]()
+    if "recipe.batch_size" in given and not given & {"recipe.lr", "recipe.lr_batch"} and recipe.batch_size != recipe.lr_batch:
+        said.append(
+            f"recipe.batch_size={recipe.batch_size} trains at a peak learning rate of {recipe.peak_lr:.3g}: recipe.lr="
+            f"{recipe.lr:g} is for recipe.lr_batch={recipe.lr_batch} images; recipe.lr_batch={recipe.batch_size} keeps it"
+        )
+    if whole is not None and whole.warmup_epochs != recipe.warmup_epochs:
+        said.append(
+            f"recipe.epochs={recipe.epochs} warms up for recipe.warmup_epochs={recipe.warmup_epochs:g}: the recipe has "
+            f"{whole.warmup_epochs:g} of {whole.epochs} epochs, for which there is no room"
+        )
+    if recipe.name == "finetune" and not (experiment.init or experiment.after or experiment.study.start):
+        said.append(
+            "recipe=finetune starts from random weights here: init=RUN, init=timm:NAME or after=RUN names those to be tuned"
+        )
+    return said
 
 
 def ineffective_settings(experiment: Experiment, overrides: Sequence[str] = (), config_dirs: Sequence[Path] = ()) -> list[str]:

@@ -6,22 +6,20 @@ launcher and sweeper are open: the rest can run code or move files that this pro
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import get_type_hints
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, IntervalSweep, Override, Sweep
 from hydra.errors import HydraException
 
-from roadmap.base.errors import Refused, nearest
+from roadmap.base.errors import Refused, first_line, nearest
 from roadmap.base.paths import CONF
 from roadmap.config.checks import SWITCH, allowed_of
 from roadmap.config.kept import renew
-from roadmap.config.schema import FOUND_OUT, Experiment
+from roadmap.config.schema import FOUND_OUT, entries
 from roadmap.config.steps import all_steps, check_whole
 
 RESOLVER = re.compile(r"\$\{\s*[^}]*:")
@@ -41,10 +39,9 @@ def _parsed(override: str) -> Override:
     try:
         return OverridesParser.create().parse_overrides([override])[0]
     except HydraException as error:
-        reason = str(error).splitlines()[0]
         inside = "; within a list text is quoted, set: ['recipe.lr=1e-3']" * ("{" in override)
         raise Refused(
-            f"an override cannot be read: {reason}. Form: key=value, for example model.kernel_size=5{inside}"
+            f"an override cannot be read: {first_line(error)}. Form: key=value, for example model.kernel_size=5{inside}"
         ) from error
 
 
@@ -133,14 +130,9 @@ def config_folders(paths: Sequence[Path | str]) -> tuple[Path, ...]:
     return folders
 
 
-@lru_cache
-def keys(cls: type = Experiment, prefix: str = "") -> tuple[str, ...]:
-    """Every dotted key of the schema."""
-    names: list[str] = []
-    for name, kind in get_type_hints(cls).items():
-        nested = keys(kind, f"{prefix}{name}.") if isinstance(kind, type) and dataclasses.is_dataclass(kind) else ()
-        names += [f"{prefix}{name}", *nested]
-    return tuple(name for name in names if name not in FOUND_OUT)
+def keys() -> list[str]:
+    """Every dotted key that may be said."""
+    return [key for key in entries() if key not in FOUND_OUT]
 
 
 def nearest_key(key: str) -> str:

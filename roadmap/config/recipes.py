@@ -19,15 +19,13 @@ UNSAID_DATA = {key: off for key, off in LATER_DATA.items() if key != "classes"} 
 @lru_cache
 def recipe_file(name: str) -> dict[str, Any] | None:
     """Every setting of the recipe of this name, that of its parents included; None where the project has no such recipe."""
-    file = CONF / "recipe" / f"{name}.yaml"
-    if not file.is_file():
+    content = conf_file("recipe", name)
+    if not content:
         return None
-    content = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
-    assert isinstance(content, dict)
     settings = unsaid_recipe()
-    for parent in content.pop("defaults", []):
+    for parent in content.get("defaults", []):
         settings |= recipe_file(parent) or {} if parent != "_self_" else {}
-    return {**settings, **content}
+    return {**settings, **{key: value for key, value in content.items() if key != "defaults"}}
 
 
 def unsaid_recipe() -> dict[str, Any]:
@@ -35,10 +33,10 @@ def unsaid_recipe() -> dict[str, Any]:
     return {entry.name: plain(value) for entry in fields(RecipeConfig) if (value := default_of(entry)) != MISSING}
 
 
-@lru_cache
 def data_file(source: str) -> dict[str, Any]:
     """The settings of the data set of this source; none where the project has no such file."""
-    return {**UNSAID_DATA, **_content("data", source)} if (CONF / "data" / f"{source}.yaml").is_file() else {}
+    content = conf_file("data", source)
+    return {**UNSAID_DATA, **content} if content else {}
 
 
 def step_file(step: str, scale: ScaleConfig) -> dict[str, Any]:
@@ -54,17 +52,15 @@ def _at(scale: ScaleConfig, value: Any) -> Any:
 
 @lru_cache
 def _toggles(step: str) -> dict[str, Any]:
-    if not (CONF / "step" / f"{step}.yaml").is_file():
-        return {}
-    content = _content("step", step)
-    before = [parent for parent in content.get("defaults", []) if isinstance(parent, str) and parent != "_self_"]
-    toggles: dict[str, Any] = {}
-    for parent in before:
-        toggles |= _toggles(parent)
+    content, toggles = conf_file("step", step), dict[str, Any]()
+    for parent in content.get("defaults", []):
+        toggles |= _toggles(parent) if isinstance(parent, str) and parent != "_self_" else {}
     return toggles | content.get("model", {})
 
 
-def _content(group: str, name: str) -> dict[str, Any]:
-    content = OmegaConf.to_container(OmegaConf.load(CONF / group / f"{name}.yaml"), resolve=False)
-    assert isinstance(content, dict)
-    return {str(key): value for key, value in content.items()}
+@lru_cache
+def conf_file(group: str, name: str) -> dict[str, Any]:
+    """What a file of ours says, as it stands there; empty where there is no such file."""
+    file = CONF / group / f"{name}.yaml"
+    content: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False) if file.is_file() else {}
+    return content if isinstance(content, dict) else {}

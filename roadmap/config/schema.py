@@ -10,7 +10,8 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import Field, dataclass, field
 from enum import StrEnum
-from typing import Any, Self
+from functools import cache
+from typing import Any, Self, get_type_hints
 
 from omegaconf import MISSING
 
@@ -405,8 +406,7 @@ LOADER_ONLY = {"auto_augment": None, "color_jitter": 0.0, "interpolation": Inter
 
 OF_CLASSES = {
     "label_smoothing": 0.0, "mixup": 0.0, "cutmix": 0.0, "randaugment": None, "random_erasing": 0.0, "crop_scale": [1.0, 1.0],
-    "auto_augment": None, "color_jitter": 0.0, "interpolation": Interpolation.bicubic, "dropout": 0.0,
-    "head_scale": 1.0,
+    **LOADER_ONLY, "dropout": 0.0, "head_scale": 1.0,
 }  # fmt: skip
 """Settings of the recipe that only classification knows, with the values that they have for other tasks."""
 OF_OBJECTS: dict[str, Any] = {
@@ -687,3 +687,14 @@ class Experiment:
     def built_at(self) -> int | None:
         """The image size in pixels that the reference is built for; None of a backbone, which takes any."""
         return self.data.image_size if self.task.name == TaskName.classification else None
+
+
+@cache
+def entries(kind: Any = Experiment, prefix: str = "") -> dict[str, tuple[Field[Any], Any]]:
+    """Every field of an `Experiment` and of its sections by its dotted key, with its type; a section before what it holds."""
+    hints, found = get_type_hints(kind), dict[str, tuple[Field[Any], Any]]()
+    for entry in dataclasses.fields(kind):
+        found[prefix + entry.name] = entry, hints[entry.name]
+        if dataclasses.is_dataclass(hints[entry.name]):
+            found |= entries(hints[entry.name], f"{prefix}{entry.name}.")
+    return found

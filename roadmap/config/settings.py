@@ -13,10 +13,10 @@ from typing import Any, NamedTuple, get_args, get_type_hints
 
 from omegaconf import MISSING
 
+from roadmap.config.checks import LIMITS
 from roadmap.config.overrides import group_options
 from roadmap.config.schema import FOUND_OUT, Experiment, default_of
 
-RANGE = {"above": "above {}", "least": "at least {}", "below": "below {}", "most": "at most {}"}
 COMMENT = re.compile(r"^    (\w+)(?::| =)[^#\n]*#\s*(.*)$", re.MULTILINE)
 GROUPS = ("step", "scale", "task", "head", "data", "recipe", "engine", "study")
 
@@ -77,7 +77,7 @@ def _values(hint: Any, field: dataclasses.Field[Any]) -> list[tuple[str, str]]:
         return [(choice.value, comments.get(choice, "")) for choice in kind]
     optional = type(None) in get_args(hint)
     name = f"list of {kind.__name__}" if inner and not optional else kind.__name__
-    limits = [RANGE[key].format(limit) for key, limit in field.metadata.get("limits", {}).items()]
+    limits = [f"{LIMITS[key][1]} {limit}" for key, limit in field.metadata.get("limits", {}).items()]
     return [(", ".join([name, *limits, *(["or null"] if optional else [])]), "")]
 
 

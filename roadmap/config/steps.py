@@ -23,7 +23,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
-from roadmap.base.errors import Refused
+from roadmap.base.errors import Refused, first_line
 from roadmap.base.paths import CONF
 from roadmap.config.kept import kept
 
@@ -63,17 +63,13 @@ def order(steps: Iterable[Step]) -> list[Step]:
     def walk(step: Step, adopted: bool) -> Iterator[Step]:
         yield replace(step, adopted=adopted)
         following = sorted(children.get(step.name, []), key=lambda s: (length(s), _natural(s.name)))
+        # The one that most is built on, among equals the first by name; its siblings are side branches.
+        goes_on = max(following, key=lambda s: (length(s), [-ord(c) for c in s.name]), default=None)
         for child in following:
-            # Leaves that nothing builds on are side branches when a sibling goes on, or when a sibling leaf came first.
-            yield from walk(child, adopted and child is _continuation(following, length))
+            yield from walk(child, adopted and child is goes_on)
 
     roots = children.get(None, [])
     return [step for root in sorted(roots, key=lambda s: (-length(s), s.name)) for step in walk(root, True)]
-
-
-def _continuation(siblings: list[Step], length: Any) -> Step:
-    """The sibling that most is built on; among equals the first by name."""
-    return max(siblings, key=lambda s: (length(s), [-ord(c) for c in s.name]))
 
 
 def _natural(name: str) -> list[Any]:
@@ -195,7 +191,7 @@ def _read(file: Path) -> Step:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise Refused(f"{file}{line}: not readable as YAML: {error.problem}") from error
     except (OSError, OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
-        raise Refused(f"{file}: not readable as YAML: {str(error).splitlines()[0]}") from error
+        raise Refused(f"{file}: not readable as YAML: {first_line(error)}") from error
     content = content if isinstance(content, dict) else {}
     listed, about = content.get("defaults") or [], content.get("step") or {}
     if not isinstance(listed, list) or not isinstance(about, dict):

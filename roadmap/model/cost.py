@@ -77,7 +77,7 @@ def cost(model: ModelConfig, num_classes: int = 1000, image_size: int = 224) -> 
 
 
 def cost_of(model: ModelConfig, reference: str | None, num_classes: int, image_size: int) -> Cost:
-    """The cost of the network that `model.build.network_of` builds from these values, for one image.
+    """The cost of the network that `model.network.network_of` builds from these values, for one image.
 
     Raises:
         Refused: as `cost`, and where timm has no such reference or it does not take images of this size.
@@ -85,15 +85,14 @@ def cost_of(model: ModelConfig, reference: str | None, num_classes: int, image_s
     """
     if reference is None:
         return cost(model, num_classes, image_size)
-    key = (reference, num_classes, image_size, model.drop_path)
-    if key not in _references:
-        from roadmap.model.reference import count_reference  # timm, whose import takes seconds
-
-        _references[key] = Cost(*count_reference(*key))
-    return _references[key]
+    return _cost_of_reference(reference, num_classes, image_size, model.drop_path)
 
 
-_references: dict[tuple[str, int, int, float], Cost] = {}
+@cache
+def _cost_of_reference(name: str, num_classes: int, image_size: int, drop_path: float) -> Cost:
+    from roadmap.model.reference import count_reference  # timm, whose import takes seconds
+
+    return Cost(*count_reference(name, num_classes, image_size, drop_path))
 
 
 def _stem(stem: StemLayout, shape: Shape) -> Counted:

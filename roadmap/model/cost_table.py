@@ -36,38 +36,35 @@ NORMS = ("batch_norm", "layer_norm", "response_norm")
 def cost_rows(
     scale: str, image_size: int, config_dirs: tuple[Path, ...] = (), names: Sequence[str] = (), own: tuple[str, ...] = ()
 ) -> list[dict[str, Any]]:
-    """The rows of the cost table, of these steps or of all."""
-    return [cost_row(step, scale, image_size, config_dirs, own) for step in names or known_steps(*config_dirs)]
-
-
-def cost_row(
-    step: str, scale: str, image_size: int, config_dirs: tuple[Path, ...] = (), own: tuple[str, ...] = ()
-) -> dict[str, Any]:
-    """One row of the cost table, multiply-adds in G (1e9), activations in M (1e6)."""
+    """The rows of the cost table, of these steps or of all: multiply-adds in G (1e9), activations in M (1e6)."""
     from roadmap.model.cost import cost
 
-    experiment = compose_run([f"scale={scale}", f"+step={step}", *own], config_dirs)
-    counted = cost(experiment.model, image_size=image_size)
-    operators = {name: count / 1e9 for name, count in counted.by_operator.items()}
-    paper = paper_row(scale, step)
-    return {
-        "step": step,
-        "params": counted.params,
-        "gmacs_conv_linear": counted.conv_linear / 1e9,
-        "gmacs_total": counted.total / 1e9,
-        "gmacs_conv": operators.get("conv", 0.0),
-        "gmacs_linear": operators.get("linear", 0.0),
-        "gmacs_norm": sum(operators.get(name, 0.0) for name in NORMS),
-        "gmacs_pool": operators.get("adaptive_avg_pool2d", 0.0),
-        "activations_m": counted.activations / 1e6,
-        "paper_gflops": paper.gflops_printed if paper and image_size == 224 else None,
-        "note": _note(scale, networks(*config_dirs)[step], image_size),
-    }
+    rows, known = [], networks(*config_dirs)
+    for step in names or known_steps(*config_dirs):
+        experiment = compose_run([f"scale={scale}", f"+step={step}", *own], config_dirs)
+        counted = cost(experiment.model, image_size=image_size)
+        operators = {name: count / 1e9 for name, count in counted.by_operator.items()}
+        paper = paper_row(scale, step) if image_size == 224 else None
+        rows.append(
+            {
+                "step": step,
+                "params": counted.params,
+                "gmacs_conv_linear": counted.conv_linear / 1e9,
+                "gmacs_total": counted.total / 1e9,
+                "gmacs_conv": operators.get("conv", 0.0),
+                "gmacs_linear": operators.get("linear", 0.0),
+                "gmacs_norm": sum(operators.get(name, 0.0) for name in NORMS),
+                "gmacs_pool": operators.get("adaptive_avg_pool2d", 0.0),
+                "activations_m": counted.activations / 1e6,
+                "paper_gflops": paper.gflops_printed if paper else None,
+                "note": _note(known[step], misprint=bool(paper and paper.misprint)),
+            }
+        )
+    return rows
 
 
-def _note(scale: str, step: Step, image_size: int) -> str | None:
-    paper = paper_row(scale, step.name)
-    if paper and paper.misprint and image_size == 224:
+def _note(step: Step, misprint: bool) -> str | None:
+    if misprint:
         return "misprint in Table 10; Figure 2 agrees with the computed value"
     if step.roadmap == BEYOND:
         return "beyond the paper"

@@ -12,9 +12,7 @@ from typing import NamedTuple, Protocol
 
 from roadmap.model.network import LAYER, Network
 
-DOWNSAMPLING = re.compile(
-    r"(?:stages|layers)[._]\d+\.downsampl"
-)  # between stages; timm's ResNet calls its shortcuts so, in blocks
+DOWNSAMPLING = re.compile(r"(?:stages|layers)[._]\d+\.downsampl")  # between stages, not in blocks as timm's ResNet's shortcuts
 STAGES = 4
 THIRD = 2  # the stage that counts as several layers
 

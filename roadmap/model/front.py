@@ -57,14 +57,10 @@ def build_model(
     """
     if output_stride not in OUTPUT_STRIDES:
         raise Refused(f"output_stride={output_stride}: it is one of {', '.join(map(str, OUTPUT_STRIDES))}")
-    settings = [f"model.{key}={_as_override(value)}" for key, value in toggles.items()]
+    settings = [f"model.{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in toggles.items()]
     own = [f"parts=[{','.join(map(quoted, parts))}]"] if parts else []
     folders = config_folders(config_dirs)
     experiment = compose_run([f"scale={scale}", f"+step={step}", *own, *settings], folders)
     for warning in ineffective_settings(experiment, [*own, *settings], folders):
         log.warning("%s", warning)
     return Network(layout(experiment.model, in_chans, output_stride), num_classes, drop_rate, global_pool=global_pool)
-
-
-def _as_override(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)

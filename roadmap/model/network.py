@@ -283,3 +283,24 @@ def build_network(
 ) -> Network:
     """Build the network at these coordinates, with dropout before its classifier."""
     return Network(layout(model), num_classes, drop_rate, initialisation)
+
+
+def network_of(
+    model: ModelConfig,
+    reference: str | None,
+    num_classes: int,
+    image_size: int,
+    drop_rate: float = 0.0,
+    initialisation: Initialisation = Initialisation.paper,
+) -> nn.Module:
+    """The network at these coordinates, or the timm model `reference` with their stochastic depth, initialised by timm.
+
+    Raises:
+        Refused: where timm has no such reference, or cannot build it like this.
+
+    """
+    if reference is None:
+        return build_network(model, num_classes, drop_rate, initialisation)
+    from roadmap.model.reference import build_reference  # timm, whose import takes seconds
+
+    return build_reference(reference, num_classes, image_size, model.drop_path, drop_rate)

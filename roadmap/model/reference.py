@@ -13,7 +13,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, Offl
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from roadmap.base.errors import Refused, nearest
+from roadmap.base.errors import Refused, first_line, nearest
 from roadmap.model.names import unknown_model
 
 SECONDS = 10.0  # that the hub has to answer
@@ -82,8 +82,7 @@ def pretrained(name: str, image_size: int | None, said: str) -> nn.Module:
     try:
         return timm.create_model(name, pretrained=True, **size)
     except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise Refused(f"{said}: timm could not fetch its weights: {reason}") from error
+        raise Refused(f"{said}: timm could not fetch its weights: {first_line(error)}") from error
 
 
 def outline(name: str, image_size: int | None, said: str) -> nn.Module:

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from roadmap.base.errors import Refused
+from roadmap.base.errors import Refused, first_line
 
 WRAPPED = ("state_dict", "model")  # under which training programs store weights beside other things
 
@@ -47,6 +47,5 @@ def _tensors(file: Path, content: Any) -> dict[str, Tensor]:
 
 
 def _reason(error: Exception) -> str:
-    """In one line, without torch's advice to load what it refused."""
-    text = (str(error) or type(error).__name__).splitlines()[0]
+    text = first_line(error)
     return "it holds more than tensors" if "Weights only load failed" in text else text

@@ -33,9 +33,8 @@ class Fill:
 class Fit:
     """Start weights beside the weights that are needed."""
 
-    weights: dict[str, Tensor] = field(default_factory=dict)  # under the names of the part that they fill
+    weights: dict[str, Tensor]  # under the names of the part that they fill
     anew: list[str] = field(default_factory=list)  # sentences: heads that keep their fresh weights, weights that were left out
-    faults: list[str] = field(default_factory=list)
 
 
 def start_weights(init: str, image_size: int | None) -> dict[str, Tensor]:
@@ -92,15 +91,12 @@ def load_start(fill: Fill, weights: Mapping[str, Tensor], said: str, same_target
 
 
 def check_fits(fill: Fill, weights: Mapping[str, Tensor], said: str, same_targets: bool = True) -> Fit:
-    """Refuse weights that are not this network's, by names and shapes of both sides; tensors on `meta` will do."""
-    fit = fitted(fill, weights, same_targets)
-    if fit.faults:
-        raise Refused(f"{said}: not the weights of this network: {'; '.join(fit.faults)}")
-    return fit
+    """Compare start weights with what is needed, by names and shapes; tensors without numbers (on `meta`) will do.
 
+    Raises:
+        Refused: for weights that are not this network's.
 
-def fitted(fill: Fill, weights: Mapping[str, Tensor], same_targets: bool = True) -> Fit:
-    """Compare start weights with what is needed, by names and shapes; tensors without numbers (on `meta`) will do."""
+    """
     needed = fill.part.state_dict()
     weights, outside = _of_part(fill, weights)
     given, left = like_ours(weights, needed) if isinstance(fill.part, Network) else (dict(weights), {})
@@ -122,7 +118,9 @@ def fitted(fill: Fill, weights: Mapping[str, Tensor], same_targets: bool = True)
         if given[name].shape != needed[name].shape
     ]
     kinds = (("of another shape", shaped), ("missing", missing), ("left over", over))
-    fit.faults = [f"{kind}: {first_of(names)}" for kind, names in kinds if names]
+    faults = [f"{kind}: {first_of(names)}" for kind, names in kinds if names]
+    if faults:
+        raise Refused(f"{said}: not the weights of this network: {'; '.join(faults)}")
     return fit
 
 

@@ -9,7 +9,7 @@ import timm
 from omegaconf import OmegaConf
 from torch import nn
 
-from roadmap.base.errors import Refused
+from roadmap.base.errors import Refused, first_line
 from roadmap.config.parts import KINDS, names, part
 from roadmap.config.schema import ModelConfig
 from roadmap.model.registry import PRETRAINED_CFG, timm_name
@@ -27,14 +27,14 @@ def fill_trained(network: nn.Module, result: RunResult, weights: Path) -> nn.Mod
     try:
         network.load_state_dict(read_weights(weights))
     except RuntimeError as error:
-        raise Refused(f"{weights}: not the weights of this run: {str(error).splitlines()[0]}") from error
+        raise Refused(f"{weights}: not the weights of this run: {first_line(error)}") from error
     network.pretrained_cfg = network.default_cfg = _pretrained_cfg(result)  # type: ignore[assignment]
     return network.eval()
 
 
 def coordinates(result: RunResult) -> tuple[ModelConfig, str | None]:
     """The coordinates of a run's network, or its reference, of which the record holds name and stochastic depth alone."""
-    model, reference = result.model, _reference(result)
+    model, reference = result.model, result.model.get("reference")
     if reference is None:
         plain = {key: _part(key, value) if key in KINDS and value else value for key, value in model.items()}
         known = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), plain))
@@ -58,13 +58,9 @@ def _part(kind: str, recorded: str) -> str:
     return name
 
 
-def _reference(result: RunResult) -> str | None:
-    return result.model.get("reference")
-
-
 def _pretrained_cfg(result: RunResult) -> dict[str, Any]:
     """What timm reads of a model: the data configuration, and the names of the first and of the last layer."""
-    reference, data = _reference(result), result.data
+    reference, data = result.model.get("reference"), result.data
     if reference is None:
         known = {**PRETRAINED_CFG, "architecture": timm_name(result.step.name, result.scale)}
     else:

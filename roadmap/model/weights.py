@@ -62,9 +62,8 @@ def from_timm(network: Network, model: nn.Module) -> None:
         Refused: where the two are not the same network.
 
     """
-    theirs = model.state_dict()
-    names = _paired(network.state_dict(), theirs)
-    network.load_state_dict({ours: _shaped(theirs[name], like) for (ours, name), like in names.items()})
+    ours, theirs = network.state_dict(), model.state_dict()
+    network.load_state_dict({key: theirs[name].reshape(ours[key].shape) for key, name in _paired(ours, theirs).items()})
 
 
 def to_timm(network: Network, model: nn.Module) -> None:
@@ -75,8 +74,7 @@ def to_timm(network: Network, model: nn.Module) -> None:
 
     """
     ours, theirs = network.state_dict(), model.state_dict()
-    names = _paired(ours, theirs)
-    model.load_state_dict({name: _shaped(ours[key], theirs[name]) for key, name in names})
+    model.load_state_dict({name: ours[key].reshape(theirs[name].shape) for key, name in _paired(ours, theirs).items()})
 
 
 def like_ours(weights: Mapping[str, Tensor], needed: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -98,20 +96,15 @@ def _with_axes(weight: Tensor, like: Tensor) -> Tensor:
     return weight.reshape(like.shape) if same and {weight.ndim, like.ndim} == {2, 4} else weight
 
 
-def _shaped(weight: Tensor, like: Tensor) -> Tensor:
-    """A 1x1 convolution is a linear layer with two axes more."""
-    return weight.reshape(like.shape)
-
-
-def _paired(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> dict[tuple[str, str], Tensor]:
-    """(our name, timm's name) of every weight, with our tensor; all of both sides, with equal sizes."""
-    table = RESNET if "conv1.weight" in theirs else CONVNEXT
-    pairs = {(key, _timm_name(key, table)): weight for key, weight in ours.items()}
-    unpaired = theirs.keys() ^ {name for _, name in pairs}
-    if unpaired or any(theirs[name].numel() != weight.numel() for (_, name), weight in pairs.items()):
-        odd = sorted(unpaired) or [n for (_, n), w in pairs.items() if theirs[n].numel() != w.numel()]
+def _paired(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> dict[str, str]:
+    """Timm's name of every weight of ours; all of both sides, with equal sizes: a 1x1 convolution may be a linear layer there."""
+    table = next((names for sign, names in SIGNS.items() if sign in theirs), CONVNEXT)
+    names = {key: _timm_name(key, table) for key in ours}
+    odd = sorted(theirs.keys() ^ set(names.values()))
+    odd = odd or [name for key, name in names.items() if theirs[name].numel() != ours[key].numel()]
+    if odd:
         raise Refused(f"not timm's network: {len(odd)} weights have no counterpart of their size, {odd[0]} among them")
-    return pairs
+    return names
 
 
 def _timm_name(key: str, table: Mapping[str, str]) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from roadmap.base.claims import Claim, claim, holder
-from roadmap.base.errors import Held, Refused, StorageFault, writing
+from roadmap.base.errors import Held, Refused, writing
 from roadmap.base.files import PARTIAL, remove_partial, write_atomic
 from roadmap.base.redaction import redact_record
 from roadmap.config.identity import described, identity
@@ -143,12 +143,11 @@ class RunFolder:
         """
         self.check_claim()
         content = json.dumps(redact_record(dump_result(result)), indent=2, ensure_ascii=False) + "\n"
-        try:
-            write_atomic(self.result_file, content, once=True)
-        except FileExistsError as error:
-            raise Held(f"{self.path}: its result was written by another process; it stays as it is") from error
-        except OSError as error:
-            raise StorageFault(f"{self.path}: the result could not be written: {error}") from error
+        with writing(f"{self.path}: the result"):
+            try:
+                write_atomic(self.result_file, content, once=True)
+            except FileExistsError as error:
+                raise Held(f"{self.path}: its result was written by another process; it stays as it is") from error
 
     def _set_aside_torn(self) -> None:
         """Make way for a result where there is a file that holds none; only for who holds the lock."""
@@ -172,11 +171,9 @@ class RunFolder:
     def history(self) -> list[dict[str, Any]]:
         """The epochs so far; a torn last line is left out."""
         lines = []
-        try:
+        with suppress(FileNotFoundError, ValueError):
             for line in self.history_file.read_text(encoding="utf-8").splitlines():
                 lines.append(json.loads(line))
-        except (FileNotFoundError, ValueError):
-            pass
         return lines
 
     def curves(self, score: str) -> list[list[float | None]]:

@@ -20,10 +20,11 @@ CPUINFO = Path("/proc/cpuinfo")
 @lru_cache
 def provenance() -> dict[str, Any]:
     """What the result was made with: versions, the commit of the code with whether it was changed, and the processor."""
+    changed = _git("status", "--porcelain", "--", "roadmap", "conf")
     packages = ("roadmap", "torch", "torchvision", "timm", "fvcore", "numpy", "pillow")
     return {
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in packages}},
-        "git": {"commit": _git("rev-parse", "HEAD"), "dirty": _dirty()},
+        "git": {"commit": _git("rev-parse", "HEAD"), "dirty": None if changed is None else bool(changed)},
         "cpu": cpu_model(),
     }
 
@@ -48,11 +49,6 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return __version__ if package == "roadmap" else None
-
-
-def _dirty() -> bool | None:
-    changed = _git("status", "--porcelain", "--", "roadmap", "conf")
-    return None if changed is None else bool(changed)
 
 
 def _git(*arguments: str) -> str | None:

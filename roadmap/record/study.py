@@ -174,19 +174,9 @@ def find_plan(folder: Path) -> StudyPlan | None:
 
 def dump_plan(plan: StudyPlan) -> Content:
     """A plan as JSON holds it."""
-    about = {entry.name: getattr(plan, entry.name) for entry in dataclasses.fields(plan)}
-    rows = [{**_dump_variant(row.variant), "toggles": row.toggles, "runs": row.runs} for row in plan.rows]
-    effects = [asdict(effect) for effect in plan.effects]
-    published = {"published": asdict(table)} if (table := about.pop("published")) else {}
-    return {
-        "format": FORMAT,
-        **about,
-        "scale": asdict(plan.scale),
-        "rows": rows,
-        "effects": effects,
-        "metric": asdict(plan.metric),
-        **published,
-    }
+    about = {key: value for key, value in asdict(plan).items() if key != "published" or value is not None}
+    about["rows"] = [{**_dump_variant(row.variant), "toggles": row.toggles, "runs": row.runs} for row in plan.rows]
+    return {"format": FORMAT, **about}
 
 
 def _dump_variant(variant: Variant) -> Content:

@@ -17,10 +17,11 @@ from roadmap.record.result import RunResult
 from roadmap.train.loop import Trainer
 
 
-def describe(trainer: Trainer, experiment: Experiment, inventory: Inventory, fingerprint: str) -> RunResult:
+def describe(trainer: Trainer, inventory: Inventory, fingerprint: str) -> RunResult:
     """What the run is; the outcome is filled in at the end."""
+    experiment, device = trainer.experiment, trainer.ranks.device
     settings = decisive(experiment, fingerprint)
-    cost = trainer.task.cost(experiment.model, experiment.reference, experiment.data.image_size)
+    cost = trainer.task.cost(experiment.model, experiment.reference)
     counts = {"classes": len(inventory.classes), "train": inventory.train.size, "val": inventory.val.size}
     return RunResult(
         run=trainer.state.folder.path.name,
@@ -35,7 +36,7 @@ def describe(trainer: Trainer, experiment: Experiment, inventory: Inventory, fin
         params_m=cost.params / 1e6,
         activations_m=cost.activations / 1e6,
         seconds=trainer.state.seconds,
-        device=_device_name(trainer.ranks.device),
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         instructions=torch.backends.cpu.get_cpu_capability(),
         processes=trainer.ranks.world,
         precision=trainer.step.precision.value,
@@ -81,7 +82,3 @@ def outcome(trainer: Trainer, described: RunResult) -> RunResult:
         images_per_second=last["images_per_second"],
         seconds=trainer.state.seconds,
     )
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from contextlib import nullcontext, suppress
+from contextlib import closing, nullcontext, suppress
 from dataclasses import replace
 
 from roadmap.base import processes
@@ -13,7 +13,7 @@ from roadmap.base.redaction import Redacting
 from roadmap.base.signals import Stop, stop_on_signals
 from roadmap.config.checks import check_processes
 from roadmap.config.parts import load
-from roadmap.config.schema import Experiment, RuntimeConfig
+from roadmap.config.schema import Experiment
 from roadmap.data.images.inventory import Inventory
 from roadmap.record.alarms import alarms, at_chance
 from roadmap.record.folder import RunFolder
@@ -21,7 +21,7 @@ from roadmap.record.result import RunResult
 from roadmap.record.weights import WEIGHTS
 from roadmap.run.describe import describe, outcome
 from roadmap.run.prepare import prepare
-from roadmap.tracking.tracker import Tracker, tracking
+from roadmap.tracking.tracker import Tracker, open_tracker
 from roadmap.train import checkpoint
 from roadmap.train.loop import Trainer
 from roadmap.train.progress import Bar
@@ -77,23 +77,23 @@ def _write(experiment: Experiment, inventory: Inventory, folder: RunFolder, rank
     try:
         with stop_on_signals() as stop:
             trainer = prepare(experiment, inventory, folder, ranks)
-            return _train(trainer, experiment, inventory, fingerprint, stop)
+            return _train(trainer, inventory, fingerprint, stop)
     finally:
         log.removeHandler(handler)
         handler.close()
 
 
-def _train(trainer: Trainer, experiment: Experiment, inventory: Inventory, fingerprint: str, stop: Stop) -> RunResult:
+def _train(trainer: Trainer, inventory: Inventory, fingerprint: str, stop: Stop) -> RunResult:
     """Train to the end, and write the result last."""
     state, folder = trainer.state, trainer.state.folder
     for unusable in state.resume():
         log.warning(unusable)
     folder.forget_epochs(state.epoch)
     _check_room(trainer)
-    result = describe(trainer, experiment, inventory, fingerprint)
-    with tracking(experiment, folder) as tracker:
+    result = describe(trainer, inventory, fingerprint)
+    with closing(open_tracker(trainer.experiment, folder)) as tracker:
         try:
-            _follow_epochs(trainer, experiment, tracker, stop)
+            _follow_epochs(trainer, tracker, stop)
             result = outcome(trainer, result)
             if at_chance(result):
                 result = replace(result, score_by_batch=trainer.score_by_batch())
@@ -102,7 +102,7 @@ def _train(trainer: Trainer, experiment: Experiment, inventory: Inventory, finge
         except Diverged as error:
             log.error("%s", error)
             result = replace(result, status="diverged", reason=str(error))
-        fault = _keep(trainer, experiment.runtime) if result.done else None
+        fault = _keep(trainer) if result.done else None
         folder.write_result(result)
     if result.done:
         shutil.rmtree(folder.checkpoints, ignore_errors=True)  # those of a diverged run show what it was before it diverged
@@ -111,9 +111,9 @@ def _train(trainer: Trainer, experiment: Experiment, inventory: Inventory, finge
     return result
 
 
-def _follow_epochs(trainer: Trainer, experiment: Experiment, tracker: Tracker, stop: Stop) -> None:
+def _follow_epochs(trainer: Trainer, tracker: Tracker, stop: Stop) -> None:
     """Write each epoch into the record as it ends."""
-    state, metric, updates = trainer.state, trainer.task.metric, trainer.data.updates
+    experiment, state, metric, updates = trainer.experiment, trainer.state, trainer.task.metric, trainer.data.updates
     said = False
     done, title = state.epoch * updates + state.update, f"{experiment.row} seed {experiment.seed}"
     with Bar(experiment.recipe.length(updates), done, title, experiment.runtime.progress) as bar:
@@ -138,9 +138,9 @@ def _check_room(trainer: Trainer) -> None:
         log.warning("%s: %.0f MB are free, the run's checkpoints need %.0f MB", path, free / 1e6, needed / 1e6)
 
 
-def _keep(trainer: Trainer, runtime: RuntimeConfig) -> StorageFault | None:
+def _keep(trainer: Trainer) -> StorageFault | None:
     """Write the trained weights and state; a disk that has no room for them must not cost the result."""
-    state, folder = trainer.state, trainer.state.folder
+    state, folder, runtime = trainer.state, trainer.state.folder, trainer.experiment.runtime
     folder.check_claim()
     try:
         if runtime.keep_weights:

@@ -38,7 +38,7 @@ def try_outline(experiment: Experiment) -> None:
 
 def _network(experiment: Experiment, classes: Sequence[str]) -> tuple[Task, nn.Module]:
     task = choose_task(experiment, classes)
-    return task, task.network(experiment.model, experiment.reference, experiment.data.image_size)
+    return task, task.network(experiment.model, experiment.reference)
 
 
 def load_given(experiment: Experiment, classes: Sequence[str], task: Task, network: nn.Module) -> list[str]:

@@ -81,7 +81,7 @@ def preflight(experiment: Experiment) -> Inventory:
         The images that the run would be trained on.
 
     """
-    check_output(experiment)
+    check_writable(runs_folder(experiment), f"output={experiment.output}")  # before anything is made in it
     inventory = sources.checked_images(experiment.data, experiment.recipe.batch_size, experiment.task.name.target)
     _check_length(experiment.recipe, inventory.train.size)
     check_network(experiment, inventory.classes)
@@ -115,10 +115,4 @@ def cost_of_run(experiment: Experiment, classes: Sequence[str]) -> Cost:
     """What the network of a run costs, as its task counts."""
     from roadmap.tasks.choose import choose_task  # torch, and timm where a reference asks for it
 
-    task = choose_task(experiment, classes)
-    return task.cost(experiment.model, experiment.reference, experiment.data.image_size)
-
-
-def check_output(experiment: Experiment) -> None:
-    """Refuse an output folder that could not be made or written, before anything is made in it."""
-    check_writable(runs_folder(experiment), f"output={experiment.output}")
+    return choose_task(experiment, classes).cost(experiment.model, experiment.reference)

@@ -9,11 +9,9 @@ import torch
 from torch import nn
 
 from roadmap.base.errors import Refused
-from roadmap.config.identity import plain
 from roadmap.config.schema import Compile, Experiment, RecipeConfig, TaskName
 from roadmap.data.images.inventory import Inventory
 from roadmap.record.folder import RunFolder
-from roadmap.record.updates import UpdateLog
 from roadmap.run.given import load_given
 from roadmap.tasks.choose import choose_task
 from roadmap.tasks.dense.backbone import DenseNetwork, synchronise
@@ -37,34 +35,27 @@ def prepare(experiment: Experiment, inventory: Inventory, folder: RunFolder, ran
         Refused: for what this device or timm cannot do, and for images that cannot be read or do not fit on the device.
 
     """
-    data, recipe, runtime, seed = experiment.data, experiment.recipe, experiment.runtime, experiment.seed
-    memory_format = as_asked(runtime)
+    recipe, seed = experiment.recipe, experiment.seed
+    memory_format = as_asked(experiment.runtime)
     memory.keep_freed(ranks.device)
     precision = pick_precision(recipe.precision, ranks.device)
     task = choose_task(experiment, inventory.classes, memory_format)
-    kind = experiment.model, experiment.reference, data.image_size
+    kind = experiment.model, experiment.reference
     ranks.seed(seed, BUILDING)
     network = task.network(*kind)
     for anew in load_given(experiment, inventory.classes, task, network):
         log.info("%s", anew)
     network = _on_device(network, recipe, ranks, memory_format)
     average = parts.average(recipe, network)
-    choice = Compile.none if experiment.task.name == TaskName.detection else runtime.compile  # images of many sizes
+    choice = Compile.none if experiment.task.name == TaskName.detection else experiment.runtime.compile  # images of many sizes
     compiled = pick_compile(choice, recipe, inventory.train.size, partial(task.cost, *kind), ranks.device)
     compiled = compile_network(network, compiled)
-    batches = task.batches(data, seed, inventory, ranks.device, ranks.rank, ranks.world)
+    batches = task.batches(seed, inventory, ranks.device, ranks.rank, ranks.world)
     optimizer = parts.optimizer(recipe, network)
     schedule = parts.schedule(recipe, optimizer, batches.updates)
     micro_batches = recipe.batch_size // recipe.images_at_once // ranks.world
     step = Update(network, optimizer, task, precision, ranks, micro_batches, parts.clipping(recipe))
-
-    about = {"run": folder.path.name, "experiment": plain(experiment)}
-    about |= {"precision": precision.value, "pipeline": batches.name.pictures.value, "processes": ranks.world}
-    fixed = ("precision", "pipeline", "processes") if recipe.sync_batchnorm else ("precision", "pipeline")
-    updates = UpdateLog(folder.path / "updates.csv")
-    state = State(folder, step, average, updates, about, fixed, runtime.checkpoint_seconds)
-    about_run = experiment.step.name, seed, recipe, data.image_size
-    return Trainer(*about_run, task, batches, schedule, step, state, compiled, runtime.evaluate_every)
+    return Trainer(State(experiment, folder, step, average, batches.name), batches, schedule, compiled)
 
 
 def _on_device(network: nn.Module, recipe: RecipeConfig, ranks: Ranks, memory_format: torch.memory_format) -> nn.Module:

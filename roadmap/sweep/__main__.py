@@ -18,7 +18,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from roadmap.base.console import Parser, exits, say
+from roadmap.base.console import Parser, check_limits, exits, say
 from roadmap.base.errors import EXIT_FAILED, EXIT_STOPPED, EXIT_STORAGE, Refused, RoadmapError
 from roadmap.base.processes import check_alone
 from roadmap.config.effects import following
@@ -98,10 +98,7 @@ def read(arguments: list[str]) -> argparse.Namespace:
         "--config-dir", type=Path, action="append", default=[], help="a folder with steps and studies of your own"
     )
     parsed = parser.parse_intermixed_args(arguments)
-    for name, least in (("jobs", 1), ("max_failures", 1), ("retry_failed", 0)):
-        value = getattr(parsed, name)
-        if value is not None and value < least:
-            raise Refused(f"--{name.replace('_', '-')} {value}: must be at least {least}")
+    check_limits(parsed, jobs=(1,), max_failures=(1,), retry_failed=(0,))
     parsed.overrides = [f"+{o}" if o.startswith("study=") else o for o in parsed.overrides]
     if not any(o.startswith("+study=") for o in parsed.overrides):
         raise Refused("no study is chosen: add study=NAME, for example study=digits")

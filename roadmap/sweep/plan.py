@@ -167,9 +167,8 @@ def plan(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> SweepPla
         study = design(first.study, steps, experiment_of)
     if not first.study.rows and first.study.kind == StudyKind.equal_flops:
         study = at_equal_cost(study, experiment_of, inventory.classes)  # torch, from here on
-    seeds = first.study.seeds
     known = {_images_of(first): fingerprint}
-    rows, study = _rows_of(study, lambda variant, before: _points(variant, overrides, config_dirs, seeds, known, before))
+    rows, study = _rows_of(study, lambda variant, before: _points(variant, overrides, config_dirs, known, before))
     for row in rows.values():
         check_network(row[0].experiment, inventory.classes)
         _check_starts(row, inventory.classes)
@@ -236,9 +235,8 @@ def _points(
     variant: Variant,
     overrides: Sequence[str],
     config_dirs: Sequence[Path],
-    seeds: Sequence[int],
     fingerprints: dict[tuple[Any, ...], str],
-    before: Sequence[Point] = (),
+    before: Sequence[Point],
 ) -> tuple[Point, ...]:
     """The runs of one variant; a step that takes other images, or more at once, has them checked."""
     words = [*overrides, f"reference={variant.name}" if variant.reference else f"+step={variant.step}"]
@@ -254,20 +252,15 @@ def _points(
     if experiment.study.rows and variant.name != experiment.step.name and NAME.fullmatch(variant.name):
         experiment = dataclasses.replace(experiment, study=dataclasses.replace(experiment.study, row=variant.name))
         words.append(f"study.row={variant.name}")
+
+    def point(seed: int, start: Point | None) -> Point:
+        run = _begun(begun(dataclasses.replace(experiment, seed=seed), variant.name), start)
+        folder, command = RunFolder.of(run, fingerprint), _command(run, words, config_dirs)
+        return Point(f"{variant.name}-s{seed}", run, fingerprint, folder, command, start)
+
+    seeds = experiment.study.seeds
     starts: Sequence[Point | None] = before or [None] * len(seeds)
-    seeded = [dataclasses.replace(experiment, seed=seed) for seed in seeds]
-    runs = [_begun(begun(run, variant.name), start) for run, start in zip(seeded, starts, strict=True)]
-    return tuple(
-        Point(
-            f"{variant.name}-s{run.seed}",
-            run,
-            fingerprint,
-            RunFolder.of(run, fingerprint),
-            _command(run, words, config_dirs),
-            start,
-        )
-        for run, start in zip(runs, starts, strict=True)
-    )
+    return tuple(point(seed, start) for seed, start in zip(seeds, starts, strict=True))
 
 
 def _file_of(experiment: Experiment, overrides: Sequence[str], config_dirs: Sequence[Path]) -> str:

@@ -37,7 +37,7 @@ def preview(plan: SweepPlan, chosen: Sequence[Point]) -> str:
         own = [point for point in points if point.folder.path in uncounted]
         uncounted -= {point.folder.path for point in own}
         if own:
-            gmacs = _gmacs(own[0], inventory.classes)
+            gmacs = cost_of_run(own[0].experiment, inventory.classes).conv_linear / 1e9
             tflop = _tflop(gmacs, own[0].experiment.recipe.images(inventory.train.size))
             rows.append(_row(name, own, gmacs, tflop))
             speeds += [result.seconds / tflop for point in own if (result := point.folder.result()) and result.seconds]
@@ -69,10 +69,6 @@ def _start(point: Point) -> str:
         return run.init or ""
     row = Path(run.after).name.rsplit("-s", 1)[0]
     return row if run.study.start is None else f"{row} of {study_folder(run.study.start)}"
-
-
-def _gmacs(point: Point, classes: Sequence[str]) -> float:
-    return cost_of_run(point.experiment, classes).conv_linear / 1e9
 
 
 def _tflop(gmacs: float, images: int) -> float:

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from roadmap.config.schema import DataConfig, ModelConfig, RecipeConfig, TaskName
 from roadmap.data.batches import Batch, InputPipeline, LabelledImages
 from roadmap.data.images.inventory import Inventory
-from roadmap.model.build import network_of
 from roadmap.model.cost import Cost, cost_of
+from roadmap.model.network import network_of
 from roadmap.model.start import Fill, classifier_of
 from roadmap.record.result import Metric
 from roadmap.tasks.confusion import Confusion
@@ -35,22 +35,21 @@ class Classification:
     """One class for each image, by the recipe of the paper's Table 5; batches are `LabelledImages`."""
 
     recipe: RecipeConfig
-    classes: int
-    memory_format: torch.memory_format = torch.channels_last
+    data: DataConfig
+    classes: Sequence[str]
+    memory_format: torch.memory_format
     metric: ClassVar[Metric] = METRICS[TaskName.classification]
 
-    def batches(
-        self, data: DataConfig, seed: int, inventory: Inventory, device: torch.device, rank: int = 0, world: int = 1
-    ) -> InputPipeline:
+    def batches(self, seed: int, inventory: Inventory, device: torch.device, rank: int = 0, world: int = 1) -> InputPipeline:
         """See `Task.batches`."""
         from roadmap.data.pipeline import input_pipeline
 
-        return input_pipeline(data, self.recipe, seed, inventory, device, rank, world, self.memory_format)
+        return input_pipeline(self.data, self.recipe, seed, inventory, device, rank, world, self.memory_format)
 
-    def network(self, model: ModelConfig, reference: str | None, image_size: int) -> nn.Module:
+    def network(self, model: ModelConfig, reference: str | None) -> nn.Module:
         """See `Task.network`: (N, 3, H, W) to (N, classes)."""
-        recipe = self.recipe
-        network = network_of(model, reference, self.classes, image_size, recipe.dropout, recipe.initialisation)
+        recipe, classes = self.recipe, len(self.classes)
+        network = network_of(model, reference, classes, self.data.image_size, recipe.dropout, recipe.initialisation)
         if recipe.head_scale != 1:
             with torch.no_grad():
                 for name in classifier_of(network):
@@ -81,32 +80,33 @@ class Classification:
     def gallery(self) -> None:
         """An image and its class need no picture."""
 
-    def breakdown(self, classes: Sequence[str], device: torch.device) -> AccuracyByClass:
+    def breakdown(self, device: torch.device) -> AccuracyByClass:
         """See `Task.breakdown`."""
-        return AccuracyByClass(classes, device)
+        return AccuracyByClass(self.classes, device)
 
-    def shown(self, picture: Image, data: DataConfig) -> Tensor:
+    def shown(self, picture: Image) -> Tensor:
         """See `Task.shown`."""
         from roadmap.data.transforms import val_transform
 
-        return torch.as_tensor(val_transform(data, self.recipe.interpolation)(picture))
+        return torch.as_tensor(val_transform(self.data, self.recipe.interpolation)(picture))
 
-    def answers(self, picture: Image, output: Tensor, classes: Sequence[str], most: int) -> list[dict[str, Any]]:
+    def answers(self, picture: Image, output: Tensor, most: int) -> list[dict[str, Any]]:
         """See `Task.answers`: classes with their probabilities, of logits (classes,)."""
         ranked = output.float().softmax(-1).topk(min(most, len(output)))
         pairs = zip(ranked.values.tolist(), ranked.indices.tolist(), strict=True)
-        return [{"class": classes[index], "probability": value} for value, index in pairs]
+        return [{"class": self.classes[index], "probability": value} for value, index in pairs]
 
-    def found(self, picture: Image, output: Tensor, classes: Sequence[str], most: int) -> None:
+    def found(self, picture: Image, output: Tensor, most: int) -> None:
         """A class needs no picture."""
 
-    def cost(self, model: ModelConfig, reference: str | None, image_size: int) -> Cost:
+    def cost(self, model: ModelConfig, reference: str | None) -> Cost:
         """See `Task.cost`."""
-        return cost_of(model, reference, self.classes, image_size)
+        return cost_of(model, reference, len(self.classes), self.data.image_size)
 
-    def dummy_batch(self, images: int, image_size: int, device: torch.device) -> LabelledImages:
+    def dummy_batch(self, images: int, device: torch.device) -> LabelledImages:
         """See `Task.dummy_batch`."""
-        blank = torch.zeros(images, 3, image_size, image_size, device=device).contiguous(memory_format=self.memory_format)
+        side = self.data.image_size
+        blank = torch.zeros(images, 3, side, side, device=device).contiguous(memory_format=self.memory_format)
         return LabelledImages(blank, torch.zeros(images, dtype=torch.long, device=device))
 
     @cached_property
@@ -123,7 +123,7 @@ class Classification:
             switch_prob=recipe.mixup_switch_prob,
             mode="batch",
             label_smoothing=recipe.label_smoothing,
-            num_classes=self.classes,
+            num_classes=len(self.classes),
         )
 
     @cached_property

@@ -45,26 +45,18 @@ def table(
     size = (short, long) if image_size is None else (image_size, image_size * long // short)
     rows = [*((name, None) for name in steps), *((LAST, name) for name in references)]
     title = f"{head}, scale {scale}, {size[1]} x {size[0]} px, {CLASSES[head]} classes; one image"
-    return [row(step, reference, head, scale, size, config_dirs, own) for step, reference in rows], COLUMNS, title
+    settings = [f"scale={scale}", f"task={head.facts.task}", f"head={head}", f"recipe={RECIPES[head]}", *own]
 
+    def row(step: str, reference: str | None) -> dict[str, Any]:
+        """Operations in G (1e9)."""
+        chosen = compose_run([*settings, f"+step={step}"], config_dirs)
+        counted = dense_cost(builder(head), chosen.model, reference, chosen.head, CLASSES[head], size)
+        return {
+            "step": reference or step,
+            "params": counted.params,
+            "gmacs": counted.macs / 1e9,
+            "gflops_published": counted.published / 1e9,
+            "gflops_backbone": counted.published_backbone / 1e9,
+        }
 
-def row(
-    step: str,
-    reference: str | None,
-    head: Head,
-    scale: str,
-    size: tuple[int, int],
-    config_dirs: tuple[Path, ...] = (),
-    own: Sequence[str] = (),
-) -> dict[str, Any]:
-    """One row, operations in G (1e9), for an image (height, width)."""
-    groups = [f"task={head.facts.task}", f"head={head}", f"recipe={RECIPES[head]}"]
-    chosen = compose_run([f"scale={scale}", f"+step={step}", *groups, *own], config_dirs)
-    counted = dense_cost(builder(head), chosen.model, reference, chosen.head, CLASSES[head], size)
-    return {
-        "step": reference or step,
-        "params": counted.params,
-        "gmacs": counted.macs / 1e9,
-        "gflops_published": counted.published / 1e9,
-        "gflops_backbone": counted.published_backbone / 1e9,
-    }
+    return [row(*names) for names in rows], COLUMNS, title

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,7 +9,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from roadmap.config.schema import DataConfig, ModelConfig
+from roadmap.config.schema import ModelConfig
 from roadmap.data.batches import Batch, InputPipeline
 from roadmap.data.images.inventory import Inventory
 from roadmap.model.cost import Cost
@@ -47,7 +46,8 @@ class Breakdown(Scorer, Protocol):
 
 
 class Task(Protocol):
-    """A task: what is learnt from which targets, and how it is scored. It is made by `tasks.choose.choose_task`.
+    """A task: what is learnt from which targets, and how it is scored. It is made by `tasks.choose.choose_task`, which gives it
+    the experiment's recipe and data and the names of the classes.
 
     `loss` and `Scorer.update` are given the batches of the task's own pipeline, so their `images` and `targets` may be
     anything: tensors, or lists of them. Training calls both under the autocast of its precision and knows no more of them.
@@ -57,12 +57,10 @@ class Task(Protocol):
     def metric(self) -> Metric:
         """The score by which runs are compared."""
 
-    def batches(
-        self, data: DataConfig, seed: int, inventory: Inventory, device: torch.device, rank: int = 0, world: int = 1
-    ) -> InputPipeline:
+    def batches(self, seed: int, inventory: Inventory, device: torch.device, rank: int = 0, world: int = 1) -> InputPipeline:
         """The batches of process `rank` among `world`, made for `device`."""
 
-    def network(self, model: ModelConfig, reference: str | None, image_size: int) -> nn.Module:
+    def network(self, model: ModelConfig, reference: str | None) -> nn.Module:
         """The network at these coordinates, or timm's `reference`, freshly initialised."""
 
     def fill(self, network: nn.Module) -> Fill:
@@ -80,20 +78,20 @@ class Task(Protocol):
     def gallery(self) -> Gallery | None:
         """What keeps examples of an evaluation, to look at; None where a task has nothing to draw."""
 
-    def breakdown(self, classes: Sequence[str], device: torch.device) -> Breakdown:
-        """As `scorer`, with the same scores, for classes of these names."""
+    def breakdown(self, device: torch.device) -> Breakdown:
+        """As `scorer`, with the same scores."""
 
-    def shown(self, picture: Image, data: DataConfig) -> Tensor:
+    def shown(self, picture: Image) -> Tensor:
         """A picture as it is scored, before its colours are normalised: (3, h, w) uint8."""
 
-    def answers(self, picture: Image, output: Any, classes: Sequence[str], most: int) -> list[dict[str, Any]]:
+    def answers(self, picture: Image, output: Any, most: int) -> list[dict[str, Any]]:
         """What one of the `outputs` says of its picture in words and numbers, the surest first: rows of a table, so many."""
 
-    def found(self, picture: Image, output: Any, classes: Sequence[str], most: int) -> Image | None:
+    def found(self, picture: Image, output: Any, most: int) -> Image | None:
         """The picture with the same drawn on it; None where a task has nothing to draw."""
 
-    def cost(self, model: ModelConfig, reference: str | None, image_size: int) -> Cost:
-        """What the same network costs for one image of `image_size` pixels."""
+    def cost(self, model: ModelConfig, reference: str | None) -> Cost:
+        """What the same network costs for one image of `data.image_size` pixels."""
 
-    def dummy_batch(self, images: int, image_size: int, device: torch.device) -> Batch:
+    def dummy_batch(self, images: int, device: torch.device) -> Batch:
         """A batch of so many blank images, to find out by trial how many fit in memory."""

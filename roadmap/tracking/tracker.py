@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -40,18 +38,8 @@ class NoTracker:
         """Do nothing."""
 
 
-@contextmanager
-def tracking(experiment: Experiment, folder: RunFolder) -> Iterator[Tracker]:
-    """The tracker that the experiment asks for, closed at the end; the run works the same without it, and its log says why."""
-    tracker = open_tracker(experiment, folder)
-    try:
-        yield tracker
-    finally:
-        tracker.close()
-
-
 def open_tracker(experiment: Experiment, folder: RunFolder) -> Tracker:
-    """The tracker that the experiment asks for."""
+    """The tracker that the experiment asks for; the run works the same without it, and its log says why."""
     if experiment.logger == Logger.none:
         return NoTracker()
     if experiment.logger == Logger.tensorboard:

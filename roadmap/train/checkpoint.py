@@ -7,12 +7,12 @@ import pickle
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch.utils._pytree import tree_map_only
 
-from roadmap.base.errors import StorageFault
+from roadmap.base.errors import StorageFault, first_line
 from roadmap.base.files import atomic_file, write_atomic
 from roadmap.model.saved import as_safetensors
 
@@ -29,7 +29,7 @@ def save(folder: Path, epoch: int, update: int, state: State) -> None:
     """
     path = folder / f"epoch-{epoch:06d}-update-{update:08d}.pt"
     if not _is_whole(path):  # a whole checkpoint of this update is this state
-        with _on_disk(path), atomic_file(path) as file:
+        with _written(path) as file:
             torch.save(_on_host(state), file)
             file.flush()
             write_atomic(_digest_path(path), _digest(Path(file.name)) + "\n")
@@ -46,7 +46,7 @@ def write(path: Path, content: Any) -> None:
         StorageFault: where the disk is full or cannot be written; what was there before stays.
 
     """
-    with _on_disk(path), atomic_file(path) as file:
+    with _written(path) as file:
         torch.save(_on_host(content), file)
 
 
@@ -57,7 +57,7 @@ def write_weights(path: Path, weights: Mapping[str, torch.Tensor]) -> None:
         StorageFault: where the disk is full or cannot be written; what was there before stays.
 
     """
-    with _on_disk(path), atomic_file(path) as file:
+    with _written(path) as file:
         file.write(as_safetensors(weights))
 
 
@@ -76,7 +76,7 @@ def load_newest(folder: Path, foreign: Callable[[State], str | None] = lambda st
         try:
             state = _load(path)
         except Exception as error:  # a damaged file makes torch raise what it likes
-            faults.append(f"{path}: not usable: {_first_line(error)}")
+            faults.append(f"{path}: not usable: {first_line(error)}")
             continue
         reason = foreign(state)
         if reason is None:
@@ -101,19 +101,15 @@ def _load(path: Path) -> State:
     return state
 
 
-def _first_line(error: Exception) -> str:
-    """What is wrong, without torch's advice to load what it refused."""
-    return (str(error) or type(error).__name__).splitlines()[0]
-
-
 @contextmanager
-def _on_disk(path: Path) -> Iterator[None]:
-    """Make a storage fault of what the disk refuses: OSError, and RuntimeError, which torch raises for a full disk."""
+def _written(path: Path) -> Iterator[BinaryIO]:
+    """`atomic_file`; what the disk refuses is a storage fault: OSError, and RuntimeError, which torch raises for a full disk."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield
+        with atomic_file(path) as file:
+            yield file
     except (OSError, RuntimeError) as error:
-        raise StorageFault(f"{path}: could not be written: {_first_line(error)}") from error
+        raise StorageFault(f"{path}: could not be written: {first_line(error)}") from error
 
 
 def _is_whole(path: Path) -> bool:

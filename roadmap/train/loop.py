@@ -22,17 +22,15 @@ from torch import Tensor, nn
 
 from roadmap.base.errors import Diverged, OutOfMemory, Stopped
 from roadmap.base.signals import Stop
-from roadmap.config.schema import Compile, RecipeConfig
+from roadmap.config.schema import Compile
 from roadmap.data.batches import Batch, InputPipeline
 from roadmap.tasks.dense.gallery import Gallery
-from roadmap.tasks.task import Task
 from roadmap.train import memory
 from roadmap.train.diagnose import layer_at_fault
 from roadmap.train.evaluate import batch_statistics, evaluate
 from roadmap.train.progress import Bar
 from roadmap.train.readings import Readings
 from roadmap.train.state import State, Totals
-from roadmap.train.update import Update
 
 NUMBERS = ("the loss", "the norm of the gradient", "the norm of BatchNorm's running statistics")  # of an update, in its order
 
@@ -50,20 +48,15 @@ class Requests(NamedTuple):
 class Trainer:
     """One run in memory, put together by `run.prepare`."""
 
-    name: str  # of the step, for messages
-    seed: int
-    recipe: RecipeConfig
-    image_size: int
-    task: Task
+    state: State
     data: InputPipeline
     schedule: Scheduler
-    step: Update
-    state: State
     compiled: Compile  # what of the network is, for the record
-    evaluate_every: int = 1  # epochs; what it is changes no weight
     speeds: list[float] = field(default_factory=list)  # images per second of each update of this attempt
 
     def __post_init__(self) -> None:
+        self.experiment, self.step = self.state.experiment, self.state.step
+        self.recipe, self.task = self.experiment.recipe, self.step.task
         self.network, self.ranks = self.step.network, self.step.ranks
         self.readings = Readings(self.ranks.device)
 
@@ -134,7 +127,9 @@ class Trainer:
         return numbers
 
     def _seed(self, update: int, micro_batch: int) -> None:
-        self.ranks.seed(self.seed, self.state.epoch, update, micro_batch + 1)  # with a 0 it would be the seed of picture `update`
+        self.ranks.seed(
+            self.experiment.seed, self.state.epoch, update, micro_batch + 1
+        )  # with a 0 it would be the seed of picture `update`
 
     # Log.
 
@@ -184,7 +179,7 @@ class Trainer:
     def _end_epoch(self, stop: Stop, bar: Bar) -> dict[str, Any]:
         """Evaluate where it is time to; returns the epoch's line of history, which has no scores where it is not."""
         state = self.state
-        due = (state.epoch + 1) % self.evaluate_every == 0 or state.epoch + 1 == self.epochs
+        due = (state.epoch + 1) % self.experiment.runtime.evaluate_every == 0 or state.epoch + 1 == self.epochs
         line = {
             "epoch": state.epoch,
             "train_loss": state.totals.loss / max(state.totals.images, 1),
@@ -279,10 +274,10 @@ class Trainer:
         """Names a number of images that would fit, found by trial."""
 
         def loss(images: int) -> Tensor:
-            return self.step.loss(self.network, self.task.dummy_batch(images, self.image_size, self.ranks.device))
+            return self.step.loss(self.network, self.task.dummy_batch(images, self.ranks.device))
 
         where, batch_norm = self._where(self.state.update + 1), bool(self.step.statistics.running)
         return memory.out_of_memory(self.network, loss, self.recipe, batch_norm, where, self.ranks.device)
 
     def _where(self, update: int) -> str:
-        return f"step {self.name}, epoch {self.state.epoch + 1}, update {update}"
+        return f"step {self.experiment.step.name}, epoch {self.state.epoch + 1}, update {update}"

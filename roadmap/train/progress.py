@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 CONSOLE = Console(stderr=True)  # one for the bar and the log, so that they do not write into each other
 
 
-class Bar:
+class Bar(Progress):
     """A progress bar over all updates of a run; silent where nobody looks at a terminal."""
 
     def __init__(self, total: int, done: int, title: str, show: bool) -> None:
-        self.score = ""  # of the last evaluation, with its name and unit
-        self.progress = Progress(
+        super().__init__(
             TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("{task.percentage:3.0f} %"),
@@ -24,17 +21,11 @@ class Bar:
             console=CONSOLE,
             disable=not (show and CONSOLE.is_terminal),
         )
-        self.task = self.progress.add_task(title, total=total, completed=done, numbers="")
-
-    def __enter__(self) -> Bar:
-        self.progress.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.progress.stop()
+        self.score = ""  # of the last evaluation, with its name and unit
+        self.updates = self.add_task(title, total=total, completed=done, numbers="")
 
     def step(self, epoch: int, loss: float, images_per_second: float | None) -> None:
         """One update is done."""
         speed = "" if images_per_second is None else f"{images_per_second:.0f} img/s"
         numbers = "  ".join(filter(None, [f"epoch {epoch + 1}", f"loss {loss:.3f}", self.score, speed]))
-        self.progress.update(self.task, advance=1, numbers=numbers)
+        self.update(self.updates, advance=1, numbers=numbers)

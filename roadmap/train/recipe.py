@@ -17,7 +17,7 @@ from roadmap.config.schema import Clip, Layering, Optimizer, RecipeConfig, Sched
 from roadmap.model.decay import OnBackbone, decay_layers
 from roadmap.model.layers import ResponseNorm2d
 
-Clipping = Callable[[Sequence[Tensor], Tensor], None]
+Clipping = Callable[[Sequence[Tensor], Tensor], None]  # bounds the gradients of these weights in place, given their norm
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, ResponseNorm2d)
 
 
@@ -113,7 +113,7 @@ def schedule(recipe: RecipeConfig, optimizer: torch.optim.Optimizer, updates_per
 
 
 def clipping(recipe: RecipeConfig) -> Clipping | None:
-    """What bounds the gradients of these weights in place, given their norm, without waiting for it; None where nothing does."""
+    """What bounds the gradients, without waiting for their norm; None where nothing does."""
     bound = recipe.clip_grad
     if bound is None:
         return None

@@ -10,7 +10,8 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from roadmap.base.errors import Refused
-from roadmap.config.identity import differences
+from roadmap.config.identity import differences, plain
+from roadmap.config.schema import Experiment, Pipeline
 from roadmap.record.folder import RunFolder
 from roadmap.record.updates import UpdateLog
 from roadmap.train import checkpoint
@@ -28,24 +29,28 @@ class Totals:
 
 @dataclass
 class State:
-    """Everything that the rest of a run depends on; random generators are not, being seeded by where the run is.
+    """Everything that the rest of a run depends on; random generators are not, being seeded by where the run is."""
 
-    `about` says of the run its name (`run`), its settings (`experiment`), and how it is computed (`precision`, `pipeline`,
-    `processes`); what of that is named in `fixed` must be the same when the run is resumed.
-    """
-
+    experiment: Experiment
     folder: RunFolder
     step: Update  # with the network, the optimizer and float16's loss scaler
     average: ModelEmaV3 | None
-    updates: UpdateLog
-    about: dict[str, Any]
-    fixed: tuple[str, ...]
-    save_every: float  # seconds
+    pipeline: Pipeline
     epoch: int = 0
     update: int = 0  # updates done in this epoch
     totals: Totals = field(default_factory=Totals)
     seconds: float = 0.0  # in training and evaluation, over all attempts
     saved_at: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.updates = UpdateLog(self.folder.path / "updates.csv")
+        self.about: dict[str, Any] = {
+            "run": self.folder.path.name,
+            "experiment": plain(self.experiment),
+            "precision": self.step.precision.value,
+            "pipeline": self.pipeline.pictures.value,
+            "processes": self.step.ranks.world,
+        }
 
     @property
     def scored(self) -> nn.Module:
@@ -55,7 +60,7 @@ class State:
     @property
     def due(self) -> bool:
         """Whether it is time for another checkpoint."""
-        return time.monotonic() - self.saved_at > self.save_every
+        return time.monotonic() - self.saved_at > self.experiment.runtime.checkpoint_seconds
 
     def dump(self) -> dict[str, Any]:
         """The state as a checkpoint holds it."""
@@ -112,7 +117,7 @@ class State:
         return f"it is the state of another run, {run}; it differs in {', '.join(unequal) or 'its data'}"
 
     def _load(self, saved: dict[str, Any]) -> None:
-        for key in self.fixed:
+        for key in ("precision", "pipeline", *(["processes"] if self.experiment.recipe.sync_batchnorm else [])):
             if saved[key] != self.about[key]:
                 raise Refused(f"{self.folder.path} was trained with {key} {saved[key]} and would go on in {self.about[key]}")
         self.step.network.load_state_dict(saved["network"])

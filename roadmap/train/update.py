@@ -7,7 +7,7 @@ or gradient is not finite is held back on the device itself.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import cast
@@ -21,6 +21,7 @@ from roadmap.data.batches import Batch
 from roadmap.tasks.task import Task
 from roadmap.train.precision import autocast
 from roadmap.train.ranks import Ranks
+from roadmap.train.recipe import Clipping
 
 
 @dataclass
@@ -37,7 +38,7 @@ class Update:
     precision: Precision
     ranks: Ranks
     micro_batches: int = 1
-    clip: Callable[[Sequence[Tensor], Tensor], None] | None = None  # bounds the gradients of these weights, given their norm
+    clip: Clipping | None = None
     replica: nn.Module = field(init=False)
 
     def __post_init__(self) -> None:

@@ -16,7 +16,7 @@ import timm
 import torch
 from torch import nn
 
-from roadmap.base.errors import Refused, StorageFault
+from roadmap.base.errors import Refused, writing
 from roadmap.base.files import write_atomic
 from roadmap.config.compose import compose
 from roadmap.config.identity import plain
@@ -116,11 +116,9 @@ def write(trained: Trained, export: Exported, folder: Path) -> list[Path]:
 
     """
     files = [folder / CONFIG, folder / WEIGHTS]
-    try:
+    with writing(f"{folder}:"):
         write_atomic(files[0], json.dumps(config(trained, export), indent=2, ensure_ascii=False) + "\n")
         write_atomic(files[1], as_safetensors(export.network.state_dict()))
-    except OSError as error:
-        raise StorageFault(f"{folder}: could not be written: {error}") from error
     return files
 
 
@@ -174,10 +172,8 @@ def write_onnx(trained: Trained, export: Exported, folder: Path) -> tuple[Path, 
     off = max(_difference(session, network, size, count) for count in BATCHES)
     if off > TOLERANCE:
         raise Refused(f"{trained.name}: its ONNX program puts out something else: {off:.1e} of its largest output away")
-    try:
+    with writing(f"{folder}:"):
         write_atomic(folder / ONNX, content)
-    except OSError as error:
-        raise StorageFault(f"{folder}: could not be written: {error}") from error
     return folder / ONNX, off
 
 

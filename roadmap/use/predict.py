@@ -55,15 +55,15 @@ def _read(file: Path) -> Image.Image:
 @torch.inference_mode()
 def predict(trained: Trained, pictures: Sequence[Image.Image], most: int, runtime: RuntimeConfig) -> Iterator[Answer]:
     """For each picture the task's answers, `most` of them; each is shown alone, so that no other changes what is said of it."""
-    settings, classes = trained.settings, trained.labels()
-    data, task = settings.data, choose_task(settings, classes)
+    settings, data = trained.settings, trained.settings.data
+    task = choose_task(settings, trained.labels())
     with process_group(runtime.device) as ranks:
         network = trained.network.to(ranks.device)
         mean, std = (torch.tensor(levels, device=ranks.device).view(3, 1, 1) for levels in (data.mean, data.std))
         precision = pick_precision(settings.recipe.precision, ranks.device)
         for picture in pictures:
-            images = normalise(task.shown(picture, data).to(ranks.device)[None], mean, std)
+            images = normalise(task.shown(picture).to(ranks.device)[None], mean, std)
             with autocast(precision, ranks.device):
                 (output,) = task.outputs(network, images)
-            said = picture, output, classes, most
+            said = picture, output, most
             yield Answer(task.answers(*said), partial(task.found, *said))

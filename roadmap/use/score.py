@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 from roadmap.base.errors import Refused, first_of
 from roadmap.base.files import write_atomic
@@ -55,12 +56,12 @@ def score(trained: Trained, use: Experiment, multi_scale: bool = False) -> Score
     check_classes(trained, inventory.classes)
     memory_format = as_asked(use.runtime)
     task = choose_task(use, inventory.classes, memory_format)
-    if isinstance(task, Segmentation) and multi_scale:
-        task = replace(task, scales=SCALES)
+    if multi_scale:
+        task = replace(cast(Segmentation, task), scales=SCALES)
     with process_group(use.runtime.device) as ranks:
         network = trained.at(use.data.image_size).to(ranks.device, memory_format=memory_format)  # type: ignore[call-overload]
-        batches = task.batches(use.data, 0, _evaluation_alone(inventory), ranks.device)
-        breakdown, gallery = task.breakdown(inventory.classes, ranks.device), task.gallery()
+        batches = task.batches(0, _evaluation_alone(inventory), ranks.device)
+        breakdown, gallery = task.breakdown(ranks.device), task.gallery()
         precision = pick_precision(use.recipe.precision, ranks.device)
         scores = evaluate(network, task, batches.evaluation(), precision, ranks, scorer=breakdown, gallery=gallery)
     return Scored(task.metric, scores, inventory.val.size, breakdown, gallery)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -13,7 +13,7 @@ from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_data_config
 from torch import nn
 from yaml import YAMLError
 
-from roadmap.base.errors import Refused
+from roadmap.base.errors import Refused, first_line
 from roadmap.config.checks import TIMM
 from roadmap.config.compose import compose
 from roadmap.config.overrides import config_folders, quoted
@@ -35,7 +35,13 @@ from roadmap.record.weights import finished_run, weights_file
 from roadmap.tasks.choose import choose_task
 
 OF_NETWORK = ("image_size", "mean", "std", "crop_pct")  # settings of data that belong to a network, whatever images it is shown
-Section = TypeVar("Section", DataConfig, RecipeConfig, TaskConfig, HeadConfig, RuntimeConfig)
+SECTIONS = {  # of a run's configuration, and what holds where they say nothing: runs from before there were others name no task
+    "task": TaskConfig(TaskName.classification),
+    "head": HeadConfig(),
+    "data": DataConfig(),
+    "recipe": RecipeConfig(),
+    "runtime": RuntimeConfig(),
+}
 
 
 @dataclass(frozen=True)
@@ -98,26 +104,18 @@ def _of_run(folder: Path) -> Trained:
     file = folder / "config.yaml"
     try:
         content = OmegaConf.load(file)
-        settings = Experiment(
-            task=_section(content, "task", TaskConfig(TaskName.classification)),  # runs of before there were others say none
-            head=_section(content, "head", HeadConfig()),
-            data=_section(content, "data", DataConfig()),
-            recipe=_section(content, "recipe", RecipeConfig()),
-            runtime=_section(content, "runtime", RuntimeConfig()),
-        )
+        settings = Experiment(**{name: _section(content, name, plain) for name, plain in SECTIONS.items()})
     except (OSError, OmegaConfBaseException, YAMLError, AttributeError) as error:
-        raise Refused(f"{file}: not the configuration of this run: {str(error).splitlines()[0]}") from error
+        raise Refused(f"{file}: not the configuration of this run: {first_line(error)}") from error
     count: int = result.data["classes"]
     classes = tuple(result.class_names) if result.class_names else None
     task = choose_task(settings, classes or [str(index) for index in range(count)])
-    network = fill_trained(task.network(*coordinates(result), settings.data.image_size), result, weights)
+    network = fill_trained(task.network(*coordinates(result)), result, weights)
     return Trained(result.run, network, settings, count, classes, _in_words(classes or ()), result)
 
 
-def _section(content: Any, name: str, plain: Section) -> Section:
-    made = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(plain), content.get(name, {})))
-    assert isinstance(made, type(plain))
-    return made
+def _section(content: Any, name: str, plain: object) -> Any:
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(plain), content.get(name, {})))
 
 
 def _of_timm(said: str, fetch: bool) -> Trained:

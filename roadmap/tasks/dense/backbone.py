@@ -25,53 +25,10 @@ class FrozenBatchNorm(nn.BatchNorm2d):
         return super().train(False)
 
 
-class DenseBackbone(nn.Module):
-    """(N, 3, H, W) to four maps (N, C, H / stride, W / stride) at strides 4, 8, 16 and 32.
-
-    Args:
-        network: a classifier with timm's `forward_intermediates`; what stands behind its last stage is taken away.
-        output_norm: a fresh LayerNorm on each map, as the paper's detectors have (appendix A.3), or none.
-        norm: what its BatchNorms do.
-
-    Raises:
-        Refused: where the network has no maps of these strides.
-
-    """
-
-    def __init__(self, network: Any, output_norm: OutputNorm, norm: BackboneNorm) -> None:
-        super().__init__()
-        self.indices, self.channels = _outputs(network)
-        network.prune_intermediate_layers(self.indices, prune_norm=True)
-        self.norm = norm
-        self.network = _frozen(network) if norm == BackboneNorm.frozen else network
-        has_norm = output_norm == OutputNorm.layer
-        self.norms = nn.ModuleList(LayerNorm2d(n, eps=1e-6) if has_norm else nn.Identity() for n in self.channels)
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """The four maps, the finest first."""
-        return feature_maps(self.network, self.norms, self.indices, images)
-
-
-def feature_maps(network: Any, norms: nn.ModuleList, indices: list[int], images: Tensor) -> list[Tensor]:
-    """What these stages of the network put out, each behind its norm."""
-    maps = network.forward_intermediates(images, indices=indices, intermediates_only=True)
-    return [norm(features) for norm, features in zip(norms, maps, strict=True)]
-
-
-def dense_backbone(network: nn.Module, head: HeadConfig) -> DenseBackbone:
-    """The network as the backbone of a head, with the head's norms; the network itself is changed.
-
-    Raises:
-        Refused: as `DenseBackbone`.
-
-    """
-    return DenseBackbone(network, head.output_norm, head.backbone_norm)
-
-
 def backbone_network(
     model: ModelConfig, reference: str | None, initialisation: Initialisation = Initialisation.paper, classes: int = 0
 ) -> nn.Module:
-    """What `dense_backbone` is given: a step's network, or timm's `reference` for images of any size, freshly initialised.
+    """What a `DenseNetwork` is given: a step's network, or timm's `reference` for images of any size, freshly initialised.
 
     Raises:
         Refused: where timm has no such reference, or cannot build it like this.
@@ -108,18 +65,33 @@ def _frozen(module: nn.Module) -> nn.Module:
 
 
 class DenseNetwork(nn.Module):
-    """A head on a backbone, whose weights are called `backbone.` and then as in the classifier."""
+    """A backbone for a head, whose weights are called `backbone.` and then as in the classifier.
 
-    backbone: Any  # a network with timm's `forward_intermediates`
+    Args:
+        network: a classifier with timm's `forward_intermediates`, which is changed: what stands behind its last stage is taken
+            away, and its BatchNorms do what `head.backbone_norm` says.
+        head: with `output_norm=layer` each map gets a fresh LayerNorm, as in the paper's detectors (appendix A.3).
 
-    def __init__(self, backbone: DenseBackbone) -> None:
+    Raises:
+        Refused: where the network has no maps of the strides 4, 8, 16 and 32.
+
+    """
+
+    backbone: Any
+
+    def __init__(self, network: Any, head: HeadConfig) -> None:
         super().__init__()
-        self.backbone, self.norms, self.indices = backbone.network, backbone.norms, backbone.indices
-        self.backbone_norm = backbone.norm
+        self.indices, self.channels = _outputs(network)
+        network.prune_intermediate_layers(self.indices, prune_norm=True)
+        self.backbone_norm = head.backbone_norm
+        self.backbone = _frozen(network) if head.backbone_norm == BackboneNorm.frozen else network
+        has_norm = head.output_norm == OutputNorm.layer
+        self.norms = nn.ModuleList(LayerNorm2d(n, eps=1e-6) if has_norm else nn.Identity() for n in self.channels)
 
     def maps(self, images: Tensor) -> list[Tensor]:
-        """(N, 3, H, W) to the four maps, the finest first."""
-        return feature_maps(self.backbone, self.norms, self.indices, images)
+        """(N, 3, H, W) to four maps (N, C, H / stride, W / stride), the finest first."""
+        maps = self.backbone.forward_intermediates(images, indices=self.indices, intermediates_only=True)
+        return [norm(features) for norm, features in zip(self.norms, maps, strict=True)]
 
     def run_head(self, maps: list[Tensor]) -> None:
         """Everything with weights behind the maps, but for an auxiliary head, on as much as published FLOPs count it on."""
@@ -144,8 +116,8 @@ class DenseNetwork(nn.Module):
         self.backbone.set_grad_checkpointing(enable)
 
 
-Build = Callable[[DenseBackbone, HeadConfig, int], DenseNetwork]
-"""From a backbone, the settings of a head and the number of classes to the network."""
+Build = Callable[[nn.Module, HeadConfig, int], DenseNetwork]
+"""From a backbone's network, the settings of a head and the number of classes to the network of both."""
 
 
 def synchronise(network: DenseNetwork) -> DenseNetwork:

@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from roadmap.config.schema import HeadConfig, ModelConfig
 from roadmap.model.cost import MULTIPLY_ADDS, OUTPUTS, Cost
 from roadmap.model.layers import Pointwise
-from roadmap.tasks.dense.backbone import Build, backbone_network, dense_backbone
+from roadmap.tasks.dense.backbone import Build, backbone_network
 from roadmap.tasks.dense.layers import Pool
 
 ATTENTION = ("bmm", "attention")  # parts of the names of torch's operators that multiply activations with each other
@@ -74,7 +74,7 @@ def dense_cost(
 
     """
     with torch.device("meta"):
-        network = build(dense_backbone(backbone_network(model, reference), head), head, classes).eval()
+        network = build(backbone_network(model, reference), head, classes).eval()
         image = torch.zeros(1, 3, *size)
     maps: list[Tensor] = []
     body = count(lambda: maps.extend(network.maps(image)), attention=reference is not None)

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+
+
+def resized(x: Tensor, size: tuple[int, ...]) -> Tensor:
+    """(N, C, h, w) at another size (H, W), bilinear."""
+    return x if x.shape[-2:] == size else functional.interpolate(x, size, mode="bilinear", align_corners=False)
 
 
 def conv_norm(channels: int, out_channels: int, kernel_size: int) -> nn.Sequential:

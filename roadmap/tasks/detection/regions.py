@@ -15,9 +15,9 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.ops import FeaturePyramidNetwork, clip_boxes_to_image
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from roadmap.config.schema import HeadConfig
+from roadmap.config.schema import Head, HeadConfig
 from roadmap.data.dense.targets import Detections, Instances
-from roadmap.tasks.dense.backbone import DenseBackbone, DenseNetwork
+from roadmap.tasks.dense.backbone import DenseNetwork
 from roadmap.tasks.detection.parts import Proposals, RegionPool, Size, Targets, as_targets, box_loss, padded, target_masks
 
 BOX_SIZE, MASK_SIZE = 7, 14  # to which regions are pooled; masks come out twice as large
@@ -33,6 +33,19 @@ class StageConfig:
     overlap: float  # of a region with an object, from which it is one
     deviations: tuple[float, float, float, float]  # by which offsets of centre and size are divided
     weight: float  # of its losses
+
+
+FIRST = StageConfig(overlap=0.5, deviations=(0.1, 0.1, 0.2, 0.2), weight=1.0)
+STAGES = {
+    Head.mask_rcnn: (FIRST,),
+    Head.cascade_mask_rcnn: (
+        FIRST,
+        StageConfig(overlap=0.6, deviations=(0.05, 0.05, 0.1, 0.1), weight=0.5),
+        StageConfig(overlap=0.7, deviations=(0.033, 0.033, 0.067, 0.067), weight=0.25),
+    ),
+}
+"""Of Mask R-CNN (He et al., 1703.06870) and of Cascade Mask R-CNN (Cai and Vasconcelos, 1906.09756), as ConvNeXt's appendix A.3
+sets them. A cascade's stages, each on the boxes of the one before, ask for more and more overlap; each has its own mask head."""
 
 
 class Samples(NamedTuple):
@@ -142,15 +155,19 @@ class Detector(DenseNetwork):
     """Pictures (3, h, w) to their `Detections`; in training, with their objects, to the named losses, whose sum is the loss.
 
     Losses are means over the micro-batch, in float32. Crowds are not for training: leave them out before.
+
+    Raises:
+        Refused: where `head.proposal_loss` is none of proposals.
+
     """
 
     regions: Any  # a list of `Stage`
 
-    def __init__(self, backbone: DenseBackbone, head: HeadConfig, classes: int, stages: Sequence[StageConfig]) -> None:
-        super().__init__(backbone)
-        self.pyramid = FeaturePyramidNetwork(backbone.channels, head.channels, LastLevelMaxPool())
+    def __init__(self, network: nn.Module, head: HeadConfig, classes: int) -> None:
+        super().__init__(network, head)
+        self.pyramid = FeaturePyramidNetwork(self.channels, head.channels, LastLevelMaxPool())
         self.proposals = Proposals(head)
-        self.regions = nn.ModuleList(Stage(head, classes, stage) for stage in stages)
+        self.regions = nn.ModuleList(Stage(head, classes, stage) for stage in STAGES[head.name])
 
     def forward(self, images: Sequence[Tensor], targets: Sequence[Instances] | None = None) -> Losses | list[Detections]:
         """See the class."""

@@ -169,10 +169,6 @@ def _evaluated(pictures: Sequence[Scored], kind: str) -> Any:
     images = [{"id": picture.number, "height": picture.size[0], "width": picture.size[1]} for picture in pictures]
     labels = sorted({one["category_id"] for one in (*truth, *found)})
     known = COCO({"images": images, "annotations": truth, "categories": [{"id": label} for label in labels]})
-    evaluation = COCOeval_faster(known, known.loadRes(found), KINDS[kind], print_function=_silent, rle_iou_max_workers=1)
+    evaluation = COCOeval_faster(known, known.loadRes(found), KINDS[kind], print_function=lambda *_: None, rle_iou_max_workers=1)
     evaluation.run()
     return evaluation
-
-
-def _silent(*_: object) -> None:
-    pass

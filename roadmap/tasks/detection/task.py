@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.ops import box_iou
-from torchvision.transforms.v2.functional import pil_to_tensor
-from torchvision.tv_tensors import Image as Pixels
 
-from roadmap.config.schema import DataConfig, Head, RecipeConfig, TaskName
-from roadmap.data.batches import Batch, InputPipeline
+from roadmap.config.schema import Head, TaskName
+from roadmap.data.batches import Batch
 from roadmap.data.dense.draw import draw_objects, side_by_side
-from roadmap.data.dense.pipeline import dense_pipeline
 from roadmap.data.dense.targets import DetectionBatch, Detections, Instances
-from roadmap.data.dense.transforms import DetectionTransforms, show_whole
-from roadmap.data.images.inventory import Inventory
+from roadmap.data.dense.transforms import DetectionTransforms
 from roadmap.record.result import Metric
 from roadmap.tasks.dense.backbone import Build
 from roadmap.tasks.dense.gallery import Example, Gallery
 from roadmap.tasks.dense.task import UNBOUNDED, DenseTask
-from roadmap.tasks.detection.cascade import cascade_mask_rcnn
-from roadmap.tasks.detection.mask_rcnn import mask_rcnn
+from roadmap.tasks.detection.regions import Detector
 from roadmap.tasks.detection.score import AveragePrecision, Found, to_stored
 from roadmap.tasks.metrics import METRICS
 
@@ -36,14 +31,25 @@ class Detection(DenseTask):
     """Every object its box, class and mask; batches are `DetectionBatch`es."""
 
     metric: ClassVar[Metric] = METRICS[TaskName.detection]
-    heads: ClassVar[dict[Head, Build]] = {Head.mask_rcnn: mask_rcnn, Head.cascade_mask_rcnn: cascade_mask_rcnn}
+    heads: ClassVar[dict[Head, Build]] = {Head.mask_rcnn: Detector, Head.cascade_mask_rcnn: Detector}
 
-    def batches(
-        self, data: DataConfig, seed: int, inventory: Inventory, device: torch.device, rank: int = 0, world: int = 1
-    ) -> InputPipeline:
-        """See `Task.batches`."""
-        settings = transforms(data, self.recipe)
-        return dense_pipeline(data, self.recipe, seed, inventory, device, rank, world, settings)
+    @property
+    def transforms(self) -> DetectionTransforms:
+        """See `DenseTask.transforms`."""
+        data, recipe = self.data, self.recipe
+        longest = data.longest_side or UNBOUNDED
+        low, high = recipe.crop_range or (0, 0)
+        return DetectionTransforms(
+            shorter=tuple(recipe.short_sides) or (data.image_size,),
+            longest=longest,
+            crop_shorter=tuple(recipe.crop_sides),
+            crop_sides=(low, high),
+            jitter=(recipe.jitter[0], recipe.jitter[1]) if recipe.jitter else None,
+            canvas=recipe.crop_size or data.image_size,
+            hflip=data.hflip,
+            test_shorter=data.image_size,
+            test_longest=longest,
+        )
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """The sum of the head's losses, each a mean over the micro-batch."""
@@ -59,9 +65,7 @@ class Detection(DenseTask):
         """See `Task.scorer`."""
         return AveragePrecision(self.classes)
 
-    def breakdown(self, classes: Sequence[str], device: torch.device) -> AveragePrecision:
-        """See `Task.breakdown`."""
-        return AveragePrecision(classes)
+    breakdown = scorer  # it keeps what it was given
 
     def gallery(self) -> Gallery:
         """See `Task.gallery`."""
@@ -76,25 +80,21 @@ class Detection(DenseTask):
         guessed = draw_objects(picture, found.boxes.numpy(), labels, self.classes, found.masks, scores)
         return side_by_side([("labelled", labelled), ("found", guessed)])
 
-    def shown(self, picture: Image.Image, data: DataConfig) -> Tensor:
-        """See `Task.shown`."""
-        return show_whole(transforms(data, self.recipe), Pixels(pil_to_tensor(picture)))
-
-    def answers(self, picture: Image.Image, output: Detections, classes: Sequence[str], most: int) -> list[dict[str, Any]]:
+    def answers(self, picture: Image.Image, output: Detections, most: int) -> list[dict[str, Any]]:
         """See `Task.answers`: classes with their scores and boxes, in pixels of the picture."""
         seen = _on_picture(picture, output, most)
         edges = [dict(zip(EDGES, box, strict=True)) for box in seen.boxes.tolist()]
         parts = zip(seen.labels.tolist(), seen.scores.tolist(), edges, strict=True)
-        return [{"class": classes[label], "score": score, **box} for label, score, box in parts]
+        return [{"class": self.classes[label], "score": score, **box} for label, score, box in parts]
 
-    def found(self, picture: Image.Image, output: Detections, classes: Sequence[str], most: int) -> Image.Image:
+    def found(self, picture: Image.Image, output: Detections, most: int) -> Image.Image:
         """See `Task.found`: boxes, masks and scores."""
         seen = _on_picture(picture, output, most)
-        return draw_objects(picture, seen.boxes.numpy(), seen.labels.tolist(), classes, seen.masks, seen.scores.tolist())
+        return draw_objects(picture, seen.boxes.numpy(), seen.labels.tolist(), self.classes, seen.masks, seen.scores.tolist())
 
-    def dummy_batch(self, images: int, image_size: int, device: torch.device) -> DetectionBatch:
+    def dummy_batch(self, images: int, device: torch.device) -> DetectionBatch:
         """See `Task.dummy_batch`: pictures as large as they get, with some objects in each."""
-        size = image_size, self.longest or image_size
+        size = self.data.image_size, self.data.longest_side or self.data.image_size
         blank = torch.zeros(3, *size, device=device)
         return DetectionBatch((blank,) * images, tuple(_blank_objects(size, index, device) for index in range(images)))
 
@@ -117,24 +117,6 @@ def overlap(target: Instances, found: Detections) -> float | None:
     same = target.labels[~target.crowd][:, None] == boxes.labels[None]
     overlaps = torch.where(same, box_iou(truth.double(), boxes.boxes), 0.0)
     return float(overlaps.amax(1).mean()) if overlaps.shape[1] else 0.0
-
-
-def transforms(data: DataConfig, recipe: RecipeConfig) -> DetectionTransforms:
-    """How pictures are shown by these settings, in training and evaluation."""
-    longest = data.longest_side or UNBOUNDED
-    low, high = recipe.crop_range or (0, 0)
-    jitter = (recipe.jitter[0], recipe.jitter[1]) if recipe.jitter else None
-    return DetectionTransforms(
-        shorter=tuple(recipe.short_sides) or (data.image_size,),
-        longest=longest,
-        crop_shorter=tuple(recipe.crop_sides),
-        crop_sides=(low, high),
-        jitter=jitter,
-        canvas=recipe.crop_size or data.image_size,
-        hflip=data.hflip,
-        test_shorter=data.image_size,
-        test_longest=longest,
-    )
 
 
 def _blank_objects(size: tuple[int, int], index: int, device: torch.device) -> Instances:

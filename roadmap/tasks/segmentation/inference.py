@@ -7,19 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from roadmap.tasks.segmentation.score import resized
+from roadmap.tasks.dense.layers import resized
 
 Network = Callable[[Tensor], Tensor]  # pictures (N, 3, h, w) to scores (N, classes, h, w)
 
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # the paper's
-COARSEST = 32  # pixels: the stride of a backbone's last stage
-
-
-def whole(network: Network, image: Tensor) -> Tensor:
-    """Scores (classes, h, w) of a picture (3, h, w) given as it is, padded to whole strides."""
-    height, width = image.shape[1:]
-    padding = (0, -width % COARSEST, 0, -height % COARSEST)
-    return network(torch.nn.functional.pad(image[None], padding))[0, :, :height, :width]
 
 
 def slide(network: Network, image: Tensor, window: int, stride: int) -> Tensor:
@@ -48,26 +40,19 @@ def _spans(length: int, window: int, stride: int) -> Iterator[slice]:
         yield slice(start, start + window)
 
 
-def at_scales(
-    scores_of: Callable[[Tensor], Tensor], image: Tensor, scales: Sequence[float] = SCALES, flip: bool = True
-) -> Tensor:
-    """Mean probabilities (classes, h, w) of a picture (3, h, w) over scales, and over its mirror images.
+def at_scales(scores_of: Callable[[Tensor], Tensor], image: Tensor, scales: Sequence[float] = SCALES) -> Tensor:
+    """Mean probabilities (classes, h, w) of a picture (3, h, w), normalised, over scales of its sides and mirror images.
 
-    Args:
-        scores_of: From a picture to its scores, for example `slide` with its network and window.
-        image: The picture at scale 1, normalised.
-        scales: Factors of its sides.
-        flip: Whether each is looked at mirrored too.
-
+    `scores_of` a picture are for example those of `slide` with its network and window.
     """
     height, width = image.shape[1:]
     total: Tensor | None = None
     for scale in scales:
         size = max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
         scaled = resized(image[None], size)[0]
-        for mirrored in (False, True) if flip else (False,):
+        for mirrored in (False, True):
             scores = scores_of(scaled.flip(2) if mirrored else scaled)
             scores = resized((scores.flip(2) if mirrored else scores)[None].float(), (height, width))[0].softmax(0)
             total = scores if total is None else total + scores
     assert total is not None
-    return total / (len(scales) * (1 + flip))
+    return total / (2 * len(scales))

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from torch import Tensor
-from torch.nn import functional
 
 from roadmap.base.tables import Column
 from roadmap.data.dense.targets import IGNORED
 from roadmap.tasks import confusion
+from roadmap.tasks.dense.layers import resized
 from roadmap.tasks.task import Processes
 
 
@@ -22,8 +22,7 @@ class Confusion(confusion.Confusion):
     def update(self, outputs: Iterable[Tensor], targets: Iterable[Tensor]) -> None:
         """Take in scores of each picture (classes, h, w) and its map (H, W), at whose size they are compared."""
         for scores, target in zip(outputs, targets, strict=True):
-            given = resized(scores[None].float(), (target.shape[0], target.shape[1]))[0].argmax(0)
-            self.add(given, target)
+            self.add(classes_of(scores, target.shape), target)
 
     def add(self, said: Tensor, targets: Tensor, counted: Tensor | None = None) -> None:
         """Take in the classes that pixels were given, and the classes that they have, of any shape."""
@@ -58,8 +57,6 @@ class Confusion(confusion.Confusion):
         return [*super().columns(), Column("iou", "IoU, %", "{:.2f}")]
 
 
-def resized(scores: Tensor, size: tuple[int, int]) -> Tensor:
-    """Scores (N, classes, h, w) at another size, bilinear."""
-    if scores.shape[2:] == size:
-        return scores
-    return functional.interpolate(scores, size, mode="bilinear", align_corners=False)
+def classes_of(scores: Tensor, size: tuple[int, ...]) -> Tensor:
+    """The likeliest class of each pixel of a map of this size (H, W), from scores (classes, h, w)."""
+    return resized(scores[None].float(), size)[0].argmax(0)

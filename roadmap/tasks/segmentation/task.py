@@ -11,41 +11,48 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.transforms.v2.functional import pil_to_tensor
-from torchvision.tv_tensors import Image as Pixels
 
-from roadmap.config.schema import DataConfig, Head, RecipeConfig, TaskName
-from roadmap.data.batches import Batch, InputPipeline
+from roadmap.config.schema import Head, TaskName
+from roadmap.data.batches import Batch
 from roadmap.data.dense.draw import draw_map, side_by_side
-from roadmap.data.dense.pipeline import dense_pipeline
 from roadmap.data.dense.targets import IGNORED, SegmentationBatch
-from roadmap.data.dense.transforms import SegmentationTransforms, show_whole
-from roadmap.data.images.inventory import Inventory
+from roadmap.data.dense.transforms import SegmentationTransforms
 from roadmap.record.result import Metric
 from roadmap.tasks.dense.backbone import Build
 from roadmap.tasks.dense.gallery import Example, Gallery
 from roadmap.tasks.dense.task import UNBOUNDED, DenseTask
 from roadmap.tasks.metrics import METRICS
 from roadmap.tasks.segmentation.inference import at_scales, slide
-from roadmap.tasks.segmentation.score import Confusion, resized
-from roadmap.tasks.segmentation.upernet import upernet
+from roadmap.tasks.segmentation.score import Confusion, classes_of
+from roadmap.tasks.segmentation.upernet import UPerNet
 
 
 @dataclass
 class Segmentation(DenseTask):
     """Every pixel its class; batches are `SegmentationBatch`es."""
 
-    window: int = 512  # pixels a side, of the parts in which a picture is scored: as large as what is trained on
     scales: Sequence[float] = ()  # at which, and mirrored too, a picture is scored besides; none: as it is
     metric: ClassVar[Metric] = METRICS[TaskName.segmentation]
-    heads: ClassVar[dict[Head, Build]] = {Head.upernet: upernet}
+    heads: ClassVar[dict[Head, Build]] = {Head.upernet: UPerNet}
 
-    def batches(
-        self, data: DataConfig, seed: int, inventory: Inventory, device: torch.device, rank: int = 0, world: int = 1
-    ) -> InputPipeline:
-        """See `Task.batches`."""
-        settings = transforms(data, self.recipe)
-        return dense_pipeline(data, self.recipe, seed, inventory, device, rank, world, settings)
+    @property
+    def transforms(self) -> SegmentationTransforms:
+        """See `DenseTask.transforms`."""
+        data, recipe = self.data, self.recipe
+        low, high = recipe.jitter or (1.0, 1.0)
+        return SegmentationTransforms(
+            scale=(data.longest_side or UNBOUNDED, data.image_size),
+            ratios=(low, high),
+            crop=self.window,
+            most_of_one=recipe.class_share or 1.0,
+            hflip=data.hflip,
+            distortion=recipe.photometric,
+        )
+
+    @property
+    def window(self) -> int:
+        """Pixels a side of what is trained on, and so of the parts in which a picture is scored."""
+        return self.recipe.crop_size or self.data.image_size
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """Cross-entropy of the head, and of the auxiliary one by its weight."""
@@ -65,9 +72,7 @@ class Segmentation(DenseTask):
         """See `Task.scorer`."""
         return Confusion(self.classes, device)
 
-    def breakdown(self, classes: Sequence[str], device: torch.device) -> Confusion:
-        """See `Task.breakdown`."""
-        return Confusion(classes, device)
+    breakdown = scorer  # it keeps what it was given
 
     def gallery(self) -> Gallery:
         """See `Task.gallery`."""
@@ -75,31 +80,27 @@ class Segmentation(DenseTask):
 
     def drawn(self, example: Example) -> Image.Image:
         """What is labelled beside what was found."""
-        target, found = example.target.cpu(), classes_of(example.output, example.target).cpu()
+        target, found = example.target.cpu(), classes_of(example.output, example.target.shape).cpu()
         picture = self.picture(example.image, (target.shape[0], target.shape[1]))
         maps = {"labelled": target, "found": found}
         return side_by_side([(name, draw_map(picture, shown.byte().numpy(), self.classes)) for name, shown in maps.items()])
 
-    def shown(self, picture: Image.Image, data: DataConfig) -> Tensor:
-        """See `Task.shown`."""
-        return show_whole(transforms(data, self.recipe), Pixels(pil_to_tensor(picture)))
-
-    def answers(self, picture: Image.Image, output: Tensor, classes: Sequence[str], most: int) -> list[dict[str, Any]]:
+    def answers(self, picture: Image.Image, output: Tensor, most: int) -> list[dict[str, Any]]:
         """See `Task.answers`: classes with their shares of the picture, the largest first."""
-        counts = torch.from_numpy(self._map(picture, output)).flatten().bincount(minlength=len(classes))
+        counts = torch.from_numpy(self._map(picture, output)).flatten().bincount(minlength=len(self.classes))
         largest, labels = counts.sort(descending=True, stable=True)
         pairs = zip((largest / counts.sum()).tolist(), labels.tolist(), strict=True)
-        return [{"class": classes[label], "share": share} for share, label in pairs if share][:most]
+        return [{"class": self.classes[label], "share": share} for share, label in pairs if share][:most]
 
-    def found(self, picture: Image.Image, output: Tensor, classes: Sequence[str], most: int) -> Image.Image:
+    def found(self, picture: Image.Image, output: Tensor, most: int) -> Image.Image:
         """See `Task.found`: every pixel tinted by its class."""
-        return draw_map(picture, self._map(picture, output), classes)
+        return draw_map(picture, self._map(picture, output), self.classes)
 
     def _map(self, picture: Image.Image, scores: Tensor) -> np.ndarray[Any, Any]:
         """The class of each pixel of the picture."""
-        return resized(scores[None].float(), (picture.height, picture.width))[0].argmax(0).byte().cpu().numpy()
+        return classes_of(scores, (picture.height, picture.width)).byte().cpu().numpy()
 
-    def dummy_batch(self, images: int, image_size: int, device: torch.device) -> SegmentationBatch:
+    def dummy_batch(self, images: int, device: torch.device) -> SegmentationBatch:
         """See `Task.dummy_batch`: crops of what is trained on."""
         shape = images, self.window, self.window
         return SegmentationBatch(
@@ -107,15 +108,10 @@ class Segmentation(DenseTask):
         )
 
 
-def classes_of(scores: Tensor, target: Tensor) -> Tensor:
-    """The likeliest class of each pixel (H, W) of a map, from scores (classes, h, w)."""
-    return resized(scores[None].float(), (target.shape[0], target.shape[1]))[0].argmax(0)
-
-
 def accuracy(target: Tensor, scores: Tensor) -> float | None:
     """The share of a picture's pixels whose class was found; None where none has one."""
     counted = target != IGNORED
-    return float((classes_of(scores, target) == target)[counted].float().mean()) if counted.any() else None
+    return float((classes_of(scores, target.shape) == target)[counted].float().mean()) if counted.any() else None
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -125,16 +121,3 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """
     rows = logits.float().movedim(1, -1).flatten(0, -2)
     return nn.functional.cross_entropy(rows, targets.flatten(), ignore_index=IGNORED, reduction="sum") / targets.numel()
-
-
-def transforms(data: DataConfig, recipe: RecipeConfig) -> SegmentationTransforms:
-    """How pictures are shown by these settings, in training and evaluation."""
-    low, high = recipe.jitter or (1.0, 1.0)
-    return SegmentationTransforms(
-        scale=(data.longest_side or UNBOUNDED, data.image_size),
-        ratios=(low, high),
-        crop=recipe.crop_size or data.image_size,
-        most_of_one=recipe.class_share or 1.0,
-        hflip=data.hflip,
-        distortion=recipe.photometric,
-    )

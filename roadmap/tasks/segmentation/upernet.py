@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from roadmap.base.errors import Refused
 from roadmap.config.schema import HeadConfig
-from roadmap.tasks.dense.backbone import DenseBackbone, DenseNetwork
-from roadmap.tasks.dense.layers import Pool, conv_norm
+from roadmap.tasks.dense.backbone import DenseNetwork
+from roadmap.tasks.dense.layers import Pool, conv_norm, resized
 
 AUX_MAP = 2  # the third stage's
 
@@ -28,14 +27,14 @@ class UPerNet(DenseNetwork):
 
     """
 
-    def __init__(self, backbone: DenseBackbone, head: HeadConfig, classes: int) -> None:
-        super().__init__(backbone)
+    def __init__(self, network: nn.Module, head: HeadConfig, classes: int) -> None:
+        super().__init__(network, head)
         width = head.channels
-        self.decoder = Decoder(backbone.channels, width, head.pools)
+        self.decoder = Decoder(self.channels, width, head.pools)
         self.classifier = _classifier(width, classes, head.dropout)
         self.auxiliary = None
         if head.aux_weight:
-            channels = backbone.channels[AUX_MAP]
+            channels = self.channels[AUX_MAP]
             self.auxiliary = nn.Sequential(
                 conv_norm(channels, head.aux_channels, 3), _classifier(head.aux_channels, classes, head.dropout)
             )
@@ -45,10 +44,10 @@ class UPerNet(DenseNetwork):
         if self.training and len(images) == 1:
             self._check_alone()
         maps, size = self.maps(images), images.shape[-2:]
-        logits = resize(self.classifier(self.decoder(maps)), size)
+        logits = resized(self.classifier(self.decoder(maps)), size)
         if not self.training:
             return logits
-        return logits, None if self.auxiliary is None else resize(self.auxiliary(maps[AUX_MAP]), size)
+        return logits, None if self.auxiliary is None else resized(self.auxiliary(maps[AUX_MAP]), size)
 
     def run_head(self, maps: list[Tensor]) -> None:
         """See `DenseNetwork.run_head`."""
@@ -78,17 +77,12 @@ class Decoder(nn.Module):
     def forward(self, maps: list[Tensor]) -> Tensor:
         """See the class."""
         *finer, last = maps
-        pooled = [last, *(resize(pool(last), last.shape[-2:]) for pool in self.pools)]
+        pooled = [last, *(resized(pool(last), last.shape[-2:]) for pool in self.pools)]
         levels = [self.top(torch.cat(pooled, 1))]
         for features, lateral in zip(reversed(finer), reversed(self.laterals), strict=True):  # type: ignore[call-overload]
-            levels.insert(0, lateral(features) + resize(levels[0], features.shape[-2:]))
+            levels.insert(0, lateral(features) + resized(levels[0], features.shape[-2:]))
         smooth = [*(conv(level) for conv, level in zip(self.smooth, levels, strict=False)), levels[-1]]
-        return self.fuse(torch.cat([resize(level, maps[0].shape[-2:]) for level in smooth], 1))
-
-
-def resize(x: Tensor, size: torch.Size) -> Tensor:
-    """Bilinear, (N, C, h, w) to (N, C, *size)."""
-    return x if x.shape[-2:] == size else functional.interpolate(x, size, mode="bilinear", align_corners=False)
+        return self.fuse(torch.cat([resized(level, maps[0].shape[-2:]) for level in smooth], 1))
 
 
 def _classifier(channels: int, classes: int, dropout: float) -> nn.Sequential:
@@ -97,8 +91,3 @@ def _classifier(channels: int, classes: int, dropout: float) -> nn.Sequential:
     nn.init.normal_(conv.weight, std=0.01)
     nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
     return nn.Sequential(nn.Dropout2d(dropout), conv)
-
-
-def upernet(backbone: DenseBackbone, head: HeadConfig, classes: int) -> UPerNet:
-    """UPerNet on this backbone with so many classes."""
-    return UPerNet(backbone, head, classes)

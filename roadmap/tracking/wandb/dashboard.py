@@ -265,7 +265,9 @@ def save(report: Report, entity: str | None, project: str) -> int:
         raise UploadFailed(f"{error}; the same command goes on from here") from error
     for kind, url in urls.items():
         print(f"{kind}: {url}")
-    _note(report.study.folder, {"table": summary.marker["url"], **urls})
+    folder, urls = report.study.folder / "wandb", {"table": summary.marker["url"], **urls}
+    with writing(f"{folder}:"):  # where things are
+        write_atomic(folder / "dashboard.json", json.dumps(urls, indent=2) + "\n")
     _say_missing(board)
     return 0
 
@@ -286,12 +288,6 @@ def _upsert(server: Server, board: Dashboard, kind: str, content: dict[str, Any]
     if kind == "view":
         return f"{page}?nw={content['name'].removeprefix('nw-').removesuffix('-v')}"
     return f"{page}/reports/{re.sub(r'[^A-Za-z0-9]+', '-', content['title'])}--{view_id.rstrip('=')}"
-
-
-def _note(folder: Path, urls: dict[str, str]) -> None:
-    """Keep in `<study>/wandb/dashboard.json` where things are."""
-    with writing(f"{folder / 'wandb'}:"):
-        write_atomic(folder / "wandb" / "dashboard.json", json.dumps(urls, indent=2) + "\n")
 
 
 def _say_missing(board: Dashboard) -> None:

@@ -48,8 +48,12 @@ class Uploader:
         self._send(json.dumps(dataclasses.asdict(shown)))  # less than what a pipe holds: nobody waits for its reader
 
     def update(self) -> None:
-        """Listen: the process finds the epochs in the record by itself."""
-        self._listen()
+        """Take in what the process has said so far; it finds the epochs in the record by itself."""
+        for line in iter(self.stdout.readline, b""):
+            answer = json.loads(line)
+            self.finished |= bool(answer.get("finished"))
+            if "fault" in answer:
+                self._warn(answer["fault"])
 
     def close(self) -> None:
         """Wait for W&B to have the record as it is now, but not for long: it holds a result, or the run was stopped."""
@@ -59,8 +63,8 @@ class Uploader:
         deadline = time.monotonic() + self.shown.patience + GRACE_SECONDS
         while not self.finished and self.process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.02)
-            self._listen()
-        self._listen()
+            self.update()
+        self.update()
         if not self.finished:
             self._warn("W&B did not take the run in time" if self.process.poll() is None else ENDED)
         self.process.kill()
@@ -71,16 +75,8 @@ class Uploader:
         try:
             os.write(self.stdin.fileno(), line.encode() + b"\n")
         except OSError:
-            self._listen()
+            self.update()
             self._warn(ENDED)
-
-    def _listen(self) -> None:
-        """Take in what the process has said so far."""
-        for line in iter(self.stdout.readline, b""):
-            answer = json.loads(line)
-            self.finished |= bool(answer.get("finished"))
-            if "fault" in answer:
-                self._warn(answer["fault"])
 
     def _warn(self, fault: str) -> None:
         """Log the first fault, and what to do when it is mended."""
