@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.util import Finalize
 from typing import Any
@@ -28,6 +28,7 @@ from roadmap.data.images.sources import reader
 from roadmap.data.transforms import train_transform, val_transform
 
 MOST_WORKERS = 16  # unasked: more decode than a GPU takes
+KEPT = 2**26  # bytes of evaluation images, transformed, up to which they are kept: 20,000 of 32 px
 
 
 class Items(Dataset[Any]):
@@ -65,6 +66,7 @@ class Loaders:
     train_batches: Batches
     normalize_and_erase: NormalizeAndErase
     name: Pipeline = Pipeline.loader
+    kept: list[Any] = field(default_factory=list)  # the evaluation split, where it is small
 
     @property
     def updates(self) -> int:
@@ -78,8 +80,19 @@ class Loaders:
 
     def evaluation(self) -> Iterator[LabelledImages]:
         """The share of this process in the evaluation split: every image once, in order."""
-        for images, targets in read(self.val):
+        for images, targets in self.kept or self._read_and_keep():
             yield self._on_device(images, targets)
+
+    def _read_and_keep(self) -> Iterator[Any]:
+        """Evaluation images are the same every time, so few of them are decoded once."""
+        batches, room = list[Any](), KEPT
+        for batch in read(self.val):
+            room -= batch[0].nbytes
+            batches.append(batch)
+            if room < 0:
+                batches.clear()
+            yield batch
+        self.kept = batches
 
     def _training(self, epoch: int) -> Iterator[LabelledImages]:
         drawn = self.normalize_and_erase.draw(epoch, self.train_batches.size)

@@ -171,7 +171,7 @@ class RunningStatistics:
 
     def norm(self) -> Tensor:
         """Their Euclidean norm, on the device. What is not finite once stays so: LayerNorm recovers, BatchNorm does not."""
-        return nn.utils.get_total_norm(self.running) if self.running else self.none
+        return torch.cat(self.running).norm() if self.running else self.none
 
     def settle(self) -> None:
         """Move them to the mean."""
