@@ -28,6 +28,8 @@ from roadmap.model.layers import activation_of, block_part_of, conv_layer, norm_
 from roadmap.model.layout import BlockLayout, Conv, StageLayout, StemLayout, layout
 from roadmap.model.network import Head, max_pool
 
+logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)  # what it does not know is refused here
+
 Shape = tuple[int, ...]
 Counted = tuple[Counter[str], Shape]  # what a part costs, and what comes out of it
 PARAMETERS = "parameters"
@@ -222,7 +224,6 @@ def _trace(part: nn.Module, image: Tensor, own: Sequence[tuple[str, float]] = ()
     part.register_forward_hook(lambda module, inputs, output: shapes.append(tuple(int(n) for n in output.shape)))
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.jit.trace, fvcore's means, is deprecated
-        logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)
         analysis = FlopCountAnalysis(part, image).tracer_warnings("none").uncalled_modules_warnings(False)
         analysis.unsupported_ops_warnings(False)
         for names, handle in ((("aten::_convolution", "aten::convolution"), _conv), (("aten::linear",), _linear)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,15 +27,7 @@ class Digits:
 
     def fingerprint(self, data: DataConfig, inventory: Inventory) -> str:
         """Of scikit-learn's file."""
-        return hashlib.sha256(self._content() + str(self.VAL).encode()).hexdigest()[:16]
-
-    def _content(self) -> bytes:
-        """Lines of 64 levels and a class, without importing scikit-learn, which takes two seconds."""
-        package = find_spec("sklearn")
-        if package is None or not package.submodule_search_locations:
-            raise Refused(f"data={Source.digits}: scikit-learn, which brings the digits, is not installed")
-        file = Path(package.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
-        return gzip.decompress(file.read_bytes())  # the archive's own header holds a date
+        return hashlib.sha256(_content() + str(self.VAL).encode()).hexdigest()[:16]
 
     def reader(self, data: DataConfig, inventory: Inventory, split: str) -> Reader:
         """Levels of 0..16, stretched to 0..255."""
@@ -46,7 +39,7 @@ class Digits:
         """The digits of a split, uint8 (N, 8, 8), and what each is (N,)."""
         import numpy as np
 
-        lines = np.loadtxt(io.BytesIO(self._content()), delimiter=",")
+        lines = _lines()
         levels, targets = lines[:, :-1].reshape(-1, 8, 8), lines[:, -1].astype(int)
         is_val = np.zeros(len(targets), dtype=bool)
         for target in range(10):
@@ -54,6 +47,23 @@ class Digits:
             is_val[members] = np.isin(np.arange(len(members)) % 5, self.VAL)
         chosen = is_val if split == "val" else ~is_val
         return (levels[chosen] * (255 / 16)).round().astype(np.uint8), targets[chosen]
+
+
+def _content() -> bytes:
+    """The file of the digits, lines of 64 levels and a class, without importing scikit-learn, which takes two seconds."""
+    package = find_spec("sklearn")
+    if package is None or not package.submodule_search_locations:
+        raise Refused(f"data={Source.digits}: scikit-learn, which brings the digits, is not installed")
+    file = Path(package.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
+    return gzip.decompress(file.read_bytes())  # the archive's own header holds a date
+
+
+@cache
+def _lines() -> Any:
+    """The same as numbers (1797, 65), for both splits."""
+    import numpy as np
+
+    return np.loadtxt(io.BytesIO(_content()), delimiter=",")
 
 
 class Cifar:

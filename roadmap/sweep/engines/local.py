@@ -28,7 +28,7 @@ from roadmap.sweep.engines.base import Cancel, Ending, Engine, holder
 from roadmap.sweep.engines.machine import Slot, slots
 from roadmap.sweep.plan import Point
 
-PRELOADED = ["roadmap.run.execute", "torchvision"]
+PRELOADED = ["roadmap.run.execute", "torchvision", "roadmap.sweep.__main__"]  # the last is what a new process imports first
 UNKNOWN = 255  # multiprocessing's exit code of a process whose server was killed; the run may still be saving
 KILL_SECONDS = 5.0  # until a killed process has gone
 
