@@ -17,6 +17,7 @@ from unittest.mock import patch
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._device import _device_constructors
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -25,6 +26,7 @@ from roadmap.data.device import dataset, fused
 aten = torch.ops.aten
 CUDA = torch.device("cuda", 0)
 EMPTY = torch.empty
+_device_constructors()  # torch keeps this list: made below, it would lack torch.empty, and `torch.device("meta")` hold no more
 COPIES = {aten._to_copy.default, aten.copy_.default}
 
 
