@@ -17,6 +17,7 @@ from roadmap.config.overrides import config_folders
 from roadmap.config.schema import Head
 from roadmap.config.steps import check_whole, networks
 from roadmap.model.cost_table import COLUMNS, cost_rows
+from roadmap.model.names import check_name
 
 HEADS = tuple(head.value for head in Head if head != Head.none)
 
@@ -46,6 +47,8 @@ def main() -> int:
             raise Refused(f"there is no {'format' if known is FORMATS else 'task'} {given!r}; {nearest(given, known)}")
     if arguments.reference and arguments.task == "none":
         raise Refused("--reference: with --task alone; classification's references are costed by a study's --dry-run")
+    for reference in arguments.reference:
+        check_name(reference)
     sys.stdout.write(FORMATS[arguments.format](*_table(arguments, _steps(arguments.steps.split(","), folders), folders, own)))
     return 0
 

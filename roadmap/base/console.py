@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from roadmap.base.errors import EXIT_CLOSED_PIPE, EXIT_STOPPED, Refused, RoadmapError
 from roadmap.base.redaction import redact_text
@@ -43,7 +43,12 @@ def say(error: RoadmapError) -> int:
 
 
 class Parser(argparse.ArgumentParser):
-    """A command line that is refused like everything else: one message, exit code 2."""
+    """A command line that is refused like everything else: one message, exit code 2. An empty word is no path."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        """As argparse's."""
+        super().__init__(*arguments, **settings)
+        self.register("type", Path, _path)
 
     def error(self, message: str) -> NoReturn:
         """Refuse."""
@@ -55,10 +60,23 @@ class Parser(argparse.ArgumentParser):
         self.add_argument(
             "--parts",
             action="extend",
-            type=lambda names: names.split(","),
+            type=names,
             default=[],
             help="folders of --config-dir whose parts.py is run, comma-separated",
         )
+
+
+def _path(word: str) -> Path:
+    if not word.strip():
+        raise argparse.ArgumentTypeError(f"{word!r} is no path; name a file or a folder")
+    return Path(word)
+
+
+def names(word: str) -> list[str]:
+    """Names separated by commas, none of them empty."""
+    if not all(found := word.split(",")):
+        raise argparse.ArgumentTypeError(f"{word!r}: must be names, separated by commas")
+    return found
 
 
 def printable(text: str) -> str:

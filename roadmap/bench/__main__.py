@@ -8,6 +8,7 @@ flags. With `--task` the steps are backbones of a head, and alone: timm has no l
 from __future__ import annotations
 
 import argparse
+import math
 import platform
 import re
 from collections.abc import Sequence
@@ -146,8 +147,8 @@ def _arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     for name, least in (("rounds", 1), ("seconds", 0.01), ("classes", 2), ("threads", 1), ("batch_size", 2)):
         value = getattr(arguments, name)
-        if value is not None and value < least:
-            raise Refused(f"--{name.replace('_', '-')} {value}: must be at least {least}")
+        if value is not None and not least <= value < math.inf:
+            raise Refused(f"--{name.replace('_', '-')} {value}: must be finite, and at least {least}")
     _settle(arguments)
     return arguments
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -84,6 +85,13 @@ def _following_rate(experiment: Experiment, overrides: Sequence[str]) -> list[st
         f"recipe.batch_size={recipe.batch_size} trains at a peak learning rate of {recipe.peak_lr:.3g}: recipe.lr={recipe.lr:g} "
         f"is for recipe.lr_batch={recipe.lr_batch} images; recipe.lr_batch={recipe.batch_size} keeps it"
     ]
+
+
+def said_twice(overrides: Sequence[str]) -> list[str]:
+    """Settings that a command line gives two values, of which the last counts, each in a sentence."""
+    said = [(override.key_or_group, override.input_line) for override in parse(overrides)]
+    last = dict(said)
+    return [f"{key} is said {count} times; {last[key]} counts" for key, count in Counter(k for k, _ in said).items() if count > 1]
 
 
 def ineffective_settings(experiment: Experiment, overrides: Sequence[str] = (), config_dirs: Sequence[Path] = ()) -> list[str]:

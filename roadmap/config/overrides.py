@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import get_type_hints
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, IntervalSweep, Override, Sweep
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override, RangeSweep, Sweep
 from hydra.errors import HydraException
 
 from roadmap.base.errors import Refused, nearest
@@ -29,6 +29,8 @@ HYDRA = re.compile(
     r"hydra/(launcher|sweeper(/sampler)?)|hydra\.(launcher|sweeper)\.(?!_|params|custom|.*\._)[a-z_.]+|hydra\.verbose"
 )
 
+MOST_RUNS = 100_000  # of one command
+
 
 def parse(overrides: Sequence[str]) -> list[Override]:
     """Hydra's own reading of the command line's overrides."""
@@ -41,11 +43,21 @@ def _parsed(override: str) -> Override:
     try:
         return OverridesParser.create().parse_overrides([override])[0]
     except HydraException as error:
-        reason = str(error).splitlines()[0]
-        inside = "; within a list text is quoted, set: ['recipe.lr=1e-3']" * ("{" in override)
         raise Refused(
-            f"an override cannot be read: {reason}. Form: key=value, for example model.kernel_size=5{inside}"
+            f"an override cannot be read: {override!r}. Form: key=value, for example model.kernel_size=5{_hint(override)}"
         ) from error
+
+
+def _hint(override: str) -> str:
+    """What the writer of an override that cannot be read may have to do."""
+    key, _, value = override.partition("=")
+    if "{" in override:
+        return "; within a list text is quoted, set: ['recipe.lr=1e-3']"
+    if key != key.strip() and value:
+        return "; no space stands before ="
+    if not value or value[0] in "['\"" or not key:
+        return ""
+    return f'; such text has quotes of its own within the shell\'s: "{key}={quoted(value)}"'
 
 
 def check_override(override: Override, config_dirs: Sequence[Path] = ()) -> None:
@@ -85,9 +97,16 @@ def _check_hydra(override: Override) -> None:
 
 def _check_sweep(override: Override) -> None:
     value = override.value()
+    if isinstance(value, RangeSweep) and not _is_short(value):
+        raise Refused(f"{override.input_line}: must have a step other than 0, and at most {MOST_RUNS} values")
     if isinstance(value, Glob) or (isinstance(value, Sweep) and not override.is_discrete_sweep()):
         hint = ", or add hydra/sweeper=optuna" if isinstance(value, IntervalSweep) else ""
         raise Refused(f"{override.input_line}: cannot be swept; list the values, {override.key_or_group}=a,b{hint}")
+
+
+def _is_short(values: RangeSweep) -> bool:
+    start, stop, step = (float(end or 0) for end in (values.start, values.stop, values.step))
+    return step != 0 and abs((stop - start) / step) <= MOST_RUNS
 
 
 def _check_choice(override: Override, group: str, options: Sequence[str], config_dirs: Sequence[Path]) -> None:
@@ -125,6 +144,8 @@ def search_path(folders: Sequence[Path]) -> list[str]:
 
 def config_folders(paths: Sequence[Path | str]) -> tuple[Path, ...]:
     """Folders with steps and studies of the user's own, made absolute, as they are now; refused where they are not there."""
+    if not all(str(path).strip() for path in paths):
+        raise Refused("--config-dir '': an empty word is no folder")
     folders = tuple(Path(path).expanduser().absolute() for path in paths)
     for folder in folders:
         if not folder.is_dir():

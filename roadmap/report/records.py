@@ -159,14 +159,22 @@ def _records(folder: Path) -> dict[str, tuple[RunResult, History]]:
     """What `records.jsonl` holds of each run, by its name."""
     file = folder / "records.jsonl"
     try:
-        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        text = file.read_text(encoding="utf-8").rstrip("\n")  # not splitlines: a text may hold U+2028
+        lines = [_of_line(line, number) for number, line in enumerate(text.split("\n"), 1)] if text else []
         histories = [line.pop("history", []) for line in lines]
     except FileNotFoundError:
         return {}
-    except (ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         raise Refused(f"{file}: not readable: {error}") from error
     results = [load_result(line, file) for line in lines]
     return {result.run: (result, history) for result, history in zip(results, histories, strict=True)}
+
+
+def _of_line(line: str, number: int) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"line {number}: {error}") from error
 
 
 def _speeds(folder: Path, plan: StudyPlan) -> dict[str, dict[str, Any]]:
