@@ -16,6 +16,7 @@ from roadmap.config.compose import compose
 from roadmap.config.overrides import config_folders
 from roadmap.config.schema import Head
 from roadmap.config.steps import check_whole, networks
+from roadmap.model.names import check_name
 
 HEADS = tuple(head.value for head in Head if head != Head.none)
 
@@ -44,6 +45,8 @@ def main() -> int:
             raise Refused(f"there is no {'format' if known is FORMATS else 'task'} {given!r}; {nearest(given, known)}")
     if arguments.reference and arguments.task == "none":
         raise Refused("--reference: with --task alone; classification's references are costed by a study's --dry-run")
+    for reference in arguments.reference:
+        check_name(reference)
     sys.stdout.write(FORMATS[arguments.format](*_table(arguments, _steps(arguments.steps.split(","), folders), folders, own)))
     return 0
 

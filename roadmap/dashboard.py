@@ -13,16 +13,23 @@ import yaml
 
 from roadmap.base.console import Parser, exits
 from roadmap.base.errors import Refused, writing
-from roadmap.base.files import write_atomic
+from roadmap.base.files import check_file, write_atomic
 from roadmap.base.redaction import redact_text
+from roadmap.config.checks import check_wandb_name
 from roadmap.report.report import Report
 from roadmap.tracking.wandb.dashboard import Dashboard, packages, save, specify
 from roadmap.tracking.wandb.summary_run import summarise, summary_id, write_offline
+
+TERMINAL = Path("-")
 
 
 def main() -> int:
     """Write or save what was asked for; 1 when the server took only a part."""
     arguments = _arguments()
+    if arguments.json not in (None, TERMINAL):
+        check_file(arguments.json, f"--json {arguments.json}")
+    for name in ("entity", "project"):
+        check_wandb_name(f"--{name}", getattr(arguments, name))
     report = Report.read(arguments.folder)
     theirs = _project(report.study.folder)
     entity, project = arguments.entity or theirs.get("entity"), arguments.project or theirs.get("project") or "roadmap"
@@ -49,13 +56,13 @@ def _project(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def _write_json(specification: dict[str, Any], file: str) -> int:
+def _write_json(specification: dict[str, Any], file: Path) -> int:
     text = redact_text(json.dumps(specification, indent=2, sort_keys=True, ensure_ascii=False)) + "\n"
-    if file == "-":
+    if file == TERMINAL:
         print(text, end="")
         return 0
     with writing(f"{file}:"):
-        write_atomic(Path(file), text)
+        write_atomic(file, text)
     return 0
 
 
@@ -63,7 +70,9 @@ def _arguments() -> argparse.Namespace:
     parser = Parser(prog="python -m roadmap.dashboard", description="A study's view, report and table on W&B.")
     parser.add_argument("folder", type=Path, help="the folder of a study, e.g. experiments/digits")
     only = parser.add_mutually_exclusive_group()
-    only.add_argument("--json", metavar="FILE", nargs="?", const="-", help="write view and report as JSON; ask nobody")
+    only.add_argument(
+        "--json", type=Path, metavar="FILE", nargs="?", const=TERMINAL, help="write view and report as JSON; ask nobody"
+    )
     only.add_argument("--offline", action="store_true", help="write the summarising run as a W&B offline run")
     parser.add_argument("--entity", help="the user or team on W&B; without: the runs' own, or that of the login")
     parser.add_argument("--project", help="the project on W&B; without: the runs' own")

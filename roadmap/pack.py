@@ -10,6 +10,7 @@ from pathlib import Path
 
 from roadmap.base.console import Parser, check_limits, exits
 from roadmap.base.errors import Refused
+from roadmap.base.files import check_writable
 from roadmap.base.processes import check_alone
 from roadmap.config.compose import compose
 from roadmap.data.images.packing import Form, pack_images
@@ -21,7 +22,7 @@ def main() -> int:
     parser.add_argument("overrides", nargs="+", help="data=NAME data.path=FOLDER, as for a run")
     parser.add_argument("--output", type=Path, required=True, help="an empty folder, afterwards data.path of runs")
     parser.add_argument("--side", type=int, help="pixels of the shorter side that larger pictures are made to, e.g. 256")
-    parser.add_argument("--quality", type=int, default=90, help="of the JPEGs, with --side")
+    parser.add_argument("--quality", type=int, help="of the JPEGs, with --side (90)")
     parser.add_argument("--shard", type=int, default=4096, help="pictures in one file")
     arguments = parser.parse_intermixed_args()
     check_alone("roadmap.pack")
@@ -29,7 +30,10 @@ def main() -> int:
     for override in arguments.overrides:
         if not override.startswith(("data=", "data.")):
             raise Refused(f"{override}: only data=NAME and settings under data. are for packing")
-    form = Form(arguments.side, arguments.quality, arguments.shard)
+    if arguments.quality and not arguments.side:
+        raise Refused(f"--quality {arguments.quality}: with --side alone; without it every picture stays as it is")
+    check_writable(arguments.output.absolute(), f"--output {arguments.output}")
+    form = Form(arguments.side, arguments.quality or 90, arguments.shard)
     for done, shards in pack_images(compose(["+step=resnet", *arguments.overrides]).data, arguments.output, form):
         print(f"{done} of {shards} shards", flush=True)
     print(f"data.path={arguments.output} takes the place of the folder")

@@ -28,7 +28,9 @@ def test_the_tab_key_completes_commands_settings_and_values():
         "roadmap sw": "sweep",
         "roadmap run +st": "+step= +study=",
         "roadmap run +step=inv": "inverted_bottleneck",
-        "roadmap run -m +step=resnet,inv": "inverted_bottleneck",
+        "roadmap run -m +step=resnet,inv": "resnet,inverted_bottleneck",  # bash puts it in the place of resnet,inv
+        "roadmap  run   +step=inv": "inverted_bottleneck",
+        "roadmap cost ": "",
         "roadmap run +step=gelu model.act": "model.activation=",
         "roadmap run +step=gelu model.activation=": "relu gelu",
         "roadmap sweep study=dig": "digits digits_steps_x_recipes digits_training",

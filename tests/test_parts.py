@@ -346,6 +346,10 @@ def test_a_name_is_taken_once(my, tmp_path):
             "line 3: norm 'a': cost={'aten::mul': 'x'}: must",
         ),
         ("x = 1\nimport sys\nsys.exit(0)\n", "line 3: SystemExit: 0"),
+        ("x = 1\0\n", "SyntaxError"),
+        ("from roadmap.parts import norm\n\nnorm('a', cost=3)\n", "line 3: norm 'a': cost=3: must be by operator"),
+        ("from roadmap.parts import norm\n\nnorm(None, cost={})\n", "line 3: norm None: a name is made of letters"),
+        ("from roadmap.parts import block_part\n\nblock_part('null', cost={})\n", "line 3: block_part 'null': a name"),
     ],
 )
 def test_a_file_that_fails_is_named_with_its_line(my, text, said):
@@ -358,6 +362,7 @@ def test_a_file_that_fails_is_named_with_its_line(my, text, said):
     [
         ("    raise KeyError('x')", "line 4: activation 'odd': KeyError: 'x'"),
         ("    return 3", "activation 'odd': makes 3; it must make a torch.nn.Module"),
+        ("    import torch.nn as nn\n    return nn.SiLU", "activation 'odd': makes <class"),
         ("    import torch.nn as nn\n    return nn.Softsign()", "activation 'odd': the cost of aten::"),
         ("    import torch.nn as nn\n    return nn.Flatten()", "a part keeps the shape"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -92,6 +93,70 @@ def test_a_result_of_another_form_is_refused_with_its_file(tmp_path, change, mes
     (tmp_path / "result.json").write_text(json.dumps(content))
     with pytest.raises(Refused, match=f"result.json: .*{message}"):
         RunFolder(tmp_path).result()
+
+
+def changed(content, path, value):
+    """A copy of a record with this value at the place that `path` names, a.b.0.c."""
+    place = copy = json.loads(json.dumps(content))
+    *before, last = path.split(".")
+    for key in before:
+        place = place[int(key) if isinstance(place, list) else key]
+    place[last] = value
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("scores.top1", float("nan"), "scores.top1=nan: must be finite, or null"),
+        ("scores.top1", float("inf"), "scores.top1=inf: must be finite, or null"),
+        ("scores.top1", "high", "scores.top1='high': must be a number, or null"),
+        ("scores.top1", True, "scores.top1=True: must be a number, or null"),
+        ("gmacs", float("nan"), "gmacs=nan: must be finite, or null"),
+        ("seconds", "long", "seconds='long': must be a number, or null"),
+        ("seed", "zero", "seed='zero': must be a whole number"),
+        ("data", None, "data=None: must be an object"),
+        ("step", None, "step=None: must be an object"),
+        ("metric", {"key": "top1"}, "metric={'key': 'top1'}: must have a key and a label"),
+        ("status", "doen", "status=doen: allowed: running, done, diverged. Did you mean 'done'?"),
+    ],
+)
+def test_a_value_that_a_result_cannot_have_is_refused_with_its_file_and_run(path, value, said):
+    content = dump_result(made("gelu-s0-1", 50.0, seconds=1.0, gmacs=1.0))
+    with pytest.raises(Refused, match=re.escape(f"place: gelu-s0-1: {said}")):
+        load_result(changed(content, path, value), "place")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("rows.0.name", None, "rows: name=None: each must have a name of its own"),
+        ("rows.1.name", "resnet", "rows: name='resnet': each must have a name of its own"),
+        ("rows.1.parent", "nobody", "rows: stage_ratio: parent='nobody': there is no such row"),
+        ("effects.0.weights", None, "effects: stage_ratio: weights=None: must be a number for each"),
+        ("effects.0.weights.resnet", "x", "must be a number for each of its rows"),
+        ("question", None, "not the plan of a study"),
+    ],
+)
+def test_a_plan_that_does_not_hold_together_is_refused_with_its_place(path, value, said):
+    content = json.loads((DIGITS / "study.json").read_text())
+    with pytest.raises(Refused, match=re.escape(said)):
+        load_plan(changed(content, path, value), DIGITS / "study.json")
+
+
+def test_lines_of_records_are_counted_and_may_hold_any_letter(tmp_path):
+    for name in ("study.json", "records.jsonl"):
+        shutil.copy(DIGITS / name, tmp_path)
+    lines = (tmp_path / "records.jsonl").read_text().splitlines()
+    file = tmp_path / "records.jsonl"
+    file.write_text("\n".join([lines[0].replace('"reason": ""', '"reason": "\u2028"'), *lines[1:]]) + "\n")
+    assert len(load(tmp_path).results) == 80
+    file.write_text(f"{lines[0]}\n{lines[1][:500]}\n")
+    with pytest.raises(Refused, match=r"records.jsonl: not readable: line 2: "):
+        load(tmp_path)
+    file.write_text(lines[0].replace('"history": [[', '"history": [[1.0], ['))
+    with pytest.raises(Refused, match=r"history=\[\[1.0\].* must be three numbers for each epoch"):
+        load(tmp_path)
 
 
 def test_a_reader_writes_nothing_and_the_writer_sets_a_torn_result_aside(tmp_path):

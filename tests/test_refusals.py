@@ -287,6 +287,72 @@ def test_a_mistyped_line_of_any_command_is_refused_before_any_work(refused, line
     refused(line, words)
 
 
+HOSTILE = [  # empty words, texts of other alphabets, doubled words, numbers that are none, what would never end
+    ("run +step=resnet model.depths=[3,4,6,1000000]", "model.depths=[3, 4, 6, 1000000] 1000"),
+    ("run +step=resnet model.depths=[3,4,6,null]", "model.depths[3] null whole number"),
+    ("run +step=resnet model.activation=null", "model.activation=null relu gelu"),
+    ("run +step=resnet --config-dir ''", "--config-dir ''"),
+    ("run -m +step=resnet seed=range(0,1000000000)", "seed=range(0,1000000000) 100000"),
+    ("run -m +step=resnet seed=range(0,1000) recipe.lr=range(0.1,0.2,0.0001)", "seed=range recipe.lr=range 100000"),
+    ("run -m +step=resnet seed=range(0,10,0)", "seed=range(0,10,0) step 0"),
+    ("run -m +step=resnet seed=0,1,0", "seed=0,1,0 twice"),
+    ("run -m +step=gelu,gelu", "+step=gelu,gelu twice"),
+    ("run +step=resnet +seed=3 seed=4", "seed plus"),
+    ("run +step=resnet +study=digits +study=imagenette", "study=imagenette twice"),
+    ("run +step=resnet data=folder data.path=/home/josé", "josé \"data.path='/home/josé'\""),
+    ("run +step=resnet data=folder data.path=~/x", "\"data.path='~/x'\""),
+    ("run +step=resnet 'seed = 3'", "space ="),
+    ("run +step=resnet study.name=.", "study.name=. letter first"),
+    ("run +step=resnet wandb.project=a/b", "wandb.project='a/b' 128"),
+    ("run +step=resnet 'wandb.entity=\"\"'", "wandb.entity='' 128"),
+    ("run -m +step=resnet hydra/sweeper=optuna hydra.sweeper.n_trials=0 recipe.lr=1,2", "hydra.sweeper.n_trials=0 1"),
+    ("sweep study=digits study=imagenette", "study=digits study=imagenette one"),
+    ("sweep study=digits study.seeds=0,1", "study.seeds=0,1 [a,b]"),
+    ("sweep study=digits study.seeds=range(0,5)", "study.seeds=range(0,5) [a,b]"),
+    ("sweep study=digits study.steps=[null]", "study.steps[0] null text"),
+    ("sweep study=digits study.rows=[gelu]", "study.rows[0] gelu name step set"),
+    ("sweep study=digits 'study.rows=[{name: a, step: gelu, sets: [x]}]'", "study.rows sets 'set'"),
+    ("cost --set model.depths=[3,4,6,1000000]", "model.depths 1000"),
+    ("cost --task mask_rcnn --reference resnet5O", "resnet5O resnet50"),
+    ("cost --parts ''", "--parts names"),
+    ("report . --columns ,", "--columns ',' names"),
+    ("report . --html ''", "--html '' path"),
+    ("report a --behind ./a", "--behind a itself"),
+    ("report ''", "folder '' path"),
+    ("score . --output ''", "--output '' path"),
+    ("predict . ''", "IMAGE '' path"),
+    ("pack data=folder data.path=. --output packed --quality 90", "--quality 90 --side"),
+    ("serve . --host ''", "--host '' 0.0.0.0"),
+    ("dashboard . --json nowhere/x.json", "--json nowhere/x.json folder"),
+    ("dashboard . --json ''", "--json '' path"),
+    ("dashboard . --project a/b", "--project='a/b' 128"),
+    ("bench --seconds nan", "--seconds nan finite 0.01"),
+    ("bench --seconds inf", "--seconds inf finite 0.01"),
+]
+
+
+@pytest.mark.parametrize(("line", "words"), HOSTILE, ids=lambda value: value.replace("/", "_"))
+def test_a_hostile_line_of_any_command_is_refused_before_any_work(refused, line, words):
+    refused(line, words)
+
+
+def test_an_output_that_is_a_file_is_refused_before_anything_is_packed(refused, tiny_images, tmp_path):
+    (tmp_path / "taken").write_text("x")
+    refused(f"pack data=folder data.path={tiny_images} --output taken", "--output taken")
+
+
+def test_a_record_that_is_a_folder_is_no_finished_run(refused, tmp_path):
+    (tmp_path / "run" / "result.json").mkdir(parents=True)
+    refused("score run", "run: no finished run")
+    refused("run +step=resnet init=run", "run: no finished run")
+
+
+def test_a_setting_that_is_said_twice_is_named_with_the_value_that_counts(command):
+    _, _, message = command("sweep study=digits recipe.epochs=3 recipe.epochs=4 --dry-run")
+    assert "recipe.epochs is said 2 times; recipe.epochs=4 counts" in message
+    check_jobs(["+step=gelu", "scale=atto", "recipe.epochs=2", "recipe.epochs=1"], [], multirun=False)
+
+
 def row(*settings, more=""):
     """A study of one row of one's own, with these settings on top."""
     said = ", ".join(f'"{setting}"' for setting in settings)

@@ -27,6 +27,7 @@ from roadmap.report.report import Report
 from roadmap.report.statistics import analyse
 from roadmap.report.write import write_report
 
+DIGITS = Path(__file__).parent.parent / "experiments" / "digits"
 STEPS = [("a", None, ""), ("b", "a", "First"), ("c", "b", "First"), ("side", "c", "Second"), ("d", "c", "Second")]
 
 
@@ -369,3 +370,30 @@ def test_frame(tmp_path):
     table = frame(study(tmp_path, VALUES))
     assert list(table["step"]) == ["a"] * 3 + ["b"] * 3 + ["c"] * 3 + ["side"] * 3 + ["d"] * 3
     assert table.groupby("step")["top1"].mean()["d"] == 71.0
+
+
+def digits_scored(folder, score):
+    """The digits study with this top-1 in every run."""
+    shutil.copy(DIGITS / "study.json", folder)
+    lines = [json.loads(line) for line in (DIGITS / "records.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = [{**line, "scores": {"top1": score}} for line in lines]
+    (folder / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return Report.read(folder)
+
+
+def test_runs_that_all_score_the_same_agree_with_nothing(tmp_path):
+    said = markdown(digits_scored(tmp_path, 10.084))
+    assert "nan" not in said
+    assert "Agreement" not in said
+    assert "At chance" in said
+
+
+def test_a_study_of_which_every_run_diverged_says_why_nothing_is_resolved(tmp_path):
+    said = markdown(Report.read(study(tmp_path, {name: [None] * 3 for name in VALUES})))
+    assert "No row has two finished runs" in said
+
+
+def test_a_letter_that_the_font_has_not_is_drawn_without_a_warning(tmp_path):
+    folder = study(tmp_path, VALUES, labels={"a": "数字 🙂"})
+    write_report(folder)  # pytest raises what is warned of
+    assert "数字" in (folder / "table.md").read_text(encoding="utf-8")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from roadmap.base import processes
 from roadmap.base.errors import EXIT_CLOSED_PIPE, EXIT_STOPPED, Refused, RoadmapError
@@ -46,7 +47,12 @@ def say(error: RoadmapError) -> int:
 
 
 class Parser(argparse.ArgumentParser):
-    """A command line that is refused like everything else: one message, exit code 2."""
+    """A command line that is refused like everything else: one message, exit code 2. An empty word is no path."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        """As argparse's."""
+        super().__init__(*arguments, **settings)
+        self.register("type", Path, _path)
 
     def error(self, message: str) -> NoReturn:
         """Refuse."""
@@ -58,7 +64,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument(
             "--parts",
             action="extend",
-            type=lambda names: names.split(","),
+            type=names,
             default=[],
             help="folders of --config-dir whose parts.py is run, comma-separated",
         )
@@ -68,9 +74,23 @@ def check_limits(arguments: argparse.Namespace, **limits: tuple[float, ...]) -> 
     """Refuse options below the least or above the most, where there is one, that they may be."""
     for name, (least, *most) in limits.items():
         value = getattr(arguments, name)
-        if value is not None and (value < least or any(value > bound for bound in most)):
-            allowed = " and ".join([f"at least {least}", *(f"at most {bound}" for bound in most)])
+        if value is not None and not (least <= value < math.inf and all(value <= bound for bound in most)):
+            finite = ["finite"] if isinstance(least, float) else []
+            allowed = " and ".join([*finite, f"at least {least}", *(f"at most {bound}" for bound in most)])
             raise Refused(f"--{name.replace('_', '-')} {value}: must be {allowed}")
+
+
+def _path(word: str) -> Path:
+    if not word.strip():
+        raise argparse.ArgumentTypeError(f"{word!r} is no path; name a file or a folder")
+    return Path(word)
+
+
+def names(word: str) -> list[str]:
+    """Names separated by commas, none of them empty."""
+    if not all(found := word.split(",")):
+        raise argparse.ArgumentTypeError(f"{word!r}: must be names, separated by commas")
+    return found
 
 
 def printable(text: str) -> str:

@@ -96,3 +96,9 @@ def check_writable(folder: Path, said: str) -> None:
         TemporaryFile(dir=there).close()  # without a name; root may write everywhere, and some systems refuse all the same
     except OSError as error:
         raise Refused(f"{said}: {there} is not a folder that can be written: {error.strerror}") from error
+
+
+def check_file(file: Path, said: str) -> None:
+    """Refuse a file that cannot be written, for which the command line said `said`."""
+    if not file.parent.is_dir() or file.is_dir():
+        raise Refused(f"{said}: not a file in a folder that is there")

@@ -35,8 +35,10 @@ from roadmap.config.schema import (
 from roadmap.config.task_rules import compares_images, task_rules
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
-NAMED = "at most 100 letters, digits, _ . -"
+NAMED = "at most 100 letters, digits, _ . -, a letter or digit first"
 SWITCH = "true or false"
+PARTS = {f"model.{toggle}": list(map(str, kind)) for toggle, kind in KINDS.items()}  # the roadmap's
+MOST_BLOCKS = 1000  # of a stage
 LIMITS = {  # of a number: how it is compared with each, and in words
     "above": (operator.gt, "above"),
     "least": (operator.ge, "at least"),
@@ -47,6 +49,7 @@ TIMM_NAME = re.compile(r"[A-Za-z0-9_]{1,100}")  # of an architecture, without th
 RUN_NAME = re.compile(r".*-s\d+-[0-9a-f]{8}")  # of a run's folder
 TIMM = "timm:"  # before the name of weights of timm's, in place of a run's folder
 PRETRAINED = re.compile(rf"{TIMM}[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?")  # with or without the tag of its weights
+WANDB_NAME = re.compile(r"(?=.*\S)[^/\\#?%:\x00-\x1f]{1,128}")  # of a project, as W&B's client refuses others
 CLUSTER_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,:@/&|()*-]{0,199}")
 AUTO_AUGMENT = re.compile(
     rf"{TRIVIAL}|(original|originalr|v0|v0r|3a)(-mstd\d+(\.\d+)?)?"
@@ -87,7 +90,14 @@ def check(experiment: Experiment, config_dirs: Sequence[Path] = ()) -> None:
         word = getattr(engine, key)
         allowed = f"null, or what {engine.name} calls it: letters, digits and _ . , : @ / & | ( ) * -"
         _require(word is None or bool(CLUSTER_WORD.fullmatch(word)), f"engine.{key}", repr(word), allowed)
+    check_wandb_name("wandb.project", experiment.wandb.project)
+    check_wandb_name("wandb.entity", experiment.wandb.entity)
     _require(bool(experiment.output.strip()), "output", repr(experiment.output), "a folder")
+
+
+def check_wandb_name(place: str, name: str | None) -> None:
+    """Refuse a name of a project, a user or a team that W&B has not."""
+    _require(name is None or bool(WANDB_NAME.fullmatch(name)), place, repr(name), r"1 to 128 characters without / \ # ? % :")
 
 
 def _check_start(init: str | None, after: str | None, study: str | None) -> None:
@@ -128,7 +138,8 @@ def _files_that_say(key: str, value: str, folders: Sequence[Path]) -> Iterator[s
 
 def _check_model(model: ModelConfig) -> None:
     depths = model.depths
-    _require(len(depths) == 4 and min(depths) >= 1, "model.depths", depths, "four stages of at least one block")
+    fits = len(depths) == 4 and min(depths) >= 1 and max(depths) <= MOST_BLOCKS
+    _require(fits, "model.depths", depths, f"four stages of at least one block, and at most {MOST_BLOCKS}")
     _require(model.kernel_size % 2 == 1, "model.kernel_size", model.kernel_size, "an odd number, so that it has a centre")
 
 
@@ -246,6 +257,8 @@ def allowed_of(key: str) -> str:
     entry, kind = entries()[key]
     if limits := entry.metadata.get("limits"):
         return _in_words(limits)
+    if key in PARTS:
+        return f"one of {', '.join(PARTS[key])}, or a part of one's own"
     if isinstance(kind, EnumType):
         return f"one of {', '.join(kind)}"
     return SWITCH if kind is bool else f"a list, {key}=[...]" if get_origin(kind) is list else ""

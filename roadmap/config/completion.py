@@ -20,16 +20,17 @@ COMPOSED = ("run", "sweep", "score")  # the commands that take overrides
 
 
 def complete(line: str, commands: Sequence[str]) -> list[str]:
-    """The words that the last one of `roadmap ...` may become; behind a = only what follows it, as bash wants it."""
-    *before, word = line.split(" ")[1:] or [""]
+    """The words that the last one of `roadmap ...` may become; behind a = all that follows it, as bash wants it."""
+    *before, word = f"{line}|".split()[1:] or ["|"]  # the bar keeps an empty last word
+    word = word[:-1]
     if not before:
         return [command for command in commands if command.startswith(word)]
     if before[0] not in COMPOSED:
         return []
     key, given, value = word.rpartition("=")
     known = _values(key.lstrip("+")) if given else _keys(before[0])
-    *_, last = (value if given else word).rpartition(",")
-    return [name for name in known if name.startswith(last)]
+    chosen, comma, last = value.rpartition(",") if given else ("", "", word)
+    return [f"{chosen}{comma}{name}" for name in known if name.startswith(last)]
 
 
 def _keys(command: str) -> list[str]:

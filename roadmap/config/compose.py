@@ -192,10 +192,11 @@ def with_room_to_warm_up(experiment: Experiment, overrides: Sequence[str], confi
 
 def at_full_length(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> RecipeConfig | None:
     """The recipe at its own length, where the command line sets another one in epochs and says nothing of the warm-up."""
-    given = {override.key_or_group: override.input_line or "" for override in parse(overrides)}
-    if "recipe.epochs" not in given or given.keys() & {"recipe.warmup_epochs", "recipe.warmup_updates", "recipe.updates"}:
+    said = [override.key_or_group for override in parse(overrides)]
+    if "recipe.epochs" not in said or set(said) & {"recipe.warmup_epochs", "recipe.warmup_updates", "recipe.updates"}:
         return None
-    others = tuple(word for word in overrides if word != given["recipe.epochs"] and not word.startswith("+step/"))
+    named = zip(overrides, said, strict=True)
+    others = tuple(word for word, key in named if key != "recipe.epochs" and not word.startswith("+step/"))
     return compose_unchecked(others, config_folders(config_dirs)).recipe
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -71,6 +72,13 @@ def following(experiment: Experiment, overrides: Sequence[str], config_dirs: Seq
             "recipe=finetune starts from random weights here: init=RUN, init=timm:NAME or after=RUN names those to be tuned"
         )
     return said
+
+
+def said_twice(overrides: Sequence[str]) -> list[str]:
+    """Settings that a command line gives two values, of which the last counts, each in a sentence."""
+    said = [(override.key_or_group, override.input_line) for override in parse(overrides)]
+    last = dict(said)
+    return [f"{key} is said {count} times; {last[key]} counts" for key, count in Counter(k for k, _ in said).items() if count > 1]
 
 
 def ineffective_settings(experiment: Experiment, overrides: Sequence[str] = (), config_dirs: Sequence[Path] = ()) -> list[str]:

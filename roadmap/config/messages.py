@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
@@ -11,9 +12,18 @@ from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBas
 from roadmap.base.errors import nearest
 from roadmap.config.checks import allowed_of
 from roadmap.config.overrides import nearest_key
-from roadmap.config.schema import ROOMS
+from roadmap.config.schema import ROOMS, RowConfig
 
 KIND = re.compile(r"is not Optional|Incompatible value|not a valid input for|not a ListConfig")  # OmegaConf's words for one
+
+ASSIGNED = re.compile(r"Invalid type assigned: .* is not a subclass of (\w+)\. value: (.*)")
+WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "bool": "true or false",
+    "RowConfig": "a row, {name: NAME, step: STEP, set: ['model.NAME=VALUE']}",
+}
 
 
 def explain(error: BaseException, config_dirs: Sequence[Path] = (), said: Sequence[str] = ()) -> str:
@@ -27,6 +37,12 @@ def explain(error: BaseException, config_dirs: Sequence[Path] = (), said: Sequen
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     lines = str(cause).splitlines()[1 if file and cause is error else 0 :]
     message = lines[0].strip() if lines else type(cause).__name__
+    again = re.search(r"Multiple values for .*'override (\w+): (.*)'", message)
+    if again:
+        return f"{again[1]}={again[2]}: {again[1]} is said twice; name one"
+    if "already at" in message:
+        item = message.split()[-1].strip(".'")
+        return f"{item} is there already: write it without the plus"
     if message.startswith("Ambiguous value"):
         return f"{message}: several values are a sweep; add -m, or write them as a list, [a,b]"
     in_text = re.search(r"full_key: (\S+)", str(error))
@@ -43,6 +59,8 @@ def explain(error: BaseException, config_dirs: Sequence[Path] = (), said: Sequen
             else (f"a {key.split('.')[0]} file must set it, or begin with defaults: [NAME, _self_] to have the rest from another")
         )
         return f"{where}has no value; {whose}"
+    if "not in 'RowConfig'" in message:
+        return f"{place}study.rows: a row has no {key!r}; {nearest(key, [entry.name for entry in fields(RowConfig)])}"
     if key and (isinstance(cause, ConfigKeyError) or re.match(r"Key '.*' (is )?not in", message)):
         return f"{place}there is no setting {key!r}. {_headless(key) or nearest_key(key)}"
     return f"{place}{_of_value(key, message, said)}"
@@ -51,6 +69,10 @@ def explain(error: BaseException, config_dirs: Sequence[Path] = (), said: Sequen
 def _of_value(key: str, message: str, said: Sequence[str]) -> str:
     """What to say of a value of a wrong kind."""
     allowed, where = allowed_of(key), f"{key}: " * bool(key and key not in message)
+    assigned = ASSIGNED.match(message)
+    if assigned:
+        value = "null" if assigned[2] == "None" else assigned[2]
+        return f"{key}: invalid value {value}; must be {WORDS.get(assigned[1], assigned[1])}"
     if allowed and KIND.search(message):
         return f"{_said(key, said) or f'{key}: {message}'}: must be {allowed}"
     if message.startswith("Cannot convert"):  # a list, where text is wanted

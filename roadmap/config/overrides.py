@@ -12,10 +12,10 @@ from functools import lru_cache
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, IntervalSweep, Override, Sweep
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override, RangeSweep, Sweep
 from hydra.errors import HydraException
 
-from roadmap.base.errors import Refused, first_line, nearest
+from roadmap.base.errors import Refused, nearest
 from roadmap.base.paths import CONF
 from roadmap.config.checks import SWITCH, allowed_of
 from roadmap.config.kept import renew
@@ -26,6 +26,8 @@ RESOLVER = re.compile(r"\$\{\s*[^}]*:")
 HYDRA = re.compile(
     r"hydra/(launcher|sweeper(/sampler)?)|hydra\.(launcher|sweeper)\.(?!_|params|custom|.*\._)[a-z_.]+|hydra\.verbose"
 )
+
+MOST_RUNS = 100_000  # of one command
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
@@ -39,10 +41,21 @@ def _parsed(override: str) -> Override:
     try:
         return OverridesParser.create().parse_overrides([override])[0]
     except HydraException as error:
-        inside = "; within a list text is quoted, set: ['recipe.lr=1e-3']" * ("{" in override)
         raise Refused(
-            f"an override cannot be read: {first_line(error)}. Form: key=value, for example model.kernel_size=5{inside}"
+            f"an override cannot be read: {override!r}. Form: key=value, for example model.kernel_size=5{_hint(override)}"
         ) from error
+
+
+def _hint(override: str) -> str:
+    """What the writer of an override that cannot be read may have to do."""
+    key, _, value = override.partition("=")
+    if "{" in override:
+        return "; within a list text is quoted, set: ['recipe.lr=1e-3']"
+    if key != key.strip() and value:
+        return "; no space stands before ="
+    if not value or value[0] in "['\"" or not key:
+        return ""
+    return f'; such text has quotes of its own within the shell\'s: "{key}={quoted(value)}"'
 
 
 def check_override(override: Override, config_dirs: Sequence[Path] = ()) -> None:
@@ -82,9 +95,16 @@ def _check_hydra(override: Override) -> None:
 
 def _check_sweep(override: Override) -> None:
     value = override.value()
+    if isinstance(value, RangeSweep) and not _is_short(value):
+        raise Refused(f"{override.input_line}: must have a step other than 0, and at most {MOST_RUNS} values")
     if isinstance(value, Glob) or (isinstance(value, Sweep) and not override.is_discrete_sweep()):
         hint = ", or add hydra/sweeper=optuna" if isinstance(value, IntervalSweep) else ""
         raise Refused(f"{override.input_line}: cannot be swept; list the values, {override.key_or_group}=a,b{hint}")
+
+
+def _is_short(values: RangeSweep) -> bool:
+    start, stop, step = (float(end or 0) for end in (values.start, values.stop, values.step))
+    return step != 0 and abs((stop - start) / step) <= MOST_RUNS
 
 
 def _check_choice(override: Override, group: str, options: Sequence[str], config_dirs: Sequence[Path]) -> None:
@@ -122,6 +142,8 @@ def search_path(folders: Sequence[Path]) -> list[str]:
 
 def config_folders(paths: Sequence[Path | str]) -> tuple[Path, ...]:
     """Folders with steps and studies of the user's own, made absolute, as they are now; refused where they are not there."""
+    if not all(str(path).strip() for path in paths):
+        raise Refused("--config-dir '': an empty word is no folder")
     folders = tuple(Path(path).expanduser().absolute() for path in paths)
     for folder in folders:
         if not folder.is_dir():

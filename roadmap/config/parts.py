@@ -26,6 +26,7 @@ COST = (
     "say cost={operator: multiply-adds for each number that it puts out}, for example cost={'aten::silu': 0}, "
     "or cost={} where the counter knows all of its operators"
 )
+NO_TEXT = ("null", "true", "false", "nan", "inf")  # on a command line
 Build = Callable[..., Any]  # of an nn.Module: from nothing (an activation), or from the number of channels
 
 
@@ -56,7 +57,7 @@ class Part:
             module = self.build(*values)
         except Exception as error:
             raise Refused(f"{_place(error, self.file)}: {self.kind} {self.name!r}: {_words(error)}") from error
-        if not hasattr(module, "forward"):
+        if isinstance(module, type) or not hasattr(module, "forward"):
             raise Refused(f"{self.file}: {self.kind} {self.name!r}: makes {module!r}; it must make a torch.nn.Module")
         module.is_own_norm = self.kind == "norm"  # weight decay spares it as it does the roadmap's
         return module
@@ -89,10 +90,12 @@ def _declaration(kind: str, name: str, cost: Mapping[str, float] | None) -> Call
     if not _reading:
         raise Refused(f"{kind} {name!r}: parts are declared in a {FILE} that a command names: --config-dir my parts=[my]")
     file, digest, found = _reading[-1]
-    if not name.isidentifier():
-        raise Refused(f"{kind} {name!r}: a name is made of letters, digits and _")
+    if not isinstance(name, str) or not name.isidentifier() or name.lower() in NO_TEXT:
+        raise Refused(f"{kind} {name!r}: a name is made of letters, digits and _, and is not {', '.join(NO_TEXT)}")
     if cost is None:
         raise Refused(f"{kind} {name!r} has no cost; {COST}")
+    if not isinstance(cost, Mapping):
+        raise Refused(f"{kind} {name!r}: cost={cost!r}: must be by operator; {COST}")
     odd = {operator: each for operator, each in cost.items() if not (isinstance(each, int | float) and 0 <= each < math.inf)}
     if odd:
         raise Refused(f"{kind} {name!r}: cost={odd}: must be multiply-adds, finite and at least 0; {COST}")
@@ -150,7 +153,7 @@ def _run(file: Path, source: bytes, digest: str) -> dict[tuple[str, str], Part]:
 def _place(error: BaseException, file: Path) -> str:
     """The file, with the last of its lines that led to the error."""
     if isinstance(error, SyntaxError):
-        return f"{file}, line {error.lineno}"
+        return f"{file}, line {error.lineno}" if error.lineno else str(file)
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
     return f"{file}, line {lines[-1]}" if lines else str(file)
 

@@ -129,7 +129,7 @@ class RunFolder:
         """
         try:
             content = json.loads(self.result_file.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError):
             return None
         return load_result(content, self.result_file)
 

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Collection, Iterator
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from roadmap.base.errors import Refused
+from roadmap.base.errors import Refused, nearest
 from roadmap.config.schema import LOADER_ONLY, StepConfig
 from roadmap.record.formats import FORMAT, Content, current, upgraded_result
 
 # Fields that the first records have not.
 _LATER = ("cpu", "instructions", "score_by_batch", "class_names", "init", "head", "gmacs_backbone")
+
+STATUSES = ("running", "done", "diverged")
+_KINDS: dict[str, type] = {
+    **dict.fromkeys(("run", "study", "scale", "status", "reason"), str),
+    **dict.fromkeys(("step", "metric", "scores", "model", "data", "recipe", "versions", "git"), dict),
+    "seed": int,
+}
+_WORDS = {str: "text", dict: "an object", int: "a whole number"}
+_FINITE = ("gmacs", "params_m", "images_per_second", "seconds")
+_NUMBERS = ("train_loss", "score_by_batch", "gmacs_total", "gmacs_backbone", "activations_m", *_FINITE)
 
 # What must be equal in results that are compared; the model is what a study varies.
 SHARED = ("metric", "head", "scale", "data", "recipe", "start", "precision", "pipeline")
@@ -162,5 +173,26 @@ def load_result(content: Any, file: Path) -> RunResult:
     wrong = sorted(known.keys() - names.keys()) + sorted(required - known.keys())
     if wrong:
         raise Refused(f"{file}: not the result of a run: {', '.join(wrong)} should {'not ' * (wrong[0] in known)}be in it")
+    _check_values(known, f"{file}: {known['run']}")
     step = {entry.name: known["step"].get(entry.name, entry.default) for entry in fields(StepConfig)}
     return RunResult(**{**known, "step": StepConfig(**step), "metric": Metric(**known["metric"])})
+
+
+def _check_values(known: Content, where: str) -> None:
+    """Refuse a value of a wrong kind: a record that a hand or another program has changed."""
+    for key, kind in _KINDS.items():
+        if not isinstance(known.get(key, kind()), kind):
+            raise Refused(f"{where}: {key}={known[key]!r}: must be {_WORDS[kind]}")
+    numbers = {f"scores.{key}": value for key, value in known.get("scores", {}).items()}
+    for key, value in {**numbers, **{key: known.get(key) for key in _NUMBERS}}.items():
+        if value is not None and type(value) not in (int, float):
+            raise Refused(f"{where}: {key}={value!r}: must be a number, or null")
+    metric = known["metric"]
+    if not {"key", "label"} <= metric.keys() <= {entry.name for entry in fields(Metric)}:
+        raise Refused(f"{where}: metric={metric}: must have a key and a label, unit and higher_is_better where known")
+    own = f"scores.{metric['key']}"
+    for key, value in ((own, numbers.get(own)), *((key, known.get(key)) for key in _FINITE)):
+        if value is not None and not math.isfinite(value):
+            raise Refused(f"{where}: {key}={value}: must be finite, or null")
+    if known.get("status", "running") not in STATUSES:
+        raise Refused(f"{where}: status={known['status']}: {nearest(known['status'], STATUSES)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -194,11 +195,12 @@ def load_plan(content: Any, file: Path) -> StudyPlan:
     if "rows" not in about:
         raise Refused(f"{file}: of an earlier form; the same roadmap.sweep command writes it anew")
     try:
-        return StudyPlan(
+        plan = StudyPlan(
             **{
                 **about,
                 "scale": ScaleConfig(**about["scale"]),
                 "data": printable(about["data"]),
+                "question": printable(about["question"]),
                 "seeds": tuple(about["seeds"]),
                 "rows": tuple(map(_row, about["rows"])),
                 "effects": tuple(Effect(**effect | {"label": printable(effect["label"])}) for effect in about["effects"]),
@@ -208,6 +210,22 @@ def load_plan(content: Any, file: Path) -> StudyPlan:
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise Refused(f"{file}: not the plan of a study ({error})") from error
+    _check_names(plan, file)
+    return plan
+
+
+def _check_names(plan: StudyPlan, file: Path) -> None:
+    """Refuse a plan whose rows or effects name what is not there."""
+    names = [row.variant.name for row in plan.rows]
+    for name in (name for name in names if not isinstance(name, str) or names.count(name) > 1):
+        raise Refused(f"{file}: rows: name={name!r}: each must have a name of its own")
+    for row in plan.rows:
+        if row.variant.parent is not None and row.variant.parent not in names:
+            raise Refused(f"{file}: rows: {row.variant.name}: parent={row.variant.parent!r}: there is no such row")
+    for effect in plan.effects:
+        numbers = effect.weights.values() if isinstance(effect.weights, dict) else [None]
+        if not all(type(weight) in (int, float) and math.isfinite(weight) for weight in numbers):
+            raise Refused(f"{file}: effects: {effect.name}: weights={effect.weights!r}: must be a number for each of its rows")
 
 
 def _published(content: Content | None) -> Published | None:

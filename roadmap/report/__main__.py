@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from roadmap.base.console import Parser, exits
+from roadmap.base.console import Parser, exits, names
 from roadmap.base.errors import Refused
-from roadmap.base.files import write_atomic
+from roadmap.base.files import check_file, write_atomic
 from roadmap.report.against import compare
 from roadmap.report.replication import write_comparison
 from roadmap.report.report import Report
@@ -18,14 +18,16 @@ from roadmap.report.write import write_report
 def main() -> int:
     """Write the report and print the table."""
     arguments = _arguments()
-    folder, keys = arguments.folder, [key for key in arguments.columns.split(",") if key]
+    folder, keys = arguments.folder, arguments.columns
     page = folder / "page.html" if arguments.html == Path() else arguments.html
     if len(set(keys)) < len(keys):
-        raise Refused(f"--columns {arguments.columns}: a column is named twice")
+        raise Refused(f"--columns {','.join(keys)}: a column is named twice")
     if page:
-        from roadmap.report.page import check_file, write_page
+        from roadmap.report.page import write_page
 
-        check_file(page)
+        check_file(page, f"--html {page}")
+    if arguments.behind and arguments.behind.absolute() == folder.absolute():
+        raise Refused(f"--behind {arguments.behind}: the study itself; must be another, of a larger scale")
     comparison = compare(Report.read(folder), Report.read(arguments.against)) if arguments.against else None
     report, text = write_report(folder, keys, arguments.behind)
     print(text)
@@ -50,7 +52,11 @@ def _arguments() -> argparse.Namespace:
         "--html", type=Path, nargs="?", const=Path(), metavar="FILE", help="write the page too: one file (FOLDER/page.html)"
     )
     parser.add_argument(
-        "--columns", default="", metavar="KEY,...", help="columns of the table, table.md and table.tex, e.g. label,delta,verdict"
+        "--columns",
+        type=names,
+        default=[],
+        metavar="KEY,...",
+        help="columns of the table, table.md and table.tex, e.g. label,delta,verdict",
     )
     parser.add_argument(
         "--behind", type=Path, metavar="FOLDER", help="a study of a larger scale, in grey behind the first in the figure"

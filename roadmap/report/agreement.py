@@ -54,8 +54,10 @@ def agreement(study: Study, analysis: Analysis) -> Agreement | None:
     return agreement_of(np.array([estimate.value for estimate in ours]), np.array(theirs), noise)
 
 
-def agreement_of(ours: Array, theirs: Array, noise: Array, beside: Array | float = 0.0) -> Agreement:
+def agreement_of(ours: Array, theirs: Array, noise: Array, beside: Array | float = 0.0) -> Agreement | None:
     """Agreement of differences (steps,) with others, where what the noise may add to ours is (RESAMPLES, steps), as to theirs.
+
+    None where all of one side are equal, as where all runs are at chance: they have no ranks.
 
     The interval is for the steps' true differences, and for steps like these. Steps are drawn anew, and noise is added to each
     once more. That noise pulls a correlation towards 0 (or up, where both sides' is drawn together), as that of the study has
@@ -65,6 +67,8 @@ def agreement_of(ours: Array, theirs: Array, noise: Array, beside: Array | float
     noisy = ours + noise, theirs + np.zeros_like(noise) + beside
     again = [np.take_along_axis(side, drawn, -1).round(DIGITS) for side in noisy]
     known = [side.round(DIGITS) for side in (ours, theirs)]
+    if any(np.ptp(side) == 0 for side in known):
+        return None
     found = [_with_interval(correlate(*known), correlate(*again), len(ours)) for correlate in (kendall, spearman)]
     return Agreement(len(ours), *found)
 

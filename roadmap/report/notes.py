@@ -27,7 +27,7 @@ def notes(study: Study, analysis: Analysis) -> list[str]:
         )
     lines += [*_of_start(study), *_of_recipes(study), *_of_sides(study)]
     if analysis.measured is None:
-        lines.append("With one seed a row there is no deviation: no difference can be resolved.")
+        lines.append("No row has two finished runs: there is no deviation, and no difference can be resolved.")
     elif any(effect.parts for effect in plan.effects):
         lines.append(_of_orders(study))
     elif analysis.estimates:
@@ -40,7 +40,8 @@ def notes(study: Study, analysis: Analysis) -> list[str]:
         )
     lines += [f"The runs differ in {what}: {', '.join(values)}." for what, values in _mixed(study).items()]
     if study.strangers:
-        lines.append(f"{study.strangers} runs in the folder belong to other settings and are not in the table.")
+        runs = f"{study.strangers} runs in the folder belong" if study.strangers > 1 else "A run in the folder belongs"
+        lines.append(f"{runs} to other settings, and to no row of the table.")
     return lines
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -28,7 +29,9 @@ def pictures(report: Report, behind: Report | None = None) -> dict[str, bytes]:
     drawn_from = _digest(*(_content(of.study) for of in (report, behind) if of), *_drawn_by())
     there = _there(folder, drawn_from)
     if there is None:
-        there = _draw(report, behind)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a letter that the font has not is a box
+            there = _draw(report, behind)
         digests = {name: _digest(content) for name, content in there.items()}
         write_atomic(folder / DRAWN, json.dumps({"drawn_from": drawn_from, "pictures": digests}))
     return there

@@ -159,14 +159,28 @@ def _records(folder: Path) -> dict[str, tuple[RunResult, History]]:
     """What `records.jsonl` holds of each run, by its name."""
     file = folder / "records.jsonl"
     try:
-        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        histories = [line.pop("history", []) for line in lines]
+        text = file.read_text(encoding="utf-8").rstrip("\n")  # not splitlines: a text may hold U+2028
+        lines = [_of_line(line, number) for number, line in enumerate(text.split("\n"), 1)] if text else []
+        histories = [_history(line.pop("history", [])) for line in lines]
     except FileNotFoundError:
         return {}
-    except (ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         raise Refused(f"{file}: not readable: {error}") from error
     results = [load_result(line, file) for line in lines]
     return {result.run: (result, history) for result, history in zip(results, histories, strict=True)}
+
+
+def _history(epochs: Any) -> History:
+    if not isinstance(epochs, list) or not all(isinstance(epoch, list) and len(epoch) == 3 for epoch in epochs):
+        raise ValueError(f"history={epochs!r:.100}: must be three numbers for each epoch")
+    return epochs
+
+
+def _of_line(line: str, number: int) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"line {number}: {error}") from error
 
 
 def _speeds(folder: Path, plan: StudyPlan) -> dict[str, dict[str, Any]]:

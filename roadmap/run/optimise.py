@@ -19,6 +19,7 @@ from roadmap.config.schema import Experiment
 from roadmap.record.result import Metric
 
 CHOSEN = "hydra/sweeper=optuna"
+COUNTS = ("hydra.sweeper.n_trials", "hydra.sweeper.n_jobs")
 RESULTS = "optimization_results.yaml"  # as the sweeper calls it
 OWN = {"hydra.sweeper.n_jobs": "1", "hydra.sweeper.sampler.seed": "0"}  # one job at a time, and the same ones every time
 
@@ -47,6 +48,9 @@ def check_optimised(overrides: Sequence[str], multirun: bool) -> None:
     swept = {override.key_or_group for override in parse(overrides) if override.is_sweep_override()}
     if {"task", "study"} & swept:
         raise Refused(f"{CHOSEN}: one task and one study; scores of several are not compared")
+    for override in parse(overrides):
+        if override.key_or_group in COUNTS and not (type(value := override.value()) is int and value >= 1):
+            raise Refused(f"{override.input_line}: must be a whole number, at least 1")
     if not swept:
         raise Refused(f"{CHOSEN}: nothing to choose; give a setting an interval or values: recipe.lr=interval(1e-4,1e-2)")
 

@@ -22,7 +22,7 @@ from roadmap.base.console import Parser, check_limits, exits, say
 from roadmap.base.errors import EXIT_FAILED, EXIT_STOPPED, EXIT_STORAGE, Refused, RoadmapError
 from roadmap.base.processes import check_alone
 from roadmap.config.effects import following
-from roadmap.config.overrides import config_folders
+from roadmap.config.overrides import config_folders, parse
 from roadmap.record.alarms import at_chance
 from roadmap.sweep.earlier import check_folder
 from roadmap.sweep.engines.base import Outcome
@@ -100,8 +100,14 @@ def read(arguments: list[str]) -> argparse.Namespace:
     parsed = parser.parse_intermixed_args(arguments)
     check_limits(parsed, jobs=(1,), max_failures=(1,), retry_failed=(0,))
     parsed.overrides = [f"+{o}" if o.startswith("study=") else o for o in parsed.overrides]
-    if not any(o.startswith("+study=") for o in parsed.overrides):
+    studies = [o.removeprefix("+") for o in parsed.overrides if o.startswith("+study=")]
+    if not studies:
         raise Refused("no study is chosen: add study=NAME, for example study=digits")
+    if len(studies) > 1:
+        raise Refused(f"{' '.join(studies)}: one study at a time")
+    for override in parse(parsed.overrides):
+        if override.is_sweep_override():
+            raise Refused(f"{override.input_line}: a study has one value of each setting; a list is written [a,b]")
     return parsed
 
 

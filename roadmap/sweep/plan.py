@@ -12,7 +12,7 @@ from typing import Any
 from roadmap.base.errors import Held, Refused, placed
 from roadmap.config.checks import NAME, check, study_folder
 from roadmap.config.compose import compose, with_settings
-from roadmap.config.effects import ineffective_settings
+from roadmap.config.effects import ineffective_settings, said_twice
 from roadmap.config.identity import start_of
 from roadmap.config.overrides import config_folders, quoted
 from roadmap.config.schema import Experiment, StudyKind
@@ -309,7 +309,7 @@ def _warnings(
     steps = [run for run in experiments.values() if run.reference is None]
     idle = [ineffective_settings(run, [*overrides, f"+step={run.step.name}"], config_dirs) for run in steps]
     everywhere = set.intersection(*({warning.split()[0] for warning in warnings} for warnings in idle))
-    warnings = [warning for warning in idle[0] if warning.split()[0] in everywhere]
+    warnings = said_twice(overrides) + [warning for warning in idle[0] if warning.split()[0] in everywhere]
     if any(override.startswith("seed=") for override in overrides):
         warnings.append("seed has no effect in a sweep: study.seeds lists the seeds")
     for variant in study.variants:

@@ -14,8 +14,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from roadmap.base.errors import Refused, writing
-from roadmap.base.files import write_atomic
+from roadmap.base.errors import writing
+from roadmap.base.files import check_file, write_atomic
 from roadmap.record.study import PlannedRun
 from roadmap.report.page.chart import roadmap, scatter, tips
 from roadmap.report.page.environment import environment
@@ -38,17 +38,11 @@ def write_page(report: Report, file: Path | None = None) -> Path:
 
     """
     file = file or report.study.folder / "page.html"
-    check_file(file)
+    check_file(file, f"--html {file}")
     content = render(report, beside=file.parent)
     with writing(f"{file}: the page"):
         write_atomic(file, content)
     return file
-
-
-def check_file(file: Path) -> None:
-    """Refuse a file for the page that cannot be."""
-    if not file.parent.is_dir() or file.is_dir():
-        raise Refused(f"--html {file}: not a file in a folder that is there")
 
 
 def report_of(folder: Path) -> Report:
