@@ -11,7 +11,7 @@ from enum import EnumType
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, get_origin
+from typing import get_origin
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -32,7 +32,7 @@ from roadmap.config.schema import (
     Schedule,
     entries,
 )
-from roadmap.config.task_rules import compares_images, task_rules
+from roadmap.config.task_rules import check_task, compares_images, require
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 NAMED = "at most 100 letters, digits, _ . -, a letter or digit first"
@@ -64,54 +64,53 @@ def check(experiment: Experiment, config_dirs: Sequence[Path] = ()) -> None:
         limits, value = entry.metadata.get("limits"), operator.attrgetter(key)(experiment)
         if limits and value is not None:
             within = math.isfinite(value) and all(LIMITS[name][0](value, bound) for name, bound in limits.items())
-            _require(within, key, value, _in_words(limits))
+            require(within, key, value, _in_words(limits))
     _check_parts(experiment, config_dirs)
     _check_model(experiment.model)
-    for rule in task_rules(experiment):
-        _require(*rule)
+    check_task(experiment)
     _check_recipe(experiment)
     data = experiment.data
     for key, triple in (("data.mean", data.mean), ("data.std", data.std)):
-        _require(len(triple) == 3 and all(map(math.isfinite, triple)), key, triple, "three finite numbers, one a colour")
-    _require(min(data.std) > 0, "data.std", data.std, "three numbers above 0")
+        require(len(triple) == 3 and all(map(math.isfinite, triple)), key, triple, "three finite numbers, one a colour")
+    require(min(data.std) > 0, "data.std", data.std, "three numbers above 0")
     has_images = bool(data.source.facts.package or data.path)
-    _require(has_images, "data.path", "null", f"the folder that holds the images of data={data.source}")
+    require(has_images, "data.path", "null", f"the folder that holds the images of data={data.source}")
     study = experiment.study
-    _require(bool(NAME.fullmatch(study.name)), "study.name", study.name, NAMED)
-    _require(not study.row or bool(NAME.fullmatch(study.row)), "study.row", repr(study.row), NAMED)
+    require(bool(NAME.fullmatch(study.name)), "study.name", study.name, NAMED)
+    require(not study.row or bool(NAME.fullmatch(study.row)), "study.row", repr(study.row), NAMED)
     for key, names in (("reference", [experiment.reference]), ("study.references", study.references)):
         for name in names:
             fits = name is None or bool(TIMM_NAME.fullmatch(name))
-            _require(fits, key, repr(name), "the name of a model of timm's, of letters, digits and _")
+            require(fits, key, repr(name), "the name of a model of timm's, of letters, digits and _")
     _check_start(experiment.init, experiment.after, study.start)
-    _require(study.orders % 2 == 0, "study.orders", study.orders, "an even number: each order comes with its reverse")
+    require(study.orders % 2 == 0, "study.orders", study.orders, "an even number: each order comes with its reverse")
     engine = experiment.engine
     for key in ("partition", "account", "qos", "constraint", "address"):
         word = getattr(engine, key)
         allowed = f"null, or what {engine.name} calls it: letters, digits and _ . , : @ / & | ( ) * -"
-        _require(word is None or bool(CLUSTER_WORD.fullmatch(word)), f"engine.{key}", repr(word), allowed)
+        require(word is None or bool(CLUSTER_WORD.fullmatch(word)), f"engine.{key}", repr(word), allowed)
     check_wandb_name("wandb.project", experiment.wandb.project)
     check_wandb_name("wandb.entity", experiment.wandb.entity)
-    _require(bool(experiment.output.strip()), "output", repr(experiment.output), "a folder")
+    require(bool(experiment.output.strip()), "output", repr(experiment.output), "a folder")
 
 
 def check_wandb_name(place: str, name: str | None) -> None:
     """Refuse a name of a project, a user or a team that W&B has not."""
-    _require(name is None or bool(WANDB_NAME.fullmatch(name)), place, repr(name), r"1 to 128 characters without / \ # ? % :")
+    require(name is None or bool(WANDB_NAME.fullmatch(name)), place, repr(name), r"1 to 128 characters without / \ # ? % :")
 
 
 def _check_start(init: str | None, after: str | None, study: str | None) -> None:
-    _require(init is None or after is None, "init", init, f"null beside after={after}: a run has one start")
-    _require(init is None or study is None, "init", init, f"null beside study.start={study}: a run has one start")
+    require(init is None or after is None, "init", init, f"null beside after={after}: a run has one start")
+    require(init is None or study is None, "init", init, f"null beside study.start={study}: a run has one start")
     forms = "null, a run's folder, FILE.safetensors, FILE.pt, or timm:NAME, for example timm:convnext_tiny.fb_in1k"
     foreign = init is not None and (not init.strip() or (init.startswith(TIMM) and not PRETRAINED.fullmatch(init)))
-    _require(not foreign, "init", repr(init), forms)
+    require(not foreign, "init", repr(init), forms)
     named = after is None or bool(RUN_NAME.fullmatch(after.rstrip("/").split("/")[-1]))
-    _require(named, "after", repr(after), "null, or a run's folder, whose name ends in its identity: gelu-s0-1a2b3c4d")
+    require(named, "after", repr(after), "null, or a run's folder, whose name ends in its identity: gelu-s0-1a2b3c4d")
     if study is not None:
-        _require(bool(study.strip()), "study.start", repr(study), "null, or a study's folder: experiments/digits")
+        require(bool(study.strip()), "study.start", repr(study), "null, or a study's folder: experiments/digits")
         theirs = after is None or Path(after).expanduser().absolute().parent.parent == study_folder(study)
-        _require(theirs, "after", after, f"null beside study.start={study}, or a run of that study")
+        require(theirs, "after", after, f"null beside study.start={study}, or a run of that study")
 
 
 def study_folder(start: str) -> Path:
@@ -139,26 +138,26 @@ def _files_that_say(key: str, value: str, folders: Sequence[Path]) -> Iterator[s
 def _check_model(model: ModelConfig) -> None:
     depths = model.depths
     fits = len(depths) == 4 and min(depths) >= 1 and max(depths) <= MOST_BLOCKS
-    _require(fits, "model.depths", depths, f"four stages of at least one block, and at most {MOST_BLOCKS}")
-    _require(model.kernel_size % 2 == 1, "model.kernel_size", model.kernel_size, "an odd number, so that it has a centre")
+    require(fits, "model.depths", depths, f"four stages of at least one block, and at most {MOST_BLOCKS}")
+    require(model.kernel_size % 2 == 1, "model.kernel_size", model.kernel_size, "an odd number, so that it has a centre")
 
 
 def _check_recipe(experiment: Experiment) -> None:
     recipe = experiment.recipe
     low_high = recipe.crop_scale
-    _require(len(recipe.betas) == 2 and all(0 <= b < 1 for b in recipe.betas), "recipe.betas", recipe.betas, "two in [0, 1)")
+    require(len(recipe.betas) == 2 and all(0 <= b < 1 for b in recipe.betas), "recipe.betas", recipe.betas, "two in [0, 1)")
     in_order = len(low_high) == 2 and 0 < low_high[0] <= low_high[1] <= 1
-    _require(in_order, "recipe.crop_scale", low_high, "two areas in (0, 1], the lesser first")
+    require(in_order, "recipe.crop_scale", low_high, "two areas in (0, 1], the lesser first")
     shorter = (
         f"less than recipe.epochs={recipe.epochs}; shorten it too, for example recipe.warmup_epochs={0.15 * recipe.epochs:g}"
     )
     read = recipe.updates is None and recipe.warmup_updates is None
-    _require(not read or recipe.warmup_epochs < recipe.epochs, "recipe.warmup_epochs", f"{recipe.warmup_epochs:g}", shorter)
+    require(not read or recipe.warmup_epochs < recipe.epochs, "recipe.warmup_epochs", f"{recipe.warmup_epochs:g}", shorter)
     warmup, updates = recipe.warmup_updates, recipe.updates
     ends = warmup is None or updates is None or warmup < updates
-    _require(ends, "recipe.warmup_updates", warmup, f"less than recipe.updates={updates}")
+    require(ends, "recipe.warmup_updates", warmup, f"less than recipe.updates={updates}")
     lr = recipe.peak_lr
-    _require(recipe.min_lr <= lr, "recipe.min_lr", recipe.min_lr, f"at most the peak learning rate {lr:g}")
+    require(recipe.min_lr <= lr, "recipe.min_lr", recipe.min_lr, f"at most the peak learning rate {lr:g}")
     _check_batch(experiment)
     _check_optimizer(recipe)
     _check_milestones(recipe)
@@ -167,50 +166,50 @@ def _check_recipe(experiment: Experiment) -> None:
 
 def _check_optimizer(recipe: RecipeConfig) -> None:
     lookahead = recipe.nesterov and not recipe.momentum and "nesterov" in recipe.optimizer.facts.reads
-    _require(not lookahead, "recipe.nesterov", "true", "false without recipe.momentum, by which it looks ahead")
+    require(not lookahead, "recipe.nesterov", "true", "false without recipe.momentum, by which it looks ahead")
     unskippable = recipe.precision == Precision.float16 and not recipe.optimizer.facts.fused
     scaled = ", ".join(optimizer for optimizer in Optimizer if optimizer.facts.fused)
     allowed = f"one of {scaled} with recipe.precision=float16: others cannot skip an update that overflows"
-    _require(not unskippable, "recipe.optimizer", recipe.optimizer, allowed)
+    require(not unskippable, "recipe.optimizer", recipe.optimizer, allowed)
 
 
 def _check_milestones(recipe: RecipeConfig) -> None:
     shares, warm = recipe.milestones, recipe.warmup_share
     rising = bool(shares) and all(0 < share < 1 for share in shares) and all(a < b for a, b in pairwise(shares))
-    _require(rising, "recipe.milestones", shares, "shares of the training between 0 and 1, each larger than the one before")
+    require(rising, "recipe.milestones", shares, "shares of the training between 0 and 1, each larger than the one before")
     late = recipe.schedule != Schedule.step or shares[0] >= warm
-    _require(late, "recipe.milestones", shares, f"after the warm-up, which ends at {warm:.3g} of the training")
+    require(late, "recipe.milestones", shares, f"after the warm-up, which ends at {warm:.3g} of the training")
 
 
 def _check_augmentation(experiment: Experiment) -> None:
     recipe, pipeline = experiment.recipe, experiment.data.pipeline
     forms = "null, or timm's form rand-m9-mstd0.5-inc1, each part once, with a magnitude of 0 to 10"
     text = recipe.randaugment
-    _require(text is None or _is_policy(text, RANDAUGMENT), "recipe.randaugment", text or "''", forms)
+    require(text is None or _is_policy(text, RANDAUGMENT), "recipe.randaugment", text or "''", forms)
     text = recipe.auto_augment
     known = text is None or _is_policy(text, AUTO_AUGMENT)
     forms = f"null, {TRIVIAL}, or one of timm's: original, originalr, v0, v0r, 3a, each with -mstd0.5, or augmix-m3-w3"
-    _require(known, "recipe.auto_augment", text, f"{forms}; RandAugment is recipe.randaugment")
+    require(known, "recipe.auto_augment", text, f"{forms}; RandAugment is recipe.randaugment")
     alone = text is None or recipe.randaugment is None
-    _require(alone, "recipe.auto_augment", text, f"null beside recipe.randaugment={recipe.randaugment}: a picture has one policy")
+    require(alone, "recipe.auto_augment", text, f"null beside recipe.randaugment={recipe.randaugment}: a picture has one policy")
     made = not recipe.loader_only or pipeline in (Pipeline.auto, Pipeline.loader)
     asked = ", ".join(f"recipe.{key}={value}" for key, value in recipe.loader_only.items())
-    _require(made, "data.pipeline", pipeline, f"loader or auto with {asked}: only timm's transforms make such pictures")
+    require(made, "data.pipeline", pipeline, f"loader or auto with {asked}: only timm's transforms make such pictures")
 
 
 def _check_batch(experiment: Experiment) -> None:
     recipe = experiment.recipe
     key, at_once = recipe.at_once_key, recipe.images_at_once
     whole = recipe.batch_size % at_once == 0
-    _require(whole, key, at_once, f"a divisor of recipe.batch_size={recipe.batch_size}: an update is made of whole micro-batches")
+    require(whole, key, at_once, f"a divisor of recipe.batch_size={recipe.batch_size}: an update is made of whole micro-batches")
     one_alone = at_once == 1 and compares_images(experiment)
-    _require(not one_alone, key, at_once, "at least 2 with model.norm=batch, which compares images")
+    require(not one_alone, key, at_once, "at least 2 with model.norm=batch, which compares images")
     mixes = recipe.mixup > 0 or recipe.cutmix > 0
     in_pairs = not mixes or at_once % 2 == 0
-    _require(in_pairs, key, at_once, "even where mixup or cutmix is on (images are mixed in pairs)")
+    require(in_pairs, key, at_once, "even where mixup or cutmix is on (images are mixed in pairs)")
     graphs = experiment.runtime.compile == Compile.graphs
     accumulates = graphs and at_once < recipe.batch_size
-    _require(not accumulates, "runtime.compile", "graphs", "another one with micro-batches: a graph keeps one gradient")
+    require(not accumulates, "runtime.compile", "graphs", "another one with micro-batches: a graph keeps one gradient")
 
 
 def check_processes(experiment: Experiment, processes: int) -> None:
@@ -223,15 +222,15 @@ def check_processes(experiment: Experiment, processes: int) -> None:
     if processes == 1:
         return
     fetches = experiment.data.download
-    _require(not fetches, "data.download", "true", f"false with {processes} processes: fetch the images with one process first")
+    require(not fetches, "data.download", "true", f"false with {processes} processes: fetch the images with one process first")
     shared = recipe.batch_size % processes == 0
-    _require(shared, "recipe.batch_size", recipe.batch_size, f"a multiple of the {processes} processes that share it")
+    require(shared, "recipe.batch_size", recipe.batch_size, f"a multiple of the {processes} processes that share it")
     share = recipe.batch_size // processes
     allowed = f"a number with {processes} processes: BatchNorm's statistics are taken over it; for example {share}"
-    _require(recipe.micro_batch is not None, "recipe.micro_batch", "null", allowed)
+    require(recipe.micro_batch is not None, "recipe.micro_batch", "null", allowed)
     count = recipe.batch_size // recipe.images_at_once
     even = f"such that recipe.batch_size={recipe.batch_size} gives {processes} processes equally many; for example {share}"
-    _require(count % processes == 0, "recipe.micro_batch", recipe.micro_batch, even)
+    require(count % processes == 0, "recipe.micro_batch", recipe.micro_batch, even)
 
 
 def _is_policy(text: str, form: re.Pattern[str]) -> bool:
@@ -242,11 +241,6 @@ def _is_policy(text: str, form: re.Pattern[str]) -> bool:
 
 def _in_words(limits: dict[str, float]) -> str:
     return " and ".join(f"{LIMITS[name][1]} {bound:.10g}" for name, bound in limits.items()) or "finite"
-
-
-def _require(ok: bool, key: str, value: Any, allowed: str) -> None:
-    if not ok:
-        raise Refused(f"{key}={value}: must be {allowed}")
 
 
 @lru_cache

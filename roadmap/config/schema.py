@@ -239,9 +239,7 @@ class ModelConfig:
     downsampling: Downsampling = MISSING
     layer_scale: float | None = number(above=0.0)  # initial value; null: off
     drop_path: float = number(least=0.0, below=1.0)  # stochastic depth of the last block; linear from 0
-    block_part: str | None = named(
-        BlockPart, None
-    )  # before the block's last convolution, after the activation there; null: nothing
+    block_part: str | None = named(BlockPart, None)  # before the block's last convolution, after its activation; null: nothing
 
 
 class Target(StrEnum):
