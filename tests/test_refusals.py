@@ -302,6 +302,9 @@ HOSTILE = [  # empty words, texts of other alphabets, doubled words, numbers tha
     ("run +step=resnet data=folder data.path=/home/josé", "josé \"data.path='/home/josé'\""),
     ("run +step=resnet data=folder data.path=~/x", "\"data.path='~/x'\""),
     ("run +step=resnet 'seed = 3'", "space ="),
+    ("run +step=resnet study.question=null", "study.question=null text"),
+    ("run +step=resnet study.start=nowhere", "study.start=nowhere study.json"),
+    (f"report {REPOSITORY}/experiments/digits --behind {REPOSITORY}/experiments/nuclei", "--behind box AP top-1"),
     ("run +step=resnet study.name=.", "study.name=. letter first"),
     ("run +step=resnet wandb.project=a/b", "wandb.project='a/b' 128"),
     ("run +step=resnet 'wandb.entity=\"\"'", "wandb.entity='' 128"),
@@ -334,6 +337,21 @@ HOSTILE = [  # empty words, texts of other alphabets, doubled words, numbers tha
 @pytest.mark.parametrize(("line", "words"), HOSTILE, ids=lambda value: value.replace("/", "_"))
 def test_a_hostile_line_of_any_command_is_refused_before_any_work(refused, line, words):
     refused(line, words)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "holds nothing"),
+        (b" \n", "holds nothing"),
+        (b"\xff\xfe\x00", "not readable as YAML"),
+        (b"# @package _global_\ndefaults: [digitss]\n", "study/digitss, which is not there; allowed: Did you mean 'digits'"),
+    ],
+)
+def test_a_study_of_ones_own_that_says_nothing_is_refused_with_its_file(refused, tmp_path, content, words):
+    (tmp_path / "my/study").mkdir(parents=True)
+    (tmp_path / "my/study/mine.yaml").write_bytes(content)
+    refused("sweep --config-dir my study=mine", f"{tmp_path}/my/study/mine.yaml: {words}")
 
 
 def test_an_output_that_is_a_file_is_refused_before_anything_is_packed(refused, tiny_images, tmp_path):

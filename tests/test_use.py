@@ -318,6 +318,7 @@ def test_an_export_takes_no_place_of_other_files(run, command, tmp_path):
         ("predict", ["RUN", "x.png", "--format", "xml"], "--format xml: allowed: table, csv, json"),
         ("predict", ["RUN", "x.png", "--device", "tpu"], "--device tpu: allowed: auto, cpu, cuda"),
         ("predict", ["timm:", "x.png"], "no such model"),
+        ("predict", ["RUN", "x.png", "y.png"], "x.png: there is no such file\ny.png: there is no such file"),
         ("export", ["nowhere"], "nowhere: no finished run"),
         ("export", ["timm:resnet5O"], "no such model"),
         ("export", ["RUN", "--onxx"], "unrecognized arguments: --onxx"),

@@ -11,11 +11,12 @@ from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBas
 
 from roadmap.base.errors import nearest
 from roadmap.config.checks import allowed_of
-from roadmap.config.overrides import nearest_key
+from roadmap.config.overrides import group_options, nearest_key
 from roadmap.config.schema import ROOMS, RowConfig
 
 KIND = re.compile(r"is not Optional|Incompatible value|not a valid input for|not a ListConfig")  # OmegaConf's words for one
 
+UNLOADED = re.compile(r"In '(.+?)': Could not load '(.+)/(.+?)'")
 ASSIGNED = re.compile(r"Invalid type assigned: .* is not a subclass of (\w+)\. value: (.*)")
 WORDS = {
     "int": "a whole number",
@@ -37,14 +38,9 @@ def explain(error: BaseException, config_dirs: Sequence[Path] = (), said: Sequen
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     lines = str(cause).splitlines()[1 if file and cause is error else 0 :]
     message = lines[0].strip() if lines else type(cause).__name__
-    again = re.search(r"Multiple values for .*'override (\w+): (.*)'", message)
-    if again:
-        return f"{again[1]}={again[2]}: {again[1]} is said twice; name one"
-    if "already at" in message:
-        item = message.split()[-1].strip(".'")
-        return f"{item} is there already: write it without the plus"
-    if message.startswith("Ambiguous value"):
-        return f"{message}: several values are a sweep; add -m, or write them as a list, [a,b]"
+    composing = _of_composing(message, config_dirs)
+    if composing:
+        return composing
     in_text = re.search(r"full_key: (\S+)", str(error))
     key = str(getattr(cause, "full_key", None) or "") or (in_text[1] if in_text else "")
     where = place + (f"{key}: " if key and key not in message else "")
@@ -66,6 +62,25 @@ def explain(error: BaseException, config_dirs: Sequence[Path] = (), said: Sequen
     return f"{place}{_of_value(key, message, said)}"
 
 
+def _of_composing(message: str, config_dirs: Sequence[Path]) -> str:
+    """What to say where Hydra could not put the files and overrides together; empty of other faults."""
+    unloaded = UNLOADED.match(message)
+    if unloaded:
+        said_in, group, option = unloaded.groups()
+        own = [str(path) for folder in config_dirs if (path := folder / f"{said_in}.yaml").is_file()]
+        allowed = nearest(option, group_options(group, config_dirs))
+        return f"{own[0] if own else said_in}: its defaults name {group}/{option}, which is not there; {allowed}"
+    again = re.search(r"Multiple values for .*'override (\w+): (.*)'", message)
+    if again:
+        return f"{again[1]}={again[2]}: {again[1]} is said twice; name one"
+    if "already at" in message:
+        item = message.split()[-1].strip(".'")
+        return f"{item} is there already: write it without the plus"
+    if message.startswith("Ambiguous value"):
+        return f"{message}: several values are a sweep; add -m, or write them as a list, [a,b]"
+    return ""
+
+
 def _of_value(key: str, message: str, said: Sequence[str]) -> str:
     """What to say of a value of a wrong kind."""
     allowed, where = allowed_of(key), f"{key}: " * bool(key and key not in message)
@@ -75,6 +90,8 @@ def _of_value(key: str, message: str, said: Sequence[str]) -> str:
         return f"{key}: invalid value {value}; must be {WORDS.get(assigned[1], assigned[1])}"
     if allowed and KIND.search(message):
         return f"{_said(key, said) or f'{key}: {message}'}: must be {allowed}"
+    if "is not Optional" in message:
+        return f"{_said(key, said) or f'{key}: {message}'}: must be text"
     if message.startswith("Cannot convert"):  # a list, where text is wanted
         return f"{_said(key, said) or key}: must be text"
     if "not a ListConfig" in message:
