@@ -340,6 +340,38 @@ def test_a_hostile_line_of_any_command_is_refused_before_any_work(refused, line,
 
 
 @pytest.mark.parametrize(
+    "line",
+    [
+        "run +step=resnet output=LONG",
+        "run +step=resnet data=folder data.path=LONG",
+        "run +step=resnet init=LONG.safetensors",
+        "run +step=resnet --config-dir LONG",
+        "sweep study=digits output=LONG",
+        "cost --config-dir LONG",
+        "report LONG",
+        "report . --html LONG",
+        "report . --paper LONG.svg",
+        "report.views a b --to LONG",
+        "score LONG",
+        "predict LONG LONG.png",
+        "serve LONG",
+        "replay LONG",
+        "dashboard . --json LONG",
+    ],
+)
+def test_a_name_that_is_too_long_for_a_file_is_refused(refused, line):
+    refused(line.replace("LONG", 300 * "a"), f"{300 * 'a'} File name too long")
+
+
+def test_what_is_no_file_is_never_replaced_by_one(refused, tmp_path):
+    os.mkfifo(tmp_path / "pipe")  # as /dev/stdout, or /dev/null
+    refused("dashboard . --json pipe", "--json pipe: not a file")
+    refused("report . --html pipe", "--html pipe: not a file")
+    refused("report . --paper pipe", "--paper pipe")
+    refused("report.views a b --to pipe", "--to pipe")
+
+
+@pytest.mark.parametrize(
     ("content", "words"),
     [
         (b"", "holds nothing"),

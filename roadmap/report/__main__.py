@@ -73,8 +73,10 @@ def _arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.power is not None and not 0 < arguments.power <= 100:
         raise Refused(f"--power {arguments.power}: must be above 0 and at most 100 points")
-    if arguments.paper and (arguments.paper.suffix not in (".svg", ".png", ".pdf") or not arguments.paper.parent.is_dir()):
-        raise Refused(f"--paper {arguments.paper}: must be a file in a folder that is there, of type .svg, .png or .pdf")
+    if arguments.paper:
+        if arguments.paper.suffix not in (".svg", ".png", ".pdf"):
+            raise Refused(f"--paper {arguments.paper}: must be a file in a folder that is there, of type .svg, .png or .pdf")
+        check_file(arguments.paper, f"--paper {arguments.paper}")
     return arguments
 
 
