@@ -289,6 +289,7 @@ def test_a_mistyped_line_of_any_command_is_refused_before_any_work(refused, line
 
 HOSTILE = [  # empty words, texts of other alphabets, doubled words, numbers that are none, what would never end
     ("run +step=resnet model.depths=[3,4,6,1000000]", "model.depths=[3, 4, 6, 1000000] 1000"),
+    ("run +step=resnet model.depths=[100,100,100,100] model.width=4096", "model.width=4096 model.depths 1e+11 1.1e+12"),
     ("run +step=resnet model.depths=[3,4,6,null]", "model.depths[3] null whole number"),
     ("run +step=resnet model.activation=null", "model.activation=null relu gelu"),
     ("run +step=resnet --config-dir ''", "--config-dir ''"),

@@ -313,6 +313,8 @@ def test_an_export_takes_no_place_of_other_files(run, command, tmp_path):
         ("score", ["RUN", "runtime.device=tpu"], "runtime.device"),
         ("score", ["timm:resnet5O", "data=digits"], "no such model"),
         ("score", ["RUN", "--output", "/dev/null/x"], "--output /dev/null/x: /dev/null is not a folder that can be written"),
+        ("score", ["RUN", "--output", "RUN"], "the run's own folder; must be another, scores/"),
+        ("export", ["RUN", "--output", "/dev/null/x"], "--output /dev/null/x: /dev/null is not a folder that can be written"),
         ("predict", ["RUN"], "the following arguments are required: IMAGE"),
         ("predict", ["RUN", "x.png", "--top", "0"], "--top 0: must be at least 1"),
         ("predict", ["RUN", "x.png", "--format", "xml"], "--format xml: allowed: table, csv, json"),
