@@ -22,6 +22,7 @@ from roadmap.config.steps import known_steps
 from roadmap.run import __main__ as run
 from roadmap.run.preflight import check_jobs
 from roadmap.sweep import __main__ as sweep
+from roadmap.sweep.engines import machine
 from roadmap.sweep.plan import plan
 
 REPOSITORY = Path(__file__).parent.parent
@@ -314,7 +315,10 @@ HOSTILE = [  # empty words, texts of other alphabets, doubled words, numbers tha
     ("sweep study=digits study.seeds=0,1", "study.seeds=0,1 [a,b]"),
     ("sweep study=digits study.seeds=range(0,5)", "study.seeds=range(0,5) [a,b]"),
     ("sweep study=digits study.steps=[null]", "study.steps[0] null text"),
-    ("sweep study=digits study.rows=[gelu]", "study.rows[0] gelu name step set"),
+    ("sweep study=digits study.rows=[gelu]", "study.rows gelu name step set"),
+    ("sweep study=digits 'study.rows=[{name: a, step: gelu, set: x}]'", "study.rows: set list"),
+    ("sweep study=digits 'study.rows=[{name: a, step: null}]'", "study.rows: step text"),
+    ("sweep study=digits 'study.rows=[{step: gelu}]'", "study.rows: name said"),
     ("sweep study=digits 'study.rows=[{name: a, step: gelu, sets: [x]}]'", "study.rows sets 'set'"),
     ("cost --set model.depths=[3,4,6,1000000]", "model.depths 1000"),
     ("cost --task mask_rcnn --reference resnet5O", "resnet5O resnet50"),
@@ -390,6 +394,15 @@ def test_a_study_of_ones_own_that_says_nothing_is_refused_with_its_file(refused,
 def test_an_output_that_is_a_file_is_refused_before_anything_is_packed(refused, tiny_images, tmp_path):
     (tmp_path / "taken").write_text("x")
     refused(f"pack data=folder data.path={tiny_images} --output taken", "--output taken")
+
+
+def test_a_sweep_on_a_gpu_that_is_not_there_starts_no_run(command, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    machine.gpus.cache_clear()
+    code, out, message = command("sweep study=digits runtime.device=cuda")
+    machine.gpus.cache_clear()
+    assert (code, out, list(tmp_path.iterdir())) == (2, "", [])
+    assert "runtime.device=cuda: torch finds no GPU on this machine; allowed: auto, cpu" in message
 
 
 def test_a_record_that_is_a_folder_is_no_finished_run(refused, tmp_path):

@@ -48,6 +48,8 @@ def explain(error: BaseException, config_dirs: Sequence[Path] = (), said: Sequen
     if choice:
         value, options = choice[1].split(".")[-1], choice[2].split(", ")
         return f"{where}invalid value {value!r}; {nearest(value, options)}"
+    if getattr(cause, "object_type", None) is RowConfig or key.startswith("study.rows["):
+        return f"{place}study.rows: {_of_row(key.split('.')[-1], message)}"
     if isinstance(cause, MissingMandatoryValue):
         whose = (
             "a step without a parent must set every toggle"
@@ -55,11 +57,21 @@ def explain(error: BaseException, config_dirs: Sequence[Path] = (), said: Sequen
             else (f"a {key.split('.')[0]} file must set it, or begin with defaults: [NAME, _self_] to have the rest from another")
         )
         return f"{where}has no value; {whose}"
-    if "not in 'RowConfig'" in message:
-        return f"{place}study.rows: a row has no {key!r}; {nearest(key, [entry.name for entry in fields(RowConfig)])}"
     if key and (isinstance(cause, ConfigKeyError) or re.match(r"Key '.*' (is )?not in", message)):
         return f"{place}there is no setting {key!r}. {_headless(key) or nearest_key(key)}"
     return f"{place}{_of_value(key, message, said)}"
+
+
+def _of_row(key: str, message: str) -> str:
+    """What to say of a row of one's own."""
+    assigned = ASSIGNED.match(message)
+    if assigned:
+        return f"invalid value {assigned[2]}; must be {WORDS['RowConfig']}"
+    if "not in 'RowConfig'" in message:
+        return f"a row has no {key!r}; {nearest(key, [entry.name for entry in fields(RowConfig)])}"
+    if key == "set":
+        return "set must be a list of settings, set: ['model.NAME=VALUE']"
+    return f"a row's {key} must be text" + (", and be said" if key in ("name", "step") else "")
 
 
 def _of_composing(message: str, config_dirs: Sequence[Path]) -> str:
