@@ -314,6 +314,7 @@ HOSTILE = [  # empty words, texts of other alphabets, doubled words, numbers tha
     ("sweep study=digits study=imagenette", "study=digits study=imagenette one"),
     ("sweep study=digits study.seeds=0,1", "study.seeds=0,1 [a,b]"),
     ("sweep study=digits study.seeds=range(0,5)", "study.seeds=range(0,5) [a,b]"),
+    ("sweep study=digits study.kind=interactions study.steps=[gelu]", "study.steps=['gelu'] two"),
     ("sweep study=digits study.steps=[null]", "study.steps[0] null text"),
     ("sweep study=digits study.rows=[gelu]", "study.rows gelu name step set"),
     ("sweep study=digits 'study.rows=[{name: a, step: gelu, set: x}]'", "study.rows: set list"),
