@@ -10,6 +10,7 @@ from pathlib import Path
 
 from roadmap.base.console import Parser, exits
 from roadmap.base.errors import Refused
+from roadmap.base.files import check_writable
 from roadmap.base.processes import check_alone
 from roadmap.use.named import check_named
 
@@ -24,6 +25,8 @@ def main() -> int:
     arguments = parser.parse_args()
     check_alone("roadmap.export")
     check_named(arguments.network)
+    if arguments.output:
+        check_writable(arguments.output.absolute(), f"--output {arguments.output}")
     from roadmap.use.export import CONFIG, ONNX, WEIGHTS, exported, write, write_onnx  # torch
     from roadmap.use.trained import find_trained
 

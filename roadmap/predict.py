@@ -41,6 +41,8 @@ def main() -> int:
         if getattr(arguments, name) not in allowed:
             raise Refused(f"--{name} {getattr(arguments, name)}: {nearest(getattr(arguments, name), allowed)}")
     check_named(arguments.network)
+    if not any(file.exists() for file in arguments.pictures):
+        raise Refused("\n".join(f"{file}: there is no such file" for file in arguments.pictures))
     from roadmap.use.predict import predict, read_pictures  # torch
     from roadmap.use.trained import find_trained
 

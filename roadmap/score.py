@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 from roadmap.base.console import Parser, exits
-from roadmap.base.errors import writing
+from roadmap.base.errors import Refused, writing
 from roadmap.base.files import check_writable, write_atomic
 from roadmap.base.processes import check_alone
 from roadmap.config.overrides import config_folders
@@ -30,6 +30,8 @@ def main() -> int:
     name = check_named(arguments.network)
     folder = arguments.output or Path("scores") / name
     check_asked(arguments.network, arguments.overrides, folders)
+    if folder.absolute() == Path(arguments.network).expanduser().absolute():
+        raise Refused(f"--output {folder}: the run's own folder; must be another, scores/{name} by default")
     check_writable(folder.absolute(), f"--output {folder}")
     from roadmap.use.score import score  # torch
     from roadmap.use.trained import asked, find_trained

@@ -22,6 +22,7 @@ from roadmap.config.steps import known_steps
 from roadmap.run import __main__ as run
 from roadmap.run.preflight import check_jobs
 from roadmap.sweep import __main__ as sweep
+from roadmap.sweep.engines import machine
 from roadmap.sweep.plan import plan
 
 REPOSITORY = Path(__file__).parent.parent
@@ -289,6 +290,7 @@ def test_a_mistyped_line_of_any_command_is_refused_before_any_work(refused, line
 
 HOSTILE = [  # empty words, texts of other alphabets, doubled words, numbers that are none, what would never end
     ("run +step=resnet model.depths=[3,4,6,1000000]", "model.depths=[3, 4, 6, 1000000] 1000"),
+    ("run +step=resnet model.depths=[100,100,100,100] model.width=4096", "model.width=4096 model.depths 1e+11 1.1e+12"),
     ("run +step=resnet model.depths=[3,4,6,null]", "model.depths[3] null whole number"),
     ("run +step=resnet model.activation=null", "model.activation=null relu gelu"),
     ("run +step=resnet --config-dir ''", "--config-dir ''"),
@@ -302,6 +304,9 @@ HOSTILE = [  # empty words, texts of other alphabets, doubled words, numbers tha
     ("run +step=resnet data=folder data.path=/home/josé", "josé \"data.path='/home/josé'\""),
     ("run +step=resnet data=folder data.path=~/x", "\"data.path='~/x'\""),
     ("run +step=resnet 'seed = 3'", "space ="),
+    ("run +step=resnet study.question=null", "study.question=null text"),
+    ("run +step=resnet study.start=nowhere", "study.start=nowhere study.json"),
+    (f"report {REPOSITORY}/experiments/digits --behind {REPOSITORY}/experiments/nuclei", "--behind box AP top-1"),
     ("run +step=resnet study.name=.", "study.name=. letter first"),
     ("run +step=resnet wandb.project=a/b", "wandb.project='a/b' 128"),
     ("run +step=resnet 'wandb.entity=\"\"'", "wandb.entity='' 128"),
@@ -309,8 +314,12 @@ HOSTILE = [  # empty words, texts of other alphabets, doubled words, numbers tha
     ("sweep study=digits study=imagenette", "study=digits study=imagenette one"),
     ("sweep study=digits study.seeds=0,1", "study.seeds=0,1 [a,b]"),
     ("sweep study=digits study.seeds=range(0,5)", "study.seeds=range(0,5) [a,b]"),
+    ("sweep study=digits study.kind=interactions study.steps=[gelu]", "study.steps=['gelu'] two"),
     ("sweep study=digits study.steps=[null]", "study.steps[0] null text"),
-    ("sweep study=digits study.rows=[gelu]", "study.rows[0] gelu name step set"),
+    ("sweep study=digits study.rows=[gelu]", "study.rows gelu name step set"),
+    ("sweep study=digits 'study.rows=[{name: a, step: gelu, set: x}]'", "study.rows: set list"),
+    ("sweep study=digits 'study.rows=[{name: a, step: null}]'", "study.rows: step text"),
+    ("sweep study=digits 'study.rows=[{step: gelu}]'", "study.rows: name said"),
     ("sweep study=digits 'study.rows=[{name: a, step: gelu, sets: [x]}]'", "study.rows sets 'set'"),
     ("cost --set model.depths=[3,4,6,1000000]", "model.depths 1000"),
     ("cost --task mask_rcnn --reference resnet5O", "resnet5O resnet50"),
@@ -336,9 +345,65 @@ def test_a_hostile_line_of_any_command_is_refused_before_any_work(refused, line,
     refused(line, words)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "run +step=resnet output=LONG",
+        "run +step=resnet data=folder data.path=LONG",
+        "run +step=resnet init=LONG.safetensors",
+        "run +step=resnet --config-dir LONG",
+        "sweep study=digits output=LONG",
+        "cost --config-dir LONG",
+        "report LONG",
+        "report . --html LONG",
+        "report . --paper LONG.svg",
+        "report.views a b --to LONG",
+        "score LONG",
+        "predict LONG LONG.png",
+        "serve LONG",
+        "replay LONG",
+        "dashboard . --json LONG",
+    ],
+)
+def test_a_name_that_is_too_long_for_a_file_is_refused(refused, line):
+    refused(line.replace("LONG", 300 * "a"), f"{300 * 'a'} File name too long")
+
+
+def test_what_is_no_file_is_never_replaced_by_one(refused, tmp_path):
+    os.mkfifo(tmp_path / "pipe")  # as /dev/stdout, or /dev/null
+    refused("dashboard . --json pipe", "--json pipe: not a file")
+    refused("report . --html pipe", "--html pipe: not a file")
+    refused("report . --paper pipe", "--paper pipe")
+    refused("report.views a b --to pipe", "--to pipe")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "holds nothing"),
+        (b" \n", "holds nothing"),
+        (b"\xff\xfe\x00", "not readable as YAML"),
+        (b"# @package _global_\ndefaults: [digitss]\n", "study/digitss, which is not there; allowed: Did you mean 'digits'"),
+    ],
+)
+def test_a_study_of_ones_own_that_says_nothing_is_refused_with_its_file(refused, tmp_path, content, words):
+    (tmp_path / "my/study").mkdir(parents=True)
+    (tmp_path / "my/study/mine.yaml").write_bytes(content)
+    refused("sweep --config-dir my study=mine", f"{tmp_path}/my/study/mine.yaml: {words}")
+
+
 def test_an_output_that_is_a_file_is_refused_before_anything_is_packed(refused, tiny_images, tmp_path):
     (tmp_path / "taken").write_text("x")
     refused(f"pack data=folder data.path={tiny_images} --output taken", "--output taken")
+
+
+def test_a_sweep_on_a_gpu_that_is_not_there_starts_no_run(command, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    machine.gpus.cache_clear()
+    code, out, message = command("sweep study=digits runtime.device=cuda")
+    machine.gpus.cache_clear()
+    assert (code, out, list(tmp_path.iterdir())) == (2, "", [])
+    assert "runtime.device=cuda: torch finds no GPU on this machine; allowed: auto, cpu" in message
 
 
 def test_a_record_that_is_a_folder_is_no_finished_run(refused, tmp_path):

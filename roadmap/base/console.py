@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import math
 import os
 import sys
@@ -33,6 +34,10 @@ def exits(main: Callable[[], int | None]) -> Callable[[], NoReturn]:
         except BrokenPipeError:  # the reader has gone, as in `| head`; keep Python from saying so again at its exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             code = EXIT_CLOSED_PIPE
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            code = say(Refused(f"{error.filename}: {error.strerror}"))
         processes.leave_garbage()
         sys.exit(code)
 

@@ -100,5 +100,5 @@ def check_writable(folder: Path, said: str) -> None:
 
 def check_file(file: Path, said: str) -> None:
     """Refuse a file that cannot be written, for which the command line said `said`."""
-    if not file.parent.is_dir() or file.is_dir():
+    if not file.parent.is_dir() or (not file.is_file() and (file.exists() or file.is_symlink())):  # a device is never replaced
         raise Refused(f"{said}: not a file in a folder that is there")

@@ -39,6 +39,7 @@ NAMED = "at most 100 letters, digits, _ . -, a letter or digit first"
 SWITCH = "true or false"
 PARTS = {f"model.{toggle}": list(map(str, kind)) for toggle, kind in KINDS.items()}  # the roadmap's
 MOST_BLOCKS = 1000  # of a stage
+MOST_PARAMETERS = 1e11  # no machine trains more here
 LIMITS = {  # of a number: how it is compared with each, and in words
     "above": (operator.gt, "above"),
     "least": (operator.ge, "at least"),
@@ -139,6 +140,9 @@ def _check_model(model: ModelConfig) -> None:
     depths = model.depths
     fits = len(depths) == 4 and min(depths) >= 1 and max(depths) <= MOST_BLOCKS
     require(fits, "model.depths", depths, f"four stages of at least one block, and at most {MOST_BLOCKS}")
+    least = sum(8 * depth * (model.width * 2**stage) ** 2 for stage, depth in enumerate(depths))  # of two 1x1 layers a block
+    within = f"such that model.depths={depths} makes at most {MOST_PARAMETERS:.0e} parameters; these are {least:.1e}"
+    require(least <= MOST_PARAMETERS, "model.width", f"{model.width:g}", within)
     require(model.kernel_size % 2 == 1, "model.kernel_size", model.kernel_size, "an odd number, so that it has a centre")
 
 

@@ -11,11 +11,12 @@ from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBas
 
 from roadmap.base.errors import nearest
 from roadmap.config.checks import allowed_of
-from roadmap.config.overrides import nearest_key
+from roadmap.config.overrides import group_options, nearest_key
 from roadmap.config.schema import ROOMS, RowConfig
 
 KIND = re.compile(r"is not Optional|Incompatible value|not a valid input for|not a ListConfig")  # OmegaConf's words for one
 
+UNLOADED = re.compile(r"In '(.+?)': Could not load '(.+)/(.+?)'")
 ASSIGNED = re.compile(r"Invalid type assigned: .* is not a subclass of (\w+)\. value: (.*)")
 WORDS = {
     "int": "a whole number",
@@ -37,6 +38,50 @@ def explain(error: BaseException, config_dirs: Sequence[Path] = (), said: Sequen
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     lines = str(cause).splitlines()[1 if file and cause is error else 0 :]
     message = lines[0].strip() if lines else type(cause).__name__
+    composing = _of_composing(message, config_dirs)
+    if composing:
+        return composing
+    in_text = re.search(r"full_key: (\S+)", str(error))
+    key = str(getattr(cause, "full_key", None) or "") or (in_text[1] if in_text else "")
+    where = place + (f"{key}: " if key and key not in message else "")
+    choice = re.match(r"Invalid value '(.*)', expected one of \[(.*)\]", message)
+    if choice:
+        value, options = choice[1].split(".")[-1], choice[2].split(", ")
+        return f"{where}invalid value {value!r}; {nearest(value, options)}"
+    if getattr(cause, "object_type", None) is RowConfig or key.startswith("study.rows["):
+        return f"{place}study.rows: {_of_row(key.split('.')[-1], message)}"
+    if isinstance(cause, MissingMandatoryValue):
+        whose = (
+            "a step without a parent must set every toggle"
+            if key.startswith("model.")
+            else (f"a {key.split('.')[0]} file must set it, or begin with defaults: [NAME, _self_] to have the rest from another")
+        )
+        return f"{where}has no value; {whose}"
+    if key and (isinstance(cause, ConfigKeyError) or re.match(r"Key '.*' (is )?not in", message)):
+        return f"{place}there is no setting {key!r}. {_headless(key) or nearest_key(key)}"
+    return f"{place}{_of_value(key, message, said)}"
+
+
+def _of_row(key: str, message: str) -> str:
+    """What to say of a row of one's own."""
+    assigned = ASSIGNED.match(message)
+    if assigned:
+        return f"invalid value {assigned[2]}; must be {WORDS['RowConfig']}"
+    if "not in 'RowConfig'" in message:
+        return f"a row has no {key!r}; {nearest(key, [entry.name for entry in fields(RowConfig)])}"
+    if key == "set":
+        return "set must be a list of settings, set: ['model.NAME=VALUE']"
+    return f"a row's {key} must be text" + (", and be said" if key in ("name", "step") else "")
+
+
+def _of_composing(message: str, config_dirs: Sequence[Path]) -> str:
+    """What to say where Hydra could not put the files and overrides together; empty of other faults."""
+    unloaded = UNLOADED.match(message)
+    if unloaded:
+        said_in, group, option = unloaded.groups()
+        own = [str(path) for folder in config_dirs if (path := folder / f"{said_in}.yaml").is_file()]
+        allowed = nearest(option, group_options(group, config_dirs))
+        return f"{own[0] if own else said_in}: its defaults name {group}/{option}, which is not there; {allowed}"
     again = re.search(r"Multiple values for .*'override (\w+): (.*)'", message)
     if again:
         return f"{again[1]}={again[2]}: {again[1]} is said twice; name one"
@@ -45,25 +90,7 @@ def explain(error: BaseException, config_dirs: Sequence[Path] = (), said: Sequen
         return f"{item} is there already: write it without the plus"
     if message.startswith("Ambiguous value"):
         return f"{message}: several values are a sweep; add -m, or write them as a list, [a,b]"
-    in_text = re.search(r"full_key: (\S+)", str(error))
-    key = str(getattr(cause, "full_key", None) or "") or (in_text[1] if in_text else "")
-    where = place + (f"{key}: " if key and key not in message else "")
-    choice = re.match(r"Invalid value '(.*)', expected one of \[(.*)\]", message)
-    if choice:
-        value, options = choice[1].split(".")[-1], choice[2].split(", ")
-        return f"{where}invalid value {value!r}; {nearest(value, options)}"
-    if isinstance(cause, MissingMandatoryValue):
-        whose = (
-            "a step without a parent must set every toggle"
-            if key.startswith("model.")
-            else (f"a {key.split('.')[0]} file must set it, or begin with defaults: [NAME, _self_] to have the rest from another")
-        )
-        return f"{where}has no value; {whose}"
-    if "not in 'RowConfig'" in message:
-        return f"{place}study.rows: a row has no {key!r}; {nearest(key, [entry.name for entry in fields(RowConfig)])}"
-    if key and (isinstance(cause, ConfigKeyError) or re.match(r"Key '.*' (is )?not in", message)):
-        return f"{place}there is no setting {key!r}. {_headless(key) or nearest_key(key)}"
-    return f"{place}{_of_value(key, message, said)}"
+    return ""
 
 
 def _of_value(key: str, message: str, said: Sequence[str]) -> str:
@@ -75,6 +102,8 @@ def _of_value(key: str, message: str, said: Sequence[str]) -> str:
         return f"{key}: invalid value {value}; must be {WORDS.get(assigned[1], assigned[1])}"
     if allowed and KIND.search(message):
         return f"{_said(key, said) or f'{key}: {message}'}: must be {allowed}"
+    if "is not Optional" in message:
+        return f"{_said(key, said) or f'{key}: {message}'}: must be text"
     if message.startswith("Cannot convert"):  # a list, where text is wanted
         return f"{_said(key, said) or key}: must be text"
     if "not a ListConfig" in message:

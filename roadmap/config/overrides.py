@@ -117,6 +117,17 @@ def _check_choice(override: Override, group: str, options: Sequence[str], config
     for chosen in values:
         if chosen not in options:
             raise Refused(f"{override.input_line}: there is no {group} {chosen!r}; {nearest(chosen, options)}")
+        for file in (folder / group / f"{chosen}.yaml" for folder in config_dirs if group != "step"):
+            _check_written(file)
+
+
+def _check_written(file: Path) -> None:
+    """Refuse a file of one's own that holds nothing, which would change nothing, or no text."""
+    try:
+        if file.is_file() and not file.read_text(encoding="utf-8").strip():
+            raise Refused(f"{file}: holds nothing")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Refused(f"{file}: not readable as YAML: {error}") from error
 
 
 def group_options(group: str, config_dirs: Sequence[Path] = ()) -> list[str]:

@@ -9,6 +9,7 @@ from roadmap.base.console import Parser, exits, names
 from roadmap.base.errors import Refused
 from roadmap.base.files import check_file, write_atomic
 from roadmap.report.against import compare
+from roadmap.report.records import plan_in
 from roadmap.report.replication import write_comparison
 from roadmap.report.report import Report
 from roadmap.report.statistics import seeds_needed
@@ -26,8 +27,8 @@ def main() -> int:
         from roadmap.report.page import write_page
 
         check_file(page, f"--html {page}")
-    if arguments.behind and arguments.behind.absolute() == folder.absolute():
-        raise Refused(f"--behind {arguments.behind}: the study itself; must be another, of a larger scale")
+    if arguments.behind:
+        _check_behind(folder, arguments.behind)
     comparison = compare(Report.read(folder), Report.read(arguments.against)) if arguments.against else None
     report, text = write_report(folder, keys, arguments.behind)
     print(text)
@@ -72,9 +73,22 @@ def _arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.power is not None and not 0 < arguments.power <= 100:
         raise Refused(f"--power {arguments.power}: must be above 0 and at most 100 points")
-    if arguments.paper and (arguments.paper.suffix not in (".svg", ".png", ".pdf") or not arguments.paper.parent.is_dir()):
-        raise Refused(f"--paper {arguments.paper}: must be a file in a folder that is there, of type .svg, .png or .pdf")
+    if arguments.paper:
+        if arguments.paper.suffix not in (".svg", ".png", ".pdf"):
+            raise Refused(f"--paper {arguments.paper}: must be a file in a folder that is there, of type .svg, .png or .pdf")
+        check_file(arguments.paper, f"--paper {arguments.paper}")
     return arguments
+
+
+def _check_behind(folder: Path, behind: Path) -> None:
+    """Refuse a study that has no bars to stand behind those of the other."""
+    if behind.absolute() == folder.absolute():
+        raise Refused(f"--behind {behind}: the study itself; must be another, of a larger scale")
+    ours, theirs = plan_in(folder), plan_in(behind)
+    if ours.metric != theirs.metric:
+        raise Refused(f"--behind {behind}: scored by {theirs.metric.label}, {folder} by {ours.metric.label}; must be the same")
+    if not {row.variant.name for row in ours.rows} & {row.variant.name for row in theirs.rows}:
+        raise Refused(f"--behind {behind}: has no row of {folder}; must have the same rows")
 
 
 def _power(report: Report, points: float) -> str:

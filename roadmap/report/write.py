@@ -7,7 +7,7 @@ from pathlib import Path
 
 from roadmap.base.claims import claim
 from roadmap.base.errors import Refused, writing
-from roadmap.base.files import remove_partial, write_atomic
+from roadmap.base.files import check_writable, remove_partial, write_atomic
 from roadmap.record.study import FILE
 from roadmap.report.columns import effects_csv, latex, markdown, table_columns, table_csv, terminal
 from roadmap.report.pictures import pictures
@@ -55,6 +55,7 @@ def check_no_study(folder: Path) -> None:
     """Refuse a folder for what is made of several studies that holds a study of its own, or is a file."""
     if (folder / FILE).exists() or folder.is_file():
         raise Refused(f"--to {folder}: a study's folder or a file; needed: a folder of its own")
+    check_writable(folder.absolute(), f"--to {folder}")
 
 
 def write_beside(folder: Path, files: Mapping[str, str | bytes], what: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from roadmap.base.errors import Refused, nearest
+from roadmap.base.errors import Refused, nearest, placed
 from roadmap.config.checks import TIMM, check, study_folder
 from roadmap.config.identity import decisive, differences
 from roadmap.config.schema import Experiment
@@ -38,7 +38,8 @@ def begun(experiment: Experiment, row: str) -> Experiment:
     if start is None or experiment.after is not None:
         return experiment
     folder = study_folder(start)
-    plan = read_plan(folder)
+    with placed(f"study.start={start}"):
+        plan = read_plan(folder)
     rows = [variant.name for variant in plan.variants]
     if row not in rows:
         raise Refused(f"study.start={start}: has no row {row!r}; {nearest(row, rows)}")

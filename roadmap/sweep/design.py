@@ -180,6 +180,8 @@ def orders(names: Sequence[str], count: int) -> list[tuple[str, ...]]:
 def _interactions(study: StudyConfig, steps: Mapping[str, Step], experiment_of: ExperimentOf) -> Design:
     """The start with every change alone and every pair of them: what two do together beyond what each does alone."""
     changed = changes(study, steps, experiment_of)
+    if len(changed) < 2:
+        raise Refused(f"study.steps={study.steps}: must have two changes or more, for study.kind=interactions is of pairs")
     start = _chain(study, steps)[0]
     sets = [frozenset(names) for size in (0, 1, 2) for names in combinations([change.step.name for change in changed], size)]
     variants = {members: _set_variant(start, changed, members) for members in sets}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -30,6 +31,8 @@ def slots(config: EngineConfig, runtime: RuntimeConfig) -> list[Slot]:
     devices = gpus() if runtime.device != Device.cpu and config.gpus != 0 else ()
     if config.gpus and not devices:
         raise Refused(f"engine.gpus={config.gpus}: no GPU was found on this machine; allowed: null, 0")
+    if runtime.device == Device.cuda and not devices and not _torch_finds_a_gpu():
+        raise Refused("runtime.device=cuda: torch finds no GPU on this machine; allowed: auto, cpu")
     cpus = config.cpus or runtime.threads
     fit = len(devices) * int(1 / (config.gpus or 1)) if devices else max(1, len(cores()) // cpus) if cpus else 1
     count = config.jobs or fit
@@ -53,3 +56,10 @@ def gpus() -> tuple[str, ...]:
     except (OSError, subprocess.SubprocessError):
         return ()
     return tuple(str(i) for i, _ in enumerate(line for line in listed.splitlines() if line.startswith("GPU ")))
+
+
+@lru_cache
+def _torch_finds_a_gpu() -> bool:
+    """Asked of a process of its own: some GPUs have no nvidia-smi, and this one is to fork without CUDA."""
+    asked = "import sys, torch; sys.exit(not torch.cuda.is_available())"
+    return subprocess.run([sys.executable, "-c", asked], capture_output=True, check=False).returncode == 0
