@@ -312,7 +312,7 @@ HOSTILE = [  # empty words, texts of other alphabets, doubled words, numbers tha
     ("run +step=resnet 'wandb.entity=\"\"'", "wandb.entity='' 128"),
     ("run -m +step=resnet hydra/sweeper=optuna hydra.sweeper.n_trials=0 recipe.lr=1,2", "hydra.sweeper.n_trials=0 1"),
     ("sweep study=digits study=imagenette", "study=digits study=imagenette one"),
-    ("sweep study=digits study.seeds=0,1", "study.seeds=0,1 [a,b]"),
+    ("sweep study=digits study.seeds=0,1", "study.seeds=0,1 one value [a,b]"),
     ("sweep study=digits study.seeds=range(0,5)", "study.seeds=range(0,5) [a,b]"),
     ("sweep study=digits study.kind=interactions study.steps=[gelu]", "study.steps=['gelu'] two"),
     ("sweep study=digits study.steps=[null]", "study.steps[0] null text"),
