@@ -18,6 +18,7 @@ from roadmap import cost
 from roadmap.base.console import exits
 from roadmap.base.errors import Refused
 from roadmap.config.compose import compose
+from roadmap.config.effects import said_twice
 from roadmap.config.steps import known_steps
 from roadmap.run import __main__ as run
 from roadmap.run.preflight import check_jobs
@@ -416,6 +417,8 @@ def test_a_setting_that_is_said_twice_is_named_with_the_value_that_counts(comman
     _, _, message = command("sweep study=digits recipe.epochs=3 recipe.epochs=4 --dry-run")
     assert "recipe.epochs is said 2 times; recipe.epochs=4 counts" in message
     check_jobs(["+step=gelu", "scale=atto", "recipe.epochs=2", "recipe.epochs=1"], [], multirun=False)
+    (run_of,) = plan(["+study=digits", "study.steps=[gelu]", "study.seeds=[1]", "output=here", "seed=4"]).points
+    assert said_twice(run_of.command) == []  # what a sweep starts says nothing twice of itself
 
 
 def row(*settings, more=""):
