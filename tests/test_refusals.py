@@ -18,6 +18,7 @@ from roadmap import cost
 from roadmap.base.console import exits
 from roadmap.base.errors import Refused
 from roadmap.config.compose import compose
+from roadmap.config.effects import said_twice
 from roadmap.config.steps import known_steps
 from roadmap.run import __main__ as run
 from roadmap.run.preflight import check_jobs
@@ -312,7 +313,7 @@ HOSTILE = [  # empty words, texts of other alphabets, doubled words, numbers tha
     ("run +step=resnet 'wandb.entity=\"\"'", "wandb.entity='' 128"),
     ("run -m +step=resnet hydra/sweeper=optuna hydra.sweeper.n_trials=0 recipe.lr=1,2", "hydra.sweeper.n_trials=0 1"),
     ("sweep study=digits study=imagenette", "study=digits study=imagenette one"),
-    ("sweep study=digits study.seeds=0,1", "study.seeds=0,1 [a,b]"),
+    ("sweep study=digits study.seeds=0,1", "study.seeds=0,1 one value [a,b]"),
     ("sweep study=digits study.seeds=range(0,5)", "study.seeds=range(0,5) [a,b]"),
     ("sweep study=digits study.kind=interactions study.steps=[gelu]", "study.steps=['gelu'] two"),
     ("sweep study=digits study.steps=[null]", "study.steps[0] null text"),
@@ -416,6 +417,8 @@ def test_a_setting_that_is_said_twice_is_named_with_the_value_that_counts(comman
     _, _, message = command("sweep study=digits recipe.epochs=3 recipe.epochs=4 --dry-run")
     assert "recipe.epochs is said 2 times; recipe.epochs=4 counts" in message
     check_jobs(["+step=gelu", "scale=atto", "recipe.epochs=2", "recipe.epochs=1"], [], multirun=False)
+    (run_of,) = plan(["+study=digits", "study.steps=[gelu]", "study.seeds=[1]", "output=here", "seed=4"]).points
+    assert said_twice(run_of.command) == []  # what a sweep starts says nothing twice of itself
 
 
 def row(*settings, more=""):

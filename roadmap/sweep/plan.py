@@ -292,7 +292,8 @@ def _images_of(experiment: Experiment) -> tuple[Any, ...]:
 
 def _command(run: Experiment, overrides: Sequence[str], config_dirs: Sequence[Path]) -> tuple[str, ...]:
     """The arguments of `python -m roadmap.run` that describe this run, from any working directory but for `data.path`."""
-    own = [word for word in overrides if word.split("=")[0] not in ("study.steps", "study.seeds", "study.start")]
+    other = ("study.steps", "study.seeds", "study.start", "seed", "output")
+    own = [word for word in overrides if word.split("=")[0] not in other]
     folders = [word for folder in config_folders(config_dirs) for word in ("--config-dir", str(folder))]
     output = quoted(str(Path(run.output).absolute()))
     trained = f"+step={run.step.name}" if run.reference is None else f"reference={run.reference}"
