@@ -51,7 +51,7 @@ def _has_kernel(x: Tensor) -> bool:
 def _beyond(x: Tensor, padding: int) -> int:
     """How many taps at each side of the kernel meet padding alone, as most of 7 x 7 do in the last stages of small images.
 
-    oneDNN computes them on a CPU; without them an update of ConvNeXt-Atto at 32 px takes 0.94 of the time with AVX512 and
+    oneDNN computes them on a CPU; without them an update of ConvNeXt-Atto at 32 px takes 0.95 of the time with AVX512 and
     0.78 with AVX2, to the same bits. One tap at each side stays: of a kernel of one tap oneDNN adds up in another order.
     """
     if x.device.type != "cpu" or torch.compiler.is_compiling() or is_tracing():
