@@ -43,8 +43,6 @@ def check_optimised(overrides: Sequence[str], multirun: bool) -> None:
     """Refuse what could not be optimised, before any job is looked at."""
     if not multirun:
         raise Refused(f"{CHOSEN}: several runs; add -m")
-    if not installed():
-        raise Refused(f"{CHOSEN} needs Hydra's sweeper for Optuna: pip install 'roadmap[optuna]'")
     swept = {override.key_or_group for override in parse(overrides) if override.is_sweep_override()}
     if {"task", "study"} & swept:
         raise Refused(f"{CHOSEN}: one task and one study; scores of several are not compared")
@@ -53,6 +51,8 @@ def check_optimised(overrides: Sequence[str], multirun: bool) -> None:
             raise Refused(f"{override.input_line}: must be a whole number, at least 1")
     if not swept:
         raise Refused(f"{CHOSEN}: nothing to choose; give a setting an interval or values: recipe.lr=interval(1e-4,1e-2)")
+    if not installed():
+        raise Refused(f"{CHOSEN} needs Hydra's sweeper for Optuna: pip install 'roadmap[optuna]'")
 
 
 def installed() -> bool:
