@@ -32,7 +32,8 @@ mkdir "$site/logs"
 touch "$site/began"
 device=${DEVICE:-cuda}
 here=experiments/performance
-card=${CARD:-h100} # in the names of folders; roadmap.bench --resume refuses the rows of another card
+card=${CARD:-$(nvidia-smi --query-gpu=name --format=csv,noheader 2> /dev/null | grep -o '[A-Z][0-9]*00' | head -n 1 | tr '[:upper:]' '[:lower:]')}
+card=${card:-$device} # in the names of folders; roadmap.bench --resume refuses the rows of another card
 
 run() { # SECONDS STAGE COMMAND...
   local limit=$1 stage=$2 began=$SECONDS status=0
@@ -70,7 +71,14 @@ if torch.cuda.is_available():
 END
 }
 
-tests() { run 170 tests python3 -m pytest -m gpu tests -v -n 8 --dist worksteal -rA -W default --durations=12 -p no:cacheprovider; }
+tests() { run "${TEST_SECONDS:-170}" tests python3 -m pytest -m gpu tests -v -n 8 --dist worksteal -rA -W default --durations=12 -p no:cacheprovider; }
+
+failed() { # once more, alone: the tests that failed beside other work
+  local names
+  names=$(sed -n 's/^\(FAILED\|ERROR\) \([^ ]*\).*/\2/p' "$site/logs/tests.txt" | sort -u)
+  # shellcheck disable=SC2086 # several words
+  [ -z "$names" ] || run 90 failed python3 -m pytest -m gpu $names -rA -W default -p no:cacheprovider
+}
 
 nccl() { # whether two processes may share a GPU
   run 60 nccl python3 -m torch.distributed.run --nproc-per-node 2 $here/nccl_on_one_gpu.py
@@ -79,9 +87,9 @@ nccl() { # whether two processes may share a GPU
 warm() { # the compiler's cache for what follows: nothing here is timed but the compiling, cold, on a busy machine
   local step
   for step in resnet separate_downsampling; do
-    bench 170 "warm-$step" --steps $step --rounds 1 --seconds 0.01 --against timm_best --output "$site/warm-$step" > "$site/$step.log" &
+    bench 240 "warm-$step" --steps $step --rounds 1 --seconds 0.01 --against timm_best --output "$site/warm-$step" > "$site/$step.log" &
   done
-  bench 170 warm-graphs --steps separate_downsampling --rounds 1 --seconds 0.01 --against none --image-size 128 --batch-size 128 \
+  bench 240 warm-graphs --steps separate_downsampling --rounds 1 --seconds 0.01 --against none --image-size 128 --batch-size 128 \
     --compile graphs --output "$site/warm-graphs" > "$site/graphs.log" &
 }
 
@@ -100,6 +108,23 @@ tests_and_warm() {
   warm
   tests
   wait
+}
+
+study() { # the Imagenette study, seed by seed; records.tar beside the checkout is what earlier sittings did
+  [ ! -f records.tar ] || tar -xmf records.tar
+  # shellcheck disable=SC2086 # several words
+  run "${STUDY_SECONDS:-500}" study python3 -m roadmap.sweep study=imagenette data.path=imagenette160.zip "runtime.device=$device" \
+    runtime.keep_weights=false runtime.evaluate_every=5 runtime.progress=false ${STUDY:-engine.gpus=0.1 engine.cpus=2}
+}
+
+study_and_tests() { # a run waits for the host half of its time, so ten share the card, and the tests and the compiler with them
+  study > "$site/study.log" &
+  sleep "${STUDY_HEAD_START:-20}" # its images are examined, and its runs have begun
+  tests
+  warm
+  wait
+  cat "$site"/*.log | grep -A 4 ==
+  failed
 }
 
 side_by_side() { # what nobody times
@@ -138,10 +163,13 @@ eager() {
 
 photographs() { # end to end: pictures kept on the device, or read and decoded beside it
   local pipeline
-  [ -d "$site/imagenette" ] || python3 -m zipfile -e imagenette160.zip "$site/imagenette"
+  local train
+  train=$(find "$HOME/.cache/roadmap/archives" "$site" -name train -type d 2> /dev/null | head -n 1)
+  [ -n "$train" ] || python3 -m zipfile -e imagenette160.zip "$site/imagenette"
+  [ -n "$train" ] || train=$(find "$site/imagenette" -name train -type d)
   for pipeline in ${PIPELINES:-device stream}; do
     bench 60 "photographs-$pipeline" --steps separate_downsampling --rounds 3 --seconds 0.5 --image-size 128 --batch-size 128 \
-      --compile none --against none --data "$(dirname "$(find "$site/imagenette" -name train -type d)")" --pipeline "$pipeline" \
+      --compile none --against none --data "$(dirname "$train")" --pipeline "$pipeline" \
       --output "$here/$card-photographs-$pipeline"
   done
 }

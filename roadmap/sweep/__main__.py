@@ -55,7 +55,8 @@ def main() -> int:
     reused = sum(point.reuse_result(with_weights=point.folder.path in starts) for point in chosen)
     if reused:
         print(f"{reused} runs are those of another study and are taken over from there")
-    waiting = [point for point in chosen if not point.done]
+    # Seed by seed: a sweep that is cut short has whole tables, of fewer seeds.
+    waiting = sorted((p for p in chosen if not p.done), key=lambda p: study.first.study.seeds.index(p.experiment.seed))
     at_a_time = f", {slots} at a time" if slots else ""
     print(f"{study.first.study.name}: {len(chosen)} runs, {len(chosen) - len(waiting)} done already{at_a_time}", flush=True)
     outcomes = run_all(runner, waiting, progress, arguments.max_failures, arguments.retry_failed) if waiting else []
