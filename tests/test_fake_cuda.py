@@ -296,10 +296,11 @@ def test_all_of_the_papers_augmentation_stays_on_the_device(kernels):
 @pytest.mark.parametrize("step", ["resnet", "separate_downsampling"])
 def test_the_compiler_takes_a_network_whole(step):
     """With autocast and our own operator: what breaks the graph raises, and a number of the host would keep out CUDA graphs."""
-    graphs = []
+    graphs, operators = [], []
 
     def backend(graph, inputs):
         graphs.append(devices(inputs))
+        operators.extend(node.target for node in graph.graph.nodes)
         return graph.forward
 
     with pretended_gpu(), _pop_mode_temporarily(), torch.autocast("cuda", dtype=torch.bfloat16):  # it knows no watching mode
@@ -309,6 +310,7 @@ def test_the_compiler_takes_a_network_whole(step):
         assert (outputs.device, outputs.dtype) == (CUDA, torch.bfloat16)
     torch._dynamo.reset()
     assert graphs == [{CUDA}]
+    assert (torch.ops.roadmap.depthwise.default in operators) == (step == "separate_downsampling")
 
 
 WAITING = {

@@ -27,6 +27,7 @@ pytest.importorskip("triton")
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
 MEAN = (0.485, 0.456, 0.406)
+NOISE = 1e-5  # Box-Muller's angle is rounded at 2 pi: half a unit in its last place, 2.4e-7, times a radius of up to 6.7
 on_kernels = pytest.mark.skipif(not (INTERPRETED or torch.cuda.is_available()), reason="needs a GPU, or Triton's interpreter")
 
 
@@ -119,7 +120,7 @@ def test_layers_of_operations(size, text, photograph, forced):
 @pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
 @pytest.mark.parametrize("probability", [0.0, 0.6])
 def test_normalisation_and_erasing(probability, memory_format, photograph, forced):
-    """Bit for bit, but for the noise: its logarithm and cosine differ by units in the last place."""
+    """Bit for bit, but for the noise, whose logarithm and cosine are each library's own."""
     images = pieces(photograph, 41, 12)
     data = DataConfig(image_size=41, mean=list(MEAN), std=[0.229, 0.224, 0.225])
     recipe = RecipeConfig(random_erasing=probability)
@@ -136,7 +137,7 @@ def test_normalisation_and_erasing(probability, memory_format, photograph, force
     fast, plain = forced(made)
     assert fast.is_contiguous(memory_format=memory_format)
     assert torch.equal(fast.permute(0, 2, 3, 1)[~erased], plain.permute(0, 2, 3, 1)[~erased])
-    assert torch.allclose(fast, plain, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(fast, plain, rtol=1e-5, atol=NOISE)
     assert bool(probability) == bool(erased.any())
 
 
@@ -156,7 +157,7 @@ def test_all_parts_in_their_order(photograph, forced):
         return augmentation(pictures, np.arange(12), augmentation.draw(1, 12))
 
     fast, plain = forced(made)
-    assert torch.allclose(fast, plain, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(fast, plain, rtol=1e-5, atol=NOISE)
     assert (fast == plain).float().mean() > 0.9
 
 

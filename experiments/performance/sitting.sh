@@ -71,7 +71,7 @@ if torch.cuda.is_available():
 END
 }
 
-tests() { run "${TEST_SECONDS:-170}" tests python3 -m pytest -m gpu tests -v -n 8 --dist worksteal -rA -W default --durations=12 -p no:cacheprovider; }
+tests() { run "${TEST_SECONDS:-170}" tests python3 -m pytest -m gpu tests -vv -n 8 --dist worksteal -rA -W default --durations=12 -p no:cacheprovider; }
 
 failed() { # once more, alone: the tests that failed beside other work
   local names
@@ -110,8 +110,8 @@ tests_and_warm() {
   wait
 }
 
-study() { # the Imagenette study, seed by seed; records.tar beside the checkout is what earlier sittings did
-  [ ! -f records.tar ] || tar -xmf records.tar
+study() { # the Imagenette study, seed by seed, from where the runs in records.tar.gz left it
+  [ ! -f experiments/imagenette/records.tar.gz ] || tar -xmf experiments/imagenette/records.tar.gz
   # shellcheck disable=SC2086 # several words
   run "${STUDY_SECONDS:-500}" study python3 -m roadmap.sweep study=imagenette data.path=imagenette160.zip "runtime.device=$device" \
     runtime.keep_weights=false runtime.evaluate_every=5 runtime.progress=false ${STUDY:-engine.gpus=0.1 engine.cpus=2}
