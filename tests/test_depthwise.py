@@ -44,9 +44,10 @@ def test_on_a_cpu_the_layer_is_torchs_own():
     assert torch.equal(ours(x), plain(x))
 
 
+@pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [(1, 1), (2, 2), (1, 3), (4, 2), (7, 7)])
-def test_taps_that_meet_padding_alone_are_left_out_without_a_trace_in_any_number(size):
-    ours, plain = Depthwise(8, 8, 7, padding=3, groups=8), nn.Conv2d(8, 8, 7, padding=3, groups=8)
+def test_taps_that_meet_padding_alone_are_left_out_without_a_trace_in_any_number(size, stride):
+    ours, plain = (layer(8, 8, 7, stride, padding=3, groups=8) for layer in (Depthwise, nn.Conv2d))
     plain.load_state_dict(ours.state_dict())
     x = torch.randn(4, 8, *size).contiguous(memory_format=torch.channels_last)
     for found, expected in zip(outputs_and_gradients(ours, x.clone()), outputs_and_gradients(plain, x.clone()), strict=True):

@@ -345,6 +345,13 @@ def test_evaluation_counts_every_image_once(tmp_path):
     assert scores["top5"] == pytest.approx(100 * sum(t >= 5 for t in targets) / 714)
 
 
+@pytest.mark.parametrize(("pixels", "at_once"), [(32, 128), (96, 32)])
+def test_small_images_are_evaluated_more_at_once_than_they_are_trained_on(tmp_path, pixels, at_once):
+    run = trainer(tmp_path, "recipe.batch_size=32", f"data.image_size={pixels}")
+    numbers = [len(batch.targets) for batch in run.data.evaluation()]
+    assert numbers == [at_once] * (714 // at_once) + [714 % at_once]
+
+
 def test_fewer_evaluations_change_no_bit_of_the_result(tmp_path):
     settings = "recipe.epochs=4", "recipe.ema=0.9"
     every = executed(composed(tmp_path / "every", *settings))

@@ -18,6 +18,9 @@ from torch import Tensor
 from roadmap.config.schema import Pipeline, RecipeConfig
 from roadmap.data.images.inventory import Inventory
 
+# Pixels, 128 images of 32 px: below, a forward pass of a small network spends a third of its time on starting.
+WORTH_A_PASS = 2**17
+
 
 class Batch(Protocol):
     """A micro-batch on its device, in the memory format of the run. What its parts are is between a task and its pipeline."""
@@ -96,11 +99,17 @@ class Batches:
                 yield [(self.epoch, int(index)) for index in images[first : first + self.micro_batch]]
 
 
-def batches(recipe: RecipeConfig, seed: int, inventory: Inventory, rank: int = 0, world: int = 1) -> tuple[Batches, Batches]:
-    """The batch samplers of this process: for training (shuffled, whole updates), for evaluation (every image once, in order)."""
+def batches(
+    recipe: RecipeConfig, seed: int, inventory: Inventory, rank: int = 0, world: int = 1, pixels: int | None = None
+) -> tuple[Batches, Batches]:
+    """The batch samplers of this process: for training (shuffled, whole updates), for evaluation (every image once, in order).
+
+    Where an image has few `pixels`, more are evaluated at once than are trained on.
+    """
     at_once = recipe.images_at_once
     train = Batches(inventory.train.size, recipe.batch_size, seed, True, at_once, rank, world)
-    val = Batches(inventory.val.size, at_once * world, seed, False, at_once, rank, world)
+    evaluated = max(at_once, WORTH_A_PASS // pixels) if pixels else at_once
+    val = Batches(inventory.val.size, evaluated * world, seed, False, evaluated, rank, world)
     return train, val
 
 

@@ -33,7 +33,7 @@ def input_pipeline(
         Refused: where the decoded images do not fit on the device that should hold them.
 
     """
-    settings = data, recipe, seed, inventory, batches(recipe, seed, inventory, rank, world)
+    settings = data, recipe, seed, inventory, batches(recipe, seed, inventory, rank, world, data.image_size**2)
     normalize_and_erase = NormalizeAndErase(data, recipe, seed, device, memory_format)
     picked = Pipeline.loader if recipe.loader_only else _pick(data, inventory, device)  # others are refused by the checks
     if picked == Pipeline.loader:

@@ -15,28 +15,28 @@ from torch.jit._trace import is_tracing
 
 
 class Depthwise(nn.Conv2d):
-    """A depthwise convolution with stride 1 that keeps height and width.
+    """A depthwise convolution padded by half its kernel.
 
     Equal to `nn.Conv2d` to rounding, with its weights and their shape.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, C, H, W)."""
-        return convolve_channels(x, self.weight, self.bias, self.kernel_size[0] // 2)
+        """(N, C, H, W) to (N, C, H / stride, W / stride), rounded up."""
+        return convolve_channels(x, self.weight, self.bias, self.kernel_size[0] // 2, self.stride[0])
 
 
 HAS_TRITON = find_spec("triton") is not None
 
 
-def convolve_channels(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
+def convolve_channels(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int, stride: int) -> Tensor:
     """Each channel of (N, C, H, W) with its own kernel, by the kernel of this file where it can."""
     if not is_scripting():  # a script leaves out this if's body
-        if _has_kernel(x):
+        if stride == 1 and _has_kernel(x):
             return _by_kernel(x, weight, bias)
         beyond = _beyond(x, padding)
         if beyond > 0:
             weight, padding = weight[:, :, beyond:-beyond, beyond:-beyond], padding - beyond
-    return nn.functional.conv2d(x, weight, bias, 1, padding, 1, weight.shape[0])
+    return nn.functional.conv2d(x, weight, bias, stride, padding, 1, weight.shape[0])
 
 
 torch.fx.wrap("convolve_channels")  # one node: while it traces, torch.fx knows neither device nor strides

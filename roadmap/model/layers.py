@@ -166,7 +166,7 @@ def _convolution(conv: Conv) -> type[nn.Conv2d]:
     if conv.kernel_size == 1 and conv.groups == 1:
         return Pointwise
     depthwise = conv.groups == conv.in_channels == conv.out_channels
-    plain = conv.stride == conv.dilation == 1 and conv.padding == conv.kernel_size // 2
+    plain = conv.dilation == 1 and conv.padding == conv.kernel_size // 2
     return Depthwise if depthwise and plain else nn.Conv2d
 
 
