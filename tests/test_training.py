@@ -271,6 +271,16 @@ def test_equal_blocks_share_compiled_code_and_drop_the_same_images(tmp_path):
     assert compiled.state_dict().keys() == plain.state_dict().keys()
 
 
+@pytest.mark.parametrize("step", ["resnet", "separate_downsampling"])
+def test_stem_and_downsampling_are_compiled_beside_the_blocks(tmp_path, step):
+    network = trainer(tmp_path, step=step).network
+    compile_network(network, Compile.blocks)
+    compiled = {name for name, module in network.named_modules() if module._compiled_call_impl is not None}
+    pieces = {"stem", *(f"stages.{i}.blocks.{j}" for i, stage in enumerate(network.stages) for j in range(len(stage.blocks)))}
+    separate = {f"stages.{i}.downsampling" for i in (1, 2, 3)} if step == "separate_downsampling" else set()
+    assert compiled == pieces | separate
+
+
 def test_what_auto_compiles(tmp_path):
     def picked(experiment, images, device):
         task = choose_task(experiment, "0123456789")

@@ -548,7 +548,7 @@ class Compile(StrEnum):
 
     auto = "auto"  # blocks, for a run on a GPU that is long enough to earn it back
     none = "none"
-    blocks = "blocks"  # each residual block: equal blocks, seeds and steps share compiled code
+    blocks = "blocks"  # stem, downsampling and each residual block: equal blocks, seeds and steps share compiled code
     network = "network"
     graphs = "graphs"  # the network, replayed as CUDA graphs: for small networks, where launching kernels is the cost
 
