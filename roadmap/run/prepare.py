@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from roadmap.base.errors import Refused
+from roadmap.config.identity import plain
 from roadmap.config.schema import Compile, Experiment, RecipeConfig, TaskName
 from roadmap.data.images.inventory import Inventory
 from roadmap.record.folder import RunFolder
@@ -55,7 +56,8 @@ def prepare(experiment: Experiment, inventory: Inventory, folder: RunFolder, ran
     schedule = parts.schedule(recipe, optimizer, batches.updates)
     micro_batches = recipe.batch_size // recipe.images_at_once // ranks.world
     step = Update(network, optimizer, task, precision, ranks, micro_batches, parts.clipping(recipe))
-    return Trainer(State(experiment, folder, step, average, batches.name), batches, schedule, compiled)
+    state = State(recipe, experiment.runtime, plain(experiment), folder, step, average, batches.name)
+    return Trainer(state, batches, schedule, compiled, seed, experiment.step.name)
 
 
 def _on_device(network: nn.Module, recipe: RecipeConfig, ranks: Ranks, memory_format: torch.memory_format) -> nn.Module:

@@ -52,12 +52,13 @@ class Trainer:
     data: InputPipeline
     schedule: Scheduler
     compiled: Compile  # what of the network is, for the record
+    seed: int
+    name: str  # of the step
     speeds: list[float] = field(default_factory=list)  # images per second of each update of this attempt
 
     def __post_init__(self) -> None:
-        self.experiment, self.step = self.state.experiment, self.state.step
-        self.recipe, self.task = self.experiment.recipe, self.step.task
-        self.network, self.ranks = self.step.network, self.step.ranks
+        self.recipe, self.step = self.state.recipe, self.state.step
+        self.network, self.task, self.ranks = self.step.network, self.step.task, self.step.ranks
         self.readings = Readings(self.ranks.device)
 
     @property
@@ -127,9 +128,7 @@ class Trainer:
         return numbers
 
     def _seed(self, update: int, micro_batch: int) -> None:
-        self.ranks.seed(
-            self.experiment.seed, self.state.epoch, update, micro_batch + 1
-        )  # with a 0 it would be the seed of picture `update`
+        self.ranks.seed(self.seed, self.state.epoch, update, micro_batch + 1)  # with a 0 it would be the seed of picture `update`
 
     # Log.
 
@@ -179,7 +178,7 @@ class Trainer:
     def _end_epoch(self, stop: Stop, bar: Bar) -> dict[str, Any]:
         """Evaluate where it is time to; returns the epoch's line of history, which has no scores where it is not."""
         state = self.state
-        due = (state.epoch + 1) % self.experiment.runtime.evaluate_every == 0 or state.epoch + 1 == self.epochs
+        due = (state.epoch + 1) % state.runtime.evaluate_every == 0 or state.epoch + 1 == self.epochs
         line = {
             "epoch": state.epoch,
             "train_loss": state.totals.loss / max(state.totals.images, 1),
@@ -280,4 +279,4 @@ class Trainer:
         return memory.out_of_memory(self.network, loss, self.recipe, batch_norm, where, self.ranks.device)
 
     def _where(self, update: int) -> str:
-        return f"step {self.experiment.step.name}, epoch {self.state.epoch + 1}, update {update}"
+        return f"step {self.name}, epoch {self.state.epoch + 1}, update {update}"

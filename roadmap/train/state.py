@@ -10,8 +10,8 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from roadmap.base.errors import Refused
-from roadmap.config.identity import differences, plain
-from roadmap.config.schema import Experiment, Pipeline
+from roadmap.config.identity import differences
+from roadmap.config.schema import Pipeline, RecipeConfig, RuntimeConfig
 from roadmap.record.folder import RunFolder
 from roadmap.record.updates import UpdateLog
 from roadmap.train import checkpoint
@@ -31,7 +31,9 @@ class Totals:
 class State:
     """Everything that the rest of a run depends on; random generators are not, being seeded by where the run is."""
 
-    experiment: Experiment
+    recipe: RecipeConfig
+    runtime: RuntimeConfig
+    settings: dict[str, Any]  # all of the run's, as plain values: a checkpoint of another run is told by them
     folder: RunFolder
     step: Update  # with the network, the optimizer and float16's loss scaler
     average: ModelEmaV3 | None
@@ -46,7 +48,7 @@ class State:
         self.updates = UpdateLog(self.folder.path / "updates.csv")
         self.about: dict[str, Any] = {
             "run": self.folder.path.name,
-            "experiment": plain(self.experiment),
+            "experiment": self.settings,
             "precision": self.step.precision.value,
             "pipeline": self.pipeline.pictures.value,
             "processes": self.step.ranks.world,
@@ -60,7 +62,7 @@ class State:
     @property
     def due(self) -> bool:
         """Whether it is time for another checkpoint."""
-        return time.monotonic() - self.saved_at > self.experiment.runtime.checkpoint_seconds
+        return time.monotonic() - self.saved_at > self.runtime.checkpoint_seconds
 
     def dump(self) -> dict[str, Any]:
         """The state as a checkpoint holds it."""
@@ -117,7 +119,7 @@ class State:
         return f"it is the state of another run, {run}; it differs in {', '.join(unequal) or 'its data'}"
 
     def _load(self, saved: dict[str, Any]) -> None:
-        for key in ("precision", "pipeline", *(["processes"] if self.experiment.recipe.sync_batchnorm else [])):
+        for key in ("precision", "pipeline", *(["processes"] if self.recipe.sync_batchnorm else [])):
             if saved[key] != self.about[key]:
                 raise Refused(f"{self.folder.path} was trained with {key} {saved[key]} and would go on in {self.about[key]}")
         self.step.network.load_state_dict(saved["network"])
