@@ -7,38 +7,39 @@ import pytest
 import torch
 from torchvision.tv_tensors import Image
 
-from roadmap.base.errors import Refused
 from roadmap.config.compose import compose
-from roadmap.config.schema import Target
 from roadmap.data.dense import transforms
-from roadmap.data.dense.pipeline import dense_pipeline
 from roadmap.data.dense.targets import IGNORED
-from roadmap.data.dense.transforms import (
-    DetectionTransforms,
-    SegmentationTransforms,
-    View,
-    detection_view,
-    fitting,
-    segmentation_view,
-    show_objects,
-)
+from roadmap.data.dense.transforms import View, detection_view, fitting, segmentation_view, show_objects
 from roadmap.data.images import sources
 from roadmap.data.images.inventory import Objects
 from roadmap.data.images.scenes import fit_boxes
+from roadmap.tasks.choose import choose_task
 
-SMALL = DetectionTransforms((64, 96), 150, (80, 120), (40, 70), hflip=0.5, test_shorter=80, test_longest=150)
-SMALL_MAPS = SegmentationTransforms((96, 96), (0.5, 2.0), 64)
-
-
-def scenes(*overrides, target=Target.objects):
-    settings = ["recipe=smoke", "recipe.batch_size=8", "recipe.micro_batch=2", "data=scenes", *overrides]
-    experiment = compose(["+step=gelu", "scale=atto", *settings])
-    return experiment, sources.checked_images(experiment.data, experiment.recipe.batch_size, target)
+SMALL = ["task=detection", "data.image_size=80", "data.longest_side=150", "data.hflip=0.5", "recipe.short_sides=[64,96]"]
+SMALL += ["recipe.crop_sides=[80,120]", "recipe.crop_range=[40,70]"]
+PAPER = ["task=detection", "recipe=coco_1x", "data=coco", "data.path=."]
+MAPS = ["task=segmentation", "data.longest_side=96", "data.hflip=0.5", "recipe.jitter=[0.5,2.0]", "recipe.crop_size=64"]
+MAPS += ["recipe.class_share=0.75", "recipe.photometric=true"]
 
 
-def pipeline(*overrides, target=Target.objects, settings=SMALL, rank=0, world=1, seed=0):
-    experiment, found = scenes(*overrides, target=target)
-    return dense_pipeline(experiment.data, experiment.recipe, seed, found, torch.device("cpu"), rank, world, settings)
+def composed(*words):
+    return compose(["+step=gelu", "scale=atto", *words])
+
+
+def settings(*words):
+    experiment = composed(*words)
+    return experiment.data, experiment.recipe
+
+
+def jittered(low, high, side):
+    return settings("task=detection", "data.hflip=0.5", f"recipe.jitter=[{low},{high}]", f"recipe.crop_size={side}")
+
+
+def pipeline(*words, rank=0, world=1, seed=0):
+    experiment = composed("data=scenes", "recipe.batch_size=8", "recipe.micro_batch=2", *words)
+    found = sources.checked_images(experiment.data, experiment.recipe.batch_size, experiment.task.name.target)
+    return choose_task(experiment, found.classes).batches(seed, found, torch.device("cpu"), rank, world)
 
 
 def rectangles(size, *boxes):
@@ -60,12 +61,12 @@ def painted(objects):
 # --- transforms ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("settings", [SMALL, DetectionTransforms(jitter=(0.3, 2.0), canvas=100)], ids=["detr", "jitter"])
-def test_masks_and_boxes_stay_on_their_objects(settings):
+@pytest.mark.parametrize("asked", [settings(*SMALL), jittered(0.3, 2.0, 100)], ids=["detr", "jitter"])
+def test_masks_and_boxes_stay_on_their_objects(asked):
     objects = rectangles((90, 120), (5, 10, 40, 50), (60, 30, 110, 80), (20, 60, 50, 85))
     kinds = set()
     for number in range(60):
-        pixels, target = transforms.train_detection(settings, painted(objects), objects, 7, np.random.default_rng(number))
+        pixels, target = transforms.train_detection(*asked, painted(objects), objects, 7, np.random.default_rng(number))
         height, width = pixels.shape[1:]
         masks, boxes = target.masks, target.boxes
         assert target.index == 7 and masks.shape == (len(target.labels), *target.size) and target.size >= (height, width)
@@ -113,7 +114,7 @@ def test_crowds_and_empty_objects_are_not_trained_on():
 
 def test_sizes_of_the_papers_recipe():
     """Shorter side 480 to 800, longer at most 1333; half the pictures cut to 384 to 600 of 400, 500 or 600 first."""
-    views = [detection_view(DetectionTransforms(), (480, 640), np.random.default_rng(number)) for number in range(400)]
+    views = [detection_view(*settings(*PAPER), (480, 640), np.random.default_rng(number)) for number in range(400)]
     whole = [view for view in views if (view.height, view.width) == (480, 640)]
     assert 150 < len(whole) < 250 and 150 < sum(view.mirrored for view in views) < 250
     assert {min(view.shown) for view in whole} == set(range(480, 801, 32))
@@ -127,8 +128,8 @@ def test_sizes_of_the_papers_recipe():
 
 
 def test_large_scale_jittering():
-    settings = DetectionTransforms(jitter=(0.1, 2.0), canvas=1024)
-    views = [detection_view(settings, (480, 640), np.random.default_rng(number)) for number in range(300)]
+    asked = jittered(0.1, 2.0, 1024)
+    views = [detection_view(*asked, (480, 640), np.random.default_rng(number)) for number in range(300)]
     assert all(max(view.shown) <= 1024 for view in views)
     assert min(max(view.shown) for view in views) < 150
     assert min(view.height * view.width for view in views) < 480 * 640 / 2.5  # at twice the canvas, a third is seen
@@ -137,12 +138,12 @@ def test_large_scale_jittering():
 def test_a_crop_has_no_class_over_its_share():
     classes = np.zeros((64, 200), np.uint8)
     classes[:, 150:] = np.arange(64)[:, None] % 5 + 1
-    settings = SegmentationTransforms((200, 64), (1.0, 1.0), 64, 0.75, 0.0)
-    views = [segmentation_view(settings, classes, np.random.default_rng(number)) for number in range(100)]
+    asked = settings(*MAPS, "data.image_size=64", "data.longest_side=200", "data.hflip=0", "recipe.jitter=[]")
+    views = [segmentation_view(*asked, classes, np.random.default_rng(number)) for number in range(100)]
     assert all(view.shown == (64, 64) for view in views)
     assert sum(view.left > 100 for view in views) > 90  # 36 % of all crops are there
     blank = np.full((64, 200), IGNORED, np.uint8)
-    assert segmentation_view(settings, blank, np.random.default_rng(0)).shown == (64, 64)
+    assert segmentation_view(*asked, blank, np.random.default_rng(0)).shown == (64, 64)
 
 
 def test_maps_follow_their_picture():
@@ -150,14 +151,14 @@ def test_maps_follow_their_picture():
     classes[10:40, 20:50] = 1
     classes[30:60, 60:90] = 2
     pixels = Image(torch.from_numpy(np.repeat(classes[None] * 100, 3, 0)))
-    settings = SegmentationTransforms((120, 60), (0.5, 2.0), 64, distortion=False)
+    asked = settings(*MAPS, "data.image_size=60", "data.longest_side=120", "recipe.photometric=false")
     for number in range(50):
-        seen, shown = transforms.train_segmentation(settings, pixels, classes, 0, np.random.default_rng(number))
+        seen, shown = transforms.train_segmentation(*asked, pixels, classes, 0, np.random.default_rng(number))
         assert shown.shape == (64, 64)
         height, width = seen.shape[1:]
         assert (shown[height:] == IGNORED).all() and (shown[:, width:] == IGNORED).all()
         assert ((seen[0] / 100).round() == shown[:height, :width]).float().mean() > 0.93
-    seen, shown = transforms.test_segmentation(settings, pixels, classes, 0)
+    seen, shown = transforms.test_segmentation(*asked, pixels, classes, 0, None)
     assert seen.shape == (3, 60, 90) and np.array_equal(shown, classes)
 
 
@@ -182,21 +183,18 @@ def equal(one, other):
     )
 
 
-@pytest.mark.parametrize(("target", "settings"), [(Target.objects, SMALL), (Target.map, SMALL_MAPS)])
-def test_batches_depend_on_seed_epoch_and_index_only(target, settings):
-    alone = list(pipeline(target=target, settings=settings).epoch(3))
+@pytest.mark.parametrize("words", [SMALL, MAPS])
+def test_batches_depend_on_seed_epoch_and_index_only(words):
+    alone = list(pipeline(*words).epoch(3))
     assert len(alone) == 200 and len(alone[0].images) == 2
-    workers = list(pipeline("data.workers=2", target=target, settings=settings).epoch(3))
+    workers = list(pipeline(*words, "data.workers=2").epoch(3))
     assert equal(tuple(map(tuple, alone)), tuple(map(tuple, workers)))
-    halves = [list(pipeline(target=target, settings=settings, rank=rank, world=2).epoch(3)) for rank in (0, 1)]
+    halves = [list(pipeline(*words, rank=rank, world=2).epoch(3)) for rank in (0, 1)]
     shared = [batch for pair in zip(*halves, strict=True) for batch in pair]
     assert equal(tuple(map(tuple, alone)), tuple(map(tuple, shared)))
-    resumed = list(pipeline(target=target, settings=settings).epoch(3, start=30))
+    resumed = list(pipeline(*words).epoch(3, start=30))
     assert equal(tuple(map(tuple, alone[120:])), tuple(map(tuple, resumed)))
-    for other in (
-        pipeline(target=target, settings=settings).epoch(4),
-        pipeline(target=target, settings=settings, seed=1).epoch(3),
-    ):
+    for other in (pipeline(*words).epoch(4), pipeline(*words, seed=1).epoch(3)):
         assert not equal(tuple(alone[0]), tuple(next(other)))
 
 
@@ -204,7 +202,7 @@ def test_batches_depend_on_seed_epoch_and_index_only(target, settings):
 def test_every_picture_is_scored_once(world):
     seen = []
     for rank in range(world):
-        for batch in pipeline("recipe.batch_size=12", rank=rank, world=world).evaluation():
+        for batch in pipeline(*SMALL, "recipe.batch_size=12", rank=rank, world=world).evaluation():
             seen += [target.index for target in batch.targets]
             assert all(image.shape == (3, 80, 80) for image in batch.images)
             assert all(target.size == (96, 96) and target.masks.shape[1:] == (96, 96) for target in batch.targets)
@@ -213,8 +211,7 @@ def test_every_picture_is_scored_once(world):
 
 
 def test_pictures_are_normalised_and_padded_with_their_mean():
-    settings = DetectionTransforms(jitter=(0.4, 0.5), canvas=96, hflip=0.0)
-    batch = next(pipeline(settings=settings).epoch(0))
+    batch = next(pipeline("task=detection", "recipe.jitter=[0.4,0.5]", "recipe.crop_size=96").epoch(0))
     image, target = batch.images[0], batch.targets[0]
     assert image.shape == (3, 96, 96) and target.size == (96, 96) and image.dtype == torch.float32
     assert not image[:, 60:].any() and not image[:, :, 60:].any() and image[:, :30, :30].all()
@@ -222,14 +219,9 @@ def test_pictures_are_normalised_and_padded_with_their_mean():
 
 
 def test_maps_are_batched():
-    segmentation = pipeline(target=Target.map, settings=SMALL_MAPS)
+    segmentation = pipeline(*MAPS)
     batch = next(segmentation.epoch(0))
     assert batch.images.shape == (2, 3, 64, 64) and batch.targets.shape == (2, 64, 64) and batch.targets.dtype == torch.int64
     assert set(batch.targets.unique().tolist()) <= {*range(11), IGNORED}
     scored = next(segmentation.evaluation())
     assert [image.shape for image in scored.images] == [(3, 96, 96)] * 2 == [(3, *map_.shape) for map_ in scored.targets]
-
-
-def test_other_pipelines_are_refused():
-    with pytest.raises(Refused, match=r"data.pipeline=device: must be auto or loader"):
-        pipeline("data.pipeline=device")

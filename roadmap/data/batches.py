@@ -139,20 +139,26 @@ def _prepared(batches: Iterator[BatchType], stream: torch.cuda.Stream) -> BatchT
         return next(batches, None)
 
 
-class InputPipeline(Protocol):
+class InputPipeline:
     """Batches of training and evaluation, wherever they are made."""
 
     name: Pipeline
+    device: torch.device
+    train_batches: Batches
 
     @property
     def updates(self) -> int:
         """Updates in an epoch of training."""
-        ...
+        return self.train_batches.updates
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Micro-batches of an epoch, those of this process, from update `start` on."""
-        ...
+        """Micro-batches of an epoch, those of this process, from update `start` on; on the device."""
+        self.train_batches.epoch, self.train_batches.start = epoch, start
+        return ahead(self._training(epoch), self.device)
+
+    def _training(self, epoch: int) -> Iterator[Batch]:
+        raise NotImplementedError
 
     def evaluation(self) -> Iterator[Batch]:
-        """The share of this process in the evaluation split: every image once, in order."""
-        ...
+        """The share of this process in the evaluation split: every image once, in order; on the device."""
+        raise NotImplementedError

@@ -21,7 +21,7 @@ from roadmap.base.errors import Refused
 from roadmap.base.processes import cores, local_world_size
 from roadmap.base.signals import RUN_SIGNALS
 from roadmap.config.schema import DataConfig, Interpolation, Pipeline, RecipeConfig
-from roadmap.data.batches import Batches, LabelledImages, ahead, indices_of, seed_all
+from roadmap.data.batches import Batches, InputPipeline, LabelledImages, indices_of, seed_all
 from roadmap.data.device.augment import Array, NormalizeAndErase
 from roadmap.data.images.inventory import Inventory
 from roadmap.data.images.sources import reader
@@ -58,7 +58,7 @@ def _transformed(transform: Any, seed: int, image: Image.Image, target: int, epo
 
 
 @dataclass
-class Loaders:
+class Loaders(InputPipeline):
     """The two splits of a run: decoded and transformed to bytes in processes of their own, the rest on the device."""
 
     train: DataLoader[Any]
@@ -68,18 +68,11 @@ class Loaders:
     name: Pipeline = Pipeline.loader
     kept: list[Any] = field(default_factory=list)  # the evaluation split, where it is small
 
-    @property
-    def updates(self) -> int:
-        """Updates in an epoch."""
-        return self.train_batches.updates
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[LabelledImages]:
-        """Micro-batches of an epoch, those of this process, from update `start` on."""
-        self.train_batches.epoch, self.train_batches.start = epoch, start
-        return ahead(self._training(epoch), self.normalize_and_erase.device)
+    def __post_init__(self) -> None:
+        self.device = self.normalize_and_erase.device
 
     def evaluation(self) -> Iterator[LabelledImages]:
-        """The share of this process in the evaluation split: every image once, in order."""
+        """See `InputPipeline.evaluation`."""
         for images, targets in self.kept or self._read_and_keep():
             yield self._on_device(images, targets)
 

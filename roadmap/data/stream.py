@@ -63,11 +63,10 @@ class Stream(Loaders):
 
     def _training(self, epoch: int) -> Iterator[LabelledImages]:
         draws = self.requests.draws = self.augmentation.draw(epoch, self.train_batches.size)
-        device = self.normalize_and_erase.device
         for request, crops in zip(self.requests, read(self.train), strict=True):
-            boxes = _boxes(crops, crops.pixels.to(device, non_blocking=True))
+            boxes = _boxes(crops, crops.pixels.to(self.device, non_blocking=True))
             images = self.augmentation.of_boxes(boxes, request.indices, draws)
-            yield LabelledImages(images, crops.targets.to(device, non_blocking=True))
+            yield LabelledImages(images, crops.targets.to(self.device, non_blocking=True))
 
 
 def _boxes(crops: Crops, pixels: Tensor) -> Boxes:

@@ -14,12 +14,11 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import functional
 from torchvision.tv_tensors import Image
 
-from roadmap.base.errors import Refused
 from roadmap.config.schema import DataConfig, Pipeline, RecipeConfig
-from roadmap.data.batches import Batch, Batches, ahead, batches
+from roadmap.data.batches import Batch, Batches, InputPipeline, batches
 from roadmap.data.dense import transforms
 from roadmap.data.dense.targets import DetectionBatch, Instances, SegmentationBatch
-from roadmap.data.dense.transforms import DetectionTransforms, SegmentationTransforms, pad
+from roadmap.data.dense.transforms import pad
 from roadmap.data.device.augment import normalise
 from roadmap.data.images.inventory import Inventory
 from roadmap.data.images.sources import map_reader, object_reader
@@ -35,7 +34,7 @@ def _transformed(transform: Callable[..., Item], seed: int, picture: Any, known:
 
 
 @dataclass
-class DensePipeline:
+class DensePipeline(InputPipeline):
     """The two splits of a run, decoded and transformed to bytes in processes of their own, normalised on the device."""
 
     train: DataLoader[Any]
@@ -45,46 +44,40 @@ class DensePipeline:
     device: torch.device
     name: Pipeline = Pipeline.loader
 
-    @property
-    def updates(self) -> int:
-        """Updates in an epoch."""
-        return self.train_batches.updates
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Micro-batches of an epoch, those of this process, from update `start` on."""
-        self.train_batches.epoch, self.train_batches.start = epoch, start
-        return ahead((self.finish(items, True) for items in read(self.train)), self.device)
-
     def evaluation(self) -> Iterator[Batch]:
-        """The share of this process in the evaluation split: every picture once, in order."""
+        """See `InputPipeline.evaluation`."""
         for items in read(self.val):
             yield self.finish(items, False)
 
+    def _training(self, epoch: int) -> Iterator[Batch]:
+        for items in read(self.train):
+            yield self.finish(items, True)
+
+
+class Kind(NamedTuple):
+    """How pictures of one kind of targets become batches."""
+
+    read: Callable[[DataConfig, Inventory, str], Callable[[int], tuple[Any, Any]]]
+    train: Callable[..., Item]
+    test: Callable[..., Item]
+    finish: Callable[..., Batch]
+
 
 def dense_pipeline(
+    kind: Kind,
     data: DataConfig,
     recipe: RecipeConfig,
     seed: int,
     inventory: Inventory,
     device: torch.device,
-    rank: int = 0,
-    world: int = 1,
-    settings: DetectionTransforms | SegmentationTransforms = DetectionTransforms(),  # noqa: B008
+    rank: int,
+    world: int,
 ) -> DensePipeline:
-    """Batches for process `rank` among `world`: pictures with their objects (`DetectionBatch`) or maps (`SegmentationBatch`).
-
-    What is known of each picture goes by the kind of `settings`.
-
-    Raises:
-        Refused: for a pipeline that knows images with classes only.
-
-    """
-    if data.pipeline not in (Pipeline.auto, Pipeline.loader):
-        raise Refused(f"data.pipeline={data.pipeline}: must be auto or loader where pictures have objects or maps")
-    kind, samplers = KINDS[type(settings)], batches(recipe, seed, inventory, rank, world)
-    loaders = [
+    """Batches for process `rank` among `world`: `WITH_OBJECTS` `DetectionBatch`es, `WITH_MAPS` `SegmentationBatch`es."""
+    samplers = batches(recipe, seed, inventory, rank, world)
+    train, val = (
         make_loader(
-            Items(kind.read(data, inventory, name), split.size, partial(_transformed, partial(transform, settings), seed)),
+            Items(kind.read(data, inventory, name), split.size, partial(_transformed, partial(transform, data, recipe), seed)),
             data,
             seed,
             device,
@@ -95,9 +88,9 @@ def dense_pipeline(
             ("train", inventory.train, kind.train, samplers[0]),
             ("val", inventory.val, kind.test, samplers[1]),
         )
-    ]
+    )
     levels = [torch.tensor(triple, device=device).view(3, 1, 1) for triple in (data.mean, data.std)]
-    return DensePipeline(loaders[0], loaders[1], samplers[0], partial(kind.finish, device, levels), device)
+    return DensePipeline(train, val, samplers[0], partial(kind.finish, device, levels), device)
 
 
 # --- batches ---------------------------------------------------------------------------------------------------------
@@ -131,16 +124,5 @@ def _to(target: Instances, device: torch.device) -> Instances:
     return target._replace(boxes=boxes, labels=labels, masks=masks, crowd=crowd)
 
 
-class Kind(NamedTuple):
-    """How pictures of one kind of targets become batches."""
-
-    read: Callable[[DataConfig, Inventory, str], Callable[[int], tuple[Any, Any]]]
-    train: Callable[..., Item]
-    test: Callable[..., Item]
-    finish: Callable[..., Batch]
-
-
-KINDS: dict[type, Kind] = {
-    DetectionTransforms: Kind(object_reader, transforms.train_detection, transforms.test_detection, _detection_batch),
-    SegmentationTransforms: Kind(map_reader, transforms.train_segmentation, transforms.test_segmentation, _segmentation_batch),
-}
+WITH_OBJECTS = Kind(object_reader, transforms.train_detection, transforms.test_detection, _detection_batch)
+WITH_MAPS = Kind(map_reader, transforms.train_segmentation, transforms.test_segmentation, _segmentation_batch)

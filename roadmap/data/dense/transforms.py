@@ -7,7 +7,6 @@ resizings is such a box too, so nothing is interpolated twice and no mask is enl
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -16,6 +15,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode, functional
 from torchvision.tv_tensors import Image, Mask
 
+from roadmap.config.schema import DataConfig, RecipeConfig
 from roadmap.data.dense.targets import IGNORED, Instances
 from roadmap.data.images.inventory import Objects
 from roadmap.data.images.scenes import fit_boxes
@@ -24,36 +24,9 @@ Array = np.ndarray[Any, Any]
 Size = tuple[int, int]  # height and width
 Part = TypeVar("Part", Image, Mask)
 
+UNBOUNDED = 2**16  # pixels, of a longer side that nothing bounds
 CROP_TRIES = 10  # at a crop in which no class has more than its share
 BRIGHTNESS, CONTRAST, SATURATION, HUE = 32, (0.5, 1.5), (0.5, 1.5), 0.1  # of 255; factors; of the circle
-
-
-@dataclass(frozen=True)
-class DetectionTransforms:
-    """The paper's for COCO (appendix A.3, after DETR); for small pictures `shorter` is their size and `crop_shorter` empty."""
-
-    shorter: tuple[int, ...] = tuple(range(480, 801, 32))  # pixels of the shorter side, one drawn for each picture
-    longest: int = 1333  # pixels, the most that the longer side gets by it
-    crop_shorter: tuple[int, ...] = (400, 500, 600)  # half the pictures are resized to one of these and cut first; empty: none
-    crop_sides: tuple[int, int] = (384, 600)  # least and most of that crop's height and width
-    # In place of all these: scale to `canvas`, times a factor from here, cut and padded.
-    jitter: tuple[float, float] | None = None
-    canvas: int = 1024
-    hflip: float = 0.5
-    test_shorter: int = 800
-    test_longest: int = 1333
-
-
-@dataclass(frozen=True)
-class SegmentationTransforms:
-    """The paper's for ADE20K (appendix A.3)."""
-
-    scale: Size = (2048, 512)  # the most of the longer and of the shorter side, before `ratios`; evaluation's scale
-    ratios: tuple[float, float] = (0.5, 2.0)
-    crop: int = 512  # pixels of a side; what is smaller is padded
-    most_of_one: float = 0.75  # of a crop, that one class may have; 1: any
-    hflip: float = 0.5
-    distortion: bool = True  # of brightness, contrast, saturation and hue
 
 
 class View(NamedTuple):
@@ -70,35 +43,42 @@ class View(NamedTuple):
 # --- views: drawn ----------------------------------------------------------------------------------------------------
 
 
-def detection_view(settings: DetectionTransforms, size: Size, random: np.random.Generator) -> View:
+def detection_view(data: DataConfig, recipe: RecipeConfig, size: Size, random: np.random.Generator) -> View:
     """What a training picture of this size shows."""
-    mirrored = bool(random.random() < settings.hflip)
-    if settings.jitter is not None:
-        scale = random.uniform(*settings.jitter) * settings.canvas / max(size)
-        return _cut(size, _times(size, scale), (settings.canvas, settings.canvas), random)._replace(mirrored=mirrored)
+    mirrored = bool(random.random() < data.hflip)
+    if recipe.jitter:
+        (low, high), side = recipe.jitter, crop_side(data, recipe)
+        scale = random.uniform(low, high) * side / max(size)
+        return _cut(size, _times(size, scale), (side, side), random)._replace(mirrored=mirrored)
     view = View(0, 0, *size, size)
-    if settings.crop_shorter and random.random() < 0.5:
-        resized = fitting(size, int(random.choice(settings.crop_shorter)), None)
-        least, most = settings.crop_sides
+    if recipe.crop_sides and random.random() < 0.5:
+        resized = fitting(size, int(random.choice(recipe.crop_sides)), None)
+        least, most = recipe.crop_range
         sides = [int(random.integers(min(side, least), min(side, most) + 1)) for side in resized]
         view = _cut(size, resized, (sides[0], sides[1]), random)
-    shown = fitting(view.shown, int(random.choice(settings.shorter)), settings.longest)
-    return view._replace(shown=shown, mirrored=mirrored)
+    shorter = int(random.choice(recipe.short_sides or [data.image_size]))
+    return view._replace(shown=fitting(view.shown, shorter, data.longest_side or UNBOUNDED), mirrored=mirrored)
 
 
-def segmentation_view(settings: SegmentationTransforms, classes: Array, random: np.random.Generator) -> View:
+def segmentation_view(data: DataConfig, recipe: RecipeConfig, classes: Array, random: np.random.Generator) -> View:
     """What a training picture with this map (H, W) shows: the first of ten crops in which no class has too large a share."""
-    ratio, size = random.uniform(*settings.ratios), (classes.shape[0], classes.shape[1])
-    mirrored = bool(random.random() < settings.hflip)
-    longest, shorter = settings.scale
-    resized = fitting(size, ratio * shorter, ratio * longest)
+    low, high = recipe.jitter or (1.0, 1.0)
+    ratio, size = random.uniform(low, high), (classes.shape[0], classes.shape[1])
+    mirrored = bool(random.random() < data.hflip)
+    resized = fitting(size, ratio * data.image_size, ratio * (data.longest_side or UNBOUNDED))
+    side, share = crop_side(data, recipe), recipe.class_share or 1.0
     for _ in range(CROP_TRIES):
-        view = _cut(size, resized, (settings.crop, settings.crop), random)
+        view = _cut(size, resized, (side, side), random)
         seen = classes[view.top : view.top + view.height, view.left : view.left + view.width]
         counts = np.bincount(seen.ravel(), minlength=IGNORED + 1)[:IGNORED]
-        if settings.most_of_one >= 1 or counts.max() < settings.most_of_one * max(counts.sum(), 1):
+        if share >= 1 or counts.max() < share * max(counts.sum(), 1):
             break
     return view._replace(mirrored=mirrored)
+
+
+def crop_side(data: DataConfig, recipe: RecipeConfig) -> int:
+    """Pixels a side of what is cut out and padded, where anything is."""
+    return recipe.crop_size or data.image_size
 
 
 def fitting(size: Size, shorter: float, longest: float | None) -> Size:
@@ -165,51 +145,49 @@ def show_objects(objects: Objects, view: View, index: int) -> Instances:
 
 
 def train_detection(
-    settings: DetectionTransforms, pixels: Image, objects: Objects, index: int, random: np.random.Generator
+    data: DataConfig, recipe: RecipeConfig, pixels: Image, objects: Objects, index: int, random: np.random.Generator
 ) -> tuple[Tensor, Instances]:
     """A picture (3, h, w) uint8 and its objects; under `jitter` these lie on the whole canvas, which the picture may not fill."""
-    view = detection_view(settings, _size(pixels), random)
+    view = detection_view(data, recipe, _size(pixels), random)
     target = show_objects(objects, view, index)
-    if settings.jitter is not None:
-        target = target._replace(masks=pad(target.masks, (settings.canvas, settings.canvas)), size=(settings.canvas,) * 2)
+    if recipe.jitter:
+        canvas = (crop_side(data, recipe),) * 2
+        target = target._replace(masks=pad(target.masks, canvas), size=canvas)
     return show(pixels, view).as_subclass(Tensor), target
 
 
 def test_detection(
-    settings: DetectionTransforms, pixels: Image, objects: Objects, index: int, random: object = None
+    data: DataConfig, recipe: RecipeConfig, pixels: Image, objects: Objects, index: int, random: object
 ) -> tuple[Tensor, Instances]:
     """A picture resized, (3, h, w) uint8, and its objects as they are stored, crowds too."""
     boxes, labels, masks, crowd, areas = map(torch.from_numpy, objects)
-    return show_whole(settings, pixels), Instances(boxes, labels, masks, crowd, _size(pixels), index, areas)
+    return show_whole(data, pixels), Instances(boxes, labels, masks, crowd, _size(pixels), index, areas)
 
 
-def show_whole(settings: DetectionTransforms | SegmentationTransforms, pixels: Image) -> Tensor:
+def show_whole(data: DataConfig, pixels: Image) -> Tensor:
     """A picture (3, h, w) uint8 as it is scored."""
-    if isinstance(settings, DetectionTransforms):
-        shorter, longest = settings.test_shorter, settings.test_longest
-    else:
-        longest, shorter = settings.scale
     size = _size(pixels)
-    return show(pixels, View(0, 0, *size, fitting(size, shorter, longest))).as_subclass(Tensor)
+    shown = fitting(size, data.image_size, data.longest_side or UNBOUNDED)
+    return show(pixels, View(0, 0, *size, shown)).as_subclass(Tensor)
 
 
 def train_segmentation(
-    settings: SegmentationTransforms, pixels: Image, classes: Array, index: int, random: np.random.Generator
+    data: DataConfig, recipe: RecipeConfig, pixels: Image, classes: Array, index: int, random: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """A picture (3, h, w) uint8 of at most `crop` pixels a side, and its map, padded to (crop, crop)."""
-    view = segmentation_view(settings, classes, random)
+    """A picture (3, h, w) uint8 of at most `crop_side` pixels a side, and its map, padded to it."""
+    view, side = segmentation_view(data, recipe, classes, random), crop_side(data, recipe)
     seen = show(pixels, view).as_subclass(Tensor)
     shown = show(Mask(torch.from_numpy(classes)[None]), view).as_subclass(Tensor)[0]
-    if settings.distortion:
+    if recipe.photometric:
         seen = distort(seen, random)
-    return seen, pad(shown, (settings.crop, settings.crop), IGNORED)
+    return seen, pad(shown, (side, side), IGNORED)
 
 
 def test_segmentation(
-    settings: SegmentationTransforms, pixels: Image, classes: Array, index: int, random: object = None
+    data: DataConfig, recipe: RecipeConfig, pixels: Image, classes: Array, index: int, random: object
 ) -> tuple[Tensor, Tensor]:
     """A picture resized, (3, h, w) uint8, and its map (H, W) as it is stored."""
-    return show_whole(settings, pixels), torch.from_numpy(classes)
+    return show_whole(data, pixels), torch.from_numpy(classes)
 
 
 def pad(part: Tensor, size: Size, value: float = 0) -> Tensor:

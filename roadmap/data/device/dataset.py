@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from roadmap.config.schema import DataConfig, Pipeline, RecipeConfig
-from roadmap.data.batches import Batches, LabelledImages, ahead, indices_of
+from roadmap.data.batches import Batches, InputPipeline, LabelledImages, indices_of
 from roadmap.data.device import augment
 from roadmap.data.device.augment import Array, NormalizeAndErase, send
 from roadmap.data.device.randaugment import CHOICE, RandAugment
@@ -29,7 +29,7 @@ from roadmap.data.transforms import val_transform
 CROPPING, CHOOSING = 1, 2  # keys of random tables, with `augment.ERASES`: to switch one off changes nothing in the others
 
 
-class DeviceDataset:
+class DeviceDataset(InputPipeline):
     """The two splits of a run, on the device.
 
     Args:
@@ -55,18 +55,13 @@ class DeviceDataset:
         normalize_and_erase: NormalizeAndErase,
     ) -> None:
         self.train_batches, self.val_batches = samplers
-        self.name, self.updates, self.device = Pipeline.device, self.train_batches.updates, normalize_and_erase.device
+        self.name, self.device = Pipeline.device, normalize_and_erase.device
         self.augmentation = Augmentation(data, recipe, seed, normalize_and_erase)
         self.train = decode(data, inventory, self.device)
         self.val, self.val_targets = _evaluation_split(data, inventory, self.device)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[LabelledImages]:
-        """Micro-batches of this process in an epoch, from those of update `start` on; on the device."""
-        self.train_batches.epoch, self.train_batches.start = epoch, start
-        return ahead(self._training(epoch), self.device)
-
     def evaluation(self) -> Iterator[LabelledImages]:
-        """The share of this process in the evaluation split, every image once, in order; on the device."""
+        """See `InputPipeline.evaluation`."""
         for keys in self.val_batches:
             index = send(indices_of(keys), self.device)
             images = self.augmentation.normalize_and_erase(self.val.index_select(0, index))

@@ -14,15 +14,13 @@ from torchvision.tv_tensors import Image as Pixels
 
 from roadmap.config.schema import DataConfig, Head, HeadConfig, ModelConfig, RecipeConfig
 from roadmap.data.batches import InputPipeline
-from roadmap.data.dense.pipeline import dense_pipeline
-from roadmap.data.dense.transforms import DetectionTransforms, SegmentationTransforms, show_whole
+from roadmap.data.dense.pipeline import Kind, dense_pipeline
+from roadmap.data.dense.transforms import show_whole
 from roadmap.data.images.inventory import Inventory
 from roadmap.model.cost import Cost
 from roadmap.model.start import Fill
 from roadmap.tasks.dense.backbone import PREFIX, Build, backbone_network
 from roadmap.tasks.dense.cost import dense_cost
-
-UNBOUNDED = 2**16  # pixels, of a longer side that nothing bounds
 
 
 @dataclass
@@ -35,15 +33,11 @@ class DenseTask:
     memory_format: torch.memory_format
     head: HeadConfig
     heads: ClassVar[dict[Head, Build]]
-
-    @property
-    def transforms(self) -> DetectionTransforms | SegmentationTransforms:
-        """How pictures are shown, in training and evaluation."""
-        raise NotImplementedError
+    kind: ClassVar[Kind]  # of what is known of a picture
 
     def batches(self, seed: int, inventory: Inventory, device: torch.device, rank: int = 0, world: int = 1) -> InputPipeline:
         """See `Task.batches`."""
-        return dense_pipeline(self.data, self.recipe, seed, inventory, device, rank, world, self.transforms)
+        return dense_pipeline(self.kind, self.data, self.recipe, seed, inventory, device, rank, world)
 
     def network(self, model: ModelConfig, reference: str | None) -> nn.Module:
         """See `Task.network`: the head on the four maps of the backbone, for images of any size."""
@@ -56,7 +50,7 @@ class DenseTask:
 
     def shown(self, picture: Image.Image) -> Tensor:
         """See `Task.shown`."""
-        return show_whole(self.transforms, Pixels(pil_to_tensor(picture)))
+        return show_whole(self.data, Pixels(pil_to_tensor(picture)))
 
     def picture(self, image: Tensor, size: tuple[int, int]) -> Image.Image:
         """An image (3, h, w) as people see it, at this height and width."""

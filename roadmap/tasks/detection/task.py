@@ -13,12 +13,12 @@ from torchvision.ops import box_iou
 from roadmap.config.schema import Head, TaskName
 from roadmap.data.batches import Batch
 from roadmap.data.dense.draw import draw_objects, side_by_side
+from roadmap.data.dense.pipeline import WITH_OBJECTS, Kind
 from roadmap.data.dense.targets import DetectionBatch, Detections, Instances
-from roadmap.data.dense.transforms import DetectionTransforms
 from roadmap.record.result import Metric
 from roadmap.tasks.dense.backbone import Build
 from roadmap.tasks.dense.gallery import Example, Gallery
-from roadmap.tasks.dense.task import UNBOUNDED, DenseTask
+from roadmap.tasks.dense.task import DenseTask
 from roadmap.tasks.detection.regions import Detector
 from roadmap.tasks.detection.score import AveragePrecision, Found, to_stored
 from roadmap.tasks.metrics import METRICS
@@ -32,24 +32,7 @@ class Detection(DenseTask):
 
     metric: ClassVar[Metric] = METRICS[TaskName.detection]
     heads: ClassVar[dict[Head, Build]] = {Head.mask_rcnn: Detector, Head.cascade_mask_rcnn: Detector}
-
-    @property
-    def transforms(self) -> DetectionTransforms:
-        """See `DenseTask.transforms`."""
-        data, recipe = self.data, self.recipe
-        longest = data.longest_side or UNBOUNDED
-        low, high = recipe.crop_range or (0, 0)
-        return DetectionTransforms(
-            shorter=tuple(recipe.short_sides) or (data.image_size,),
-            longest=longest,
-            crop_shorter=tuple(recipe.crop_sides),
-            crop_sides=(low, high),
-            jitter=(recipe.jitter[0], recipe.jitter[1]) if recipe.jitter else None,
-            canvas=recipe.crop_size or data.image_size,
-            hflip=data.hflip,
-            test_shorter=data.image_size,
-            test_longest=longest,
-        )
+    kind: ClassVar[Kind] = WITH_OBJECTS
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """The sum of the head's losses, each a mean over the micro-batch."""

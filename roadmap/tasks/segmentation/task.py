@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from roadmap.config.schema import Head, TaskName
 from roadmap.data.batches import Batch
 from roadmap.data.dense.draw import draw_map, side_by_side
+from roadmap.data.dense.pipeline import WITH_MAPS, Kind
 from roadmap.data.dense.targets import IGNORED, SegmentationBatch
-from roadmap.data.dense.transforms import SegmentationTransforms
+from roadmap.data.dense.transforms import crop_side
 from roadmap.record.result import Metric
 from roadmap.tasks.dense.backbone import Build
 from roadmap.tasks.dense.gallery import Example, Gallery
-from roadmap.tasks.dense.task import UNBOUNDED, DenseTask
+from roadmap.tasks.dense.task import DenseTask
 from roadmap.tasks.metrics import METRICS
 from roadmap.tasks.segmentation.inference import at_scales, slide
 from roadmap.tasks.segmentation.score import Confusion, classes_of
@@ -34,25 +35,12 @@ class Segmentation(DenseTask):
     scales: Sequence[float] = ()  # at which, and mirrored too, a picture is scored besides; none: as it is
     metric: ClassVar[Metric] = METRICS[TaskName.segmentation]
     heads: ClassVar[dict[Head, Build]] = {Head.upernet: UPerNet}
-
-    @property
-    def transforms(self) -> SegmentationTransforms:
-        """See `DenseTask.transforms`."""
-        data, recipe = self.data, self.recipe
-        low, high = recipe.jitter or (1.0, 1.0)
-        return SegmentationTransforms(
-            scale=(data.longest_side or UNBOUNDED, data.image_size),
-            ratios=(low, high),
-            crop=self.window,
-            most_of_one=recipe.class_share or 1.0,
-            hflip=data.hflip,
-            distortion=recipe.photometric,
-        )
+    kind: ClassVar[Kind] = WITH_MAPS
 
     @property
     def window(self) -> int:
         """Pixels a side of what is trained on, and so of the parts in which a picture is scored."""
-        return self.recipe.crop_size or self.data.image_size
+        return crop_side(self.data, self.recipe)
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """Cross-entropy of the head, and of the auxiliary one by its weight."""
