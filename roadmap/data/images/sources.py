@@ -19,7 +19,9 @@ from roadmap.data.images.scenes import Scenes
 
 
 class DataSet(Protocol):
-    """What a data set does. A new one is a class, its line below, a YAML in conf/data/, and a line of `config.schema.Source`."""
+    """What a data set does, beside reading its targets, as below. A new one is a class, its line in one of the tables, a YAML in
+    conf/data/, and a line of `config.schema.Source`.
+    """
 
     def list_images(self, data: DataConfig) -> Inventory:
         """The images of both splits, checked as far as names and numbers go; Refused where they are not as they should be."""
@@ -30,31 +32,7 @@ class DataSet(Protocol):
         ...
 
 
-class LabelledSet(DataSet, Protocol):
-    """A data set that gives each picture one class."""
-
-    def reader(self, data: DataConfig, inventory: Inventory, split: str) -> Reader:
-        """How the split `train` or `val` is read; Refused, then or later, where a picture cannot be."""
-        ...
-
-
-class ObjectSet(DataSet, Protocol):
-    """A data set that knows the objects of each picture."""
-
-    def object_reader(self, data: DataConfig, inventory: Inventory, split: str) -> ObjectReader:
-        """How the split `train` or `val` is read; Refused, then or later, where a picture cannot be."""
-        ...
-
-
-class MapSet(DataSet, Protocol):
-    """A data set that knows the class of each pixel."""
-
-    def map_reader(self, data: DataConfig, inventory: Inventory, split: str) -> MapReader:
-        """How the split `train` or `val` is read; Refused, then or later, where a picture or a map cannot be."""
-        ...
-
-
-LABELLED: dict[str, LabelledSet] = {
+LABELLED: dict[str, Digits | ImageFolder | Cifar] = {
     Source.digits: Digits(),
     Source.folder: ImageFolder(),
     Source.imagenette: Imagenette(),
@@ -62,8 +40,8 @@ LABELLED: dict[str, LabelledSet] = {
     Source.cifar100: Cifar(100, "cifar-100-python"),
     Source.imagenet: ImageFolder(),
 }
-WITH_OBJECTS: dict[str, ObjectSet] = {Source.scenes: Scenes(), Source.coco: Coco()}
-WITH_MAPS: dict[str, MapSet] = {Source.scenes: Scenes(), Source.maps: maps.FOLDERS, Source.ade20k: maps.ADE20K}
+WITH_OBJECTS: dict[str, Scenes | Coco] = {Source.scenes: Scenes(), Source.coco: Coco()}
+WITH_MAPS: dict[str, Scenes | maps.Maps] = {Source.scenes: Scenes(), Source.maps: maps.FOLDERS, Source.ade20k: maps.ADE20K}
 DATA_SETS: dict[str, DataSet] = {**LABELLED, **WITH_OBJECTS, **WITH_MAPS}
 
 
@@ -100,15 +78,15 @@ def fingerprint(data: DataConfig, inventory: Inventory) -> str:
 
 
 def reader(data: DataConfig, inventory: Inventory, split: str) -> Reader:
-    """A picture and its class by index; see `LabelledSet`."""
+    """A picture and its class by index, of the split `train` or `val`; Refused, then or later, where one cannot be read."""
     return LABELLED[data.source].reader(data, inventory, split)
 
 
 def object_reader(data: DataConfig, inventory: Inventory, split: str) -> ObjectReader:
-    """A picture and its objects by index; see `ObjectSet`."""
+    """A picture and its objects by index; see `reader`."""
     return WITH_OBJECTS[data.source].object_reader(data, inventory, split)
 
 
 def map_reader(data: DataConfig, inventory: Inventory, split: str) -> MapReader:
-    """A picture and its map by index; see `MapSet`."""
+    """A picture and its map by index; see `reader`."""
     return WITH_MAPS[data.source].map_reader(data, inventory, split)
