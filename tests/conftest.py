@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
+import signal
 import sys
 import tempfile
 import warnings
 import zipfile
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -110,6 +113,30 @@ def tiny_images(tmp_path):
     return tmp_path / "images"
 
 
+@pytest.fixture(scope="module")
+def few():
+    """Fewer scenes than there are."""
+    from roadmap.data.images import scenes
+
+    scenes.scenes.cache_clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scenes, "SCENES", {"train": 24, "val": 10})
+        yield
+    scenes.scenes.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A browser, see `browser.Browser`."""
+    from browser import CHROMIUM, Browser
+
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium: apt-get install chromium")
+    found = Browser()
+    yield found
+    found.close()
+
+
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """A cache of the hub with weights of timm's networks, freshly initialised, and no network."""
@@ -145,3 +172,34 @@ def command(monkeypatch, capsys, tmp_path):
         return capsys.readouterr().out
 
     return call
+
+
+@pytest.fixture
+def terminal(monkeypatch, capsys, tmp_path):
+    """A command line in this process, in an empty folder; its exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+
+    def call(line):
+        from roadmap.base.console import exits
+
+        tool, *arguments = shlex.split(line)
+        module = import_module(f"roadmap.{tool}")
+        if hasattr(module, "__path__"):
+            module = import_module(f"roadmap.{tool}.__main__")
+        monkeypatch.setattr(sys, "argv", [tool, *arguments])
+        with pytest.raises(SystemExit) as stop:
+            exits(module.main)()
+        return stop.value.code, *capsys.readouterr()
+
+    yield call
+    for number, handler in before.items():  # what a program of its own may keep
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def no_wandb(monkeypatch, tmp_path):
+    """No login and no W&B settings of whoever runs the tests."""
+    for name in [name for name in os.environ if name.startswith("WANDB")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))

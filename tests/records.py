@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 
 from roadmap.config.schema import StepConfig, TaskName
 from roadmap.record.result import RunResult, dump_result
@@ -26,3 +27,12 @@ def write(folder, result):
 def result_file(line):
     """A line of `records.jsonl` as the run's own `result.json`: its epochs are in `history.jsonl` there."""
     return json.dumps({key: value for key, value in json.loads(line).items() if key != "history"})
+
+
+@contextmanager
+def editing(folder):
+    """The lines of a study's `records.jsonl`, to be changed in place."""
+    file = folder / "records.jsonl"
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    yield lines
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))

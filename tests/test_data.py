@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from runs import images_of
 from timm.data import create_transform
 from torchvision.datasets import CIFAR10
 
@@ -35,7 +36,7 @@ def made(experiment, found):
 
 def digits(*overrides):
     experiment = compose(["+step=gelu", "+study=digits", *overrides])
-    return experiment, sources.checked_images(experiment.data, experiment.recipe.batch_size)
+    return experiment, images_of(experiment)
 
 
 def test_the_digits_are_those_of_scikit_learn():
@@ -60,7 +61,7 @@ def folder(path, *overrides):
         *overrides,
     ]
     experiment = compose(["+step=gelu", "scale=atto", *overrides])
-    return experiment, sources.checked_images(experiment.data, experiment.recipe.batch_size)
+    return experiment, images_of(experiment)
 
 
 def test_digits_split():
@@ -249,7 +250,7 @@ def test_cifar_is_read_as_torchvision_leaves_it(tmp_path, monkeypatch):
     monkeypatch.setattr(CIFAR10, "test_list", [[names[5], None]])
     monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": None})
     experiment = compose(["+step=gelu", "data=cifar10", f"data.path={tmp_path}"])
-    found = sources.checked_images(experiment.data, experiment.recipe.batch_size)
+    found = images_of(experiment)
     assert (found.train.size, found.val.size, len(found.classes)) == (50_000, 10_000, 10)
     image, target = reader(experiment.data, found, "val")(4)
     assert (image.size, image.mode, target) == ((32, 32), "RGB", 9)

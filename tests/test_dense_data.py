@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from runs import images_of
 from torchvision.tv_tensors import Image
 
 from roadmap.config.compose import compose
 from roadmap.data.dense import transforms
 from roadmap.data.dense.targets import IGNORED
 from roadmap.data.dense.transforms import View, detection_view, fitting, segmentation_view, show_objects
-from roadmap.data.images import sources
 from roadmap.data.images.inventory import Objects
 from roadmap.data.images.scenes import fit_boxes
 from roadmap.tasks.choose import choose_task
@@ -38,7 +38,7 @@ def jittered(low, high, side):
 
 def pipeline(*words, rank=0, world=1, seed=0):
     experiment = composed("data=scenes", "recipe.batch_size=8", "recipe.micro_batch=2", *words)
-    found = sources.checked_images(experiment.data, experiment.recipe.batch_size, experiment.task.name.target)
+    found = images_of(experiment)
     return choose_task(experiment, found.classes).batches(seed, found, torch.device("cpu"), rank, world)
 
 

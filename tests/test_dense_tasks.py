@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_training import StopAfter, same, train, weights
+from runs import StopAfter, executed, find_room, prepared, same, train, weights
 from torch import nn
 
 from roadmap.base.errors import Diverged, OutOfMemory, Refused, Stopped
@@ -15,11 +17,8 @@ from roadmap.config.compose import compose
 from roadmap.config.effects import ineffective_settings
 from roadmap.config.identity import decisive, identity
 from roadmap.config.schema import Head, HeadConfig, Layering, Source, TaskName
-from roadmap.data.images import scenes, sources
 from roadmap.record.folder import RunFolder
-from roadmap.run.execute import execute
 from roadmap.run.preflight import preflight
-from roadmap.run.prepare import prepare
 from roadmap.tasks.metrics import METRICS
 from roadmap.train import recipe as parts
 from roadmap.train.progress import Bar
@@ -172,23 +171,12 @@ TASKS = [
 ]  # fmt: skip
 
 
-@pytest.fixture
-def few(monkeypatch):
-    """Fewer scenes than there are."""
-    monkeypatch.setattr(scenes, "SCENES", {"train": 24, "val": 10})
-
-
 def tiny(folder, task, head, step, *overrides):
     return compose([f"+step={step}", f"task={task}", f"head={head}", *TINY, f"output={folder}", *overrides])
 
 
-def images_of(experiment):
-    return sources.checked_images(experiment.data, experiment.recipe.batch_size, experiment.task.name.target)
-
-
 def made(folder, *kind):
-    experiment = tiny(folder, *kind)
-    return prepare(experiment, images_of(experiment), RunFolder.of(experiment, "0" * 16), Ranks(torch.device("cpu")))
+    return prepared(tiny(folder, *kind))
 
 
 @pytest.mark.parametrize("kind", TASKS)
@@ -211,18 +199,8 @@ def test_a_run_is_stopped_and_goes_on_to_the_same_bits(tmp_path, kind, few):
 
 @pytest.mark.parametrize("kind", TASKS)
 def test_a_run_that_finds_no_room_names_the_images_that_fit(tmp_path, kind, few, monkeypatch):
-    run, tried = made(tmp_path, *kind, "recipe.batch_size=8"), []
-    loss = run.step.loss
-
-    def small(network, batch):
-        tried.append(len(batch.images))
-        if len(batch.images) > 2:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
-        return loss(network, batch)
-
-    monkeypatch.setattr(run.step, "loss", small)
-    with pytest.raises(OutOfMemory, match=r"recipe.batch_size=8: .* 2 fit: recipe.micro_batch=2"):
-        train(run)
+    tried, fault = find_room(monkeypatch, made(tmp_path, *kind, "recipe.batch_size=8"), 2)
+    assert re.search("recipe.batch_size=8: .* 2 fit: recipe.micro_batch=2", str(fault))
     assert tried == [8, 4, 2]
 
 
@@ -238,7 +216,7 @@ def test_a_run_that_diverges_names_its_layer(tmp_path, kind, few):
 @pytest.mark.parametrize("kind", TASKS)
 def test_the_record_of_a_run_has_its_head_its_scores_and_both_costs(tmp_path, kind, few):
     experiment = tiny(tmp_path, *kind, "recipe.updates=2")
-    result = execute(experiment, images_of(experiment), "0" * 16)
+    result = executed(experiment)
     assert result.metric == METRICS[experiment.task.name]
     assert result.score is not None
     assert result.head["name"] == kind[1]
@@ -248,7 +226,7 @@ def test_the_record_of_a_run_has_its_head_its_scores_and_both_costs(tmp_path, ki
     assert result.data["val"] == 10
     assert result.comparable(result)
     again = tiny(tmp_path, *kind, "recipe.updates=2", "head.channels=16")
-    other = execute(again, images_of(again), "0" * 16)
+    other = executed(again)
     assert [key for key, _, _ in result.unshared(other)] == ["head"]
     pictures = RunFolder.of(experiment, "0" * 16).path / "pictures"
     assert {file.name for file in pictures.iterdir()} == {"epoch-0000.jpg", "worst.jpg", "best.jpg"}
@@ -268,7 +246,7 @@ needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a 
 def test_a_dense_run_on_a_gpu(tmp_path, kind, few):
     scored_by(kind)
     experiment = tiny(tmp_path, *kind, *ON_A_GPU)
-    result = execute(experiment, images_of(experiment), "0" * 16)
+    result = executed(experiment)
     assert (result.status, result.precision) == ("done", "bfloat16")
     assert 0 <= result.score <= 100
 
@@ -277,7 +255,7 @@ def test_a_dense_run_on_a_gpu(tmp_path, kind, few):
 @needs_a_gpu
 def test_a_segmenter_never_waits_for_the_gpu(tmp_path, few, never_waiting):
     experiment = tiny(tmp_path, *TASKS[2], *ON_A_GPU, "recipe.updates=12")
-    run = prepare(experiment, images_of(experiment), RunFolder.of(experiment, "0" * 16), Ranks(torch.device("cuda")))
+    run = prepared(experiment, Ranks(torch.device("cuda")))
     batch = next(iter(run.data.epoch(0)))
     for _ in range(3):  # warm
         run.readings.push(run._step(iter([batch])))
@@ -297,7 +275,7 @@ def test_a_gpu_without_room_for_pictures_names_how_many_fit(tmp_path, kind, few)
         large = ["recipe.batch_size=24", "data.image_size=768", "data.longest_side=null", "model.width=64", "head.channels=256"]
         experiment = tiny(tmp_path, *kind, *ON_A_GPU, *large)
         with pytest.raises(OutOfMemory, match=r"recipe.batch_size=24: .* fit: recipe.micro_batch="):
-            execute(experiment, images_of(experiment), "0" * 16)
+            executed(experiment)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
 

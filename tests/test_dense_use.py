@@ -9,10 +9,12 @@ import sys
 
 import numpy as np
 import pytest
+import runs
 import timm
 import torch
 from conftest import QUICK
 from PIL import Image
+from runs import images_of, prepared
 from safetensors.torch import load_file, save_file
 
 import roadmap.timm
@@ -20,50 +22,32 @@ from roadmap import export, predict, score
 from roadmap.base.errors import Refused, StorageFault
 from roadmap.config.compose import compose
 from roadmap.data.dense.targets import Detections
-from roadmap.data.images import scenes, sources
+from roadmap.data.images import sources
 from roadmap.record.folder import RunFolder
-from roadmap.run.execute import execute
-from roadmap.run.prepare import prepare
 from roadmap.run.start import check_start, resolved
 from roadmap.tasks.choose import choose_task
 from roadmap.tasks.segmentation.upernet import UPerNet
-from roadmap.train.ranks import Ranks
 
+pytestmark = pytest.mark.usefixtures("few")
 TINY = [*QUICK, "recipe=dense_short", "data.image_size=64", "recipe.batch_size=6", "recipe.updates=4", "head.channels=8"]
 HEADS = {"detection": "mask_rcnn", "segmentation": "upernet"}
 STEPS = ["resnet", "gelu", "separate_downsampling"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few():
-    """Fewer scenes than there are."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scenes, "SCENES", {"train": 24, "val": 10})
-        yield
 
 
 def asked(folder, *words):
     return resolved(compose([*words, f"output={folder}"]))
 
 
-def images_of(experiment):
-    return sources.checked_images(experiment.data, experiment.recipe.batch_size, experiment.task.name.target)
-
-
 def trained(folder, *words):
     """A run, trained in this process; its folder."""
-    experiment = asked(folder, *words)
-    inventory = images_of(experiment)
-    fingerprint = sources.fingerprint(experiment.data, inventory)
-    execute(experiment, inventory, fingerprint)
-    return RunFolder.of(experiment, fingerprint).path
+    return runs.trained(asked(folder, *words))
 
 
 def started(folder, *words):
     """The network of a run before its first update."""
     experiment = asked(folder, *words)
     check_start(experiment, images_of(experiment).classes)
-    return prepare(experiment, images_of(experiment), RunFolder.of(experiment, "0" * 16), Ranks(torch.device("cpu"))).network
+    return prepared(experiment).network
 
 
 @pytest.fixture(scope="module", params=STEPS)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import QUICK
 from fake_cuda import CUDA, Mixed, Waited, aten, backward, devices, pretended_gpu
+from runs import prepared
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 from torch.utils._python_dispatch import _pop_mode_temporarily
@@ -27,8 +28,6 @@ from roadmap.data.device.dataset import Augmentation, Pictures
 from roadmap.data.images import sources
 from roadmap.data.stream import Crops
 from roadmap.model.layers import Pointwise
-from roadmap.record.folder import RunFolder
-from roadmap.run.prepare import prepare
 from roadmap.tasks.choose import choose_task
 from roadmap.tasks.classification import Accuracy
 from roadmap.train import recipe as parts
@@ -259,13 +258,12 @@ def test_an_epoch_never_waits(tmp_path, tiny_images, monkeypatch, pipeline, prec
     settings = [f"recipe.precision={precision}", f"data.pipeline={pipeline}", "recipe.ema=0.9", "runtime.compile=none"]
     images = ["data=folder", f"data.path={tiny_images}", "data.image_size=32", "recipe.batch_size=4", "recipe.micro_batch=2"]
     experiment = compose(["+step=resnet", *QUICK, *PAPER, *images, *settings, "recipe.epochs=1", f"output={tmp_path}"])
-    found = sources.checked_images(experiment.data, 4)
     monkeypatch.setattr(Readings, "_read", read_nothing)
     monkeypatch.setattr(loader, "read", images_read)
     monkeypatch.setattr(stream, "read", crops_read)
     monkeypatch.setattr(Accuracy, "compute", lambda self, _: {"top1": 0.0})
     with pretended_gpu() as watch:
-        run = prepare(experiment, found, RunFolder.of(experiment, "0" * 16), GPU)
+        run = prepared(experiment, GPU)
         assert run.data.name == pipeline
         with watch.closely(), Bar(1, 0, "", show=False) as bar:
             assert len(list(run.train(bar, Stop()))) == 1

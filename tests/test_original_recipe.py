@@ -6,7 +6,8 @@ import json
 import re
 
 import pytest
-from test_studies import recorded
+from records import editing
+from test_training_studies import with_recipes
 
 from roadmap.base.errors import Refused
 from roadmap.config.compose import completed, compose
@@ -171,28 +172,16 @@ def test_a_row_whose_update_has_more_images_than_there_are_is_refused(tmp_path):
 
 
 @pytest.fixture
-def records(tmp_path):
+def found(tmp_path):
     found = plan(["+study=digits", "study.steps=[original_recipe,resnet,stage_ratio]", "study.seeds=[0,1]", f"output={tmp_path}"])
-    recorded(found, {"original_recipe": [60, 61], "resnet": [80, 82], "stage_ratio": [81, 82]})
-    file = found.folder / "records.jsonl"
-    lines = [json.loads(line) for line in file.read_text().splitlines()]
-    points = {point.folder.path.name: point.experiment for point in found.points}
-    for line in lines:
-        whole = decisive(points[line["run"]], "f")
-        line |= {"recipe": whole["recipe"], "data": whole["data"], "pipeline": "device"}
-        if "original" in line["run"]:
-            line["pipeline"] = "loader"
-
-    def write(change=lambda lines: None):
-        change(lines)
-        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        return found
-
-    return write
+    with_recipes(found, {"original_recipe": [60, 61], "resnet": [80, 82], "stage_ratio": [81, 82]})
+    with editing(found.folder) as lines:
+        for line in lines:
+            line["pipeline"] = "loader" if "original" in line["run"] else "device"
+    return found
 
 
-def test_rows_differ_in_what_is_declared(records):
-    found = records()
+def test_rows_differ_in_what_is_declared(found):
     rows = table(found.folder).set_index("step")
     assert rows.loc["resnet", "delta_top1"] == pytest.approx(20.5)
     assert rows.loc["resnet", "paper_delta"] == pytest.approx(2.69)
@@ -209,27 +198,24 @@ def test_rows_differ_in_what_is_declared(records):
         ("original", "model", "kernel_size", 5, r"they have model\.kernel_size"),
     ],
 )
-def test_and_in_nothing_else(records, run, room, key, value, says):
-    def change(lines):
+def test_and_in_nothing_else(found, run, room, key, value, says):
+    with editing(found.folder) as lines:
         for line in lines:
             if run in line["run"]:
                 line[room][key] = value
-
-    found = records(change)
     with pytest.raises(Refused, match=says):
         load(found.folder)
 
 
-def test_runs_of_two_pipelines_are_compared_only_where_one_has_no_choice(records):
-    found = records()
+def test_runs_of_two_pipelines_are_compared_only_where_one_has_no_choice(found):
     load(found.folder)
-    records(lambda lines: lines[-1].update(pipeline="loader"))
+    with editing(found.folder) as lines:
+        lines[-1]["pipeline"] = "loader"
     with pytest.raises(Refused, match="pipeline differs"):
         load(found.folder)
 
 
-def test_a_run_is_shown_beside_the_one_that_its_row_is_compared_with(records):
-    found = records()
+def test_a_run_is_shown_beside_the_one_that_its_row_is_compared_with(found):
     study = load(found.folder)
     for points in found.rows.values():
         for point in points:

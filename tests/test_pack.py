@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,10 +14,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from runs import images_of
 from sklearn.datasets import load_sample_image
 
-from roadmap import pack as door
-from roadmap.base.console import exits
 from roadmap.base.errors import Refused
 from roadmap.base.files import PARTIAL
 from roadmap.config.compose import compose
@@ -46,17 +46,9 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def command(monkeypatch, capsys):
-    """Runs the command line in this process; gives back its exit code, stdout and stderr."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["pack", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            exits(door.main)()
-        said = capsys.readouterr()
-        return stop.value.code, said.out, said.err
-
-    return call
+def command(terminal):
+    """Packs with these words; exit code, stdout and stderr."""
+    return lambda *words: terminal(shlex.join(["pack", *map(str, words)]))
 
 
 def packed(command, folder, output, *options):
@@ -68,7 +60,7 @@ def packed(command, folder, output, *options):
 def composed(path, *overrides):
     recipe = ["recipe=smoke", "recipe.batch_size=4", "data.image_size=32", "data.workers=0"]
     experiment = compose(["+step=gelu", "scale=atto", "data=folder", f"data.path={path}", *recipe, *overrides])
-    return experiment, sources.checked_images(experiment.data, experiment.recipe.batch_size)
+    return experiment, images_of(experiment)
 
 
 def fingerprint(path, *overrides):

@@ -16,18 +16,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from browser import CHROMIUM, Browser
 from large import large_study
 from PIL import Image
-from records import result_file
+from records import editing, result_file
 from test_report import VALUES, study
 
 from roadmap.base.errors import Refused
 from roadmap.report.__main__ import main
 from roadmap.report.columns import table_columns
-from roadmap.report.page import render, report_of, write_page
+from roadmap.report.page import environment, render, report_of, write_page
 from roadmap.report.page.axis import axis
-from roadmap.report.page.environment import environment
 from roadmap.report.page.payload import block
 from roadmap.report.page.server import open_server
 from roadmap.report.records import load
@@ -52,14 +50,12 @@ def hostile(folder):
     for row, word in zip(about["rows"], HOSTILE, strict=False):
         row.update(label=word, group=word, toggles=HOSTILE)
         row["runs"] = [f"{word}-{seed}" for seed in about["seeds"]]
-    lines = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
-    of_row = {row["name"]: row["runs"] for row in about["rows"]}
-    for line in lines:
-        line["run"] = of_row[line["step"]["name"]][line["seed"]]
-        line.update(history=[[2.0, 2.1, 10.0], [float("nan"), 1.1, 20.0]], device=next(words), versions={HOSTILE[0]: next(words)})
-        line["git"] = {word: word for word in HOSTILE}
     (folder / "study.json").write_text(json.dumps(about))
-    (folder / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    runs, history = {row["name"]: row["runs"] for row in about["rows"]}, [[2.0, 2.1, 10.0], [float("nan"), 1.1, 20.0]]
+    with editing(folder) as lines:
+        for line in lines:
+            line.update(run=runs[line["step"]["name"]][line["seed"]], git={word: word for word in HOSTILE})
+            line.update(history=history, device=next(words), versions={HOSTILE[0]: next(words)})
     return folder
 
 
@@ -298,15 +294,6 @@ def test_ctrl_c_ends_quietly(running):
 
 
 # --- in a browser ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    if CHROMIUM is None:
-        pytest.skip("needs Chromium: apt-get install chromium")
-    found = Browser()
-    yield found
-    found.close()
 
 
 @pytest.fixture(scope="module")

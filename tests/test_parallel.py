@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import QUICK
+from runs import images_of, prepared, trained
 from safetensors.torch import load_file
 
 import roadmap
@@ -19,10 +20,6 @@ from roadmap.base.processes import check_alone
 from roadmap.config.checks import check_processes
 from roadmap.config.compose import compose
 from roadmap.data.batches import batches
-from roadmap.data.images import sources
-from roadmap.record.folder import RunFolder
-from roadmap.run.execute import execute
-from roadmap.run.prepare import prepare
 from roadmap.train.ranks import Ranks
 from roadmap.train.update import RunningStatistics
 
@@ -48,8 +45,7 @@ def test_two_processes_train_the_weights_of_one_that_accumulates(tmp_path):
     step = "resnet"  # BatchNorm, whose statistics are the hard part
     (tmp_path / "one").mkdir(), (tmp_path / "two").mkdir()
     experiment = compose([f"+step={step}", *QUICK, *WHOLE, "runtime.device=cpu", f"output={tmp_path / 'one'}"])
-    found = sources.checked_images(experiment.data, experiment.recipe.batch_size)
-    execute(experiment, found, sources.fingerprint(experiment.data, found))
+    trained(experiment)
     shared = run(tmp_path / "two", f"+step={step}", *WHOLE, processes=2)
     assert shared.returncode == 0, shared.stderr
     (one, weights, _), (two, others, folder) = record(tmp_path / "one"), record(tmp_path / "two")
@@ -65,7 +61,7 @@ def test_two_processes_train_the_weights_of_one_that_accumulates(tmp_path):
 
 def test_the_images_of_an_update_are_shared_out_whole():
     experiment = compose(["+step=gelu", "recipe.batch_size=96", "recipe.micro_batch=8", "scale=atto"])
-    found = sources.checked_images(experiment.data, experiment.recipe.batch_size)
+    found = images_of(experiment)
 
     def epoch(rank, world, split):
         return list(batches(experiment.recipe, experiment.seed, found, rank, world)[split])
@@ -120,12 +116,7 @@ def test_micro_batches_that_cannot_be_are_refused(overrides):
 def test_batchnorm_is_not_synchronised_on_cpus(tmp_path):
     experiment = compose(["+step=resnet", *QUICK, "recipe.sync_batchnorm=true", f"output={tmp_path}"])
     with pytest.raises(Refused, match=r"recipe\.sync_batchnorm=true"):
-        prepare(
-            experiment,
-            sources.checked_images(experiment.data, experiment.recipe.batch_size),
-            RunFolder.of(experiment, "0" * 16),
-            Ranks(torch.device("cpu"), 0, 2),
-        )
+        prepared(experiment, Ranks(torch.device("cpu"), 0, 2))
 
 
 def test_sweeps_and_benches_start_processes_of_their_own(tmp_path, monkeypatch):

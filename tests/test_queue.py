@@ -10,10 +10,10 @@ from contextlib import ExitStack, contextmanager, nullcontext
 
 import pytest
 from conftest import QUICK
+from runs import executed
 
 from roadmap.base.errors import EXIT_HELD, EXIT_STOPPED
 from roadmap.config.schema import EngineConfig, EngineName
-from roadmap.data.images import sources
 from roadmap.sweep import plan
 from roadmap.sweep.engines import queue
 from roadmap.sweep.engines.base import Cancel, Ending
@@ -31,12 +31,8 @@ def points_of(folder, seeds):
 @pytest.fixture(scope="module")
 def record(tmp_path_factory):
     """The folder of a run that is done."""
-    from roadmap.run.execute import execute
-
     (point,) = points_of(tmp_path_factory.mktemp("done"), 1)
-    execute(
-        point.experiment, sources.checked_images(point.experiment.data, point.experiment.recipe.batch_size), point.fingerprint
-    )
+    executed(point.experiment, point.fingerprint)
     return point.folder
 
 

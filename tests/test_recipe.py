@@ -7,9 +7,11 @@ import itertools
 import math
 
 import pytest
+import runs
 import torch
 from conftest import QUICK
 from PIL import Image
+from runs import ALONE, train
 from torch import nn
 from torchvision.transforms import ColorJitter, TrivialAugmentWide
 
@@ -25,15 +27,11 @@ from roadmap.data.images import sources
 from roadmap.data.pipeline import input_pipeline
 from roadmap.data.transforms import train_transform, val_transform
 from roadmap.model.network import build_network, network_of
-from roadmap.record.folder import RunFolder
-from roadmap.run.prepare import prepare
 from roadmap.train import recipe as parts
 from roadmap.train.progress import Bar
-from roadmap.train.ranks import Ranks
 from roadmap.train.update import Update
 
 CPU = torch.device("cpu")
-ALONE = Ranks(CPU)
 SGD = ["recipe.optimizer=sgd", "recipe.lr=0.1", "recipe.lr_batch=256", "recipe.weight_decay=1e-4", "recipe.decay_spares=none"]
 STEPPED = [*SGD, "recipe.schedule=step", "recipe.warmup_epochs=0"]
 
@@ -43,14 +41,7 @@ def composed(*overrides, step="resnet"):
 
 
 def prepared(tmp_path, *overrides, step="resnet"):
-    experiment = composed(f"output={tmp_path}", *overrides, step=step)
-    found = sources.checked_images(experiment.data, experiment.recipe.batch_size)
-    return prepare(experiment, found, RunFolder.of(experiment, "0" * 16), ALONE)
-
-
-def train(run):
-    with Bar(1, 0, "", show=False) as bar:
-        return list(run.train(bar, Stop()))
+    return runs.prepared(composed(f"output={tmp_path}", *overrides, step=step))
 
 
 def weights(run):

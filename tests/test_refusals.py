@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import shutil
-import signal
 import subprocess
 import sys
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from roadmap import cost
-from roadmap.base.console import exits
 from roadmap.base.errors import Refused
 from roadmap.config.compose import compose
 from roadmap.config.effects import said_twice
 from roadmap.config.steps import known_steps
-from roadmap.run import __main__ as run
 from roadmap.run.preflight import check_jobs
-from roadmap.sweep import __main__ as sweep
 from roadmap.sweep.engines import machine
 from roadmap.sweep.plan import plan
 
@@ -30,28 +23,14 @@ REPOSITORY = Path(__file__).parent.parent
 QUICK = "scale=atto recipe=smoke model.width=8 runtime.threads=1 data.image_size=32 data.workers=0"
 SECRET = "xyzzy-of-the-environment"
 TOUCH = "{_target_:pathlib.Path.touch,self:pwned}"  # what an injected _target_ would do
-MAINS = {"run": run.main, "sweep": sweep.main, "cost": cost.main}  # of others: `main` in the module of that name
-ELSEWHERE = {tool: f"roadmap.{tool}.__main__" for tool in ("bench", "report", "report.views")}
 NEED_TORCH = ("roadmap.run.execute", "roadmap.model.cost")
 
 
 @pytest.fixture
-def command(tmp_path, monkeypatch, capsys):
-    """Runs a command line in this process, in an empty folder; gives back its exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
+def command(terminal, monkeypatch):
+    """`terminal`, with something in the environment that no message may hold."""
     monkeypatch.setenv("SECRET", SECRET)
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
-
-    def call(line):
-        tool, *arguments = shlex.split(line)
-        monkeypatch.setattr(sys, "argv", [tool, *arguments])
-        with pytest.raises(SystemExit) as stop:
-            exits(MAINS.get(tool) or import_module(ELSEWHERE.get(tool, f"roadmap.{tool}")).main)()
-        return stop.value.code, *capsys.readouterr()
-
-    yield call
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    return terminal
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
-from records import result_file
+from records import editing, result_file
 
 from roadmap.base.console import printable
 from roadmap.base.errors import Refused
@@ -374,10 +374,11 @@ def test_frame(tmp_path):
 
 def digits_scored(folder, score):
     """The digits study with this top-1 in every run."""
-    shutil.copy(DIGITS / "study.json", folder)
-    lines = [json.loads(line) for line in (DIGITS / "records.jsonl").read_text(encoding="utf-8").splitlines()]
-    lines = [{**line, "scores": {"top1": score}} for line in lines]
-    (folder / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for name in ("study.json", "records.jsonl"):
+        shutil.copy(DIGITS / name, folder)
+    with editing(folder) as lines:
+        for line in lines:
+            line["scores"] = {"top1": score}
     return Report.read(folder)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from runs import images_of
 from scipy.stats import ks_2samp
 from sklearn.datasets import load_sample_image
 from timm.data import create_transform
@@ -16,7 +17,6 @@ from roadmap.config.compose import compose
 from roadmap.data.batches import batches, seed_all
 from roadmap.data.device.augment import NormalizeAndErase
 from roadmap.data.device.dataset import DeviceDataset, Pictures, bytes_needed
-from roadmap.data.images import sources
 from roadmap.data.images.sources import reader
 from roadmap.data.transforms import train_transform
 
@@ -42,7 +42,7 @@ def folder(tmp_path_factory):
 def composed(folder, *overrides):
     settings = ["recipe=smoke", "recipe.batch_size=8", "data=folder", f"data.path={folder}", "data.image_size=40"]
     experiment = compose(["+step=gelu", "scale=atto", "data.workers=0", *settings, *overrides])
-    return experiment, sources.checked_images(experiment.data, experiment.recipe.batch_size)
+    return experiment, images_of(experiment)
 
 
 def on_device(experiment, found, device=CPU):
@@ -216,7 +216,7 @@ def test_evaluation_is_the_loaders(folder, overrides):
 
 def test_sources_without_files(folder):
     experiment = compose(["+step=gelu", "+study=digits", *PAPER])
-    found = sources.checked_images(experiment.data, experiment.recipe.batch_size)
+    found = images_of(experiment)
     both = on_device(experiment, found)
     images, _ = next(both.epoch(0))
     assert images.shape[1:] == (3, 32, 32)

@@ -15,6 +15,7 @@ import timm
 import torch
 from conftest import QUICK
 from records import made, write
+from runs import executed, images_of
 from safetensors.torch import load_file, save_file
 
 import roadmap.timm
@@ -23,14 +24,12 @@ from roadmap.config.compose import compose
 from roadmap.config.effects import following
 from roadmap.config.identity import decisive, identity, plain
 from roadmap.config.schema import EngineConfig, EngineName
-from roadmap.data.images import sources
 from roadmap.model.start import start_hash
 from roadmap.model.weights import TWINS
 from roadmap.record.folder import RunFolder
 from roadmap.record.result import dump_result, load_result
 from roadmap.record.study import dump_plan, load_plan
 from roadmap.record.weights import weights_file
-from roadmap.run.execute import execute
 from roadmap.run.given import load_given, try_outline
 from roadmap.run.preflight import check_jobs
 from roadmap.run.start import resolved
@@ -45,7 +44,7 @@ SHORT = [*QUICK, "data.image_size=32", "recipe.epochs=1", "recipe.warmup_epochs=
 def trained(folder, *overrides):
     """A run, trained in this process; its folder and its result."""
     experiment = resolved(compose(["+step=gelu", *SHORT, f"output={folder}", *overrides]))
-    result = execute(experiment, sources.checked_images(experiment.data, experiment.recipe.batch_size), "0" * 16)
+    result = executed(experiment)
     return RunFolder.of(experiment, "0" * 16).path, result
 
 
@@ -119,10 +118,10 @@ def test_weights_that_are_not_whole_are_refused(copy, spoil, message):
 def started(folder, init, *overrides):
     """A run that starts from these weights, as its command resolves it; its result and its network before training."""
     experiment = resolved(compose(["+step=gelu", *SHORT, f"output={folder}", f"init={init}", *overrides]))
-    inventory = sources.checked_images(experiment.data, experiment.recipe.batch_size)
-    task = choose_task(experiment, inventory.classes)
+    classes = images_of(experiment).classes
+    task = choose_task(experiment, classes)
     network = task.network(experiment.model, experiment.reference)
-    return experiment, network, load_given(experiment, inventory.classes, task, network)
+    return experiment, network, load_given(experiment, classes, task, network)
 
 
 def same(network, weights):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from runs import images_of
 from sklearn.datasets import load_sample_image
 
 from roadmap.base.errors import Refused
@@ -65,7 +66,7 @@ def made(folder, kind, *overrides, rank=0, world=1, device=CPU):
     recipe = ["recipe=smoke", "recipe.batch_size=16", "recipe.micro_batch=8", *PAPER]
     data = ["data=folder", f"data.path={folder}", "data.image_size=40", f"data.pipeline={kind}", "data.workers=0"]
     experiment = compose(["+step=gelu", "scale=atto", *recipe, *data, "data.accept=[cmyk]", *overrides])
-    found = sources.checked_images(experiment.data, experiment.recipe.batch_size)
+    found = images_of(experiment)
     return input_pipeline(experiment.data, experiment.recipe, experiment.seed, found, device, rank, world)
 
 
@@ -97,7 +98,7 @@ def test_pictures_in_memory_are_streamed_too():
     pipelines = []
     for kind in ("stream", "device"):
         experiment = compose([*digits, f"data.pipeline={kind}"])
-        found = sources.checked_images(experiment.data, experiment.recipe.batch_size)
+        found = images_of(experiment)
         pipelines.append(input_pipeline(experiment.data, experiment.recipe, 0, found, CPU).epoch(0, start=30))
     assert_same(*pipelines)
 
@@ -105,15 +106,12 @@ def test_pictures_in_memory_are_streamed_too():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_gpu_makes_the_same_pictures_and_is_never_waited_for(folder, workers):
+def test_a_gpu_makes_the_same_pictures_and_is_never_waited_for(folder, workers, never_waiting):
     gpu = torch.device("cuda")
     stream, device = (made(folder, kind, f"data.workers={workers}", device=gpu) for kind in ("stream", "device"))
     list(stream.epoch(0))  # what is set up once may wait
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with never_waiting():
         streamed = list(stream.epoch(1))
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     assert_same(streamed, device.epoch(1))
     assert_same(stream.evaluation(), device.evaluation())
 

@@ -10,7 +10,7 @@ import re
 import numpy as np
 import pytest
 from conftest import QUICK
-from records import made, write
+from records import editing, made, write
 
 from roadmap.base.errors import Refused
 from roadmap.config.compose import compose
@@ -387,8 +387,7 @@ def test_rows_whose_networks_differ_in_more_than_was_declared_are_refused(tmp_pa
     found = planned("leave_one_out", "study.steps=[gelu]", "study.seeds=[0]", f"output={tmp_path}")
     study = recorded(found, {row: [50.0] for row in found.rows})
     assert math.isclose(analyse(study).estimates[0].value, 0)
-    lines = [json.loads(line) for line in (found.folder / "records.jsonl").read_text().splitlines()]
-    lines[1]["model"]["kernel_size"] = 5
-    (found.folder / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with editing(found.folder) as lines:
+        lines[1]["model"]["kernel_size"] = 5
     with pytest.raises(Refused, match=r"may differ in activation; they have model.kernel_size: 5 and 7"):
         load(found.folder)

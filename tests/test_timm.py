@@ -13,6 +13,7 @@ import timm
 import torch
 from conftest import QUICK
 from PIL import Image
+from runs import executed
 from safetensors.torch import load_file
 from timm.optim import param_groups_layer_decay
 
@@ -20,12 +21,10 @@ import roadmap.timm
 from roadmap.base.errors import Refused
 from roadmap.config.compose import compose
 from roadmap.config.steps import networks
-from roadmap.data.images import sources
 from roadmap.data.transforms import val_transform
 from roadmap.model.front import build_model
 from roadmap.model.weights import from_timm
 from roadmap.record.folder import RunFolder
-from roadmap.run.execute import execute
 
 SOURCES = Path(os.environ.get("TIMM_SOURCES") or Path(timm.__file__).parents[1])
 TESTS = SOURCES / "tests" / "test_models.py"
@@ -210,7 +209,7 @@ def run(request, tmp_path_factory):
     ]
     quick = QUICK if request.param == "+step=gelu" else [o for o in QUICK if not o.startswith("model.")]
     experiment = compose([request.param, *quick, *own])
-    execute(experiment, sources.checked_images(experiment.data, experiment.recipe.batch_size), "0" * 16)
+    executed(experiment)
     return experiment, RunFolder.of(experiment, "0" * 16).path
 
 

@@ -31,18 +31,11 @@ from fake_wandb import KEY, serving
 from records import made, write
 
 pytest.importorskip("wandb")
+pytestmark = pytest.mark.usefixtures("no_wandb")
 ROOT = str(Path(roadmap.__file__).parent.parent)
 RUN = [*QUICK, "recipe.batch_size=256", "runtime.keep_weights=false"]
 EPOCHS = 3
 SUMMARY = ("top1", "top5", "gmacs", "params_m", "delta_top1", "status", "images_per_second")
-
-
-@pytest.fixture(autouse=True)
-def nobody(monkeypatch, tmp_path):
-    """No login and no W&B settings of whoever runs the tests."""
-    for name in [name for name in os.environ if name.startswith("WANDB")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path))
 
 
 @pytest.fixture

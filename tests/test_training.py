@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import QUICK
+from runs import StopAfter, executed, prepared, same, train, weights
 
 import roadmap
 from roadmap.base.errors import Diverged, Refused, Stopped, StorageFault
@@ -24,13 +25,10 @@ from roadmap.base.signals import Stop
 from roadmap.config.compose import compose
 from roadmap.config.identity import identity
 from roadmap.config.schema import Compile, Device, Precision, StepConfig
-from roadmap.data.images import sources
 from roadmap.model.cost import cost
 from roadmap.model.layers import LayerScale
 from roadmap.record.folder import RunFolder
 from roadmap.record.result import dump_result
-from roadmap.run.execute import execute
-from roadmap.run.prepare import prepare
 from roadmap.tasks.choose import choose_task
 from roadmap.train import checkpoint, recipe
 from roadmap.train.compiling import compile_network, pick_compile
@@ -38,7 +36,6 @@ from roadmap.train.precision import pick_precision
 from roadmap.train.progress import Bar
 from roadmap.train.ranks import Ranks, pick_device
 
-ALONE = Ranks(torch.device("cpu"))
 EVERYTHING = [
     "recipe.mixup=0.8", "recipe.cutmix=1.0", "recipe.randaugment=rand-m9-mstd0.5-inc1", "recipe.random_erasing=0.25",
     "model.drop_path=0.3", "recipe.epochs=2", "recipe.batch_size=256", "recipe.micro_batch=128", "recipe.ema=0.9",
@@ -49,34 +46,8 @@ def composed(tmp_path, *overrides, step="gelu"):
     return compose([f"+step={step}", *QUICK, f"output={tmp_path}", *overrides])
 
 
-def prepared(experiment, ranks=ALONE):
-    return prepare(
-        experiment,
-        sources.checked_images(experiment.data, experiment.recipe.batch_size),
-        RunFolder.of(experiment, "0" * 16),
-        ranks,
-    )
-
-
-def executed(experiment):
-    return execute(experiment, sources.checked_images(experiment.data, experiment.recipe.batch_size), "0" * 16)
-
-
 def trainer(tmp_path, *overrides, step="gelu"):
     return prepared(composed(tmp_path, *overrides, step=step))
-
-
-def train(run, stop=None):
-    with Bar(1, 0, "", show=False) as bar:
-        return list(run.train(bar, stop or Stop()))
-
-
-def weights(run):
-    return {name: tensor.clone() for name, tensor in run.network.state_dict().items()}
-
-
-def same(one, other):
-    return all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.mark.parametrize("step", ["resnet", "separate_downsampling"])
@@ -95,16 +66,6 @@ def test_the_number_of_workers_changes_no_bit(tmp_path):
     alone, helped = (trainer(tmp_path, *EVERYTHING, "recipe.epochs=1", f"data.workers={workers}") for workers in (0, 2))
     assert train(alone)[0]["train_loss"] == train(helped)[0]["train_loss"]
     assert same(weights(alone), weights(helped))
-
-
-class StopAfter(Stop):
-    def __init__(self, updates):
-        self.left = updates
-
-    @property
-    def asked(self):
-        self.left -= 1
-        return None if self.left > 0 else "SIGTERM"
 
 
 @pytest.mark.parametrize("step", ["resnet", "separate_downsampling"])
@@ -455,8 +416,7 @@ def test_the_loop_never_waits_for_the_gpu(tmp_path, settings, never_waiting):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_run_on_a_gpu_learns(tmp_path):
     experiment = compose(["+study=digits", "+step=resnet", f"output={tmp_path}", "runtime.compile=blocks"])
-    found = sources.checked_images(experiment.data, experiment.recipe.batch_size)
-    result = execute(experiment, found, sources.fingerprint(experiment.data, found))
+    result = executed(experiment)
     assert (result.precision, result.pipeline, result.compiled) == ("bfloat16", "device", "blocks")
     assert result.score > 80
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from records import editing
 from test_studies import recorded
 
 from roadmap.base.errors import Refused
@@ -43,13 +44,11 @@ def own_study(folder, text):
 def with_recipes(found, values):
     """The study with these results by row and seed, each record with the recipe and the data of its run."""
     recorded(found, values)
-    file = found.folder / "records.jsonl"
     points = {point.folder.path.name: point.experiment for point in found.points}
-    lines = [json.loads(line) for line in file.read_text().splitlines()]
-    for line in lines:
-        whole = decisive(points[line["run"]], "f")
-        line |= {"recipe": whole["recipe"], "data": whole["data"], "pipeline": "loader"}
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with editing(found.folder) as lines:
+        for line in lines:
+            whole = decisive(points[line["run"]], "f")
+            line |= {"recipe": whole["recipe"], "data": whole["data"], "pipeline": "loader"}
     return load(found.folder)
 
 
@@ -84,11 +83,9 @@ def test_rows_say_in_what_they_were_trained_otherwise(tmp_path):
     (note,) = [note for note in Report.of(study).notes if note.startswith("hard targets")]
     assert note == "hard targets differs from as it is in recipe.label_smoothing (0, was 0.1)."
     assert table(found.folder).set_index("step").loc["hard", "delta_top1"] == pytest.approx(2.25)
-    file = found.folder / "records.jsonl"
-    lines = [json.loads(line) for line in file.read_text().splitlines()]
-    for line in lines:  # what no row declares
-        line["recipe"]["weight_decay"] = 0.5 if "hard" in line["run"] else 0.05
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with editing(found.folder) as lines:
+        for line in lines:  # what no row declares
+            line["recipe"]["weight_decay"] = 0.5 if "hard" in line["run"] else 0.05
     with pytest.raises(Refused, match=r"recipe differs.*weight_decay"):
         load(found.folder)
 
@@ -96,10 +93,8 @@ def test_rows_say_in_what_they_were_trained_otherwise(tmp_path):
 def test_a_row_of_another_precision_is_comparable_where_it_says_so(tmp_path):
     found = plan(["+study=mine", "scale=atto", f"output={tmp_path}"], own_study(tmp_path / "own", ROWS))
     with_recipes(found, {"plain": [80.0, 81.0], "hard": [82.0, 83.5], "half": [70.0, 71.0]})
-    file = found.folder / "records.jsonl"
-    lines = [json.loads(line) for line in file.read_text().splitlines()]
-    lines[-1]["precision"] = lines[-2]["precision"] = "bfloat16"
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with editing(found.folder) as lines:
+        lines[-1]["precision"] = lines[-2]["precision"] = "bfloat16"
     load(found.folder)
     with pytest.raises(Refused, match=r"data\.held_out=0\.1'\]: allowed"):
         plan(["+study=mine"], own_study(tmp_path / "own", ROWS.replace("recipe.label_smoothing=0]", "data.held_out=0.1]")))

@@ -13,17 +13,16 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import QUICK
+from runs import executed
 from safetensors.torch import load_file
 
 import roadmap
 from roadmap.base.errors import Refused
 from roadmap.config.compose import compose
-from roadmap.data.images import sources
 from roadmap.record.study import dump_plan
 from roadmap.report.notes import notes
 from roadmap.report.report import Report
 from roadmap.report.transfer import read_transfer, starts
-from roadmap.run.execute import execute
 from roadmap.run.start import resolved
 from roadmap.sweep.plan import plan
 from roadmap.sweep.preview import preview
@@ -47,8 +46,7 @@ DENSE = [
 
 def train(found):
     for point in found.points:
-        run = point.experiment
-        execute(run, sources.checked_images(run.data, run.recipe.batch_size, run.task.name.target), point.fingerprint)
+        executed(point.experiment, point.fingerprint)
     found.write()
 
 

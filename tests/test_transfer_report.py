@@ -11,7 +11,6 @@ from random import Random
 import matplotlib
 import numpy as np
 import pytest
-from browser import CHROMIUM, Browser
 from large import large_study
 from records import made
 from test_figures import assert_publishable
@@ -262,20 +261,15 @@ def test_nothing_is_cut_off_in_the_figure(transfer, many):
             assert_publishable(drawn(found))
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 @pytest.mark.parametrize("width", [360, 1200])
-def test_the_page_fits_any_width(transfer, tmp_path, width):
+def test_the_page_fits_any_width(transfer, tmp_path, chromium, width):
     from roadmap.report.transfer.page import render
 
-    browser = Browser()
-    try:
-        browser.width(width)
-        (tmp_path / "transfer.html").write_text(render(transfer))
-        browser.open(f"file://{tmp_path}/transfer.html")
-        assert browser.js("document.documentElement.scrollWidth") <= width
-        shown = sum(found is not None for one in (transfer.first, *transfer.sides) for found in one.estimates)
-        assert browser.js("document.querySelectorAll('.view .bar .worth').length") == shown
-        assert not browser.complaints()
-        assert "Does a step that helps one task help the others?" in browser.js("document.body.innerText")
-    finally:
-        browser.close()
+    chromium.width(width)
+    (tmp_path / "transfer.html").write_text(render(transfer))
+    chromium.open(f"file://{tmp_path}/transfer.html")
+    assert chromium.js("document.documentElement.scrollWidth") <= width
+    shown = sum(found is not None for one in (transfer.first, *transfer.sides) for found in one.estimates)
+    assert chromium.js("document.querySelectorAll('.view .bar .worth').length") == shown
+    assert not chromium.complaints()
+    assert "Does a step that helps one task help the others?" in chromium.js("document.body.innerText")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import runs
 import timm
 import torch
 from conftest import QUICK
@@ -28,8 +29,6 @@ from roadmap.cli import COMMANDS
 from roadmap.config.compose import compose
 from roadmap.config.identity import decisive
 from roadmap.data.images import sources
-from roadmap.record.folder import RunFolder
-from roadmap.run.execute import execute
 from roadmap.use.export import exported, write
 from roadmap.use.score import check_classes
 from roadmap.use.trained import Trained, asked, find_trained
@@ -39,11 +38,7 @@ ATTO = ["scale=atto", "recipe=smoke", "runtime.threads=1", "data.image_size=32",
 
 
 def trained(folder, *overrides):
-    experiment = compose([*overrides, f"output={folder}"])
-    inventory = sources.checked_images(experiment.data, experiment.recipe.batch_size)
-    fingerprint = sources.fingerprint(experiment.data, inventory)
-    execute(experiment, inventory, fingerprint)
-    return RunFolder.of(experiment, fingerprint).path
+    return runs.trained(compose([*overrides, f"output={folder}"]))
 
 
 @pytest.fixture(scope="module")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import shutil
 from random import Random
 
 import matplotlib
 import pytest
-from browser import CHROMIUM, Browser
 from large import large_study
-from records import made
+from records import editing, made
 from test_figures import assert_publishable
 
 from roadmap.base.errors import Refused
@@ -133,10 +133,10 @@ def test_a_worth_that_depends_on_its_place_is_named(views):
 )
 def test_studies_of_other_things_are_refused(studies, tmp_path, change, said):
     other = tmp_path / "other"
-    other.mkdir()
-    (other / "study.json").write_bytes((studies / "add_one_in" / "study.json").read_bytes())
-    lines = [json.loads(line) | change for line in (studies / "add_one_in" / "records.jsonl").read_text().splitlines()]
-    (other / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    shutil.copytree(studies / "add_one_in", other)
+    with editing(other) as lines:
+        for line in lines:
+            line |= change
     with pytest.raises(Refused, match=said):
         read_views([studies / "roadmap", other])
 
@@ -177,22 +177,17 @@ def test_nothing_is_cut_off_in_the_figure(large, views):
         assert_publishable(interactions(views.pairs.study, views.pairs.analysis))
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 @pytest.mark.parametrize("width", [360, 1200])
-def test_the_page_fits_any_width(large, views, tmp_path, width):
+def test_the_page_fits_any_width(large, views, tmp_path, chromium, width):
     from roadmap.report.views.page import render
 
-    browser = Browser()
-    try:
-        browser.width(width)
-        for name, found in (("large", large), ("planted", views)):
-            (tmp_path / f"{name}.html").write_text(render(found))
-            browser.open(f"file://{tmp_path}/{name}.html")
-            assert browser.js("document.documentElement.scrollWidth") <= width
-            assert browser.js("document.querySelectorAll('.view .bar .worth').length") == len(found.worths)
-            assert not browser.complaints()
-        said = browser.js("document.body.innerText")
-        assert all(VIEWS[kind] in said for kind in views.kinds)
-        assert browser.js("document.querySelectorAll('.pairs tbody td').length") == 6
-    finally:
-        browser.close()
+    chromium.width(width)
+    for name, found in (("large", large), ("planted", views)):
+        (tmp_path / f"{name}.html").write_text(render(found))
+        chromium.open(f"file://{tmp_path}/{name}.html")
+        assert chromium.js("document.documentElement.scrollWidth") <= width
+        assert chromium.js("document.querySelectorAll('.view .bar .worth').length") == len(found.worths)
+        assert not chromium.complaints()
+    said = chromium.js("document.body.innerText")
+    assert all(VIEWS[kind] in said for kind in views.kinds)
+    assert chromium.js("document.querySelectorAll('.pairs tbody td').length") == 6

@@ -7,9 +7,7 @@ import io
 import json
 import multiprocessing
 import os
-import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import tarfile
@@ -23,7 +21,6 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from roadmap.base.console import exits
 from roadmap.base.errors import Refused
 from roadmap.config.compose import compose
 from roadmap.config.identity import identity
@@ -31,8 +28,6 @@ from roadmap.config.schema import DataConfig, Fault, Source
 from roadmap.data.images import archives, examine, folder, sources
 from roadmap.data.images.inventory import Inventory, Split
 from roadmap.data.images.readers import Arrays
-from roadmap.run import __main__ as run
-from roadmap.sweep import __main__ as sweep
 
 REPOSITORY = Path(__file__).parent.parent.parent
 QUICK = ["+step=gelu", "scale=atto", "recipe=smoke", "recipe.batch_size=4", "data=folder", "data.image_size=32"]
@@ -46,22 +41,11 @@ def cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def command(tmp_path, monkeypatch, capsys):
-    """Runs a command line in this process, in an empty folder; gives back its exit code and stderr."""
+def command(terminal, tmp_path, monkeypatch):
+    """`terminal`, beside the images."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
-
-    def call(line):
-        tool, *arguments = shlex.split(line)
-        monkeypatch.setattr(sys, "argv", [tool, *arguments])
-        with pytest.raises(SystemExit) as stop:
-            exits({"run": run.main, "sweep": sweep.main}[tool])()
-        return stop.value.code, capsys.readouterr().err
-
-    yield call
-    for number, handler in before.items():  # what a program of its own may keep
-        signal.signal(number, handler)
+    return terminal
 
 
 def listed(path, *accept, source=Source.folder):
@@ -312,7 +296,7 @@ def scans(tiny_images, monkeypatch):
 )
 def test_one_process_walks_over_a_data_set_once(tiny_images, command, scans, line):
     images = f"data=folder data.path={tiny_images} data.image_size=32 data.workers=0 recipe=smoke recipe.batch_size=4"
-    code, message = command(f"{line} scale=atto {images}")
+    code, _, message = command(f"{line} scale=atto {images}")
     assert code in (0, None), message
     folders = [tiny_images / split / name for split in ("train", "val") for name in ("", "cat", "dog")]
     assert scans == dict.fromkeys(map(str, folders), 1)
@@ -666,7 +650,7 @@ def test_the_command_line_refuses_faults_before_a_run_folder_is_made(tiny_images
         path = tmp_path / "evil.tar"
         path.write_bytes(EVIL["up"][1])
     (tiny_images / "train" / "cat" / "0.png").write_bytes(b"")
-    code, message = command(f"{tool} data=folder data.path={path} data.image_size=32 recipe.batch_size=4")
+    code, _, message = command(f"{tool} data=folder data.path={path} data.image_size=32 recipe.batch_size=4")
     assert code == 2, message
     assert ("cat/0.png: empty" if spoil == "image" else "out of the folder") in message
     assert "Traceback" not in message

@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from conftest import QUICK
+from runs import executed, find_room, prepared, train
 
 from roadmap.base.errors import Diverged, OutOfMemory
-from roadmap.base.signals import Stop
 from roadmap.config.compose import compose
-from roadmap.data.images import sources
 from roadmap.record.folder import RunFolder
-from roadmap.run.execute import execute
-from roadmap.run.prepare import prepare
 from roadmap.train import checkpoint
 from roadmap.train.loop import Trainer
-from roadmap.train.progress import Bar
-from roadmap.train.ranks import Ranks
 
 
 def made(folder, step, *overrides):
-    experiment = compose([f"+step={step}", *QUICK, "recipe.batch_size=64", *overrides, f"output={folder}"])
-    inventory = sources.checked_images(experiment.data, experiment.recipe.batch_size)
-    return prepare(experiment, inventory, RunFolder.of(experiment, "0" * 16), Ranks(torch.device("cpu")))
-
-
-def trained(run):
-    with Bar(1, 0, "", show=False) as bar:
-        return list(run.train(bar, Stop()))
+    return prepared(compose([f"+step={step}", *QUICK, "recipe.batch_size=64", *overrides, f"output={folder}"]))
 
 
 def test_a_running_statistic_that_is_not_finite_is_divergence_though_loss_and_gradient_are_finite(tmp_path):
@@ -42,7 +32,7 @@ def test_a_running_statistic_that_is_not_finite_is_divergence_though_loss_and_gr
     norm = next(module for module in run.network.modules() if isinstance(module, torch.nn.BatchNorm2d))
     norm.register_forward_hook(hook)
     with pytest.raises(Diverged, match=r"BatchNorm's running statistics is .* in step gelu, epoch 1, update 3"):
-        trained(run)
+        train(run)
     state, said = checkpoint.load_newest(run.state.folder.checkpoints)
     assert said == []
     assert state["update"] == 2
@@ -61,34 +51,22 @@ def test_a_diverged_run_is_a_result_and_its_last_state_is_finite(tmp_path, monke
         return numbers * float("nan") if len(calls) == 20 else numbers
 
     monkeypatch.setattr(Trainer, "_step", spoilt)
-    result = execute(experiment, sources.checked_images(experiment.data, experiment.recipe.batch_size), "0" * 16)
+    result = executed(experiment)
     folder = RunFolder.of(experiment, "0" * 16)
     assert (result.status, result.score) == ("diverged", None)
     assert folder.result() == result
     state, said = checkpoint.load_newest(folder.checkpoints)
     assert said == []
     assert all(t.isfinite().all() for t in state["network"].values())
-    assert (
-        execute(experiment, sources.checked_images(experiment.data, experiment.recipe.batch_size), "0" * 16) == result
-    )  # not tried again
+    assert executed(experiment) == result  # not tried again
     assert len(calls) == 20
 
 
 def test_memory_that_is_not_enough_is_said_with_what_would_fit(tmp_path, monkeypatch):
     """The room is for 20 images; of the divisors of 64 the next is 16."""
     run = made(tmp_path, "resnet", "recipe.epochs=1")
-    loss, tried = run.step.loss, []
-
-    def small(network, batch):
-        tried.append(len(batch.images))
-        if len(batch.images) > 20:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
-        return loss(network, batch)
-
-    monkeypatch.setattr(run.step, "loss", small)
-    with pytest.raises(OutOfMemory, match=r"recipe.batch_size=64: .* 16 fit: recipe.micro_batch=16 .*BatchNorm") as fault:
-        trained(run)
-    assert fault.value.exit_code == 1
+    tried, fault = find_room(monkeypatch, run, 20)
+    assert re.search("recipe.batch_size=64: .* 16 fit: recipe.micro_batch=16 .*BatchNorm", str(fault)) and fault.exit_code == 1
     assert tried == [64, 32, 16]
     assert run.recipe.batch_size == 64
 
@@ -102,6 +80,6 @@ def test_a_gpu_without_enough_memory_really(tmp_path):
         line = ["+step=resnet", *QUICK, "data.image_size=224", "recipe.batch_size=1024", "model.width=64", f"output={tmp_path}"]
         experiment = compose(line)
         with pytest.raises(OutOfMemory, match=r"recipe.batch_size=1024: .* fit: recipe.micro_batch="):
-            execute(experiment, sources.checked_images(experiment.data, experiment.recipe.batch_size), "0" * 16)
+            executed(experiment)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)

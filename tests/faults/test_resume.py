@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import QUICK
 from killing import killed_after, one_run, server
+from runs import images_of
 from safetensors.torch import load_file
 
 from roadmap.base.errors import EXIT_STOPPED
@@ -58,8 +59,7 @@ def overrides(step, folder):
 
 def folder_of(lines):
     experiment = compose(lines)
-    images = sources.checked_images(experiment.data, experiment.recipe.batch_size, experiment.task.name.target)
-    return RunFolder.of(experiment, sources.fingerprint(experiment.data, images))
+    return RunFolder.of(experiment, sources.fingerprint(experiment.data, images_of(experiment)))
 
 
 def undisturbed(lines):

@@ -78,14 +78,11 @@ def figures(point):
 
 def undisturbed(folder, *overrides):
     """The same runs one after the other in this process, by seed."""
-    from roadmap.data.images import sources
-    from roadmap.run.execute import execute
+    from runs import executed
 
     points = points_of(folder, *overrides)
     for point in points:
-        execute(
-            point.experiment, sources.checked_images(point.experiment.data, point.experiment.recipe.batch_size), point.fingerprint
-        )
+        executed(point.experiment, point.fingerprint)
     return {point.experiment.seed: figures(point) for point in points}
 
 

@@ -27,6 +27,7 @@ from roadmap.tracking.wandb.run import MARKER, WandbRun
 from roadmap.tracking.wandb.server import Unavailable, connect
 
 pytest.importorskip("wandb")
+pytestmark = pytest.mark.usefixtures("no_wandb")
 ROOT = str(Path(roadmap.__file__).parent.parent)
 RUN = [*QUICK, "recipe.batch_size=256", "runtime.keep_weights=false", "+step=gelu"]
 EPOCHS = 4
@@ -54,14 +55,6 @@ LONG = EVERY.keys() - SHORT  # only with --storm
 def faults(*left_out):
     names = [name for name in EVERY if name not in left_out]
     return [pytest.param(name, marks=pytest.mark.storm) if name in LONG else name for name in names]
-
-
-@pytest.fixture(autouse=True)
-def nobody(monkeypatch, tmp_path):
-    """No login and no W&B settings of whoever runs the tests."""
-    for name in [name for name in os.environ if name.startswith("WANDB")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path))
 
 
 def shown(folder, online=True):
