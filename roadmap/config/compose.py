@@ -27,7 +27,7 @@ from roadmap.base.paths import CONF
 from roadmap.config.checks import check
 from roadmap.config.kept import kept
 from roadmap.config.messages import explain
-from roadmap.config.overrides import RESOLVER, check_override, config_folders, parse, search_path
+from roadmap.config.overrides import RESOLVER, check_override, config_folders, parse, search_path, values_of
 from roadmap.config.parts import resolve
 from roadmap.config.recipes import conf_file
 from roadmap.config.schema import ROOMS, Experiment, RecipeConfig, StepConfig
@@ -117,7 +117,9 @@ def completed(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> lis
     """
     words = add_placeholder_step(overrides, config_dirs)
     given = {override.key_or_group: override for override in parse(words)}
-    steps, recipes = _choices(given.get("step")), _choices(given.get("recipe")) or [_default_recipe(given, config_dirs)]
+    steps = values_of(given["step"]) if "step" in given else []
+    recipes = values_of(given["recipe"]) if "recipe" in given else []
+    recipes = recipes or [_default_recipe(given, config_dirs)]
     own = [
         (other, recipe)
         for step, recipe in product(steps, recipes)
@@ -136,12 +138,6 @@ def _own_first(step: str, config_dirs: Sequence[Path]) -> list[str]:
     """The steps whose settings beside a recipe this step has, its own last."""
     known = all_steps(*config_dirs)
     return [other.name for other in files_of(known[step], known)][::-1] if step in known else []
-
-
-def _choices(override: Override | None) -> list[str]:
-    if override is None:
-        return []
-    return list(override.sweep_string_iterator()) if override.is_sweep_override() else [str(override.value())]
 
 
 def _default_recipe(given: Mapping[str, Override], config_dirs: Sequence[Path]) -> str:

@@ -111,7 +111,7 @@ def _check_choice(override: Override, group: str, options: Sequence[str], config
     value = override.value()
     if group in ("step", "study") and not override.is_add():
         raise Refused(f"{override.input_line}: a {group} is added to the configuration: write +{group}={value}")
-    values = list(override.sweep_string_iterator()) if override.is_sweep_override() else [str(value)]
+    values = values_of(override)
     if group == "step":
         check_whole([value for value in values if value not in options], config_dirs)
     for chosen in values:
@@ -128,6 +128,11 @@ def _check_written(file: Path) -> None:
             raise Refused(f"{file}: holds nothing")
     except (OSError, UnicodeDecodeError) as error:
         raise Refused(f"{file}: not readable as YAML: {error}") from error
+
+
+def values_of(override: Override) -> list[str]:
+    """What an override sets, of a sweep each of its values."""
+    return list(override.sweep_string_iterator()) if override.is_sweep_override() else [str(override.value())]
 
 
 def group_options(group: str, config_dirs: Sequence[Path] = ()) -> list[str]:

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from roadmap.base.errors import Refused
 from roadmap.base.processes import cores, local_world_size
 from roadmap.base.signals import RUN_SIGNALS
-from roadmap.config.schema import DataConfig, Interpolation, Pipeline, RecipeConfig
+from roadmap.config.schema import DataConfig, Pipeline, RecipeConfig
 from roadmap.data.batches import Batches, InputPipeline, LabelledImages, indices_of, seed_all
 from roadmap.data.device.augment import Array, NormalizeAndErase
 from roadmap.data.images.inventory import Inventory
@@ -126,25 +126,18 @@ def loaders(
     normalize_and_erase: NormalizeAndErase,
 ) -> Loaders:
     """Loaders with timm's transforms, over the batches of this process: `samplers` of training and of evaluation."""
-    transform = partial(_transformed, train_transform(data, recipe), seed)
-    images = Items(reader(data, inventory, "train"), inventory.train.size, transform)
-    device = normalize_and_erase.device
-    train = make_loader(images, data, seed, device, batch_sampler=samplers[0], collate_fn=partial(collate, default_collate))
-    val = evaluation_loader(data, seed, inventory, samplers[1], device, recipe.interpolation)
+    beside = data, seed, inventory, normalize_and_erase.device
+    train = split_loader("train", train_transform(data, recipe), samplers[0], *beside)
+    val = split_loader("val", val_transform(data, recipe.interpolation), samplers[1], *beside)
     return Loaders(train, val, samplers[0], normalize_and_erase)
 
 
-def evaluation_loader(
-    data: DataConfig,
-    seed: int,
-    inventory: Inventory,
-    sampler: Batches,
-    device: torch.device,
-    interpolation: Interpolation = Interpolation.bicubic,
+def split_loader(
+    name: str, transform: Any, sampler: Batches, data: DataConfig, seed: int, inventory: Inventory, device: torch.device
 ) -> DataLoader[Any]:
-    """The evaluation split through timm's transform."""
-    transform = partial(_transformed, val_transform(data, interpolation), seed)
-    images = Items(reader(data, inventory, "val"), inventory.val.size, transform)
+    """The split `train` or `val` through a transform of timm's."""
+    make = partial(_transformed, transform, seed)
+    images = Items(reader(data, inventory, name), inventory.split(name).size, make)
     return make_loader(images, data, seed, device, batch_sampler=sampler, collate_fn=partial(collate, default_collate))
 
 

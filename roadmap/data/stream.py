@@ -22,7 +22,8 @@ from roadmap.data.device.augment import Array, NormalizeAndErase
 from roadmap.data.device.dataset import Augmentation, Boxes, Draws
 from roadmap.data.images.inventory import Inventory, Picture, Reader
 from roadmap.data.images.sources import reader
-from roadmap.data.loader import Loaders, evaluation_loader, make_loader, read
+from roadmap.data.loader import Loaders, make_loader, read, split_loader
+from roadmap.data.transforms import val_transform
 
 
 class Request(NamedTuple):
@@ -58,7 +59,7 @@ class Stream(Loaders):
         self.augmentation, self.requests = Augmentation(data, recipe, seed, normalize_and_erase), Requests(samplers[0])
         crops, device = CropReader(reader(data, inventory, "train"), recipe.crop_scale), normalize_and_erase.device
         train = make_loader(crops, data, seed, device, sampler=self.requests, batch_size=None, collate_fn=_as_it_is)
-        val = evaluation_loader(data, seed, inventory, samplers[1], device)
+        val = split_loader("val", val_transform(data), samplers[1], data, seed, inventory, device)
         super().__init__(train, val, samplers[0], normalize_and_erase, Pipeline.stream)
 
     def _training(self, epoch: int) -> Iterator[LabelledImages]:

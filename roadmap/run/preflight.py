@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.override_parser.types import Override
 
 from roadmap.base import processes
 from roadmap.base.errors import Refused
 from roadmap.base.files import check_writable
 from roadmap.config.checks import check_processes
 from roadmap.config.effects import following, ineffective_settings, said_twice
-from roadmap.config.overrides import MOST_RUNS, parse
+from roadmap.config.overrides import MOST_RUNS, parse, values_of
 from roadmap.config.parts import own_parts
 from roadmap.config.schema import Experiment, RecipeConfig, Schedule
 from roadmap.config.steps import broken_steps
@@ -65,7 +64,7 @@ def check_jobs(overrides: list[str], folders: Sequence[Path], multirun: bool) ->
 def _jobs(overrides: list[str]) -> list[list[str]]:
     """The overrides of each job of a sweep; where the best is looked for, those of the ends of its intervals."""
     words = [word for word in ends(overrides) if not word.startswith("hydra")] if optimises(overrides) else overrides
-    values = {str(override.input_line): _values(override) for override in parse(words)}
+    values = {str(override.input_line): values_of(override) for override in parse(words)}
     count = math.prod(map(len, values.values()))
     if count > MOST_RUNS:
         raise Refused(f"{' '.join(line for line, of in values.items() if len(of) > 1)}: {count} runs; at most {MOST_RUNS}")
@@ -76,10 +75,6 @@ def _jobs(overrides: list[str]) -> list[list[str]]:
     if not jobs:
         raise Refused("the sweep is empty: one of its ranges holds no value")
     return jobs
-
-
-def _values(override: Override) -> list[str]:
-    return list(override.sweep_string_iterator()) if override.is_sweep_override() else [""]
 
 
 def metric_of(overrides: list[str], folders: Sequence[Path]) -> Metric:

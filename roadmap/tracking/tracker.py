@@ -23,19 +23,15 @@ class Tracker(Protocol):
 
     def update(self) -> None:
         """The record has one epoch more."""
+        return
 
     def close(self) -> None:
         """The record holds a result, or the run was stopped."""
+        return
 
 
-class NoTracker:
+class NoTracker(Tracker):
     """Follows nothing."""
-
-    def update(self) -> None:
-        """Do nothing."""
-
-    def close(self) -> None:
-        """Do nothing."""
 
 
 def open_tracker(experiment: Experiment, folder: RunFolder) -> Tracker:

@@ -75,21 +75,13 @@ def dense_pipeline(
 ) -> DensePipeline:
     """Batches for process `rank` among `world`: `WITH_OBJECTS` `DetectionBatch`es, `WITH_MAPS` `SegmentationBatch`es."""
     samplers = batches(recipe, seed, inventory, rank, world)
-    train, val = (
-        make_loader(
-            Items(kind.read(data, inventory, name), split.size, partial(_transformed, partial(transform, data, recipe), seed)),
-            data,
-            seed,
-            device,
-            batch_sampler=sampler,
-            collate_fn=partial(collate, list),
-        )
-        for name, split, transform, sampler in (
-            ("train", inventory.train, kind.train, samplers[0]),
-            ("val", inventory.val, kind.test, samplers[1]),
-        )
-    )
+    loaders = []
+    for name, transform, sampler in zip(("train", "val"), (kind.train, kind.test), samplers, strict=True):
+        make = partial(_transformed, partial(transform, data, recipe), seed)
+        pictures = Items(kind.read(data, inventory, name), inventory.split(name).size, make)
+        loaders.append(make_loader(pictures, data, seed, device, batch_sampler=sampler, collate_fn=partial(collate, list)))
     levels = [torch.tensor(triple, device=device).view(3, 1, 1) for triple in (data.mean, data.std)]
+    train, val = loaders
     return DensePipeline(train, val, samplers[0], partial(kind.finish, device, levels), device)
 
 

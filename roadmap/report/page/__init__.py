@@ -1,7 +1,7 @@
 """A study as one page that needs nothing else: table and figure to read, a script to sort, filter and compare.
 
 What a reader sees first is written by templates; `page.js` adds behaviour and draws the learning curves. All text that users
-wrote is made harmless by the templates' `environment`, and the page's own policy lets no script run but this one.
+wrote is made harmless by `environment`, and the page's own policy lets no script run but this one.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from roadmap.base.console import printable
 from roadmap.base.errors import writing
 from roadmap.base.files import check_file, write_atomic
 from roadmap.record.study import PlannedRun
 from roadmap.report.page.chart import roadmap, scatter, tips
-from roadmap.report.page.environment import environment
 from roadmap.report.page.payload import block, payload
 from roadmap.report.page.pictures import sheets
 from roadmap.report.page.progress import Progress
@@ -140,3 +141,27 @@ def _named(runs: Iterable[PlannedRun]) -> str:
     for run in runs:
         seeds.setdefault(run.row.variant.label, []).append(str(run.seed))
     return "; ".join(f"{label} (seed{'s' * (len(which) > 1)} {', '.join(which)})" for label, which in seeds.items())
+
+
+# --- templates -------------------------------------------------------------------------------------------------------
+
+
+def _harmless(value: Any) -> Any:
+    """What a template writes, before it's escaped: control characters and direction marks are made visible."""
+    return value if isinstance(value, Markup) else printable(str(value))
+
+
+def _percent(share: float) -> str:
+    """A place along an axis, 0 to 1, as SVG takes it."""
+    return f"{100 * share:.2f}%"
+
+
+environment = Environment(
+    loader=FileSystemLoader(Path(__file__).parent),
+    autoescape=True,
+    finalize=_harmless,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+environment.filters["percent"] = _percent
