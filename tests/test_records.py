@@ -18,7 +18,8 @@ from test_report import VALUES, study
 from roadmap.base.errors import Refused
 from roadmap.config.schema import StepConfig
 from roadmap.config.steps import known_steps
-from roadmap.record import listing, provenance
+from roadmap.record import folder as folders
+from roadmap.record import provenance
 from roadmap.record.folder import RunFolder
 from roadmap.record.result import dump_result, load_result
 from roadmap.record.study import dump_plan, find_plan, load_plan, read_plan, write_plan
@@ -329,16 +330,16 @@ def test_runs_that_differ_in_the_recipe_are_not_comparable():
 
 def test_a_folder_of_runs_is_listed_once_and_again_when_it_has_changed(tmp_path, monkeypatch):
     runs, listings = tmp_path / "runs", []
-    monkeypatch.setattr(listing, "_by_run", lambda folder, look=listing._by_run: listings.append(folder) or look(folder))
-    assert listing.runs_of(runs, "0-aaaaaaaa") == []
+    monkeypatch.setattr(folders, "_by_run", lambda folder, look=folders._by_run: listings.append(folder) or look(folder))
+    assert folders.runs_of(runs, "0-aaaaaaaa") == []
     for name in ("gelu-s0-aaaaaaaa", "mine-s0-aaaaaaaa", "gelu-s1-aaaaaaaa"):
         (runs / name).mkdir(parents=True)
-    assert [path.name for path in listing.runs_of(runs, "0-aaaaaaaa")] == ["gelu-s0-aaaaaaaa", "mine-s0-aaaaaaaa"]
+    assert [path.name for path in folders.runs_of(runs, "0-aaaaaaaa")] == ["gelu-s0-aaaaaaaa", "mine-s0-aaaaaaaa"]
     (runs / "gelu-s2-bbbbbbbb").mkdir()  # perhaps within the same tick of the file system's clock
-    assert [path.name for path in listing.runs_of(runs, "2-bbbbbbbb")] == ["gelu-s2-bbbbbbbb"]
+    assert [path.name for path in folders.runs_of(runs, "2-bbbbbbbb")] == ["gelu-s2-bbbbbbbb"]
     os.utime(runs, (1, 1))
     listings.clear()
-    assert all(listing.runs_of(runs, f"{seed}-aaaaaaaa") for seed in (0, 1) * 50)
+    assert all(folders.runs_of(runs, f"{seed}-aaaaaaaa") for seed in (0, 1) * 50)
     assert len(listings) == 1
     (runs / "gelu-s0-aaaaaaaa").rmdir()
-    assert [path.name for path in listing.runs_of(runs, "0-aaaaaaaa")] == ["mine-s0-aaaaaaaa"]
+    assert [path.name for path in folders.runs_of(runs, "0-aaaaaaaa")] == ["mine-s0-aaaaaaaa"]

@@ -26,7 +26,7 @@ from roadmap.report.agreement import agreement_of
 from roadmap.report.figure import STYLE
 from roadmap.report.records import load
 from roadmap.report.transfer import likeness, noise_of_both, notes, read_transfer
-from roadmap.report.transfer.__main__ import main
+from roadmap.report.transfer.__main__ import main, render
 from roadmap.report.transfer.figure import drawn
 from roadmap.sweep.plan import plan
 from roadmap.tasks.metrics import METRICS, score_named
@@ -263,8 +263,6 @@ def test_nothing_is_cut_off_in_the_figure(transfer, many):
 
 @pytest.mark.parametrize("width", [360, 1200])
 def test_the_page_fits_any_width(transfer, tmp_path, chromium, width):
-    from roadmap.report.transfer.page import render
-
     chromium.width(width)
     (tmp_path / "transfer.html").write_text(render(transfer))
     chromium.open(f"file://{tmp_path}/transfer.html")

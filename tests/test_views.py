@@ -21,7 +21,7 @@ from roadmap.record.study import write_plan
 from roadmap.report.figure import STYLE
 from roadmap.report.plots import interactions
 from roadmap.report.views import VIEWS, Views, notes, read_views
-from roadmap.report.views.__main__ import main
+from roadmap.report.views.__main__ import main, render
 from roadmap.report.views.figure import drawn
 from roadmap.sweep.plan import plan
 
@@ -179,8 +179,6 @@ def test_nothing_is_cut_off_in_the_figure(large, views):
 
 @pytest.mark.parametrize("width", [360, 1200])
 def test_the_page_fits_any_width(large, views, tmp_path, chromium, width):
-    from roadmap.report.views.page import render
-
     chromium.width(width)
     for name, found in (("large", large), ("planted", views)):
         (tmp_path / f"{name}.html").write_text(render(found))

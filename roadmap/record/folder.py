@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +25,11 @@ from roadmap.base.files import PARTIAL, remove_partial, write_atomic
 from roadmap.base.redaction import redact_record
 from roadmap.config.identity import described, identity
 from roadmap.config.schema import Experiment
-from roadmap.record.listing import runs_of
 from roadmap.record.result import RunResult, dump_result, load_result
+from roadmap.record.study import seed_and_identity
 
 PICTURES = "pictures"  # of a run whose task draws any: a folder in its own
+SETTLED = 1_000_000_000  # nanoseconds without a change, after which a change would show in a folder's time
 
 
 @dataclass(frozen=True)
@@ -213,3 +217,27 @@ class RunFolder:
 def runs_folder(experiment: Experiment) -> Path:
     """Where the runs of a study lie."""
     return Path(experiment.output).absolute() / experiment.study.name / "runs"
+
+
+def runs_of(runs: Path, which: str) -> list[Path]:
+    """The folders in `runs` of this seed and identity (`0-1a2b3c4d`), in order; none where there is no such folder."""
+    try:
+        changed = runs.stat().st_mtime_ns
+    except OSError:
+        return []
+    settled = changed < time.time_ns() - SETTLED  # clocks of file systems tick in milliseconds
+    return [runs / name for name in (_kept(runs, changed) if settled else _by_run(runs)).get(which, ())]
+
+
+@lru_cache(maxsize=1024)
+def _kept(runs: Path, changed: int) -> Mapping[str, list[str]]:
+    """As it is since it changed."""
+    return _by_run(runs)
+
+
+def _by_run(runs: Path) -> Mapping[str, list[str]]:
+    """Names by seed and identity."""
+    names = defaultdict[str, list[str]](list)
+    for name in sorted(path.name for path in runs.iterdir()):
+        names[seed_and_identity(name)].append(name)
+    return names

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -23,10 +24,10 @@ from roadmap.base.errors import EXIT_FAILED, EXIT_STOPPED, EXIT_STORAGE, Refused
 from roadmap.base.processes import check_alone
 from roadmap.config.effects import following
 from roadmap.config.overrides import config_folders, parse
+from roadmap.config.schema import EngineConfig, EngineName
 from roadmap.record.alarms import at_chance
 from roadmap.sweep.earlier import check_folder
-from roadmap.sweep.engines.base import Outcome
-from roadmap.sweep.engines.choose import engine
+from roadmap.sweep.engines.base import Engine, Outcome
 from roadmap.sweep.engines.queue import Report, run_all
 from roadmap.sweep.plan import Point, plan
 from roadmap.sweep.preview import preview
@@ -110,6 +111,26 @@ def read(arguments: list[str]) -> argparse.Namespace:
         if override.is_sweep_override():
             raise Refused(f"{override.input_line}: a study has one value of each setting; a list is written [a,b]")
     return parsed
+
+
+def engine(config: EngineConfig) -> Engine[Any]:
+    """The engine of this name.
+
+    Raises:
+        Refused: where what it needs is not here.
+
+    """
+    if config.name == EngineName.slurm:
+        from roadmap.sweep.engines.slurm import Slurm
+
+        return Slurm(config)
+    if config.name == EngineName.ray:
+        from roadmap.sweep.engines.ray import Ray
+
+        return Ray(config)
+    from roadmap.sweep.engines.local import Local
+
+    return Local(config)
 
 
 @contextmanager

@@ -20,8 +20,7 @@ from roadmap.config.steps import all_steps, check_whole, known_steps
 from roadmap.data.images import sources
 from roadmap.model.check import compose_run, differs
 from roadmap.paper.published import Published, read_published
-from roadmap.record.folder import RunFolder
-from roadmap.record.listing import runs_of
+from roadmap.record.folder import RunFolder, runs_of
 from roadmap.record.study import PlannedRow, StudyPlan, Variant, seed_and_identity, write_plan
 from roadmap.record.weights import weights_file
 from roadmap.run.preflight import check_network, preflight

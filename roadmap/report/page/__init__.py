@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from roadmap.base.console import printable
 from roadmap.base.errors import writing
 from roadmap.base.files import check_file, write_atomic
 from roadmap.record.study import PlannedRun
+from roadmap.report.page.axis import axis
 from roadmap.report.page.chart import roadmap, scatter, tips
 from roadmap.report.page.payload import block, payload
 from roadmap.report.page.pictures import sheets
@@ -28,6 +29,7 @@ from roadmap.report.published import aside
 from roadmap.report.recipe import recipe_words
 from roadmap.report.records import Study, load, plan_in
 from roadmap.report.report import Report
+from roadmap.report.statistics import Estimate
 
 
 def write_page(report: Report, file: Path | None = None) -> Path:
@@ -141,6 +143,18 @@ def _named(runs: Iterable[PlannedRun]) -> str:
     for run in runs:
         seeds.setdefault(run.row.variant.label, []).append(str(run.seed))
     return "; ".join(f"{label} (seed{'s' * (len(which) > 1)} {', '.join(which)})" for label, which in seeds.items())
+
+
+# --- several studies -------------------------------------------------------------------------------------------------
+
+Strip = tuple[str, int, Estimate | None]  # what it shows, the number of its colour, and the effect; None: it was not measured
+
+
+def strips(title: str, steps: Sequence[tuple[str, Sequence[Strip]]], **content: Any) -> str:
+    """A page of several studies: a strip for each effect by each of several views, all on one axis, a step after the other."""
+    known = [found for _, lines in steps for _, _, found in lines if found is not None]
+    scale = axis([0.0, *(end for found in known for end in found.interval or (found.value,))], least=-float("inf"))
+    return document("views.html.j2", title, {}, None, steps=steps, scale=scale, **content)
 
 
 # --- templates -------------------------------------------------------------------------------------------------------

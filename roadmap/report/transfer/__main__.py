@@ -11,6 +11,7 @@ from typing import Any
 from roadmap.base.console import Parser, exits, printable
 from roadmap.base.tables import Column, Row, as_csv, as_markdown, as_table, markdown_text, markdown_with_notes
 from roadmap.report.columns import effects_under
+from roadmap.report.recipe import recipe_words
 from roadmap.report.transfer import Side, Transfer, notes, read_transfer
 from roadmap.report.write import check_no_study, write_beside
 
@@ -42,7 +43,6 @@ def write_transfer(transfer: Transfer, folder: Path) -> str:
 
     """
     from roadmap.report.transfer.figure import pictures
-    from roadmap.report.transfer.page import render
 
     parts = [f"{markdown_text(title)}\n\n{as_markdown(rows, columns)}" for rows, columns, title in _tables(transfer)]
     files: dict[str, str | bytes] = {
@@ -84,6 +84,31 @@ def _tables(transfer: Transfer) -> list[tuple[list[Row], list[Column], str]]:
     found += [(f"Where {side.heading} changes", [side, *within]) for side in transfer.sides if (within := transfer.of(side))]
     labels = [effect.label for effect in transfer.asked]
     return [(*effects_under(labels, [(side.heading, side.estimates) for side in sides]), title) for title, sides in found]
+
+
+def render(transfer: Transfer) -> str:
+    """The page, the same text from the same records."""
+    from roadmap.report.page import strips
+
+    sides = (transfer.first, *transfer.sides)
+    studies = [side.study for side in (transfer.first, *transfer.studies)]
+    return strips(
+        "transfer of the steps",
+        [
+            (effect.label, [(side.heading, number % 8, side.estimates[i]) for number, side in enumerate(sides)])
+            for i, effect in enumerate(transfer.asked)
+        ],
+        heading="Does a step that helps one task help the others?",
+        table="Each step by each score",
+        says="Points that the step changes its parent by.",
+        family="the differences of its score",
+        plan=studies[0].plan,
+        measured="; ".join(dict.fromkeys(study.plan.measured_on for study in studies)),
+        recipe="; ".join(dict.fromkeys(map(recipe_words, studies))),
+        studies=[(side.metric.label, side.study.plan) for side in (transfer.first, *transfer.studies)],
+        pairs=None,
+        notes=notes(transfer),
+    )
 
 
 if __name__ == "__main__":

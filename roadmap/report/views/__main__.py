@@ -11,6 +11,7 @@ from typing import Any
 from roadmap.base.console import Parser, exits, printable
 from roadmap.base.tables import Column, Row, as_csv, as_markdown, as_table, markdown_with_notes
 from roadmap.report.columns import effects_under
+from roadmap.report.recipe import recipe_words
 from roadmap.report.views import VIEWS, Views, notes, read_views
 from roadmap.report.write import check_no_study, write_beside
 
@@ -38,7 +39,6 @@ def write_views(views: Views, folder: Path) -> str:
 
     """
     from roadmap.report.views.figure import pictures
-    from roadmap.report.views.page import render
 
     files: dict[str, str | bytes] = {
         "views.csv": as_csv(_lines(views), [Column(key, key) for key in COLUMNS]),
@@ -64,6 +64,30 @@ def _numbers(views: Views, step: str, kind: str) -> dict[str, Any]:
 def _table(views: Views) -> tuple[list[Row], list[Column]]:
     by_view = [(VIEWS[kind], [views.worths.get((step, kind)) for step in views.steps]) for kind in views.kinds]
     return effects_under(views.steps.values(), by_view)
+
+
+def render(views: Views) -> str:
+    """The page, the same text from the same records."""
+    from roadmap.report.page import strips
+
+    study, order = views.first.study, list(VIEWS)
+    return strips(
+        "views of the steps",
+        [
+            (label, [(VIEWS[kind], order.index(kind), views.worths.get((step, kind))) for kind in views.kinds])
+            for step, label in views.steps.items()
+        ],
+        heading="What is each step worth, and does it depend on its place?",
+        table="Each step by each view",
+        says=f"Points of {study.plan.metric.label} that adding the step changes.",
+        family="the worths of its view",
+        plan=study.plan,
+        measured=study.plan.measured_on,
+        recipe=recipe_words(study),
+        studies=[(VIEWS.get(kind, "pairs of steps"), report.study.plan) for kind, report in views.reports.items()],
+        pairs=views.pairs and views.pairs.analysis.pairs,
+        notes=notes(views),
+    )
 
 
 if __name__ == "__main__":
