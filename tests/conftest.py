@@ -80,9 +80,14 @@ def never_waiting():
 
 
 @pytest.fixture(autouse=True)
-def _photographs_are_there(request):
+def _what_it_needs_is_there(request):
     if request.node.get_closest_marker("photographs") and not SHARED.is_dir():
         pytest.skip("needs the photographs in ../shared/data")
+    if request.node.get_closest_marker("gpu") and os.environ.get("TRITON_INTERPRET") != "1":
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a GPU")
 
 
 @pytest.fixture(scope="session")

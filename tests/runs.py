@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from roadmap.base.errors import OutOfMemory
+from roadmap.base.errors import OutOfMemory, Stopped
 from roadmap.base.signals import Stop
 from roadmap.data.images import sources
 from roadmap.record.folder import RunFolder
@@ -50,6 +51,14 @@ class StopAfter(Stop):
 def train(run, stop=None):
     with Bar(1, 0, "", show=False) as bar:
         return list(run.train(bar, stop or Stop()))
+
+
+def stopped(run, updates):
+    """The epochs of a run that is stopped after so many updates."""
+    lines = []
+    with pytest.raises(Stopped), Bar(1, 0, "", show=False) as bar:
+        lines.extend(iter(run.train(bar, StopAfter(updates))))
+    return lines
 
 
 def weights(run):

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from runs import StopAfter, executed, find_room, prepared, same, train, weights
+from runs import executed, find_room, prepared, same, stopped, train, weights
 from torch import nn
 
-from roadmap.base.errors import Diverged, OutOfMemory, Refused, Stopped
-from roadmap.base.signals import Stop
+from roadmap.base.errors import Diverged, OutOfMemory, Refused
 from roadmap.config.compose import compose
 from roadmap.config.effects import ineffective_settings
 from roadmap.config.identity import decisive, identity
@@ -21,7 +20,6 @@ from roadmap.record.folder import RunFolder
 from roadmap.run.preflight import preflight
 from roadmap.tasks.metrics import METRICS
 from roadmap.train import recipe as parts
-from roadmap.train.progress import Bar
 from roadmap.train.ranks import Ranks
 
 
@@ -183,9 +181,7 @@ def made(folder, *kind):
 def test_a_run_is_stopped_and_goes_on_to_the_same_bits(tmp_path, kind, few):
     whole = made(tmp_path / "a", *kind)
     expected = train(whole)
-    run = made(tmp_path / "b", *kind)
-    with pytest.raises(Stopped), Bar(1, 0, "", show=False) as bar:
-        list(run.train(bar, StopAfter(3)))
+    stopped(made(tmp_path / "b", *kind), 3)
     last = made(tmp_path / "b", *kind)
     assert last.state.resume() == []
     lines = train(last)
@@ -209,8 +205,8 @@ def test_a_run_that_diverges_names_its_layer(tmp_path, kind, few):
     run = made(tmp_path, *kind)
     with torch.no_grad():
         next(run.network.backbone.stages[2].blocks.parameters()).fill_(float("nan"))
-    with pytest.raises(Diverged, match=r"the loss is nan in step .*backbone.stages.2"), Bar(1, 0, "", show=False) as bar:
-        list(run.train(bar, Stop()))
+    with pytest.raises(Diverged, match=r"the loss is nan in step .*backbone.stages.2"):
+        train(run)
 
 
 @pytest.mark.parametrize("kind", TASKS)
@@ -237,11 +233,9 @@ def test_the_record_of_a_run_has_its_head_its_scores_and_both_costs(tmp_path, ki
 # --- on a GPU --------------------------------------------------------------------------------------------------------
 
 ON_A_GPU = "runtime.device=cuda", "runtime.compile=none"
-needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 @pytest.mark.gpu
-@needs_a_gpu
 @pytest.mark.parametrize("kind", TASKS)
 def test_a_dense_run_on_a_gpu(tmp_path, kind, few):
     scored_by(kind)
@@ -252,7 +246,6 @@ def test_a_dense_run_on_a_gpu(tmp_path, kind, few):
 
 
 @pytest.mark.gpu
-@needs_a_gpu
 def test_a_segmenter_never_waits_for_the_gpu(tmp_path, few, never_waiting):
     experiment = tiny(tmp_path, *TASKS[2], *ON_A_GPU, "recipe.updates=12")
     run = prepared(experiment, Ranks(torch.device("cuda")))
@@ -266,7 +259,6 @@ def test_a_segmenter_never_waits_for_the_gpu(tmp_path, few, never_waiting):
 
 
 @pytest.mark.gpu
-@needs_a_gpu
 @pytest.mark.parametrize("kind", TASKS)
 def test_a_gpu_without_room_for_pictures_names_how_many_fit(tmp_path, kind, few):
     scored_by(kind)

@@ -58,7 +58,6 @@ def test_taps_that_meet_padding_alone_are_left_out_without_a_trace_in_any_number
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize(("precision", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 2e-2)])
 def test_a_gpu_computes_the_convolution_and_its_gradients(precision, tolerance, compiled):

@@ -10,13 +10,12 @@ import pytest
 import torch
 from conftest import QUICK
 from fake_cuda import CUDA, Mixed, Waited, aten, backward, devices, pretended_gpu
-from runs import prepared
+from runs import prepared, train
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 from torch.utils._python_dispatch import _pop_mode_temporarily
 from torch.utils._pytree import tree_leaves
 
-from roadmap.base.signals import Stop
 from roadmap.config.compose import compose
 from roadmap.config.schema import Optimizer, Pipeline, Precision
 from roadmap.config.steps import known_steps
@@ -33,7 +32,6 @@ from roadmap.tasks.classification import Accuracy
 from roadmap.train import recipe as parts
 from roadmap.train.evaluate import evaluate
 from roadmap.train.precision import autocast
-from roadmap.train.progress import Bar
 from roadmap.train.ranks import Ranks
 from roadmap.train.readings import Readings
 from roadmap.train.update import Update
@@ -265,8 +263,8 @@ def test_an_epoch_never_waits(tmp_path, tiny_images, monkeypatch, pipeline, prec
     with pretended_gpu() as watch:
         run = prepared(experiment, GPU)
         assert run.data.name == pipeline
-        with watch.closely(), Bar(1, 0, "", show=False) as bar:
-            assert len(list(run.train(bar, Stop()))) == 1
+        with watch.closely():
+            assert len(train(run)) == 1
         averaged = run.state.average.module.state_dict().values()
         assert all(value.device == CUDA and value.dtype in (torch.float32, torch.int64) for value in averaged)
     assert run.state.totals.images == 0

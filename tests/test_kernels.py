@@ -28,7 +28,6 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
 MEAN = (0.485, 0.456, 0.406)
 NOISE = 1e-5  # Box-Muller's angle is rounded at 2 pi: half a unit in its last place, 2.4e-7, times a radius of up to 6.7
-on_kernels = pytest.mark.skipif(not (INTERPRETED or torch.cuda.is_available()), reason="needs a GPU, or Triton's interpreter")
 
 
 @pytest.mark.skipif(INTERPRETED, reason="this is the interpreter's process")
@@ -74,7 +73,6 @@ def pieces(photograph, size, number):
 
 
 @pytest.mark.gpu
-@on_kernels
 @pytest.mark.parametrize(("size", "most"), [(3, 20), (20, 60), (70, 60)])
 def test_crops(size, most, photograph, forced):
     """Smaller and larger, single rows, columns and pixels, a whole image, mirrored or not; from two images."""
@@ -91,7 +89,6 @@ def test_crops(size, most, photograph, forced):
 
 
 @pytest.mark.gpu
-@on_kernels
 @pytest.mark.parametrize("name", sorted({kernel.__name__: name for name, (kernel, _) in OPERATIONS.items()}.values()))
 def test_one_operation(name, photograph, forced):
     """Of every kind, at magnitudes from the least to beyond the greatest, either way, on images of 36 pixels."""
@@ -104,7 +101,6 @@ def test_one_operation(name, photograph, forced):
 
 
 @pytest.mark.gpu
-@on_kernels
 @pytest.mark.parametrize(
     ("size", "text"), [(1, "rand-m9-mstd0.5-inc1"), (33, "rand-m9-mstd3-inc1-n3"), (47, "rand-m5-inc0-p0.9")]
 )
@@ -116,7 +112,6 @@ def test_layers_of_operations(size, text, photograph, forced):
 
 
 @pytest.mark.gpu
-@on_kernels
 @pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
 @pytest.mark.parametrize("probability", [0.0, 0.6])
 def test_normalisation_and_erasing(probability, memory_format, photograph, forced):
@@ -142,7 +137,6 @@ def test_normalisation_and_erasing(probability, memory_format, photograph, force
 
 
 @pytest.mark.gpu
-@on_kernels
 def test_all_parts_in_their_order(photograph, forced):
     """The paper's augmentation of pieces of photographs, as a run makes it."""
     data = DataConfig(image_size=32, hflip=0.5, mean=list(MEAN), std=[0.229, 0.224, 0.225])

@@ -250,7 +250,6 @@ def test_a_picture_that_cannot_be_decoded_is_named_and_not_replaced(tiny_images,
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_makes_the_same_pictures_and_is_never_waited_for(folder, never_waiting):
     on_cpu, on_gpu = resident(folder, *PAPER), resident(folder, *PAPER, device=torch.device("cuda"))
     list(on_gpu.epoch(0))  # what is set up once may wait

@@ -104,7 +104,6 @@ def test_pictures_in_memory_are_streamed_too():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_gpu_makes_the_same_pictures_and_is_never_waited_for(folder, workers, never_waiting):
     gpu = torch.device("cuda")

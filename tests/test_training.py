@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import QUICK
-from runs import StopAfter, executed, prepared, same, train, weights
+from runs import executed, prepared, same, stopped, train, weights
 
 import roadmap
-from roadmap.base.errors import Diverged, Refused, Stopped, StorageFault
+from roadmap.base.errors import Diverged, Refused, StorageFault
 from roadmap.base.signals import Stop
 from roadmap.config.compose import compose
 from roadmap.config.identity import identity
@@ -33,7 +33,6 @@ from roadmap.tasks.choose import choose_task
 from roadmap.train import checkpoint, recipe
 from roadmap.train.compiling import compile_network, pick_compile
 from roadmap.train.precision import pick_precision
-from roadmap.train.progress import Bar
 from roadmap.train.ranks import Ranks, pick_device
 
 EVERYTHING = [
@@ -76,8 +75,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path, step):
     for updates in (1, 2, 3):  # in the first epoch, over its end, in the second
         run = trainer(tmp_path / "b", *EVERYTHING, step=step)
         assert run.state.resume() == []
-        with pytest.raises(Stopped), Bar(1, 0, "", show=False) as bar:
-            lines.extend(iter(run.train(bar, StopAfter(updates))))
+        lines += stopped(run, updates)
     last = trainer(tmp_path / "b", *EVERYTHING, step=step)
     last.state.resume()
     lines += train(last)
@@ -91,9 +89,7 @@ def test_a_streamed_run_goes_on_with_the_images_on_the_device_to_the_same_bits(t
     whole = trainer(tmp_path / "a", *EVERYTHING, *kinds[0])
     assert whole.data.name == "stream"
     expected = train(whole)
-    stopped = trainer(tmp_path / "b", *EVERYTHING, *kinds[0])
-    with pytest.raises(Stopped), Bar(1, 0, "", show=False) as bar:
-        list(stopped.train(bar, StopAfter(2)))
+    stopped(trainer(tmp_path / "b", *EVERYTHING, *kinds[0]), 2)
     last = trainer(tmp_path / "b", *EVERYTHING, *kinds[1])
     last.state.resume()
     assert [line["train_loss"] for line in train(last)] == [line["train_loss"] for line in expected[-last.recipe.epochs :]]
@@ -395,7 +391,6 @@ def test_devices_and_precisions():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize(
     "settings", [["recipe.precision=float16"], ["recipe.ema=0.9", "recipe.micro_batch=32"], ["runtime.compile=blocks"]]
 )
@@ -413,7 +408,6 @@ def test_the_loop_never_waits_for_the_gpu(tmp_path, settings, never_waiting):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_run_on_a_gpu_learns(tmp_path):
     experiment = compose(["+study=digits", "+step=resnet", f"output={tmp_path}", "runtime.compile=blocks"])
     result = executed(experiment)
@@ -527,7 +521,6 @@ def test_a_run_on_photographs(tmp_path, photographs):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_run_on_a_gpu(tmp_path):
     experiment = compose(["+step=gelu", "scale=atto", "recipe=smoke", f"output={tmp_path}", "runtime.device=cuda"])
     result = executed(experiment)

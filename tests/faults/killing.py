@@ -50,3 +50,12 @@ def killed_after(process, seconds, signal_number=signal.SIGKILL):
         os.killpg(process.pid, signal_number)
     process.join(40)
     return True
+
+
+def wait_for(found, seconds=90):
+    """What is found as soon as it is there."""
+    deadline = time.monotonic() + seconds
+    while not (value := found()):
+        assert time.monotonic() < deadline, "it did not come in time"
+        time.sleep(0.02)
+    return value

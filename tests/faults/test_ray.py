@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from conftest import QUICK
+from killing import wait_for
 
 import roadmap
 from roadmap.base.errors import Refused
@@ -71,14 +72,6 @@ def ends(process, seconds=200):
     finally:
         process.kill()
     return process.returncode, out, err
-
-
-def wait_for(found, seconds=90):
-    deadline = time.monotonic() + seconds
-    while not (value := found()):
-        assert time.monotonic() < deadline, "it did not come in time"
-        time.sleep(0.02)
-    return value
 
 
 def under_way(folder, epochs=2):

@@ -139,8 +139,6 @@ def test_kills_change_no_bit(tmp_path, step, storm, figure):
 @pytest.mark.gpu
 @pytest.mark.parametrize("step", ["resnet", "separate_downsampling"])
 def test_kills_change_no_bit_on_a_gpu(tmp_path, step):
-    if not torch.cuda.is_available():
-        pytest.skip("needs a GPU")
     whole, _ = undisturbed([*overrides(step, tmp_path / "whole"), *GPU])
     lines = [*overrides(step, tmp_path / "killed"), *GPU]
     assert disturbed(lines, 5, random.Random(step)) == 5
@@ -149,8 +147,6 @@ def test_kills_change_no_bit_on_a_gpu(tmp_path, step):
 
 @pytest.mark.gpu
 def test_kills_change_no_bit_of_a_segmenter_on_a_gpu(tmp_path):
-    if not torch.cuda.is_available():
-        pytest.skip("needs a GPU")
     lines = ["+step=gelu", "task=segmentation", *DENSE, "recipe.jitter=[0.5,2]", *GPU]
     whole, _ = undisturbed([*lines, f"output={tmp_path / 'whole'}"])
     killed = [*lines, f"output={tmp_path / 'killed'}"]

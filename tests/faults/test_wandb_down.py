@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from conftest import QUICK
 from fake_wandb import KEY, black_hole, serving
+from killing import wait_for
 from records import made, write
 
 import roadmap
@@ -91,13 +92,6 @@ class Training:
         return result
 
 
-def until(condition, seconds=60.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come"
-        time.sleep(0.02)
-
-
 @pytest.fixture(scope="module")
 def trainings(tmp_path_factory, request):
     """One training under every fault, all at once: their seconds and what they said."""
@@ -112,7 +106,7 @@ def trainings(tmp_path_factory, request):
             training.epochs(0, EPOCHS)
         for training, fake in midway.values():
             training.epochs(0, 2)
-            until(lambda fake=fake: any(path.endswith("file_stream") for path, _ in fake.requests))
+            wait_for(lambda fake=fake: any(path.endswith("file_stream") for path, _ in fake.requests))
         for name, (training, fake) in midway.items():
             fake.fault = int(name) if name.isdigit() else name
             training.epochs(2, EPOCHS)
@@ -186,7 +180,7 @@ def test_a_server_that_loses_epochs_is_found_out(tmp_path, monkeypatch):
         monkeypatch.setenv("WANDB_BASE_URL", fake.url)
         training = Training(tmp_path / "gelu-s0-1", patience=1.5)
         training.epochs(0, EPOCHS)
-        until(lambda: any(path.endswith("file_stream") for path, _ in fake.requests))
+        wait_for(lambda: any(path.endswith("file_stream") for path, _ in fake.requests))
         training.finish()
     assert f"holds 0 of {EPOCHS} epochs" in training.tracker.fault
     assert not (training.folder / MARKER).exists()
@@ -218,13 +212,13 @@ def test_nothing_is_left_running(tmp_path, monkeypatch):
         command = [sys.executable, "-c", program, str(here), str(here.parent)]
         trained = subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         mirror = int(trained.stdout.readline())
-        until(lambda: any(path.endswith("file_stream") for path, _ in fake.requests))
+        wait_for(lambda: any(path.endswith("file_stream") for path, _ in fake.requests))
         service = _children(mirror)
         assert service
         fake.fault = "silent"
         trained.send_signal(signal.SIGKILL)
         trained.communicate()
-        until(lambda: not any(_runs(process) for process in (mirror, *service)), 10)
+        wait_for(lambda: not any(_runs(process) for process in (mirror, *service)), 10)
 
 
 def _children(process):
