@@ -8,10 +8,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from roadmap.base.errors import Refused
-from roadmap.base.paths import CONF
+from roadmap.config.recipes import conf_file
 from roadmap.config.schema import ScaleConfig
 from roadmap.config.steps import all_steps, known_steps
 from roadmap.record.result import RunResult
@@ -199,7 +197,6 @@ def _shared(values: Sequence[int]) -> int:
 
 def _scale(name: str) -> ScaleConfig:
     """The scale of this name; of one that is not the project's own no more than the name is known."""
-    file = CONF / "scale" / f"{name}.yaml"
-    known: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False) if file.is_file() else {}
+    known = conf_file("scale", name)
     ends = {"name": name, "start": f"ResNet-{name}", "end": f"ConvNeXt-{name}"}
     return ScaleConfig(**{**ends, **{entry.name: known[entry.name] for entry in fields(ScaleConfig) if entry.name in known}})

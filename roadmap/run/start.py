@@ -46,7 +46,12 @@ def begun(experiment: Experiment, row: str) -> Experiment:
     runs = dict(zip(plan.seeds, plan.row(row).runs, strict=False))
     if experiment.seed not in runs:
         raise Refused(f"study.start={start}: has no seed {experiment.seed}; its seeds are {', '.join(map(str, runs))}")
-    after = replace(experiment, after=str(folder / "runs" / runs[experiment.seed]))
+    return following(experiment, folder / "runs" / runs[experiment.seed])
+
+
+def following(experiment: Experiment, run: Path) -> Experiment:
+    """The same, started from the weights of the run in this folder."""
+    after = replace(experiment, after=str(run))
     check(after)
     return after
 
@@ -81,13 +86,6 @@ def check_start(experiment: Experiment, classes: Sequence[str]) -> None:
         from roadmap.run.given import try_given  # torch
 
         try_given(experiment, classes)
-
-
-def check_follows(experiment: Experiment, before: Experiment, classes: Sequence[str], said: str) -> None:
-    """Refuse a run that is to start from another one, which need not be trained yet, but whose network is another."""
-    from roadmap.run.given import try_follow  # torch
-
-    try_follow(experiment, before, classes, said)
 
 
 def _check_kin(experiment: Experiment, run: Path) -> None:

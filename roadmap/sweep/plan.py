@@ -24,7 +24,7 @@ from roadmap.record.folder import RunFolder, runs_of
 from roadmap.record.study import PlannedRow, StudyPlan, Variant, seed_and_identity, write_plan
 from roadmap.record.weights import weights_file
 from roadmap.run.preflight import check_network, preflight
-from roadmap.run.start import begun, check_follows, check_start, hashed
+from roadmap.run.start import begun, check_start, following, hashed
 from roadmap.sweep.design import Design, design, in_order, set_between
 from roadmap.sweep.equal_cost import at_equal_cost
 from roadmap.tasks.metrics import METRICS
@@ -224,7 +224,9 @@ def _check_starts(row: Sequence[Point], classes: Sequence[str]) -> None:
         raise Refused(
             f"runtime.keep_weights=false: must be true where a run starts from another one's weights, as {first.name} does"
         )
-    check_follows(first.experiment, before.experiment, classes, f"{first.name} after {before.name}")
+    from roadmap.run.given import try_follow  # torch
+
+    try_follow(first.experiment, before.experiment, classes, f"{first.name} after {before.name}")
     for point in row:
         if point.before is not None and point.before.trained and not point.done:
             weights_file(point.before.folder.path)
@@ -253,7 +255,8 @@ def _points(
         words.append(f"study.row={variant.name}")
 
     def point(seed: int, start: Point | None) -> Point:
-        run = _begun(begun(dataclasses.replace(experiment, seed=seed), variant.name), start)
+        run = begun(dataclasses.replace(experiment, seed=seed), variant.name)
+        run = run if start is None else following(run, start.folder.path)
         folder, command = RunFolder.of(run, fingerprint), _command(run, words, config_dirs)
         return Point(f"{variant.name}-s{seed}", run, fingerprint, folder, command, start)
 
@@ -267,15 +270,6 @@ def _file_of(experiment: Experiment, overrides: Sequence[str], config_dirs: Sequ
     names = [word.removeprefix("+study=") for word in overrides if word.startswith("+study=")] * bool(experiment.study.rows)
     files = [folder / "study" / f"{name}.yaml" for name in names for folder in config_dirs]
     return next((str(file) for file in files if file.is_file()), "")
-
-
-def _begun(run: Experiment, before: Point | None) -> Experiment:
-    """The same, started from another run."""
-    if before is None:
-        return run
-    after = dataclasses.replace(run, after=str(before.folder.path))
-    check(after)
-    return after
 
 
 def _from_scratch(run: Experiment) -> Experiment:
