@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes on two cores
+os.environ["PYTHONPATH"] = str(Path(__file__).parent.parent)  # of the processes that tests start
 
 import pytest
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -38,10 +36,7 @@ def test_the_tab_key_completes_commands_settings_and_values():
         "roadmap report exp": "",  # left to bash, which knows the folders
     }
     script = SCRIPT.format(python=sys.executable)
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
-    done = subprocess.run(
-        ["bash", "-c", script, "bash", *lines], capture_output=True, text=True, timeout=120, check=True, env=environment
-    )
+    done = subprocess.run(["bash", "-c", script, "bash", *lines], capture_output=True, text=True, timeout=120, check=True)
     *replies, registered = done.stdout.splitlines()
     assert dict(zip(lines, replies, strict=True)) == lines
     assert "-F _roadmap roadmap" in registered

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from conftest import QUICK
 from omegaconf import OmegaConf
 
-import roadmap
 from roadmap.base.errors import Refused
 from roadmap.config.overrides import check_override, parse
 from roadmap.config.schema import TaskName
@@ -111,10 +108,9 @@ def test_a_sweeper_runs_no_code_of_the_command_lines(key):
 
 @pytest.mark.skipif(not HAS_OPTUNA, reason="needs hydra-optuna-sweeper, of the extra optuna")
 def test_optuna_finds_the_best_of_the_images_held_out(tmp_path):
-    environment = {**os.environ, "PYTHONPATH": str(Path(roadmap.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     words = [*OPTUNA, "hydra.sweeper.n_trials=2", RATE, "data.held_out=0.2", f"output={tmp_path}"]
     command = [sys.executable, "-m", "roadmap.run", "-m", *words]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     found = OmegaConf.load(tmp_path / "multirun" / optimise.RESULTS)
     results = [RunFolder(path).result() for path in (tmp_path / "single" / "runs").iterdir()]

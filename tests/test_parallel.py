@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +12,6 @@ from conftest import QUICK
 from runs import images_of, prepared, trained
 from safetensors.torch import load_file
 
-import roadmap
 from roadmap.base.errors import Refused
 from roadmap.base.processes import check_alone
 from roadmap.config.checks import check_processes
@@ -32,8 +29,7 @@ WHOLE = [
 def run(tmp_path, *overrides, processes=1):
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
     command = [sys.executable, *launcher, "-m", "roadmap.run", *QUICK, "runtime.device=cpu", f"output={tmp_path}", *overrides]
-    environment = {**os.environ, "PYTHONPATH": str(Path(roadmap.__file__).parent.parent), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment, cwd=tmp_path)
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=tmp_path)
 
 
 def record(tmp_path):

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import timm
@@ -185,9 +183,8 @@ def broken_part(my, text, *words):
 
 
 def roadmap_command(*words, cwd):
-    environment = {**os.environ, "PYTHONPATH": str(Path(roadmap.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", *words]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=240)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=240)
 
 
 @pytest.mark.filterwarnings("ignore")

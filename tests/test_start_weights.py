@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 
 import pytest
 import timm
@@ -449,8 +447,7 @@ def test_a_run_of_another_study_is_taken_over_as_a_start_only_with_its_weights(t
 def test_a_sweep_trains_a_row_from_another_rows_weights(transfer, tmp_path):
     overrides, folders = transfer(ROWS.replace("seeds: [0, 1]", "seeds: [0]"))
     line = ["-m", "roadmap.sweep", "--config-dir", str(folders[0]), *overrides]
-    environment = {**os.environ, "PYTHONPATH": str(Path(roadmap.__file__).parent.parent)}
-    done = subprocess.run([sys.executable, *line], capture_output=True, text=True, timeout=600, env=environment, cwd=tmp_path)
+    done = subprocess.run([sys.executable, *line], capture_output=True, text=True, timeout=600, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = plan(overrides, folders)
     (longer,), (first,) = found.rows["longer"], found.rows["first"]
@@ -459,7 +456,7 @@ def test_a_sweep_trains_a_row_from_another_rows_weights(transfer, tmp_path):
     losses = [float(p.folder.path.joinpath("updates.csv").read_text().split()[1].split(",")[2]) for p in (longer, first)]
     assert losses[0] < losses[1]
     alone = [sys.executable, "-m", "roadmap.run", *longer.command]
-    again = subprocess.run(alone, capture_output=True, text=True, timeout=600, env=environment, cwd=tmp_path)
+    again = subprocess.run(alone, capture_output=True, text=True, timeout=600, cwd=tmp_path)
     assert "already done" in again.stderr, again.stderr
     assert "longer differs from scratch in start.weights" in done.stdout
 

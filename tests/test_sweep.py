@@ -29,9 +29,8 @@ SMALL = [
 
 
 def sweep(*arguments, cwd, timeout=240):
-    env = {**os.environ, "PYTHONPATH": str(Path(roadmap.__file__).parent.parent)}
     command = [sys.executable, "-m", "roadmap.sweep", "study=digits", *SMALL, *arguments]
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout)
 
 
 def results(folder):
@@ -57,8 +56,7 @@ def test_a_sweep_from_start_to_table(tmp_path):
 
     # A point of a study is the run that the command line gives, bit for bit.
     overrides = ["+study=digits", "+step=gelu", *SMALL, "seed=1", "output=alone"]
-    env = {**os.environ, "PYTHONPATH": str(Path(roadmap.__file__).parent.parent)}
-    subprocess.run([sys.executable, "-m", "roadmap.run", *overrides], cwd=tmp_path, env=env, check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", "roadmap.run", *overrides], cwd=tmp_path, check=True, capture_output=True)
     ((alone, single),) = results(tmp_path / "alone").items()
     swept = done[alone]
     assert [single[key] for key in ("scores", "train_loss")] == [swept[key] for key in ("scores", "train_loss")]
@@ -77,12 +75,11 @@ def test_a_sweep_from_start_to_table(tmp_path):
 
     # The table from the committed files alone, without the runs.
     (study / "runs").rename(tmp_path / "runs")
-    env = {**os.environ, "PYTHONPATH": str(Path(roadmap.__file__).parent.parent)}
     before = {
         name: (study / name).read_bytes() for name in ("table.md", "table.csv", "figure.svg", "figure.png", "records.jsonl")
     }
     (study / "figure.png").unlink()
-    subprocess.run([sys.executable, "-m", "roadmap.report", str(study)], check=True, env=env, capture_output=True)
+    subprocess.run([sys.executable, "-m", "roadmap.report", str(study)], check=True, capture_output=True)
     assert {name: (study / name).read_bytes() for name in before} == before
 
     # Committed records do not make a fresh sweep skip its work.

@@ -15,7 +15,6 @@ import pytest
 from conftest import QUICK
 from omegaconf import OmegaConf
 
-import roadmap
 from roadmap import replay as replay_door
 from roadmap.base.errors import EXIT_FAILED, EXIT_REFUSED, Refused
 from roadmap.config.compose import compose
@@ -32,7 +31,6 @@ from records import made, write
 
 pytest.importorskip("wandb")
 pytestmark = pytest.mark.usefixtures("no_wandb")
-ROOT = str(Path(roadmap.__file__).parent.parent)
 RUN = [*QUICK, "recipe.batch_size=256", "runtime.keep_weights=false"]
 EPOCHS = 3
 SUMMARY = ("top1", "top5", "gmacs", "params_m", "delta_top1", "status", "images_per_second")
@@ -47,7 +45,7 @@ def server(monkeypatch):
 
 
 def program(*words, cwd):
-    env = {**os.environ, "PYTHONPATH": ROOT, "HOME": str(cwd)}
+    env = {**os.environ, "HOME": str(cwd)}
     return subprocess.run([sys.executable, "-m", *words], cwd=cwd, env=env, capture_output=True, text=True, timeout=180)
 
 
@@ -260,9 +258,8 @@ def test_server_that_goes_away_ends_it(tmp_path, monkeypatch, server, capsys):
 def test_killed_at_any_moment_there_are_no_duplicates(tmp_path, server):
     study, kills = tmp_path / "study", 12
     runs = [record(study, "gelu", seed) for seed in range(3)]
-    env = {**os.environ, "PYTHONPATH": ROOT}
     for kill in range(kills):
-        started = subprocess.Popen([sys.executable, "-m", "roadmap.replay", str(study)], env=env, stdout=subprocess.DEVNULL)
+        started = subprocess.Popen([sys.executable, "-m", "roadmap.replay", str(study)], stdout=subprocess.DEVNULL)
         time.sleep(0.4 + 2.6 * kill / kills)
         started.kill()
         started.wait()

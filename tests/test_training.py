@@ -7,19 +7,16 @@ import functools
 import itertools
 import json
 import math
-import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
 from conftest import QUICK
 from runs import executed, prepared, same, stopped, train, weights
 
-import roadmap
 from roadmap.base.errors import Diverged, Refused, StorageFault
 from roadmap.base.signals import Stop
 from roadmap.config.compose import compose
@@ -463,10 +460,7 @@ def test_the_state_of_another_run_is_refused(tmp_path):
 
 
 def command(*arguments, cwd):
-    return [sys.executable, "-m", "roadmap.run", *arguments], {
-        "cwd": cwd,
-        "env": {**os.environ, "PYTHONPATH": str(Path(roadmap.__file__).parent.parent)},
-    }
+    return [sys.executable, "-m", "roadmap.run", *arguments], {"cwd": cwd}
 
 
 def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path):

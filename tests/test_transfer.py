@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -16,7 +15,6 @@ from conftest import QUICK
 from runs import executed
 from safetensors.torch import load_file
 
-import roadmap
 from roadmap.base.errors import Refused
 from roadmap.config.compose import compose
 from roadmap.record.study import dump_plan
@@ -97,9 +95,8 @@ def test_a_single_run_takes_that_of_its_step_and_seed_wherever_it_is_called(pare
 def test_runs_are_trained_from_the_others_weights_and_say_so(parent, tmp_path):
     found = dense(parent, tmp_path, "recipe.lr=1e-12", "recipe.min_lr=0", "study.seeds=[0]")
     point = found.rows["gelu"][0]
-    environment = {**os.environ, "PYTHONPATH": str(Path(roadmap.__file__).parent.parent)}
     line = [sys.executable, "-m", "roadmap.run", *point.command]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=600, env=environment, cwd=tmp_path)
+    done = subprocess.run(line, capture_output=True, text=True, timeout=600, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "no effect" not in done.stderr
     result = point.folder.result()

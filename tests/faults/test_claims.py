@@ -14,13 +14,11 @@ from pathlib import Path
 import pytest
 from records import made
 
-import roadmap
 from roadmap.base import files as storage
 from roadmap.base.errors import Held
 from roadmap.record.folder import RunFolder
 
 TESTS = str(Path(__file__).parent.parent)
-ENV = {**os.environ, "PYTHONPATH": str(Path(roadmap.__file__).parent.parent)}
 HOLD = """
 import os, sys, time
 from pathlib import Path
@@ -44,7 +42,6 @@ class Holder:
     def __init__(self, folder):
         self.process = subprocess.Popen(
             [sys.executable, "-c", HOLD, str(folder)],
-            env=ENV,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -162,7 +159,7 @@ def test_sweepers_of_one_folder_do_each_task_once(tmp_path, storm, figure):
     sweepers, tasks, kills = (8, 200, 60) if storm else (4, 60, 8)
 
     def start():
-        return subprocess.Popen([sys.executable, "-c", SWEEPER, str(tmp_path), str(tasks), TESTS], env=ENV)
+        return subprocess.Popen([sys.executable, "-c", SWEEPER, str(tmp_path), str(tasks), TESTS])
 
     running, killed = [start() for _ in range(sweepers)], 0
     while running:

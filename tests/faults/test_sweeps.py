@@ -15,9 +15,6 @@ from pathlib import Path
 import pytest
 from conftest import QUICK
 
-import roadmap
-
-ENV = {**os.environ, "PYTHONPATH": str(Path(roadmap.__file__).parent.parent)}
 SMALL = [
     *[o for o in QUICK if not o.startswith("scale")],
     "recipe.batch_size=64",
@@ -30,9 +27,7 @@ TABLES = ("table.md", "figure.svg", "study.json")  # table.csv has a column of s
 def start(folder, *more, **options):
     """A sweep in a session of its own, as a terminal or a scheduler gives it."""
     line = [sys.executable, "-m", "roadmap.sweep", "study=digits", *SMALL, f"output={folder}", *more]
-    return subprocess.Popen(
-        line, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, **options
-    )
+    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, **options)
 
 
 def ends(process, seconds=300):
