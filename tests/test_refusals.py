@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -13,6 +14,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from records import result_file
 
 from roadmap import cost
 from roadmap.base.console import exits
@@ -371,6 +373,49 @@ def test_what_is_no_file_is_never_replaced_by_one(refused, tmp_path):
     refused("report . --html pipe", "--html pipe: not a file")
     refused("report . --paper pipe", "--paper pipe")
     refused("report.views a b --to pipe", "--to pipe")
+
+
+@pytest.fixture
+def piped(tmp_path):
+    """Puts a pipe among the records of a study; whoever waits for what comes out of it is woken up."""
+    (tmp_path / "digits" / RECORDED).mkdir(parents=True)
+    shutil.copy(REPOSITORY / "experiments/digits/study.json", tmp_path / "digits")
+    (tmp_path / "digits" / RECORDED / "result.json").write_text(result_file(RECORD))
+
+    def put(name):
+        (tmp_path / "digits" / name).unlink(missing_ok=True)
+        os.mkfifo(tmp_path / "digits" / name)
+
+    def wake(number, frame):
+        raise TimeoutError("it waits for a pipe")
+
+    before = signal.signal(signal.SIGALRM, wake)
+    signal.alarm(20)
+    yield put
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+RECORD = (REPOSITORY / "experiments/digits/records.jsonl").read_text().split("\n")[0]
+RECORDED = f"runs/{json.loads(RECORD)['run']}"
+PIPED = [
+    ("report digits", f"study.json records.jsonl bench.csv .drawn.json {RECORDED}/result.json"),
+    ("report.views digits digits --to x", f"study.json {RECORDED}/result.json"),
+    ("report.choice digits", f"{RECORDED}/result.json"),
+    ("sweep study=digits scale=atto output=.", f"study.json {RECORDED}/result.json {RECORDED}/log.txt"),
+    ("sweep study=digits study.published=digits/numbers.csv", "numbers.csv"),
+    ("serve digits", "study.json"),
+    ("replay digits --dry-run", f"{RECORDED}/result.json {RECORDED}/config.yaml"),
+    ("dashboard digits --json x.json", f"study.json {RECORDED}/result.json"),
+    (f"score digits/{RECORDED}", f"{RECORDED}/result.json"),
+    (f"run +step=gelu init=digits/{RECORDED}", f"{RECORDED}/result.json"),
+]
+
+
+@pytest.mark.parametrize(("line", "name"), [(line, name) for line, names in PIPED for name in names.split()])
+def test_a_pipe_in_the_place_of_a_record_is_refused_and_not_waited_for(refused, piped, line, name):
+    piped(name)
+    refused(line, name)
 
 
 @pytest.mark.parametrize(

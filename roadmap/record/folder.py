@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 
 from roadmap.base.claims import Claim, claim, holder
 from roadmap.base.errors import Held, Refused, writing
-from roadmap.base.files import PARTIAL, remove_partial, write_atomic
+from roadmap.base.files import PARTIAL, check_entries, regular, remove_partial, write_atomic
 from roadmap.base.redaction import redact_record
 from roadmap.config.identity import described, identity
 from roadmap.config.schema import Experiment
@@ -79,6 +79,7 @@ class RunFolder:
         """
         if self.path.is_symlink() or self.checkpoints.is_symlink():
             raise Refused(f"{self.path}: a link; a run writes in a folder of its own")
+        check_entries(self.path)
         with ExitStack() as stack:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
@@ -124,13 +125,15 @@ class RunFolder:
         """What came out, if the run is done; a file that was cut off counts as none.
 
         Raises:
-            Refused: for a result of another format.
+            Refused: for a result of another format, or what cannot be read.
 
         """
         try:
-            content = json.loads(self.result_file.read_text(encoding="utf-8"))
+            content = json.loads(regular(self.result_file).read_text(encoding="utf-8"))
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError):
             return None
+        except OSError as error:
+            raise Refused(f"{self.result_file}: cannot be read: {error.strerror}") from error
         return load_result(content, self.result_file)
 
     def write_result(self, result: RunResult) -> None:
@@ -153,7 +156,7 @@ class RunFolder:
         """Make way for a result where there is a file that holds none; only for who holds the lock."""
         with suppress(FileNotFoundError):
             try:
-                json.loads(self.result_file.read_text(encoding="utf-8"))
+                json.loads(regular(self.result_file).read_text(encoding="utf-8"))
             except ValueError:
                 self.result_file.replace(self.result_file.with_suffix(".json.corrupt"))
 
@@ -172,7 +175,7 @@ class RunFolder:
         """The epochs so far; a torn last line is left out."""
         lines = []
         with suppress(FileNotFoundError, ValueError):
-            for line in self.history_file.read_text(encoding="utf-8").splitlines():
+            for line in regular(self.history_file).read_text(encoding="utf-8").splitlines():
                 lines.append(json.loads(line))
         return lines
 

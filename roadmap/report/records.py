@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from roadmap.base.errors import Refused, nearest
-from roadmap.base.files import write_atomic
+from roadmap.base.files import regular, write_atomic
 from roadmap.config.schema import Head
 from roadmap.record.folder import RunFolder
 from roadmap.record.result import RunResult, dump_result, load_result
@@ -95,7 +95,7 @@ def load(folder: Path) -> Study:
 
 def is_planned(folder: Path) -> bool:
     """Whether the folder is a study's, or has no runs at all."""
-    return (folder / FILE).is_file() or not ((folder / "runs").is_dir() or (folder / "records.jsonl").is_file())
+    return (folder / FILE).exists() or not ((folder / "runs").is_dir() or (folder / "records.jsonl").is_file())
 
 
 def plan_in(folder: Path) -> StudyPlan:
@@ -159,7 +159,7 @@ def _records(folder: Path) -> dict[str, tuple[RunResult, History]]:
     """What `records.jsonl` holds of each run, by its name."""
     file = folder / "records.jsonl"
     try:
-        text = file.read_text(encoding="utf-8").rstrip("\n")  # not splitlines: a text may hold U+2028
+        text = regular(file).read_text(encoding="utf-8").rstrip("\n")  # not splitlines: a text may hold U+2028
         lines = [_of_line(line, number) for number, line in enumerate(text.split("\n"), 1)] if text else []
         histories = [_history(line.pop("history", [])) for line in lines]
     except FileNotFoundError:
