@@ -319,6 +319,7 @@ def test_an_export_takes_no_place_of_other_files(run, command, tmp_path):
         ("predict", ["RUN", "x.png", "--top", "0"], "--top 0: must be at least 1"),
         ("predict", ["RUN", "x.png", "--format", "xml"], "--format xml: allowed: table, csv, json"),
         ("predict", ["RUN", "x.png", "--device", "tpu"], "--device tpu: allowed: auto, cpu, cuda"),
+        ("predict", ["RUN", "/dev/null"], "/dev/null: cannot be read: not a regular file"),
         ("predict", ["timm:", "x.png"], "no such model"),
         ("predict", ["RUN", "x.png", "y.png"], "x.png: there is no such file\ny.png: there is no such file"),
         ("export", ["nowhere"], "nowhere: no finished run"),

@@ -14,6 +14,7 @@ from torch import nn
 from yaml import YAMLError
 
 from roadmap.base.errors import Refused, first_line
+from roadmap.base.files import regular
 from roadmap.config.checks import TIMM
 from roadmap.config.compose import compose
 from roadmap.config.overrides import config_folders, quoted
@@ -103,7 +104,7 @@ def _of_run(folder: Path) -> Trained:
     result, weights = finished_run(folder), weights_file(folder)
     file = folder / "config.yaml"
     try:
-        content = OmegaConf.load(file)
+        content = OmegaConf.load(regular(file))
         settings = Experiment(**{name: _section(content, name, plain) for name, plain in SECTIONS.items()})
     except (OSError, OmegaConfBaseException, YAMLError, AttributeError) as error:
         raise Refused(f"{file}: not the configuration of this run: {first_line(error)}") from error
