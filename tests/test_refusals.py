@@ -333,6 +333,13 @@ HOSTILE = [  # empty words, texts of other alphabets, doubled words, numbers tha
     ("dashboard . --json nowhere/x.json", "--json nowhere/x.json folder"),
     ("dashboard . --json ''", "--json '' path"),
     ("dashboard . --project a/b", "--project='a/b' 128"),
+    ("report . --columns label,label", "--columns 'label,label' once"),
+    ("cost --steps gelu,,grn", "--steps 'gelu,,grn' names commas"),
+    ("bench --steps gelu,", "--steps 'gelu,' names commas"),
+    ("bench --steps gelu,gelu", "--steps 'gelu,gelu' once"),
+    ("bench --data ''", "--data '' path"),
+    ("bench --data 'no (such) folder'", "such) folder/train val"),
+    ("bench --against none,timm_best", "--against none,timm_best none alone"),
     ("bench --seconds nan", "--seconds nan finite 0.01"),
     ("bench --seconds inf", "--seconds inf finite 0.01"),
 ]

@@ -92,9 +92,10 @@ def _path(word: str) -> Path:
 
 
 def names(word: str) -> list[str]:
-    """Names separated by commas, none of them empty."""
-    if not all(found := word.split(",")):
-        raise argparse.ArgumentTypeError(f"{word!r}: must be names, separated by commas")
+    """Names separated by commas, none of them empty or said twice."""
+    found = word.split(",")
+    if not all(found) or len(set(found)) < len(found):
+        raise argparse.ArgumentTypeError(f"{word!r}: must be names, separated by commas, each once")
     return found
 
 
