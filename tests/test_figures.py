@@ -132,7 +132,7 @@ def test_what_is_missing_is_neither_drawn_nor_explained(tmp_path):
     report = Report.read(study(tmp_path, values, seeds=1))
     every = dict(figures(report))
     said = {name: " ".join(text for text, _ in words(figure)) for name, figure in every.items() if figure}
-    assert "hatched" not in said["figure"] and said["figure"].count("missing") == 2
+    assert "one run a row" in said["figure"] and "hatched" not in said["figure"] and said["figure"].count("missing") == 2
     assert "one run a row, so no intervals" in said["effects"]
     assert not any("interval;" in text or "deviation" in text for text in said.values())
     (path, *_) = every["figure"].axes[1].get_lines()

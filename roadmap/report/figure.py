@@ -35,6 +35,7 @@ REFERENCE = "#c4691c"
 STAR = "#d08a1e"
 STAR_TEXT = "#8a5a10"
 GREY = "#555555"
+ONE = "one run a row"  # where there is no deviation
 STYLE: Any = {
     "svg.hashsalt": "roadmap",
     "svg.fonttype": "none",
@@ -87,11 +88,12 @@ def picture(report: Report, behind: Report | None = None) -> Picture:
     plan = report.study.plan
     title = printable(f"{plan.ends}, step by step" if plan.kind == "roadmap" else plan.question)
     bars = tuple(map(_bar, report.analysis.rows))
+    measured = plan.measured_on if any(bar.std is not None for bar in bars) else f"{plan.measured_on}; {ONE}"
     if behind is None:
-        return Picture(title, plan.metric.heading, plan.measured_on, bars)
+        return Picture(title, plan.metric.heading, measured, bars)
     larger = behind.study.plan
     about = printable(f"{larger.ends}, {larger.measured_on}")
-    return Picture(title, plan.metric.heading, plan.measured_on, bars, tuple(map(_bar, behind.analysis.rows)), about)
+    return Picture(title, plan.metric.heading, measured, bars, tuple(map(_bar, behind.analysis.rows)), about)
 
 
 def paper_picture() -> Picture:

@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from roadmap.base.tables import cost_unit
-from roadmap.report.figure import GREY, LAST, MOST_BARS, REFERENCE, STYLE, caption, files, plain
+from roadmap.report.figure import GREY, LAST, MOST_BARS, ONE, REFERENCE, STYLE, caption, files, plain
 from roadmap.report.lettering import SIZE, broken, width
 from roadmap.report.places import Box, free_place
 from roadmap.report.records import Study
@@ -27,7 +27,6 @@ Array = np.ndarray[Any, Any]
 SMALL = 9.0  # points: size of the letters in lists and panels
 NAMES = 200.0  # points: the most that a name takes beside a picture
 PANEL, GAP, ACROSS = (1.95, 1.05), 0.2, 4  # of the learning curves: inches of a panel and to the next; panels beside each other
-ONE = "one run a row"
 REACH = (8, 15, 24, 35)  # points: how far from its point a number may stand, the nearest first
 
 
