@@ -84,13 +84,15 @@ def main() -> int:
     if arguments.output:
         check_writable(arguments.output.absolute(), f"--output {arguments.output}")
     experiments = _experiments(arguments)
+    data = experiments[0].data
+    if data.path is not None:
+        sources.checked_images(data, arguments.batch_size or 1)
     from roadmap.bench.step import measure  # torch, from here on
     from roadmap.data.loader import worker_count
     from roadmap.data.pipeline import input_pipeline
     from roadmap.train.ranks import pick_device
 
     device = pick_device(Device(arguments.device))
-    data = experiments[0].data
     setting = _setting(arguments, experiments[0], worker_count(data), device)
     of_head = f"{arguments.task} " * (arguments.task != Head.none)
     where = f"{setting.name} {of_head}{arguments.scale} {arguments.image_size}px".lower()
