@@ -339,6 +339,12 @@ HOSTILE = [  # empty words, texts of other alphabets, doubled words, numbers tha
     ("dashboard . --json nowhere/x.json", "--json nowhere/x.json folder"),
     ("dashboard . --json ''", "--json '' path"),
     ("dashboard . --project a/b", "--project='a/b' 128"),
+    ("pack data=folder data.path=. data.held_out=0.1 --output packed", "data.held_out=0.1 data.path data.accept"),
+    ("sweep study=digits --jobs 1000000", "--jobs 1000000 100000"),
+    ("bench --pipeline stream", "--pipeline stream --data"),
+    ("bench --pipeline streams --data .", "--pipeline 'streams' 'auto', 'loader'"),
+    ("bench --classes 1000000000000", "--classes 1000000000000 100000"),
+    ("bench --batch-size 99999999999", "--batch-size 99999999999 1000000"),
     ("report . --columns label,label", "--columns 'label,label' once"),
     ("cost --steps gelu,,grn", "--steps 'gelu,,grn' names commas"),
     ("bench --steps gelu,", "--steps 'gelu,' names commas"),
@@ -464,6 +470,11 @@ def test_a_record_that_is_a_folder_is_no_finished_run(refused, tmp_path):
     (tmp_path / "run" / "result.json").mkdir(parents=True)
     refused("score run", "run: no finished run")
     refused("run +step=resnet init=run", "run: no finished run")
+
+
+def test_an_option_that_is_said_twice_is_named(command):
+    _, _, message = command("predict run x.png --top 5 --top 3")
+    assert "warning: --top is said twice; the last counts" in message
 
 
 def test_a_setting_that_is_said_twice_is_named_with_the_value_that_counts(command):

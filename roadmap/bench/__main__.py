@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pandas as pd
 
 from roadmap.base.console import Parser, check_limits, exits, names
-from roadmap.base.errors import Refused, StorageFault, nearest
-from roadmap.base.files import check_writable, write_atomic
+from roadmap.base.errors import OutOfMemory, Refused, StorageFault, first_line, nearest
+from roadmap.base.files import check_entries, check_writable, write_atomic
 from roadmap.base.processes import check_alone
 from roadmap.base.tables import Column, as_csv, as_markdown, as_table
 from roadmap.config.overrides import config_folders, quoted
@@ -83,6 +83,7 @@ def main() -> int:
     check_alone("roadmap.bench")
     if arguments.output:
         check_writable(arguments.output.absolute(), f"--output {arguments.output}")
+        check_entries(arguments.output)
     experiments = _experiments(arguments)
     data = experiments[0].data
     if data.path is not None:
@@ -90,6 +91,7 @@ def main() -> int:
     from roadmap.bench.step import measure  # torch, from here on
     from roadmap.data.loader import worker_count
     from roadmap.data.pipeline import input_pipeline
+    from roadmap.train.memory import ran_out
     from roadmap.train.ranks import pick_device
 
     device = pick_device(Device(arguments.device))
@@ -97,6 +99,7 @@ def main() -> int:
     of_head = f"{arguments.task} " * (arguments.task != Head.none)
     where = f"{setting.name} {of_head}{arguments.scale} {arguments.image_size}px".lower()
     folder = arguments.output or Path("experiments/performance") / re.sub("[^a-z0-9]+", "-", where)
+    check_entries(folder)
     if arguments.profile:
         folder.mkdir(parents=True, exist_ok=True)
         setting = replace(setting, profiles=folder)
@@ -109,7 +112,13 @@ def main() -> int:
         if any(row["step"] == experiment.step.name for row in rows):
             continue
         name = experiment.step.name
-        rows.append({"step": name, **_about(setting), **measure(name, experiment.model, setting, pipeline)})
+        try:
+            measured = measure(name, experiment.model, setting, pipeline)
+        except RuntimeError as error:
+            if not ran_out(error):
+                raise
+            raise OutOfMemory(f"{name}: no room for --batch-size {arguments.batch_size}: {first_line(error)}") from error
+        rows.append({"step": name, **_about(setting), **measured})
         remarks = notes(rows, arguments, setting.peak.about)
         _write(folder, rows, remarks)  # after each row: what is measured is not lost
         print(as_table(rows[-1:], COLUMNS[:8], ""), flush=True)
@@ -141,13 +150,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=1.0, help="length of a turn, at least")
     parser.add_argument("--against", type=names, help=f"{', '.join(AGAINST)}, both (default), or none (all there is with a head)")
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="also end to end, on the images of FOLDER/train")
-    parser.add_argument("--pipeline", choices=[*Pipeline], default=Pipeline.auto, help="which reads them: data.pipeline")
+    parser.add_argument("--pipeline", choices=[*map(str, Pipeline)], default=Pipeline.auto, help="what reads them")
     parser.add_argument("--profile", action="store_true", help="also write what the time of our updates goes into")
     parser.add_argument("--output", type=Path, help="folder of bench.csv and bench.md")
     parser.add_argument("--resume", action="store_true", help="keep the rows of bench.csv and measure only the other steps")
     parser.add_argument("--config-dir", type=Path, action="append", default=[], help="a folder with steps of your own")
     arguments = parser.parse_args()
-    check_limits(arguments, rounds=(1,), seconds=(0.01,), classes=(2,), threads=(1,), batch_size=(2,))
+    check_limits(arguments, rounds=(1,), seconds=(0.01,), classes=(2, 100_000), threads=(1, 1024), batch_size=(2, 1_000_000))
     _settle(arguments)
     return arguments
 
@@ -165,6 +174,8 @@ def _settle(arguments: argparse.Namespace) -> None:
     arguments.against = tuple(name for name in given if name != "none")
     if arguments.recipe is not None and arguments.task == Head.none:
         raise Refused(f"--recipe {arguments.recipe}: with --task alone; classification is measured as the paper trains it")
+    if arguments.pipeline != Pipeline.auto and arguments.data is None:
+        raise Refused(f"--pipeline {arguments.pipeline}: with --data alone; without it images of noise lie on the device")
     for key, value in (("against", ",".join(arguments.against)), ("data", arguments.data)):
         if arguments.task != Head.none and value:
             raise Refused(f"--{key} {value}: not with --task {arguments.task}, which is measured alone and on images of noise")
@@ -270,7 +281,10 @@ def _measured_before(folder: Path, setting: Setting) -> list[dict[str, Any]]:
     path, about = folder / "bench.csv", _about(setting)
     if not path.exists():
         return []
-    rows = pd.read_csv(path).astype(object)
+    try:
+        rows = pd.read_csv(path).astype(object)
+    except (OSError, ValueError) as error:  # pandas' own are ValueErrors
+        raise Refused(f"--resume: {path} cannot be read: {error}") from error
     for key, before in (("head", Head.none.value), ("recipe", USUAL[Head.none].recipe)):
         rows[key] = rows.get(key, before)  # files of before have none
     try:
