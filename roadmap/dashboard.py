@@ -51,7 +51,7 @@ def _project(folder: Path) -> dict[str, Any]:
     for file in sorted((folder / "runs").glob("*/config.yaml"))[:1]:
         try:
             return dict(yaml.safe_load(regular(file).read_text(encoding="utf-8"))["wandb"])
-        except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise Refused(f"{file}: not a run's configuration ({error})") from error
     return {}
 

@@ -64,10 +64,23 @@ def regular(path: Path) -> Path:
     return path
 
 
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; an `OSError` where it cannot be read, a `ValueError` where it is no JSON."""
+    return parse_json(regular(path).read_text(encoding="utf-8"))
+
+
+def parse_json(text: str) -> Any:
+    """JSON; a `ValueError` where it is none, or nested without end."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
 def read_json_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file that may be torn, foreign or absent; empty where there is none."""
     try:
-        content = json.loads(regular(path).read_text(encoding="utf-8"))
+        content = read_json(path)
         return content if isinstance(content, dict) else {}
     except (OSError, ValueError):
         return {}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from roadmap.base.errors import Refused, nearest
-from roadmap.base.files import regular, write_atomic
+from roadmap.base.files import parse_json, regular, write_atomic
 from roadmap.config.schema import Head
 from roadmap.record.folder import RunFolder
 from roadmap.record.result import RunResult, dump_result, load_result
@@ -171,14 +171,15 @@ def _records(folder: Path) -> dict[str, tuple[RunResult, History]]:
 
 
 def _history(epochs: Any) -> History:
-    if not isinstance(epochs, list) or not all(isinstance(epoch, list) and len(epoch) == 3 for epoch in epochs):
+    whole = isinstance(epochs, list) and all(isinstance(epoch, list) and len(epoch) == 3 for epoch in epochs)
+    if not whole or not all(value is None or type(value) in (int, float) for epoch in epochs for value in epoch):
         raise ValueError(f"history={epochs!r:.100}: must be three numbers for each epoch")
     return epochs
 
 
 def _of_line(line: str, number: int) -> Any:
     try:
-        return json.loads(line)
+        return parse_json(line)
     except ValueError as error:
         raise ValueError(f"line {number}: {error}") from error
 

@@ -98,7 +98,7 @@ def named(said: str) -> Named:
     try:
         content = OmegaConf.load(regular(file))
         settings = Experiment(**{name: _section(content, name, plain) for name, plain in SECTIONS.items()})
-    except (OSError, OmegaConfBaseException, YAMLError, AttributeError) as error:
+    except (OSError, OmegaConfBaseException, YAMLError, AttributeError, RecursionError) as error:
         raise Refused(f"{file}: not the configuration of this run: {first_line(error)}") from error
     return Named(result.run, settings, result)
 

@@ -117,7 +117,7 @@ def _read(path: Path) -> Record | None:
     try:
         config = yaml.safe_load(regular(path / "config.yaml").read_text(encoding="utf-8"))
         return Record(folder, WandbRun.of(config, path, online=False), result.fingerprint)
-    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Refused(f"{path / 'config.yaml'}: not a run's configuration ({error})") from error
 
 
