@@ -13,7 +13,6 @@ from roadmap.base.console import Parser, exits
 from roadmap.base.errors import Refused, writing
 from roadmap.base.files import check_writable, write_atomic
 from roadmap.base.processes import check_alone
-from roadmap.config.effects import said_twice
 from roadmap.config.overrides import config_folders
 from roadmap.use.named import asked, check_asked, check_named
 
@@ -33,10 +32,9 @@ def main() -> int:
     folder = arguments.output or Path("scores") / known.name
     if folder.absolute() == Path(arguments.network).expanduser().absolute():
         raise Refused(f"--output {folder}: the run's own folder; must be another, scores/{known.name} by default")
-    for warning in said_twice(arguments.overrides):
-        print(f"roadmap: warning: {warning}", file=sys.stderr)
     check_writable(folder.absolute(), f"--output {folder}")
-    check_asked(known, arguments.network, arguments.overrides, folders, arguments.multi_scale)
+    for warning in check_asked(known, arguments.network, arguments.overrides, folders, arguments.multi_scale):
+        print(f"roadmap: warning: {warning}", file=sys.stderr)
     from roadmap.use.score import score  # torch
     from roadmap.use.trained import find_trained
 

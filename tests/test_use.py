@@ -32,7 +32,7 @@ from roadmap.data.images import sources
 from roadmap.record.folder import RunFolder
 from roadmap.run.execute import execute
 from roadmap.use.export import exported, write
-from roadmap.use.named import asked, check_classes
+from roadmap.use.named import asked, check_asked, check_classes, check_named
 from roadmap.use.trained import Trained, find_trained
 
 SHORT = [*QUICK, "data.image_size=32", "recipe.epochs=2", "recipe.warmup_epochs=0"]
@@ -365,6 +365,12 @@ REFUSED = [  # what each is refused for
     (["export", "RUN", "--output", "PHOTOS"], "holds train, val"),
     (["export", "RUN", "--parts", "mine"], "parts=[mine]"),
 ]
+
+
+def test_a_setting_of_no_effect_on_a_score_is_named(run):
+    words = ["data=digits", "data.classes=3", "data=digits"]
+    warnings = check_asked(check_named(str(run)), str(run), words)
+    assert [line.split(" ")[0] for line in warnings] == ["data", "data.classes"]
 
 
 def test_what_can_be_refused_without_torch_is(run, photos, tmp_path):

@@ -17,6 +17,7 @@ from roadmap.base.errors import Refused, first_line, first_of
 from roadmap.base.files import check_writable, regular
 from roadmap.config.checks import TIMM
 from roadmap.config.compose import compose
+from roadmap.config.effects import ineffective_settings, said_twice
 from roadmap.config.overrides import config_folders, quoted
 from roadmap.config.parts import KINDS, names, part, resolve
 from roadmap.config.schema import (
@@ -144,8 +145,11 @@ def _part(kind: str, recorded: str) -> str:
 
 def check_asked(
     known: Named, said: str, words: Sequence[str], config_dirs: Sequence[Path] = (), multi_scale: bool = False
-) -> None:
+) -> list[str]:
     """Refuse other settings than data and runtime, timm's weights without data, and images that cannot be scored on.
+
+    Returns:
+        Warnings of settings that are said twice or have no effect.
 
     Raises:
         Refused: where they are not.
@@ -162,6 +166,7 @@ def check_asked(
     classes = sources.checked_images(use.data, 1, use.task.name.target).classes
     if known.result is not None:
         check_classes(known, classes)
+    return [*said_twice(words), *ineffective_settings(use, words)]
 
 
 def asked(settings: Experiment, words: Sequence[str], config_dirs: Sequence[Path] = ()) -> Experiment:
