@@ -790,6 +790,10 @@ def test_a_step_file_that_is_no_configuration_is_refused(refused, tmp_path, text
     refused(written(tmp_path, text))
 
 
+def test_a_file_of_ones_own_chooses_a_data_set_as_a_whole(refused, tmp_path):
+    refused(written(tmp_path, "# @package _global_\ndefaults: [gelu, _self_]\ndata: {source: coco}"), "data.source=coco /data:")
+
+
 def test_a_step_file_that_is_not_yaml_is_named(refused, tmp_path):
     refused(written(tmp_path, "model: {kernel_size: [\n - }: :"), "own/step/mine.yaml YAML line")
 
