@@ -9,7 +9,7 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from roadmap.base.console import Parser, check_limits, exits
+from roadmap.base.console import Parser, check_limits, exits, names
 from roadmap.base.errors import Refused, nearest
 from roadmap.base.tables import FORMATS, Table
 from roadmap.config.compose import compose
@@ -29,7 +29,7 @@ def main() -> int:
     parser.add_argument("--task", default="none", help=f"a head on the steps: {', '.join(HEADS)}; none: classification")
     parser.add_argument("--reference", action="append", default=[], help="a timm model beside the steps, with --task")
     parser.add_argument("--image-size", type=int, help="pixels, with a task of the shorter side; as published by default")
-    parser.add_argument("--steps", default="all", help="all (default: the roadmap's), or a comma-separated list: all,grn")
+    parser.add_argument("--steps", type=names, default=["all"], help="all (default: the roadmap's), or names joined by commas")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a toggle for every step: model.width=96")
     parser.add_folders("steps and parts")
     arguments = parser.parse_args()
@@ -47,7 +47,7 @@ def main() -> int:
         raise Refused("--reference: with --task alone; classification's references are costed by a study's --dry-run")
     for reference in arguments.reference:
         check_name(reference)
-    sys.stdout.write(FORMATS[arguments.format](*_table(arguments, _steps(arguments.steps.split(","), folders), folders, own)))
+    sys.stdout.write(FORMATS[arguments.format](*_table(arguments, _steps(arguments.steps, folders), folders, own)))
     return 0
 
 
@@ -64,14 +64,14 @@ def _table(asked: Namespace, steps: list[str], folders: tuple[Path, ...], own: t
     return cost_table.table(Head[asked.task], asked.scale, asked.image_size, steps, asked.reference, folders, own)
 
 
-def _steps(names: list[str], folders: tuple[Path, ...]) -> list[str]:
+def _steps(asked: list[str], folders: tuple[Path, ...]) -> list[str]:
     """What is asked for, in the roadmap's order."""
-    check_whole(names, folders)
+    check_whole(asked, folders)
     known = networks(*folders)
-    for name in names:
+    for name in asked:
         if name != "all" and name not in known:
             raise Refused(f"--steps: there is no network {name!r}; {nearest(name, ['all', *known])}")
-    return [name for name, step in known.items() if name in names or ("all" in names and step.on_roadmap)]
+    return [name for name, step in known.items() if name in asked or ("all" in asked and step.on_roadmap)]
 
 
 if __name__ == "__main__":

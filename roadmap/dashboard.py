@@ -13,7 +13,7 @@ import yaml
 
 from roadmap.base.console import Parser, exits
 from roadmap.base.errors import Refused, writing
-from roadmap.base.files import check_file, write_atomic
+from roadmap.base.files import check_file, regular, write_atomic
 from roadmap.base.redaction import redact_text
 from roadmap.config.checks import check_wandb_name
 from roadmap.report.report import Report
@@ -50,8 +50,8 @@ def _project(folder: Path) -> dict[str, Any]:
     """Entity and project as the first run's configuration has them."""
     for file in sorted((folder / "runs").glob("*/config.yaml"))[:1]:
         try:
-            return dict(yaml.safe_load(file.read_text(encoding="utf-8"))["wandb"])
-        except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+            return dict(yaml.safe_load(regular(file).read_text(encoding="utf-8"))["wandb"])
+        except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise Refused(f"{file}: not a run's configuration ({error})") from error
     return {}
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from roadmap.base.console import Parser, exits
-from roadmap.base.errors import Refused
-from roadmap.base.files import check_writable
+from roadmap.base.errors import writing
 from roadmap.base.processes import check_alone
-from roadmap.use.named import check_named
+from roadmap.use.named import check_export, check_named
 
 
 def main() -> int:
@@ -24,16 +23,16 @@ def main() -> int:
     parser.add_folders("parts")
     arguments = parser.parse_args()
     check_alone("roadmap.export")
-    check_named(arguments.network)
-    if arguments.output:
-        check_writable(arguments.output.absolute(), f"--output {arguments.output}")
-    from roadmap.use.export import CONFIG, ONNX, WEIGHTS, exported, write, write_onnx  # torch
+    known = check_named(arguments.network, arguments.config_dir, arguments.parts)
+    folder = arguments.output or Path("exported") / known.name
+    check_export(folder, arguments.network, known, arguments.onnx)
+    from roadmap.use.export import exported, write, write_onnx  # torch
     from roadmap.use.trained import find_trained
 
     trained = find_trained(arguments.network, arguments.config_dir, arguments.parts, fetch=False)
     export = exported(trained)
-    folder = arguments.output or Path("exported") / trained.name
-    _make(folder, {CONFIG, WEIGHTS, ONNX})
+    with writing(f"{folder}:"):
+        folder.mkdir(parents=True, exist_ok=True)
     if arguments.onnx:
         file, off = write_onnx(trained, export, folder)
         print(f"{file}: any number of images; outputs as the network's to {off:.0e} of the largest")
@@ -44,16 +43,6 @@ def main() -> int:
     if not export.classes:
         print(f"that is the backbone; the whole network: import roadmap.timm; roadmap.timm.load_trained('{arguments.network}')")
     return 0
-
-
-def _make(folder: Path, own: set[str]) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        foreign = sorted(path.name for path in folder.iterdir() if path.name not in own)
-    except OSError as error:
-        raise Refused(f"--output {folder}: cannot be written: {error}") from error
-    if foreign:
-        raise Refused(f"--output {folder}: holds {', '.join(foreign[:3])}; must be empty, or what an export wrote")
 
 
 if __name__ == "__main__":

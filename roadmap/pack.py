@@ -6,6 +6,7 @@ pictures are made smaller and written as JPEG: another data set, that decodes in
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from roadmap.base.console import Parser, check_limits, exits
@@ -13,6 +14,7 @@ from roadmap.base.errors import Refused
 from roadmap.base.files import check_writable
 from roadmap.base.processes import check_alone
 from roadmap.config.compose import compose
+from roadmap.config.effects import said_twice
 from roadmap.data.images.packing import Form, pack_images
 
 
@@ -28,8 +30,10 @@ def main() -> int:
     check_alone("roadmap.pack")
     check_limits(arguments, side=(32, 4096), quality=(1, 100), shard=(1, 1_000_000))
     for override in arguments.overrides:
-        if not override.startswith(("data=", "data.")):
-            raise Refused(f"{override}: only data=NAME and settings under data. are for packing")
+        if override.split("=")[0] not in ("data", "data.path", "data.accept", "data.download"):
+            raise Refused(f"{override}: only data=NAME, data.path, data.accept and data.download are for packing")
+    for warning in said_twice(arguments.overrides):
+        print(f"roadmap: warning: {warning}", file=sys.stderr)
     if arguments.quality and not arguments.side:
         raise Refused(f"--quality {arguments.quality}: with --side alone; without it every picture stays as it is")
     check_writable(arguments.output.absolute(), f"--output {arguments.output}")

@@ -13,7 +13,7 @@ from roadmap.base.files import check_writable, write_atomic
 from roadmap.base.processes import check_alone
 from roadmap.base.tables import FORMATS, Column
 from roadmap.config.schema import Device, RuntimeConfig, TaskConfig, TaskName
-from roadmap.use.named import check_named
+from roadmap.use.named import check_named, read_pictures
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -40,15 +40,15 @@ def main() -> int:
     for name, allowed in (("format", list(FORMATS)), ("device", list(map(str, Device)))):
         if getattr(arguments, name) not in allowed:
             raise Refused(f"--{name} {getattr(arguments, name)}: {nearest(getattr(arguments, name), allowed)}")
-    check_named(arguments.network)
-    if not any(file.exists() for file in arguments.pictures):
-        raise Refused("\n".join(f"{file}: there is no such file" for file in arguments.pictures))
-    from roadmap.use.predict import predict, read_pictures  # torch
+    known = check_named(arguments.network, arguments.config_dir, arguments.parts)
+    pictures = read_pictures(arguments.pictures)
+    if arguments.output:
+        _check_drawn(arguments.output, known.settings.task)
+    from roadmap.use.predict import predict  # torch
     from roadmap.use.trained import find_trained
 
-    pictures = read_pictures(arguments.pictures)
     trained = find_trained(arguments.network, arguments.config_dir, arguments.parts)
-    files = _drawings(arguments.output, arguments.pictures, trained.settings.task)
+    files = _drawings(arguments.output, arguments.pictures)
     rows = []
     answers = predict(trained, pictures, arguments.top, RuntimeConfig(device=Device(arguments.device)))
     for number, answer in enumerate(answers):
@@ -69,13 +69,17 @@ def _save(drawn: Image, file: Path) -> None:
         write_atomic(file, content.getvalue())
 
 
-def _drawings(folder: Path | None, pictures: list[Path], task: TaskConfig) -> list[Path]:
-    """Where each picture is drawn, by its name in a folder that is made; those of equal names get a number."""
-    if folder is None:
-        return []
+def _check_drawn(folder: Path, task: TaskConfig) -> None:
+    """Refuse to draw what is not drawn, or where nothing can be written."""
     if task.name == TaskName.classification:
         raise Refused(f"--output {folder}: this network names classes, and has nothing to draw")
     check_writable(folder.absolute(), f"--output {folder}")
+
+
+def _drawings(folder: Path | None, pictures: list[Path]) -> list[Path]:
+    """Where each picture is drawn, by its name in a folder that is made; those of equal names get a number."""
+    if folder is None:
+        return []
     folder.mkdir(parents=True, exist_ok=True)
     stems = [file.stem for file in pictures]
     return [folder / f"{stem}{f'-{number}' * (stems.count(stem) > 1)}.png" for number, stem in enumerate(stems)]

@@ -6,6 +6,7 @@ Without `data=` a run is scored on its own evaluation images, as in training. It
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 from roadmap.base.console import Parser, exits
@@ -13,7 +14,7 @@ from roadmap.base.errors import Refused, writing
 from roadmap.base.files import check_writable, write_atomic
 from roadmap.base.processes import check_alone
 from roadmap.config.overrides import config_folders
-from roadmap.use.named import check_asked, check_named
+from roadmap.use.named import asked, check_asked, check_named
 
 
 def main() -> int:
@@ -27,17 +28,18 @@ def main() -> int:
     arguments = parser.parse_intermixed_args()
     check_alone("roadmap.score")
     folders = config_folders(arguments.config_dir)
-    name = check_named(arguments.network)
-    folder = arguments.output or Path("scores") / name
-    check_asked(arguments.network, arguments.overrides, folders)
+    known = check_named(arguments.network, folders, arguments.parts)
+    folder = arguments.output or Path("scores") / known.name
     if folder.absolute() == Path(arguments.network).expanduser().absolute():
-        raise Refused(f"--output {folder}: the run's own folder; must be another, scores/{name} by default")
+        raise Refused(f"--output {folder}: the run's own folder; must be another, scores/{known.name} by default")
     check_writable(folder.absolute(), f"--output {folder}")
+    for warning in check_asked(known, arguments.network, arguments.overrides, folders, arguments.multi_scale):
+        print(f"roadmap: warning: {warning}", file=sys.stderr)
     from roadmap.use.score import score  # torch
-    from roadmap.use.trained import asked, find_trained
+    from roadmap.use.trained import find_trained
 
     trained = find_trained(arguments.network, folders, arguments.parts, fetch=False)
-    use = asked(trained, arguments.overrides, folders)
+    use = asked(trained.settings, arguments.overrides, folders)
     scored = score(trained, use, arguments.multi_scale)
     about = {"network": trained.name, "data": use.data.source.value, "images": scored.images, "scores": scored.scores}
     about |= {"multi_scale": True} if arguments.multi_scale else {}

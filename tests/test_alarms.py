@@ -98,6 +98,19 @@ def test_the_table_and_its_notes_say_it(tmp_path):
     assert "at_chance" in report.table
 
 
+@pytest.mark.parametrize("toggle", ["block_part", "layer_scale", "drop_path"])
+def test_every_change_behind_a_layer_scale_is_said_to_hardly_show(tmp_path, toggle):
+    def change(lines):
+        for line in lines:
+            line |= {"data": DATA, "recipe": {"batch_size": 50, "epochs": 1, "lr": 1e-3, "lr_batch": 50}}
+            line["model"] = {"norm": "batch", "kernel_size": 7, "layer_scale": 1e-6}
+
+    folder = study(tmp_path, VALUES, change=change)
+    plan = (folder / "study.json").read_text().replace('["kernel_size"]', f'["{toggle}"]')
+    (folder / "study.json").write_text(plan)
+    assert "Can hardly show, at so few updates: b, c, side, d." in markdown(Report.read(folder))
+
+
 def test_batch_statistics_leave_no_trace():
     network = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1)).eval()
     before = {key: value.clone() for key, value in network.state_dict().items()}

@@ -12,7 +12,7 @@ import torch
 from test_report import VALUES, study
 from timm.models import ConvNeXt, ResNet
 
-from roadmap.base.errors import Refused
+from roadmap.base.errors import OutOfMemory, Refused
 from roadmap.bench.__main__ import main
 from roadmap.bench.measure import in_turn, spread
 from roadmap.bench.timm_loop import timm_network
@@ -127,6 +127,21 @@ def test_a_head_is_measured_on_its_steps(head, size, longer, tmp_path, monkeypat
     assert "timm_best_train" not in row
     monkeypatch.setattr(sys, "argv", ["bench", *map(str, ["--scale", "atto", "--image-size", size, *quick, "--resume"])])
     with pytest.raises(Refused, match=f"was measured with head {head}, not none"):
+        main()
+
+
+def test_what_cannot_be_measured_ends_in_one_sentence(tmp_path, monkeypatch):
+    def no_room(*_):
+        raise RuntimeError("CUDA error: out of memory\nand so on")
+
+    monkeypatch.setattr("roadmap.bench.step.measure", no_room)
+    line = ["bench", "--scale", "atto", "--steps", "gelu", "--batch-size", "1000", "--device", "cpu", "--output", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", line)
+    with pytest.raises(OutOfMemory, match=r"^gelu: no room for --batch-size 1000: CUDA error: out of memory$"):
+        main()
+    (tmp_path / "bench.csv").touch()
+    monkeypatch.setattr(sys, "argv", [*line, "--resume"])
+    with pytest.raises(Refused, match=r"--resume: \S*bench\.csv cannot be read"):
         main()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from itertools import combinations
 
 import matplotlib
@@ -11,9 +12,11 @@ import pytest
 from large import large_study
 from matplotlib.text import Text
 from PIL import Image
+from test_report import study
 
 from roadmap.report import lettering, plots
 from roadmap.report.figure import STYLE, drawn, every_kind, paper_picture, picture
+from roadmap.report.page import render
 from roadmap.report.report import Report
 
 LARGE = {
@@ -122,3 +125,21 @@ def test_widths_are_those_of_the_renderer():
         for text in ("separate ↑ d. conv → 11", "WWW iii"):
             box = figure.text(0, 0, text).get_window_extent()
             assert lettering.width(text) == pytest.approx(box.width, rel=0.06, abs=2)
+
+
+def test_what_is_missing_is_neither_drawn_nor_explained(tmp_path):
+    values = {"a": [50.0], "b": [60.0], "d": [70.0]}
+    report = Report.read(study(tmp_path, values, seeds=1))
+    every = dict(figures(report))
+    said = {name: " ".join(text for text, _ in words(figure)) for name, figure in every.items() if figure}
+    assert "one run a row" in said["figure"] and "hatched" not in said["figure"] and said["figure"].count("missing") == 2
+    assert "one run a row, so no intervals" in said["effects"]
+    assert not any("interval;" in text or "deviation" in text for text in said.values())
+    (path, *_) = every["figure"].axes[1].get_lines()
+    assert np.isnan(path.get_xdata()).tolist() == [False, False, True, False]  # a, b, c, d: no line leads past c
+    page = render(report)
+    assert page.count('class="path"') == 2 + 1  # from a to b: a piece in each row's column of costs, and one over the costs
+    last = render(Report.read(study(tmp_path / "last", {"a": [50.0], "b": [60.0]}, seeds=1)))
+    assert re.findall(r'id="curve-(\d)" checked', last) == ["0", "1"]  # the first and last that have a curve
+    more = Report.read(study(tmp_path / "more", {**values, "a": [50.0, 51.0], "b": [60.0, 61.0], "c": [62.0]}, seeds=2))
+    assert "no line: of a row with one run" in " ".join(text for text, _ in words(dict(figures(more))["effects"]))

@@ -164,7 +164,7 @@ def test_the_command_writes_page_and_chosen_columns(tmp_path, monkeypatch, capsy
     ("arguments", "message"),
     [
         (["--columns", "labl"], "no column 'labl'; allowed: label, .* Did you mean 'label'"),
-        (["--columns", "top1,top1"], "named twice"),
+        (["--columns", "top1,top1"], "each once"),
         (["--html", "/nowhere/page.html"], "not a file in a folder that is there"),
     ],
 )

@@ -158,6 +158,31 @@ def test_lines_of_records_are_counted_and_may_hold_any_letter(tmp_path):
     file.write_text(lines[0].replace('"history": [[', '"history": [[1.0], ['))
     with pytest.raises(Refused, match=r"history=\[\[1.0\].* must be three numbers for each epoch"):
         load(tmp_path)
+    file.write_text(lines[0].replace('"history": [[', '"history": [["x", null, 1.0], ['))
+    with pytest.raises(Refused, match=r"history=\[\['x'.* must be three numbers for each epoch"):
+        load(tmp_path)
+
+
+def test_epochs_of_another_form_are_refused_or_left_out(tmp_path):
+    folder = RunFolder(tmp_path)
+    good = '{"epoch": 0, "train_loss": 1.0, "top1": 50.0}\n'
+    for torn in ("3\n", "[" * 100_000, '{"epoch": 1, "tr'):
+        folder.history_file.write_text(good + torn)
+        assert folder.curves("top1") == [[1.0, None, 50.0]]
+    folder.history_file.write_text(good.replace("1.0", '"x"'))
+    with pytest.raises(Refused, match=r"history\.jsonl: train_loss='x': must be a number, or null"):
+        folder.curves("top1")
+
+
+def test_what_is_nested_without_end_is_no_record(tmp_path):
+    for name in ("study.json", "records.jsonl"):
+        shutil.copy(DIGITS / name, tmp_path)
+    for name in ("records.jsonl", "study.json"):
+        (tmp_path / name).write_text("[" * 100_000)
+        with pytest.raises(Refused, match=f"{name}.*nested too deeply"):
+            load(tmp_path)
+    (tmp_path / "result.json").write_text("[" * 100_000)
+    assert RunFolder(tmp_path).result() is None
 
 
 def test_a_reader_writes_nothing_and_the_writer_sets_a_torn_result_aside(tmp_path):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from records import result_file
 
 from roadmap.base.errors import Refused
 from roadmap.config.compose import compose
@@ -155,6 +158,12 @@ BAD_LINES = [
     ("run +step=resnet data.std=[0,1,1]", "data.std=[0.0, 0"),
     ("run +step=resnet data.std=[inf,1,1]", "data.std"),
     ("run +step=resnet data.source=foo", "data.source foo digits imagenet"),
+    ("run +step=resnet data=digits data.source=cifar10", "data.source=cifar10 data=NAME digits 'cifar10'?"),
+    ("run +step=resnet recipe.name=mine", "recipe.name=mine conf/recipe/<name>.yaml recipe=NAME paper"),
+    ("run +step=resnet task.name=detection", "task.name=detection task=NAME 'detection'?"),
+    ("run +step=resnet engine.name=slurm", "engine.name=slurm engine=NAME 'slurm'?"),
+    ("run +step=resnet scale=atto scale.start=mine", "scale.start=mine scale=NAME tiny"),
+    ("sweep study=digits head.name=upernet", "head.name=upernet head=NAME 'upernet'?"),
     ("run +step=resnet recipe.betas=[0.9,1]", "recipe.betas=[0.9, 1.0]"),
     ("run +step=resnet recipe.crop_scale=[0.9,0.1]", "recipe.crop_scale=[0.9, 0.1] lesser"),
     ("run +step=resnet recipe.randaugment=lots", "recipe.randaugment=lots null rand-m9-mstd0.5-inc1"),
@@ -310,6 +319,19 @@ HOSTILE = [  # empty words, texts of other alphabets, doubled words, numbers tha
     ("dashboard . --json nowhere/x.json", "--json nowhere/x.json folder"),
     ("dashboard . --json ''", "--json '' path"),
     ("dashboard . --project a/b", "--project='a/b' 128"),
+    ("pack data=folder data.path=. data.held_out=0.1 --output packed", "data.held_out=0.1 data.path data.accept"),
+    ("sweep study=digits --jobs 1000000", "--jobs 1000000 100000"),
+    ("bench --pipeline stream", "--pipeline stream --data"),
+    ("bench --pipeline streams --data .", "--pipeline 'streams' 'auto', 'loader'"),
+    ("bench --classes 1000000000000", "--classes 1000000000000 100000"),
+    ("bench --batch-size 99999999999", "--batch-size 99999999999 1000000"),
+    ("report . --columns label,label", "--columns 'label,label' once"),
+    ("cost --steps gelu,,grn", "--steps 'gelu,,grn' names commas"),
+    ("bench --steps gelu,", "--steps 'gelu,' names commas"),
+    ("bench --steps gelu,gelu", "--steps 'gelu,gelu' once"),
+    ("bench --data ''", "--data '' path"),
+    ("bench --data 'no (such) folder'", "such) folder/train val"),
+    ("bench --against none,timm_best", "--against none,timm_best none alone"),
     ("bench --seconds nan", "--seconds nan finite 0.01"),
     ("bench --seconds inf", "--seconds inf finite 0.01"),
 ]
@@ -352,6 +374,49 @@ def test_what_is_no_file_is_never_replaced_by_one(refused, tmp_path):
     refused("report.views a b --to pipe", "--to pipe")
 
 
+@pytest.fixture
+def piped(tmp_path):
+    """Puts a pipe among the records of a study; whoever waits for what comes out of it is woken up."""
+    (tmp_path / "digits" / RECORDED).mkdir(parents=True)
+    shutil.copy(REPOSITORY / "experiments/digits/study.json", tmp_path / "digits")
+    (tmp_path / "digits" / RECORDED / "result.json").write_text(result_file(RECORD))
+
+    def put(name):
+        (tmp_path / "digits" / name).unlink(missing_ok=True)
+        os.mkfifo(tmp_path / "digits" / name)
+
+    def wake(number, frame):
+        raise TimeoutError("it waits for a pipe")
+
+    before = signal.signal(signal.SIGALRM, wake)
+    signal.alarm(20)
+    yield put
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+RECORD = (REPOSITORY / "experiments/digits/records.jsonl").read_text().split("\n")[0]
+RECORDED = f"runs/{json.loads(RECORD)['run']}"
+PIPED = [
+    ("report digits", f"study.json records.jsonl bench.csv .drawn.json {RECORDED}/result.json"),
+    ("report.views digits digits --to x", f"study.json {RECORDED}/result.json"),
+    ("report.choice digits", f"{RECORDED}/result.json"),
+    ("sweep study=digits scale=atto output=.", f"study.json {RECORDED}/result.json {RECORDED}/log.txt"),
+    ("sweep study=digits study.published=digits/numbers.csv", "numbers.csv"),
+    ("serve digits", "study.json"),
+    ("replay digits --dry-run", f"{RECORDED}/result.json {RECORDED}/config.yaml"),
+    ("dashboard digits --json x.json", f"study.json {RECORDED}/result.json"),
+    (f"score digits/{RECORDED}", f"{RECORDED}/result.json"),
+    (f"run +step=gelu init=digits/{RECORDED}", f"{RECORDED}/result.json"),
+]
+
+
+@pytest.mark.parametrize(("line", "name"), [(line, name) for line, names in PIPED for name in names.split()])
+def test_a_pipe_in_the_place_of_a_record_is_refused_and_not_waited_for(refused, piped, line, name):
+    piped(name)
+    refused(line, name)
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -385,6 +450,11 @@ def test_a_record_that_is_a_folder_is_no_finished_run(refused, tmp_path):
     (tmp_path / "run" / "result.json").mkdir(parents=True)
     refused("score run", "run: no finished run")
     refused("run +step=resnet init=run", "run: no finished run")
+
+
+def test_an_option_that_is_said_twice_is_named(command):
+    _, _, message = command("predict run x.png --top 5 --top 3")
+    assert "warning: --top is said twice; the last counts" in message
 
 
 def test_a_setting_that_is_said_twice_is_named_with_the_value_that_counts(command):
@@ -698,6 +768,10 @@ def test_a_step_of_ones_own_that_is_no_step_is_refused(refused, tmp_path, argume
 )
 def test_a_step_file_that_is_no_configuration_is_refused(refused, tmp_path, text):
     refused(written(tmp_path, text))
+
+
+def test_a_file_of_ones_own_chooses_a_data_set_as_a_whole(refused, tmp_path):
+    refused(written(tmp_path, "# @package _global_\ndefaults: [gelu, _self_]\ndata: {source: coco}"), "data.source=coco /data:")
 
 
 def test_a_step_file_that_is_not_yaml_is_named(refused, tmp_path):

@@ -108,6 +108,15 @@ def test_missing_and_diverged_rows_are_shown(tmp_path):
     assert rows["b"]["n"] == 1
 
 
+def test_the_smallest_effect_is_that_of_the_seeds_that_have_finished(tmp_path):
+    planned = markdown(Report.of(load(study(tmp_path / "three", VALUES))))
+    (smallest,) = re.findall("With 3 seeds an effect of ([0-9.]+) points", planned)
+    begun = markdown(Report.of(load(study(tmp_path / "five", VALUES, seeds=5))))
+    assert f"With 3 seeds, the fewest that a row has finished, an effect of {smallest} points" in begun
+    one = markdown(Report.of(load(study(tmp_path / "one", {**VALUES, "a": [50.0]}, seeds=5))))  # and b has no interval
+    assert f"With 3 seeds, the fewest that a row has finished, an effect of {smallest} points" in one
+
+
 def test_the_papers_column_stands_beside_no_other_metric(tmp_path):
     """Its top-1 on ImageNet is not what a detector is scored by; the agreement of the differences says whose they are."""
     report = Report.of(load(Path(__file__).parent.parent / "experiments" / "scenes_detection"))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from functools import reduce
 
 import numpy as np
 import pytest
@@ -17,7 +19,6 @@ from conftest import QUICK
 from PIL import Image
 from records import made
 from safetensors.torch import load_file
-from torch import nn
 
 import roadmap
 import roadmap.timm
@@ -28,8 +29,8 @@ from roadmap.config.compose import compose
 from roadmap.config.identity import decisive
 from roadmap.data.images import sources
 from roadmap.use.export import exported, write
-from roadmap.use.score import check_classes
-from roadmap.use.trained import Trained, asked, find_trained
+from roadmap.use.named import asked, check_asked, check_classes, check_named
+from roadmap.use.trained import Trained, find_trained
 
 SHORT = [*QUICK, "data.image_size=32", "recipe.epochs=2", "recipe.warmup_epochs=0"]
 ATTO = ["scale=atto", "recipe=smoke", "runtime.threads=1", "data.image_size=32", "recipe.epochs=1", "recipe.warmup_epochs=0"]
@@ -97,12 +98,12 @@ def test_what_lies_behind_a_score_adds_up_to_it(run, command, tmp_path):
 
 
 def test_other_images_of_the_same_classes_keep_the_networks_size_and_colours(run):
-    use = asked(find_trained(str(run)), ["data=digits", "data.held_out=0.2"])
+    use = asked(find_trained(str(run)).settings, ["data=digits", "data.held_out=0.2"])
     own = find_trained(str(run)).settings.data
     assert (use.data.image_size, use.data.mean, use.data.crop_pct) == (own.image_size, own.mean, own.crop_pct)
     assert use.data.held_out == 0.2
-    assert asked(find_trained(str(run)), []).data == own
-    assert asked(find_trained(str(run)), ["data=digits", "data.image_size=64"]).data.image_size == 64
+    assert asked(find_trained(str(run)).settings, []).data == own
+    assert asked(find_trained(str(run)).settings, ["data=digits", "data.image_size=64"]).data.image_size == 64
 
 
 def test_images_of_other_classes_are_refused(run, photos):
@@ -159,7 +160,7 @@ def silence(monkeypatch, tmp_path):
 
 def test_weights_without_a_classifier_are_no_use_alone(silence, command):
     Image.new("RGB", (8, 8)).save("x.png")
-    for module, words in ((score, ["data=digits"]), (export, []), (predict, ["x.png"])):
+    for module, words in ((score, ["data=digits"]), (predict, ["x.png"])):
         with pytest.raises(Refused, match=r"timm:convnextv2_atto\.fcmae: has no classes; .*init=timm:convnextv2_atto\.fcmae"):
             command(module, "timm:convnextv2_atto.fcmae", *words)
 
@@ -187,7 +188,7 @@ def test_a_hub_that_does_not_answer_is_asked_once(silence, command, tmp_path):
 
 def test_pictures_are_told_apart_as_in_the_evaluation(run, command, tmp_path):
     network = find_trained(str(run))
-    use = asked(network, [])
+    use = asked(network.settings, [])
     reader = sources.reader(use.data, sources.checked_images(use.data, 1), "val")
     for i in range(6):
         reader(i)[0].save(tmp_path / f"{i}.png")
@@ -312,8 +313,9 @@ def test_an_export_takes_no_place_of_other_files(run, command, tmp_path):
         ("predict", ["RUN", "x.png", "--top", "0"], "--top 0: must be at least 1"),
         ("predict", ["RUN", "x.png", "--format", "xml"], "--format xml: allowed: table, csv, json"),
         ("predict", ["RUN", "x.png", "--device", "tpu"], "--device tpu: allowed: auto, cpu, cuda"),
+        ("predict", ["RUN", "/dev/null"], "/dev/null: cannot be read: not a regular file"),
         ("predict", ["timm:", "x.png"], "no such model"),
-        ("predict", ["RUN", "x.png", "y.png"], "x.png: there is no such file\ny.png: there is no such file"),
+        ("predict", ["RUN", "x.png", "y.png"], "x.png: cannot be read: No such file or directory\ny.png: "),
         ("export", ["nowhere"], "nowhere: no finished run"),
         ("export", ["timm:resnet5O"], "no such model"),
         ("export", ["RUN", "--onxx"], "unrecognized arguments: --onxx"),
@@ -327,11 +329,56 @@ def test_what_cannot_be_done_is_refused_in_a_sentence(run, name, arguments, mess
     assert message in str(refused.value)
 
 
-def test_a_wrong_option_is_refused_without_torch(tmp_path):
-    line = [sys.executable, "-X", "importtime", "-m", "roadmap.predict", "x", "y.png", "--top", "0"]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=60, cwd=tmp_path)
-    assert done.returncode == 2
-    assert "| torch\n" not in done.stderr.replace(" torch", "| torch") or " torch\n" not in done.stderr
+LINES = """
+import json, sys
+from roadmap import export, predict, score
+from roadmap.base.errors import Refused
+for name, *words in json.loads(sys.argv[1]):
+    sys.argv = [name, *words]
+    try:
+        {"export": export, "predict": predict, "score": score}[name].main()
+    except Refused as error:
+        print(json.dumps([str(error), "torch" in sys.modules]))
+"""
+REFUSED = [  # what each is refused for
+    (["predict", "x", "y.png", "--top", "0"], "--top 0"),
+    (["predict", "RUN", "nowhere.png"], "nowhere.png"),
+    (["predict", "RUN", "x.png", "--output", "out"], "names classes"),
+    (["predict", "RUN", "x.png", "--parts", "mine"], "parts=[mine]"),
+    (["score", "RUN", "data=digit"], "'digit'"),
+    (["score", "RUN", "data=folder"], "data.path"),
+    (["score", "RUN", "data=folder", "data.path=/nowhere"], "/nowhere/train"),
+    (["score", "RUN", "data=folder", "data.path=PHOTOS"], "10 classes there, 2 here"),
+    (["score", "RUN", "data.held_out=2"], "data.held_out=2"),
+    (["score", "RUN", "runtime.device=tpu"], "tpu"),
+    (["score", "RUN", "--multi-scale"], "task=segmentation"),
+    (["score", "timm:resnet10t", "data=folder", "data.path=/nowhere"], "/nowhere/train"),
+    (["score", "BROKEN"], "config.yaml"),
+    (["export", "timm:resnet10t"], "is timm's already"),
+    (["export", "RUN", "--output", "PHOTOS"], "holds train, val"),
+    (["export", "RUN", "--parts", "mine"], "parts=[mine]"),
+]
+
+
+def test_a_setting_of_no_effect_on_a_score_is_named(run):
+    words = ["data=digits", "data.classes=3", "data=digits"]
+    warnings = check_asked(check_named(str(run)), str(run), words)
+    assert [line.split(" ")[0] for line in warnings] == ["data", "data.classes"]
+
+
+def test_what_can_be_refused_without_torch_is(run, photos, tmp_path):
+    shutil.copytree(run, tmp_path / "broken")
+    (tmp_path / "broken" / "config.yaml").write_text("data: [")
+    Image.new("L", (40, 30)).save(tmp_path / "x.png")
+    places = {"RUN": str(run), "BROKEN": "broken", "PHOTOS": str(photos)}
+    lines = [[reduce(lambda said, it: said.replace(*it), places.items(), word) for word in line] for line, _ in REFUSED]
+    called = [sys.executable, "-c", LINES, json.dumps(lines)]
+    done = subprocess.run(called, capture_output=True, text=True, timeout=60, cwd=tmp_path, check=True)
+    said = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(said) == len(REFUSED), done.stdout
+    for (line, words), (message, torch_is_there) in zip(REFUSED, said, strict=True):
+        assert words in message and not torch_is_there, (line, message)
+    assert not (tmp_path / "exported").exists()
 
 
 # What is not in a record.
@@ -355,8 +402,7 @@ def test_a_toggle_that_a_record_leaves_out_is_off_in_an_export(tmp_path):
 @pytest.mark.parametrize(("task", "data", "longest"), [("detection", "coco", 1333), ("segmentation", "ade20k", 2048)])
 def test_a_head_is_scored_on_pictures_that_are_not_square(task, data, longest):
     settings = compose(["+step=gelu", f"task={task}", "data=scenes"])
-    trained = Trained("gelu", nn.Identity(), settings, 10, None, {}, made())
-    use = asked(trained, [f"data={data}", "data.path=."])
+    use = asked(settings, [f"data={data}", "data.path=."])
     assert (use.data.longest_side, use.data.image_size, use.task.name) == (longest, 96, task)
     own = replace(settings, data=use.data)
-    assert asked(replace(trained, settings=own), []).data.longest_side == longest
+    assert asked(own, []).data.longest_side == longest

@@ -51,6 +51,18 @@ def say(error: RoadmapError) -> int:
     return error.exit_code
 
 
+class _Once(argparse._StoreAction):
+    """An option with one value: of several argparse keeps the last and says nothing."""
+
+    said = False
+
+    def __call__(self, parser: argparse.ArgumentParser, *given: Any) -> None:
+        if self.said and self.option_strings:
+            print(f"roadmap: warning: {self.option_strings[0]} is said twice; the last counts", file=sys.stderr)
+        self.said = True
+        super().__call__(parser, *given)
+
+
 class Parser(argparse.ArgumentParser):
     """A command line that is refused like everything else: one message, exit code 2. An empty word is no path."""
 
@@ -58,6 +70,7 @@ class Parser(argparse.ArgumentParser):
         """As argparse's."""
         super().__init__(*arguments, **settings)
         self.register("type", Path, _path)
+        self.register("action", None, _Once)
 
     def error(self, message: str) -> NoReturn:
         """Refuse."""
@@ -92,9 +105,10 @@ def _path(word: str) -> Path:
 
 
 def names(word: str) -> list[str]:
-    """Names separated by commas, none of them empty."""
-    if not all(found := word.split(",")):
-        raise argparse.ArgumentTypeError(f"{word!r}: must be names, separated by commas")
+    """Names separated by commas, none of them empty or said twice."""
+    found = word.split(",")
+    if not all(found) or len(set(found)) < len(found):
+        raise argparse.ArgumentTypeError(f"{word!r}: must be names, separated by commas, each once")
     return found
 
 

@@ -5,9 +5,11 @@ A kill or a power cut at any moment leaves the old content or the new. No torch 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -54,10 +56,31 @@ def write_atomic(path: Path, content: str | bytes, once: bool = False) -> None:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
+def regular(path: Path) -> Path:
+    """A path to read: what is neither a file nor a folder, such as a pipe or a device, may never end, and is an `OSError`."""
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return path
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; an `OSError` where it cannot be read, a `ValueError` where it is no JSON."""
+    return parse_json(regular(path).read_text(encoding="utf-8"))
+
+
+def parse_json(text: str) -> Any:
+    """JSON; a `ValueError` where it is none, or nested without end."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
 def read_json_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file that may be torn, foreign or absent; empty where there is none."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         return content if isinstance(content, dict) else {}
     except (OSError, ValueError):
         return {}
@@ -96,6 +119,13 @@ def check_writable(folder: Path, said: str) -> None:
         TemporaryFile(dir=there).close()  # without a name; root may write everywhere, and some systems refuse all the same
     except OSError as error:
         raise Refused(f"{said}: {there} is not a folder that can be written: {error.strerror}") from error
+
+
+def check_entries(folder: Path) -> None:
+    """Refuse a folder that holds what is neither a file nor a folder: to read or write a pipe may never end."""
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise Refused(f"{path}: not a regular file; remove it")
 
 
 def check_file(file: Path, said: str) -> None:

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
-from roadmap.base.console import Parser, check_limits, exits
-from roadmap.base.errors import Refused, StorageFault, nearest
-from roadmap.base.files import check_writable, write_atomic
+from roadmap.base.console import Parser, check_limits, exits, names
+from roadmap.base.errors import OutOfMemory, Refused, StorageFault, first_line, nearest
+from roadmap.base.files import check_entries, check_writable, write_atomic
 from roadmap.base.processes import check_alone
 from roadmap.base.tables import Column, as_csv, as_markdown, as_table
-from roadmap.config.overrides import config_folders
+from roadmap.config.overrides import config_folders, quoted
 from roadmap.config.schema import Compile, Device, Experiment, Head, Pipeline, Precision, TaskName
 from roadmap.config.steps import check_whole, known_steps
 from roadmap.data.images import sources
@@ -83,18 +83,23 @@ def main() -> int:
     check_alone("roadmap.bench")
     if arguments.output:
         check_writable(arguments.output.absolute(), f"--output {arguments.output}")
+        check_entries(arguments.output)
     experiments = _experiments(arguments)
+    data = experiments[0].data
+    if data.path is not None:
+        sources.checked_images(data, arguments.batch_size or 1)
     from roadmap.bench.step import measure  # torch, from here on
     from roadmap.data.loader import worker_count
     from roadmap.data.pipeline import input_pipeline
+    from roadmap.train.memory import ran_out
     from roadmap.train.ranks import pick_device
 
     device = pick_device(Device(arguments.device))
-    data = experiments[0].data
     setting = _setting(arguments, experiments[0], worker_count(data), device)
     of_head = f"{arguments.task} " * (arguments.task != Head.none)
     where = f"{setting.name} {of_head}{arguments.scale} {arguments.image_size}px".lower()
     folder = arguments.output or Path("experiments/performance") / re.sub("[^a-z0-9]+", "-", where)
+    check_entries(folder)
     if arguments.profile:
         folder.mkdir(parents=True, exist_ok=True)
         setting = replace(setting, profiles=folder)
@@ -107,7 +112,13 @@ def main() -> int:
         if any(row["step"] == experiment.step.name for row in rows):
             continue
         name = experiment.step.name
-        rows.append({"step": name, **_about(setting), **measure(name, experiment.model, setting, pipeline)})
+        try:
+            measured = measure(name, experiment.model, setting, pipeline)
+        except RuntimeError as error:
+            if not ran_out(error):
+                raise
+            raise OutOfMemory(f"{name}: no room for --batch-size {arguments.batch_size}: {first_line(error)}") from error
+        rows.append({"step": name, **_about(setting), **measured})
         remarks = notes(rows, arguments, setting.peak.about)
         _write(folder, rows, remarks)  # after each row: what is measured is not lost
         print(as_table(rows[-1:], COLUMNS[:8], ""), flush=True)
@@ -118,7 +129,7 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = Parser(prog="python -m roadmap.bench", description="How fast every step is, beside timm's own loop.")
     parser.add_argument("--scale", default="tiny", help="end points: tiny (default), base, atto, ...")
-    parser.add_argument("--steps", default="all", help="all (default), or names joined by commas")
+    parser.add_argument("--steps", type=names, default=["all"], help="all (default), or names joined by commas")
     parser.add_argument("--task", choices=[*map(str, Head)], default=Head.none, help="a head on the steps; none: classification")
     parser.add_argument("--recipe", help="of a head; coco_1x or ade20k_160k; dense_short has small ones that a CPU can train")
     parser.add_argument("--image-size", type=int, help="pixels: 224; of detectors the shorter side, 800; of UPerNet's crops, 512")
@@ -137,15 +148,15 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, help="CPU threads, of both sides")
     parser.add_argument("--rounds", type=int, default=5, help="how often the contenders take turns")
     parser.add_argument("--seconds", type=float, default=1.0, help="length of a turn, at least")
-    parser.add_argument("--against", help=f"{', '.join(AGAINST)}, both (default), or none (all there is with a head)")
-    parser.add_argument("--data", metavar="FOLDER", help="also end to end, on the images of FOLDER/train")
-    parser.add_argument("--pipeline", choices=[*Pipeline], default=Pipeline.auto, help="which reads them: data.pipeline")
+    parser.add_argument("--against", type=names, help=f"{', '.join(AGAINST)}, both (default), or none (all there is with a head)")
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="also end to end, on the images of FOLDER/train")
+    parser.add_argument("--pipeline", choices=[*map(str, Pipeline)], default=Pipeline.auto, help="what reads them")
     parser.add_argument("--profile", action="store_true", help="also write what the time of our updates goes into")
     parser.add_argument("--output", type=Path, help="folder of bench.csv and bench.md")
     parser.add_argument("--resume", action="store_true", help="keep the rows of bench.csv and measure only the other steps")
     parser.add_argument("--config-dir", type=Path, action="append", default=[], help="a folder with steps of your own")
     arguments = parser.parse_args()
-    check_limits(arguments, rounds=(1,), seconds=(0.01,), classes=(2,), threads=(1,), batch_size=(2,))
+    check_limits(arguments, rounds=(1,), seconds=(0.01,), classes=(2, 100_000), threads=(1, 1024), batch_size=(2, 1_000_000))
     _settle(arguments)
     return arguments
 
@@ -154,15 +165,19 @@ def _settle(arguments: argparse.Namespace) -> None:
     """What is not said becomes what is usual for the task."""
     arguments.task = Head[arguments.task]
     usual = USUAL[arguments.task]
-    given = arguments.against or (",".join(AGAINST) if arguments.task == Head.none else "none")
-    arguments.against = tuple(name for name in given.split(",") if name != "none")
-    for name in arguments.against:
-        if name not in AGAINST:
+    given = arguments.against or (list(AGAINST) if arguments.task == Head.none else ["none"])
+    for name in given:
+        if name not in [*AGAINST, "none"]:
             raise Refused(f"--against {name}: {nearest(name, [*AGAINST, 'none'])}")
+    if "none" in given and len(given) > 1:
+        raise Refused(f"--against {','.join(given)}: none stands alone")
+    arguments.against = tuple(name for name in given if name != "none")
     if arguments.recipe is not None and arguments.task == Head.none:
         raise Refused(f"--recipe {arguments.recipe}: with --task alone; classification is measured as the paper trains it")
-    for key, value in (("against", given), ("data", arguments.data)):
-        if arguments.task != Head.none and value not in (None, "none"):
+    if arguments.pipeline != Pipeline.auto and arguments.data is None:
+        raise Refused(f"--pipeline {arguments.pipeline}: with --data alone; without it images of noise lie on the device")
+    for key, value in (("against", ",".join(arguments.against)), ("data", arguments.data)):
+        if arguments.task != Head.none and value:
             raise Refused(f"--{key} {value}: not with --task {arguments.task}, which is measured alone and on images of noise")
     for key in ("recipe", "image_size", "classes"):
         if getattr(arguments, key) is None:
@@ -172,13 +187,14 @@ def _settle(arguments: argparse.Namespace) -> None:
 def _experiments(arguments: argparse.Namespace) -> list[Experiment]:
     """The experiment behind each row, refused like a run's."""
     folders = config_folders(arguments.config_dir)
-    check_whole(arguments.steps.split(","), folders)
+    check_whole(arguments.steps, folders)
     known = known_steps(*folders)
-    names = list(known) if arguments.steps == "all" else arguments.steps.split(",")
-    data = ["data=folder", f"data.path={arguments.data}", f"data.pipeline={arguments.pipeline}"] if arguments.data else []
+    chosen = list(known) if arguments.steps == ["all"] else arguments.steps
+    path = f"data.path={quoted(str(arguments.data))}"
+    data = ["data=folder", path, f"data.pipeline={arguments.pipeline}"] if arguments.data else []
     common = [f"scale={arguments.scale}", f"recipe={arguments.recipe}", "recipe.mixup=0", "recipe.cutmix=0", *data]
     common += [f"data.image_size={arguments.image_size}", *_of_head(arguments)]
-    return [compose_run([*common, f"+step={name}"], folders) for name in names]
+    return [compose_run([*common, f"+step={name}"], folders) for name in chosen]
 
 
 def _of_head(arguments: argparse.Namespace) -> list[str]:
@@ -265,7 +281,10 @@ def _measured_before(folder: Path, setting: Setting) -> list[dict[str, Any]]:
     path, about = folder / "bench.csv", _about(setting)
     if not path.exists():
         return []
-    rows = pd.read_csv(path).astype(object)
+    try:
+        rows = pd.read_csv(path).astype(object)
+    except (OSError, ValueError) as error:  # pandas' own are ValueErrors
+        raise Refused(f"--resume: {path} cannot be read: {error}") from error
     for key, before in (("head", Head.none.value), ("recipe", USUAL[Head.none].recipe)):
         rows[key] = rows.get(key, before)  # files of before have none
     try:

@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from roadmap.base.errors import Refused, nearest
+from roadmap.base.files import regular
 from roadmap.config.parts import KINDS
 from roadmap.config.parts import names as part_names
 from roadmap.config.schema import (
@@ -131,7 +132,7 @@ def _files_that_say(key: str, value: str, folders: Sequence[Path]) -> Iterator[s
     """The files of one's own that give a setting this value, as the beginning of a message."""
     for file in (file for folder in folders for file in sorted(folder.glob("*/*.yaml"))):
         with suppress(OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException):
-            content = OmegaConf.load(file)
+            content = OmegaConf.load(regular(file))
             if isinstance(content, DictConfig) and OmegaConf.select(content, key) == value:
                 yield f"{file}: "
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from roadmap.config.overrides import group_options
+from roadmap.config.overrides import OF_FILES, group_options
 from roadmap.config.settings import GROUPS, sections, settings
 
 BASH = r"""# roadmap: put this into ~/.bashrc (zsh: after `autoload bashcompinit; bashcompinit`):  source <(roadmap --completion)
@@ -39,7 +39,7 @@ def _keys(command: str) -> list[str]:
     groups = [f"{'+' * (group in added)}{group}=" for group in GROUPS if group in added or group != "step"]
     return [
         *groups,
-        *(f"{setting.key}=" for prefix, kind in sections() if prefix != "step." for setting in settings(prefix, kind)),
+        *(f"{one.key}=" for prefix, kind in sections() for one in settings(prefix, kind) if not OF_FILES.fullmatch(one.key)),
     ]
 
 

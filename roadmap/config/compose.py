@@ -210,6 +210,10 @@ def _composed(overrides: tuple[str, ...], config_dirs: tuple[Path, ...]) -> Expe
                 _check_foreign(config, _own_hydra())
         if config.parts and not any(word.startswith("parts=") for word in words):
             raise Refused(f"parts={config.parts}: set in a file; only the command line may name what is run")
+        for group, key in (("data", "source"), ("head", "name"), ("engine", "name")):
+            chosen, value = config.hydra.runtime.choices[group], config[group][key]
+            if conf_file(group, chosen).get(key, str(value)) != str(value):
+                raise Refused(f"{group}.{key}={value}: set in a file beside {group}={chosen}; say override /{group}: {value}")
         experiment = from_hydra(config, config.hydra.runtime.choices.get("step"), config_dirs)
         if experiment.reference is not None and not any(word.startswith("reference=") for word in words):
             raise Refused(

@@ -10,6 +10,7 @@ from pathlib import Path
 from roadmap.config.compose import at_full_length, compose
 from roadmap.config.overrides import parse
 from roadmap.config.schema import (
+    EngineName,
     Experiment,
     HeadConfig,
     Keep,
@@ -20,8 +21,16 @@ from roadmap.config.schema import (
     RecipeConfig,
     Schedule,
     Source,
+    StudyKind,
     TaskName,
 )
+
+_OF_SLURM = ("minutes", "partition", "account", "qos", "constraint")
+UNREAD = {  # settings of an engine
+    EngineName.local: (*_OF_SLURM, "retries", "memory_gb", "address"),
+    EngineName.slurm: ("address",),
+    EngineName.ray: _OF_SLURM,
+}
 
 
 def idle_in_recipe(recipe: RecipeConfig) -> dict[str, str]:
@@ -100,6 +109,10 @@ def ineffective_settings(experiment: Experiment, overrides: Sequence[str] = (), 
         "data.accept": not facts.examined and "only files of images are examined",
         "data.classes": data.source != Source.maps and f"the classes of {data.source} are known",
         "data.download": not facts.downloadable and f"{data.source} cannot be downloaded",
+        **{f"engine.{key}": f"engine={experiment.engine.name} does not read it" for key in UNREAD[experiment.engine.name]},
+        "study.orders": (experiment.study.rows or experiment.study.kind != StudyKind.orderings)
+        and "only study.kind=orderings draws orders",
+        **dict.fromkeys(("study.kind", "study.steps"), experiment.study.rows and "study.rows lists the rows"),
         **{f"wandb.{key}": no_wandb and f"logger={experiment.logger}" for key in ("mode", "project", "entity")},
     }  # fmt: skip
     if experiment.reference is not None:

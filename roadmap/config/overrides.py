@@ -27,6 +27,8 @@ HYDRA = re.compile(
     r"hydra/(launcher|sweeper(/sampler)?)|hydra\.(launcher|sweeper)\.(?!_|params|custom|.*\._)[a-z_.]+|hydra\.verbose"
 )
 
+OF_FILES = re.compile(r"step\..*|(recipe|scale|task|head|engine)\.name|scale\.(start|end)|data\.source")  # what an option is
+
 MOST_RUNS = 100_000  # of one command
 
 
@@ -79,10 +81,14 @@ def check_override(override: Override, config_dirs: Sequence[Path] = ()) -> None
     options = group_options(key, config_dirs)
     if options:
         _check_choice(override, key, options, config_dirs)
+    elif OF_FILES.fullmatch(key):
+        group = key.split(".")[0]
+        raise Refused(
+            f"{line}: said in a file of its own, conf/{group}/<name>.yaml or one of yours; choose it, "
+            f"{'+' * (group == 'step')}{group}=NAME, {nearest(str(override.value()), group_options(group, config_dirs))}"
+        )
     elif key not in keys():
         raise Refused(f"{line}: there is no setting {key!r}. {nearest_key(key)}")
-    elif key.startswith("step."):
-        raise Refused(f"{line}: what a step is called is said in its own file, conf/step/<name>.yaml")
     elif allowed_of(key) == SWITCH and type(override.value()) is int and override.value() not in (0, 1):
         raise Refused(f"{line}: must be {SWITCH}")  # OmegaConf takes any other number for true
 
@@ -170,7 +176,7 @@ def config_folders(paths: Sequence[Path | str]) -> tuple[Path, ...]:
 
 def keys() -> list[str]:
     """Every dotted key that may be said."""
-    return [key for key in entries() if key not in FOUND_OUT]
+    return [key for key in entries() if key not in FOUND_OUT and not OF_FILES.fullmatch(key)]
 
 
 def nearest_key(key: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, get_args, get_type_hints
 from omegaconf import MISSING
 
 from roadmap.config.checks import LIMITS
-from roadmap.config.overrides import group_options
+from roadmap.config.overrides import OF_FILES, group_options
 from roadmap.config.schema import FOUND_OUT, Experiment, default_of
 
 COMMENT = re.compile(r"^    (\w+)(?::| =)[^#\n]*#\s*(.*)$", re.MULTILINE)
@@ -60,7 +60,7 @@ def help_text(config_dirs: Sequence[Path] = ()) -> str:
         )
     lines += ["", "Keys, with what they may be and their default:"]
     for prefix, kind in sections():
-        for setting in settings(prefix, kind) if prefix != "step." else ():  # said in a step's own file
+        for setting in (one for one in settings(prefix, kind) if not OF_FILES.fullmatch(one.key)):
             values = " | ".join(value for value, _ in setting.values)
             text = f"{setting.key}: {values} ({setting.default or 'from conf/'})" + (
                 f"; {setting.meaning}" if setting.meaning else ""

@@ -45,7 +45,12 @@ torch.fx.wrap("convolve_channels")  # one node: while it traces, torch.fx knows 
 def _has_kernel(x: Tensor) -> bool:
     """Not for a network that is exported: where it will run, the operator is not known."""
     by_triton = x.device.type == "cuda" and HAS_TRITON and x.is_contiguous(memory_format=torch.channels_last)
-    return by_triton and not torch.compiler._is_exporting_flag  # torch 2.11's is_exporting() is true in all that is compiled
+    return by_triton and not is_exporting()
+
+
+def is_exporting() -> bool:
+    """Whether torch.export is at work; `torch.compiler.is_exporting` of torch 2.11 says so of torch.compile too."""
+    return torch.compiler._is_exporting_flag
 
 
 def _beyond(x: Tensor, padding: int) -> int:

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from roadmap.config.parts import part
 from roadmap.config.schema import Activation, BlockPart, Norm
-from roadmap.model.depthwise import Depthwise
+from roadmap.model.depthwise import Depthwise, is_exporting
 from roadmap.model.layout import BlockLayout, Conv
 
 
@@ -119,24 +119,19 @@ class Pointwise(nn.Conv2d):
         return self
 
 
-def mix_channels(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+def mix_channels(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, few: int = FEW_POSITIONS) -> Tensor:
     """The 1x1 convolution of (N, C_in, H, W), by the product or the convolution as `Pointwise` says."""
+    if not is_scripting():  # noqa: SIM102 - a script leaves out this if's body
+        if is_exporting():  # an exported network takes any number of images; the convolution is what every runtime has
+            return functional.conv2d(x, weight, bias, stride)
     if stride > 1 and x.device.type == "cuda":
         return functional.conv2d(x, weight, bias, stride)
     if stride > 1:
         x = x[:, :, ::stride, ::stride]
-    if x.device.type == "cpu" and _many_positions(x):
+    if x.device.type == "cpu" and x.shape[0] * x.shape[2] * x.shape[3] > few:
         return functional.conv2d(x, weight, bias)
     x = x.permute(0, 2, 3, 1)
     return functional.linear(x, weight.flatten(1), bias).permute(0, 3, 1, 2)
-
-
-def _many_positions(x: Tensor, few: int = FEW_POSITIONS) -> bool:
-    """Exported, a network takes any number: there the convolution, which every runtime has."""
-    if not is_scripting():  # noqa: SIM102
-        if torch.compiler.is_exporting():
-            return True
-    return x.shape[0] * x.shape[2] * x.shape[3] > few
 
 
 def conv_layer(conv: Conv) -> nn.Sequential:

@@ -1,4 +1,4 @@
-"""A run's trained network, from its record: its coordinates, its weights, and the images that it takes."""
+"""A run's trained network, from its record: its weights, and the images that it takes."""
 
 from __future__ import annotations
 
@@ -6,12 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from omegaconf import OmegaConf
 from torch import nn
 
 from roadmap.base.errors import Refused, first_line
-from roadmap.config.parts import KINDS, names, part
-from roadmap.config.schema import ModelConfig
 from roadmap.model.registry import PRETRAINED_CFG, timm_name
 from roadmap.model.saved import read_weights
 from roadmap.record.result import RunResult
@@ -30,32 +27,6 @@ def fill_trained(network: nn.Module, result: RunResult, weights: Path) -> nn.Mod
         raise Refused(f"{weights}: not the weights of this run: {first_line(error)}") from error
     network.pretrained_cfg = network.default_cfg = _pretrained_cfg(result)  # type: ignore[assignment]
     return network.eval()
-
-
-def coordinates(result: RunResult) -> tuple[ModelConfig, str | None]:
-    """The coordinates of a run's network, or its reference, of which the record holds name and stochastic depth alone."""
-    model, reference = result.model, result.model.get("reference")
-    if reference is None:
-        plain = {key: _part(key, value) if key in KINDS and value else value for key, value in model.items()}
-        known = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), plain))
-        assert isinstance(known, ModelConfig)
-    else:
-        known = ModelConfig(drop_path=model["drop_path"])
-    return known, reference
-
-
-def _part(kind: str, recorded: str) -> str:
-    """The name in what a record says; of one's own part also that it is the one that was trained."""
-    name, _, digest = recorded.partition("@")
-    if digest and name not in names(kind):
-        raise Refused(
-            f"{kind} {name!r}: a part of one's own; name its folder: --config-dir my --parts my, or from Python parts=['my']"
-        )
-    if digest and (found := part(kind, name)).digest != digest:
-        raise Refused(
-            f"{found.file}: {kind} {name!r} is not the one that the run was trained with ({found.digest}, then {digest})"
-        )
-    return name
 
 
 def _pretrained_cfg(result: RunResult) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from roadmap.base.errors import Refused, nearest
+from roadmap.base.files import regular
 
 OURS = Path(__file__).with_name("published")
 NEEDED, ALLOWED = ("step", "score"), ("step", "score", "std", "gmacs", "label")
@@ -70,7 +71,7 @@ def read_published(name: str, steps: Collection[str]) -> Published:
     known = {file.stem: file for file in OURS.glob("*.csv")}
     file = known.get(name, Path(name).expanduser())
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = regular(file).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise Refused(f"study.published={name}: {nearest(name, list(known))}; or the path of a CSV file ({error})") from error
     said = list(takewhile(lambda line: line.startswith("#"), lines))

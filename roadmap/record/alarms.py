@@ -11,9 +11,10 @@ FEW_UPDATES = 100  # BatchNorm's running statistics take in a tenth of each upda
 SMALL = 1e-3  # a layer scale that leaves a block next to nothing at the start
 NOTHING = 1.0  # percent of average precision, below which a detector finds next to nothing
 HARDLY = 0.1  # of a block's output, that its layer scale lets through at the end
-IN_BLOCK = frozenset(
-    ["depthwise", "bottleneck", "spatial_conv", "kernel_size", "activation", "block_activations", "block_norms", "block_bias"]
-)  # toggles
+IN_BLOCK = {  # toggles
+    *("depthwise", "bottleneck", "spatial_conv", "kernel_size", "activation", "block_activations", "block_norms", "block_bias"),
+    *("block_part", "layer_scale", "drop_path"),
+}
 
 
 def chance(result: RunResult) -> float | None:

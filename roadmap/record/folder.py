@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 
 from roadmap.base.claims import Claim, claim, holder
 from roadmap.base.errors import Held, Refused, writing
-from roadmap.base.files import PARTIAL, remove_partial, write_atomic
+from roadmap.base.files import PARTIAL, check_entries, parse_json, read_json, regular, remove_partial, write_atomic
 from roadmap.base.redaction import redact_record
 from roadmap.config.identity import described, identity
 from roadmap.config.schema import Experiment
@@ -83,6 +83,7 @@ class RunFolder:
         """
         if self.path.is_symlink() or self.checkpoints.is_symlink():
             raise Refused(f"{self.path}: a link; a run writes in a folder of its own")
+        check_entries(self.path)
         with ExitStack() as stack:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
@@ -128,13 +129,15 @@ class RunFolder:
         """What came out, if the run is done; a file that was cut off counts as none.
 
         Raises:
-            Refused: for a result of another format.
+            Refused: for a result of another format, or what cannot be read.
 
         """
         try:
-            content = json.loads(self.result_file.read_text(encoding="utf-8"))
+            content = read_json(self.result_file)
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError):
             return None
+        except OSError as error:
+            raise Refused(f"{self.result_file}: cannot be read: {error.strerror}") from error
         return load_result(content, self.result_file)
 
     def write_result(self, result: RunResult) -> None:
@@ -157,7 +160,7 @@ class RunFolder:
         """Make way for a result where there is a file that holds none; only for who holds the lock."""
         with suppress(FileNotFoundError):
             try:
-                json.loads(self.result_file.read_text(encoding="utf-8"))
+                read_json(self.result_file)
             except ValueError:
                 self.result_file.replace(self.result_file.with_suffix(".json.corrupt"))
 
@@ -173,16 +176,27 @@ class RunFolder:
         self.write_result(replace(result, run=self.path.name, study=study, trained_in=result.trained_in or result.study))
 
     def history(self) -> list[dict[str, Any]]:
-        """The epochs so far; a torn last line is left out."""
-        lines = []
+        """The epochs so far; a torn last line is left out, and what is no epoch's."""
+        lines = list[dict[str, Any]]()
         with suppress(FileNotFoundError, ValueError):
-            for line in self.history_file.read_text(encoding="utf-8").splitlines():
-                lines.append(json.loads(line))
+            for line in regular(self.history_file).read_text(encoding="utf-8").splitlines():
+                if not isinstance(epoch := parse_json(line), dict):
+                    raise ValueError
+                lines.append(epoch)
         return lines
 
     def curves(self, score: str) -> list[list[float | None]]:
-        """Of each epoch: training loss, validation loss where the task has one, and the score of this name."""
-        return [[line.get(key) for key in ("train_loss", "val_loss", score)] for line in self.history()]
+        """Of each epoch: training loss, validation loss where the task has one, and the score of this name.
+
+        Raises:
+            Refused: for what is no number.
+
+        """
+        epochs = [{key: line.get(key) for key in ("train_loss", "val_loss", score)} for line in self.history()]
+        for key, value in (item for epoch in epochs for item in epoch.items()):
+            if value is not None and type(value) not in (int, float):
+                raise Refused(f"{self.history_file}: {key}={value!r:.80}: must be a number, or null")
+        return [list(epoch.values()) for epoch in epochs]
 
     def picture(self, epoch: int) -> Path:
         """Where the sheet of an evaluation's first pictures is, if its task draws any."""

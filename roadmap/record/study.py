@@ -13,7 +13,7 @@ from typing import Any
 
 from roadmap.base.console import printable
 from roadmap.base.errors import Refused
-from roadmap.base.files import write_atomic
+from roadmap.base.files import read_json, write_atomic
 from roadmap.base.redaction import redact_record
 from roadmap.config.schema import ScaleConfig
 from roadmap.paper.published import Published, PublishedRow
@@ -159,7 +159,7 @@ def read_plan(folder: Path) -> StudyPlan:
     """
     file = folder / FILE
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
     except (OSError, ValueError) as error:
         raise Refused(f"{folder}: no study to report: {FILE} cannot be read ({error})") from error
     return load_plan(content, file)

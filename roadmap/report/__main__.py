@@ -21,8 +21,6 @@ def main() -> int:
     arguments = _arguments()
     folder, keys = arguments.folder, arguments.columns
     page = folder / "page.html" if arguments.html == Path() else arguments.html
-    if len(set(keys)) < len(keys):
-        raise Refused(f"--columns {','.join(keys)}: a column is named twice")
     if page:
         from roadmap.report.page import write_page
 

@@ -35,6 +35,7 @@ REFERENCE = "#c4691c"
 STAR = "#d08a1e"
 STAR_TEXT = "#8a5a10"
 GREY = "#555555"
+ONE = "one run a row"  # where there is no deviation
 STYLE: Any = {
     "svg.hashsalt": "roadmap",
     "svg.fonttype": "none",
@@ -64,6 +65,11 @@ class Bar:
     absent: str = "missing"  # what is said where there is no mean
     aside: str = ""  # said beside the mean
 
+    @property
+    def hatched(self) -> bool:
+        """Whether it was tried and not adopted."""
+        return not (self.adopted or self.reference)
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -82,11 +88,12 @@ def picture(report: Report, behind: Report | None = None) -> Picture:
     plan = report.study.plan
     title = printable(f"{plan.ends}, step by step" if plan.kind == "roadmap" else plan.question)
     bars = tuple(map(_bar, report.analysis.rows))
+    measured = plan.measured_on if any(bar.std is not None for bar in bars) else f"{plan.measured_on}; {ONE}"
     if behind is None:
-        return Picture(title, plan.metric.heading, plan.measured_on, bars)
+        return Picture(title, plan.metric.heading, measured, bars)
     larger = behind.study.plan
     about = printable(f"{larger.ends}, {larger.measured_on}")
-    return Picture(title, plan.metric.heading, plan.measured_on, bars, tuple(map(_bar, behind.analysis.rows)), about)
+    return Picture(title, plan.metric.heading, measured, bars, tuple(map(_bar, behind.analysis.rows)), about)
 
 
 def paper_picture() -> Picture:
@@ -215,7 +222,7 @@ def plain(axes: Axes) -> None:
 def _caption(shown: Picture) -> str:
     lines = [shown.about]
     said = ["line: ± one standard deviation over seeds"] if any(bar.std is not None for bar in shown.bars) else []
-    said += ["hatched: tried, not adopted"] if any(not bar.adopted and not bar.reference for bar in shown.bars) else []
+    said += ["hatched: tried, not adopted"] if any(bar.mean is not None and bar.hatched for bar in shown.bars) else []
     lines += ["; ".join(said)] if said else []
     lines += [f"grey, behind: {shown.behind_about}"] if shown.behind else []
     return "\n".join(lines)
@@ -260,7 +267,7 @@ def _draw_bars(axes: Axes, bars: Sequence[Bar], low: float, point: float) -> Non
             axes.text(low + 4 * point, y, bar.absent, va="center", color=GREY, style="italic")
             continue
         colour = REFERENCE if bar.reference else colours(y / max(len(bars) - 1, 1))
-        hatch = None if bar.adopted or bar.reference else "//"
+        hatch = "//" if bar.hatched else None
         axes.barh(y, bar.mean - low, left=low, height=0.68, color=colour, hatch=hatch, edgecolor="white", linewidth=0)
         _value(axes, bar, y, colour, low, point)
         if bar.std is not None:
@@ -290,19 +297,20 @@ def _rounded(value: float) -> str:
 
 
 def _stars(axes: Axes, bars: Sequence[Bar]) -> None:
-    """Multiply-adds in a column of their own: stars joined by a dashed line."""
+    """Multiply-adds in a column of their own: stars joined by a dashed line, which breaks at a row without."""
     axes.axis("off")
-    points = [(bar.gmacs, y, bar.adopted and not bar.reference) for y, bar in enumerate(bars) if bar.gmacs is not None]
+    points = [(bar.gmacs, y) for y, bar in enumerate(bars) if bar.gmacs is not None]
     if not points:
         return
-    costs = [cost for cost, _, _ in points]
+    costs = [cost for cost, _ in points]
     scaled = [bar.gmacs for bar in bars if bar.gmacs is not None and not bar.reference] or costs
     unit, name = cost_unit(costs)
     span = max(max(scaled) - min(scaled), 1e-9)
     least, most = min(scaled) - 0.15 * span, max(scaled) + 0.1 * span  # a reference beyond them stands at the edge, with an arrow
     axes.set_xlim(min(scaled) - 0.3 * span, max(scaled) + 0.9 * span)
-    axes.plot([c for c, _, a in points if a], [y for _, y, a in points if a], "--", color=STAR, linewidth=1.4)
-    for cost, y, _ in points:
+    path = [(math.nan if bar.gmacs is None else bar.gmacs, y) for y, bar in enumerate(bars) if bar.adopted and not bar.reference]
+    axes.plot([cost for cost, _ in path], [y for _, y in path], "--", color=STAR, linewidth=1.4)
+    for cost, y in points:
         place = min(max(cost, least), most)
         axes.plot(place, y, "*", color=STAR, markersize=12, markeredgecolor="white")
         said = _rounded(cost * unit) + (" →" if cost > most else " ←" if cost < least else "")

@@ -48,7 +48,7 @@ def frame(folder: Path | str) -> pd.DataFrame:
         Refused: where there are no runs, or those of a study differ in more than the model.
 
     """
-    runs = _planned(Path(folder)) if (Path(folder) / FILE).is_file() else _single(Path(folder))
+    runs = _planned(Path(folder)) if (Path(folder) / FILE).exists() else _single(Path(folder))
     return _frame([_run(row, result, history) for row, result, history in runs])
 
 

@@ -129,9 +129,10 @@ def _of_orders(study: Study) -> str:
 def _how(study: Study, analysis: Analysis, measured: Measured) -> str:
     """How the intervals came about, and what the study could not have seen."""
     tested = sum(estimate.p is not None for estimate in analysis.estimates)
+    fewest = ", the fewest that a row has finished," * (analysis.finished < len(study.plan.seeds))
     least = (
-        f" With {len(study.plan.seeds)} seeds an effect of {analysis.smallest or 0:.2f} points between rows of average noise (a "
-        f"run's standard deviation is {measured.deviation:.2f}) is resolved in four of five studies."
+        f" With {analysis.finished} seeds{fewest} an effect of {analysis.smallest or 0:.2f} points between rows of average noise "
+        f"(a run's standard deviation is {measured.deviation:.2f}) is resolved in four of five studies."
     )
     of_orders = "what a change adds, averaged over all orders of the changes: a Shapley value; " * (
         study.plan.kind == "orderings"

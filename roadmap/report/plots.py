@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from roadmap.base.tables import cost_unit
-from roadmap.report.figure import GREY, LAST, MOST_BARS, REFERENCE, STYLE, caption, files, plain
+from roadmap.report.figure import GREY, LAST, MOST_BARS, ONE, REFERENCE, STYLE, caption, files, plain
 from roadmap.report.lettering import SIZE, broken, width
 from roadmap.report.places import Box, free_place
 from roadmap.report.records import Study
@@ -75,7 +75,7 @@ def against(study: Study, rows: Sequence[Row], key: str, label_of_cost: str, com
     axes.set_ylabel(study.plan.metric.heading, parse_math=False)
     axes.margins(x=0.08, y=0.08)
     plain(axes)
-    said = ["line: ± one standard deviation over seeds"]
+    said = ["line: ± one standard deviation over seeds" if any(row.std is not None for row, _, _ in known) else ONE]
     said += ["hollow: tried, not adopted"] if any(row.variant.side_branch for row, _, _ in known) else []
     said += ["square: reference"] if any(row.variant.reference for row, _, _ in known) else []
     caption(figure, f"{study.plan.measured_on}; {'; '.join(said)}", inches)
@@ -124,8 +124,8 @@ def curves(study: Study, rows: Sequence[Row], column: int, heading: str) -> Figu
     if not 1 <= len(shown) <= MOST_BARS:
         return None
     names = [broken(row.variant.label, 72 * PANEL[0], SMALL) for row in shown]
-    said = "across: epochs; line and band: mean ± one standard deviation over seeds; dashed: the row compared with"
-    figure, grid = _panels(names, f"{study.plan.measured_on}; {said}")
+    band = "line and band: mean ± one standard deviation over seeds" if any(row.std is not None for row in shown) else ONE
+    figure, grid = _panels(names, f"{study.plan.measured_on}; across: epochs; {band}; dashed: the row compared with")
     for axes, row in zip(grid, shown, strict=True):
         before = histories.get(row.variant.parent or "")
         if before is not None:
@@ -202,7 +202,10 @@ def effects(study: Study, estimates: Sequence[Estimate]) -> Figure | None:
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_xlabel(f"points of {study.plan.metric.label}", parse_math=False)
     plain(axes)
-    caption(figure, f"{study.plan.measured_on}; line: 95 % interval; filled: resolved by Holm's procedure", 8)
+    known = {estimate.half_width is not None for estimate in estimates}
+    said = "line: 95 % interval; filled: resolved by Holm's procedure" if True in known else f"{ONE}, so no intervals"
+    said += "; no line: of a row with one run" * (len(known) > 1)
+    caption(figure, f"{study.plan.measured_on}; {said}", 8)
     return figure
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from roadmap.base.errors import Refused, nearest
-from roadmap.base.files import write_atomic
+from roadmap.base.files import parse_json, regular, write_atomic
 from roadmap.config.schema import Head
 from roadmap.record.folder import RunFolder
 from roadmap.record.result import RunResult, dump_result, load_result
@@ -95,7 +95,7 @@ def load(folder: Path) -> Study:
 
 def is_planned(folder: Path) -> bool:
     """Whether the folder is a study's, or has no runs at all."""
-    return (folder / FILE).is_file() or not ((folder / "runs").is_dir() or (folder / "records.jsonl").is_file())
+    return (folder / FILE).exists() or not ((folder / "runs").is_dir() or (folder / "records.jsonl").is_file())
 
 
 def plan_in(folder: Path) -> StudyPlan:
@@ -159,7 +159,7 @@ def _records(folder: Path) -> dict[str, tuple[RunResult, History]]:
     """What `records.jsonl` holds of each run, by its name."""
     file = folder / "records.jsonl"
     try:
-        text = file.read_text(encoding="utf-8").rstrip("\n")  # not splitlines: a text may hold U+2028
+        text = regular(file).read_text(encoding="utf-8").rstrip("\n")  # not splitlines: a text may hold U+2028
         lines = [_of_line(line, number) for number, line in enumerate(text.split("\n"), 1)] if text else []
         histories = [_history(line.pop("history", [])) for line in lines]
     except FileNotFoundError:
@@ -171,14 +171,15 @@ def _records(folder: Path) -> dict[str, tuple[RunResult, History]]:
 
 
 def _history(epochs: Any) -> History:
-    if not isinstance(epochs, list) or not all(isinstance(epoch, list) and len(epoch) == 3 for epoch in epochs):
+    whole = isinstance(epochs, list) and all(isinstance(epoch, list) and len(epoch) == 3 for epoch in epochs)
+    if not whole or not all(value is None or type(value) in (int, float) for epoch in epochs for value in epoch):
         raise ValueError(f"history={epochs!r:.100}: must be three numbers for each epoch")
     return epochs
 
 
 def _of_line(line: str, number: int) -> Any:
     try:
-        return json.loads(line)
+        return parse_json(line)
     except ValueError as error:
         raise ValueError(f"line {number}: {error}") from error
 

@@ -151,6 +151,11 @@ class Analysis:
         weights = {} if estimate is None else estimate.effect.weights
         return min((len(row.values) for row in self.rows if row.variant.name in weights), default=0)
 
+    @cached_property
+    def finished(self) -> int:
+        """The fewest finished runs of a row in an effect that has an interval; 0 where none has."""
+        return min((self.fewest(estimate) for estimate in self.estimates if estimate.half_width is not None), default=0)
+
     @property
     def pairs(self) -> list[tuple[str, list[Estimate | None]]]:
         """Of a study of pairs, by the label of each change: what it does beyond the sum with each one before it, then alone."""
@@ -169,9 +174,9 @@ def analyse(study: Study) -> Analysis:
     known = [effect for effect in study.plan.effects if effect.weights.keys() <= means.keys()]
     estimates = tuple(estimate_effects(known, means, measured))
     analysis = Analysis(tuple(rows.values()), estimates, study.plan.effects, measured, None)
-    if measured is None or not estimates or any(effect.parts for effect in analysis.asked) or len(study.plan.seeds) < 2:
+    if analysis.finished < 2 or any(effect.parts for effect in analysis.asked):
         return analysis
-    return replace(analysis, smallest=power_of(analysis, len(study.plan.seeds)).smallest)
+    return replace(analysis, smallest=power_of(analysis, analysis.finished).smallest)
 
 
 def means_of(rows: Iterable[Row]) -> dict[str, float]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from roadmap.base.claims import claim
 from roadmap.base.errors import Refused, writing
-from roadmap.base.files import check_writable, remove_partial, write_atomic
+from roadmap.base.files import check_entries, check_writable, remove_partial, write_atomic
 from roadmap.record.study import FILE
 from roadmap.report.columns import effects_csv, latex, markdown, table_columns, table_csv, terminal
 from roadmap.report.pictures import pictures
@@ -34,6 +34,7 @@ def write_report(folder: Path, keys: Sequence[str] = (), behind: Path | None = N
         StorageFault: where the folder cannot be written.
 
     """
+    check_entries(folder)
     table_columns(plan_in(folder), keys)  # without a study, or with a wrong key, nothing is made, not even the lock
     other = None if behind is None else Report.read(behind)
     alone = claim(folder / "claim", wait=WAIT_SECONDS)  # several sweeps may end at the same moment

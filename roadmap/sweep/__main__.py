@@ -100,7 +100,7 @@ def read(arguments: list[str]) -> argparse.Namespace:
         "--config-dir", type=Path, action="append", default=[], help="a folder with steps and studies of your own"
     )
     parsed = parser.parse_intermixed_args(arguments)
-    check_limits(parsed, jobs=(1,), max_failures=(1,), retry_failed=(0,))
+    check_limits(parsed, jobs=(1, 100_000), max_failures=(1,), retry_failed=(0,))
     parsed.overrides = [f"+{o}" if o.startswith("study=") else o for o in parsed.overrides]
     studies = [o.removeprefix("+") for o in parsed.overrides if o.startswith("+study=")]
     if not studies:

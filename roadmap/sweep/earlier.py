@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from roadmap.base.errors import Refused
+from roadmap.base.files import check_entries
 from roadmap.config.identity import decisive, differences
 from roadmap.record.result import RunResult
 from roadmap.record.study import StudyPlan, find_plan, seed_and_identity
@@ -13,10 +14,12 @@ COUNTS = ("classes", "train", "val")  # of a record, beside the settings of its 
 
 
 def check_folder(plan: SweepPlan) -> None:
-    """Refuse a sweep that would take finished runs of the study in its folder out of that study's tables.
+    """Refuse a sweep that would take finished runs of the study in its folder out of that study's tables, or reach no file.
 
     More rows and more seeds are the same study: the tables grow. So is the same study on another machine.
     """
+    for folder in (plan.folder, *(point.folder.path for point in plan.points)):
+        check_entries(folder)
     earlier = find_plan(plan.folder)
     if earlier is None:
         return

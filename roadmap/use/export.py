@@ -24,13 +24,12 @@ from roadmap.model.network import Network
 from roadmap.model.reference import build_pyramid
 from roadmap.model.registry import register, timm_name
 from roadmap.model.saved import as_safetensors
-from roadmap.model.trained import coordinates
 from roadmap.model.weights import timm_twin, to_timm
 from roadmap.record.result import RunResult
 from roadmap.tasks.dense.backbone import DenseNetwork, backbone_network
+from roadmap.use.named import CONFIG, ONNX, WEIGHTS, coordinates
 from roadmap.use.trained import Trained
 
-WEIGHTS, CONFIG, ONNX = "model.safetensors", "config.json", "model.onnx"
 AWAY = ("_name_or_path", "file", "url", "hf_hub_id", "hf_hub_filename", "source", "state_dict")  # where timm's own weights are
 BATCHES = (1, 3)  # that an ONNX program is tried with
 TOLERANCE = 1e-3  # of its outputs, relative to the largest
@@ -54,8 +53,7 @@ class Exported:
 def exported(trained: Trained) -> Exported:
     """The network of a run as timm's own where it is one, else as this package's; of one with a head the backbone."""
     result = trained.result
-    if result is None:
-        raise Refused(f"timm:{trained.name}: is timm's already; a run's folder can be exported")
+    assert result is not None
     network, count = trained.network, trained.count
     reference, arguments = result.model.get("reference"), dict[str, Any]()
     if isinstance(network, DenseNetwork):
@@ -149,16 +147,11 @@ def write_onnx(trained: Trained, export: Exported, folder: Path) -> tuple[Path, 
     """Write an ONNX program for any number of images; returns its file and how far its outputs are from the network's.
 
     Raises:
-        Refused: where what it needs is not installed, for a backbone, or where it computes something else.
+        Refused: where it computes something else.
 
     """
-    if not export.classes:
-        raise Refused(f"--onnx: {trained.name} has a head of task={trained.settings.task.name}; only classifiers have a program")
-    try:
-        import onnxruntime
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise Refused("--onnx needs onnxscript and onnxruntime: pip install 'roadmap[exchange]'") from error
+    import onnxruntime
+
     size, network = trained.settings.data.image_size, export.network
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     batch = {"images": {0: torch.export.Dim.DYNAMIC}}

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
-from roadmap.base.errors import Refused, first_of
 from roadmap.base.files import write_atomic
-from roadmap.config.schema import Experiment, TaskName
+from roadmap.config.schema import Experiment
 from roadmap.data.images import sources
 from roadmap.data.images.inventory import Inventory
 from roadmap.record.result import Metric
@@ -21,6 +19,7 @@ from roadmap.tasks.task import Breakdown
 from roadmap.train.evaluate import evaluate
 from roadmap.train.precision import as_asked, pick_precision
 from roadmap.train.ranks import process_group
+from roadmap.use.named import check_classes
 from roadmap.use.trained import Trained
 
 
@@ -47,11 +46,9 @@ def score(trained: Trained, use: Experiment, multi_scale: bool = False) -> Score
     """Score a network on the evaluation split of `use.data`; a segmenter where asked at the paper's six scales, mirrored too.
 
     Raises:
-        Refused: for images that cannot be used, or of other classes; for several scales of what is no segmenter.
+        Refused: for images that cannot be used, or of other classes.
 
     """
-    if multi_scale and use.task.name != TaskName.segmentation:
-        raise Refused(f"--multi-scale: is for task=segmentation; {trained.name} is of task={use.task.name}")
     inventory = sources.checked_images(use.data, 1, use.task.name.target)
     check_classes(trained, inventory.classes)
     memory_format = as_asked(use.runtime)
@@ -70,15 +67,3 @@ def score(trained: Trained, use: Experiment, multi_scale: bool = False) -> Score
 def _evaluation_alone(inventory: Inventory) -> Inventory:
     """Without the training images, which a pipeline may hold on the device."""
     return replace(inventory, train=inventory.val) if inventory.val.files else inventory
-
-
-def check_classes(trained: Trained, classes: Sequence[str]) -> None:
-    """Refuse images of other classes than the network's, or in another order: every score would be wrong."""
-    ours, theirs = trained.classes, list(classes)
-    if len(theirs) != trained.count or (ours is not None and list(ours) != theirs):
-        only_ours = [name for name in ours or () if name not in theirs]
-        only_theirs = [name for name in theirs if ours is not None and name not in ours]
-        why = [f"{trained.count} classes there, {len(theirs)} here"] if len(theirs) != trained.count else []
-        why += [f"only there: {first_of(only_ours)}"] if only_ours else []
-        why += [f"only here: {first_of(only_theirs)}"] if only_theirs else []
-        raise Refused(f"{trained.name}: its classes are not those of the images: {'; '.join(why) or 'in another order'}")

@@ -3,45 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_data_config
 from torch import nn
-from yaml import YAMLError
 
-from roadmap.base.errors import Refused, first_line
+from roadmap.base.errors import Refused
 from roadmap.config.checks import TIMM
-from roadmap.config.compose import compose
-from roadmap.config.overrides import config_folders, quoted
+from roadmap.config.overrides import config_folders
 from roadmap.config.parts import resolve
-from roadmap.config.schema import (
-    DataConfig,
-    Experiment,
-    HeadConfig,
-    Interpolation,
-    RecipeConfig,
-    RuntimeConfig,
-    TaskConfig,
-    TaskName,
-)
+from roadmap.config.schema import Experiment, Interpolation
 from roadmap.model.reference import outline, pretrained
-from roadmap.model.trained import coordinates, fill_trained
+from roadmap.model.trained import fill_trained
 from roadmap.record.result import RunResult
-from roadmap.record.weights import finished_run, weights_file
+from roadmap.record.weights import weights_file
 from roadmap.tasks.choose import choose_task
-
-OF_NETWORK = ("image_size", "mean", "std", "crop_pct")  # settings of data that belong to a network, whatever images it is shown
-SECTIONS = {  # of a run's configuration, and what holds where they say nothing: runs from before there were others name no task
-    "task": TaskConfig(TaskName.classification),
-    "head": HeadConfig(),
-    "data": DataConfig(),
-    "recipe": RecipeConfig(),
-    "runtime": RuntimeConfig(),
-}
+from roadmap.use.named import coordinates, named
 
 
 @dataclass(frozen=True)
@@ -78,7 +57,7 @@ def find_trained(said: str, config_dirs: Sequence[Path | str] = (), parts: Seque
 
     """
     resolve(parts, config_folders(config_dirs))
-    return _of_timm(said, fetch) if said.startswith(TIMM) else _of_run(Path(said).expanduser())
+    return _of_timm(said, fetch) if said.startswith(TIMM) else _of_run(said)
 
 
 def load_trained(folder: Path | str, config_dirs: Sequence[Path | str] = (), parts: Sequence[str] = ()) -> nn.Module:
@@ -99,27 +78,16 @@ def load_trained(folder: Path | str, config_dirs: Sequence[Path | str] = (), par
     return find_trained(str(folder), config_dirs, parts).network
 
 
-def _of_run(folder: Path) -> Trained:
-    result, weights = finished_run(folder), weights_file(folder)
-    file = folder / "config.yaml"
-    try:
-        content = OmegaConf.load(file)
-        settings = Experiment(**{name: _section(content, name, plain) for name, plain in SECTIONS.items()})
-    except (OSError, OmegaConfBaseException, YAMLError, AttributeError) as error:
-        raise Refused(f"{file}: not the configuration of this run: {first_line(error)}") from error
-    count: int = result.data["classes"]
-    classes = tuple(result.class_names) if result.class_names else None
-    task = choose_task(settings, classes or [str(index) for index in range(count)])
-    network = fill_trained(task.network(*coordinates(result)), result, weights)
-    return Trained(result.run, network, settings, count, classes, _in_words(classes or ()), result)
-
-
-def _section(content: Any, name: str, plain: object) -> Any:
-    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(plain), content.get(name, {})))
+def _of_run(said: str) -> Trained:
+    known = named(said)
+    assert known.result is not None
+    task = choose_task(known.settings, known.classes or [str(index) for index in range(known.count)])
+    network = fill_trained(task.network(*coordinates(known.result)), known.result, weights_file(Path(said).expanduser()))
+    return Trained(known.name, network, known.settings, known.count, known.classes, _in_words(known.classes or ()), known.result)
 
 
 def _of_timm(said: str, fetch: bool) -> Trained:
-    plain = compose(["+step=resnet", "data=folder", "data.path=."])
+    plain = named(said).settings
     network = outline(said.removeprefix(TIMM), None, said)
     own: dict[str, Any] = network.pretrained_cfg  # type: ignore[assignment]
     name = f"{own['architecture']}.{own['tag']}" if own.get("tag") else own["architecture"]  # which weights, where none are said
@@ -152,27 +120,3 @@ def _in_words(classes: Sequence[str]) -> dict[str, str]:
         return {}
     known = ImageNetInfo("imagenet-1k")
     return {name: known.label_name_to_description(name) for name in numbers if name in known.label_names()}
-
-
-def asked(trained: Trained, words: Sequence[str], config_dirs: Sequence[Path] = ()) -> Experiment:
-    """Data and runtime of a use: a run's own, or what `data=` names in the size and colours that the network takes.
-
-    Raises:
-        Refused: where they make no configuration; which settings may be said is `check_asked`'s to know.
-
-    """
-    said = {word.split("=")[0] for word in words}
-    settings, own = trained.settings, trained.settings.data
-    kept: Sequence[str] = OF_NETWORK
-    given = list(words)
-    if "data" not in said:
-        kept = [entry.name for entry in fields(DataConfig)]
-        given = [f"data={own.source.value}", *([f"data.path={quoted(own.path)}"] if own.path else []), *words]
-        if "data.path" in said and own.path:
-            del given[1]
-    if settings.runtime.threads is not None and "runtime.threads" not in said:
-        given.append(f"runtime.threads={settings.runtime.threads}")
-    task = [f"task={settings.task.name.value}", f"head={settings.head.name.value}"]
-    composed = compose(["+step=resnet", *task, *given], config_dirs)
-    data = replace(composed.data, **{key: getattr(own, key) for key in kept if f"data.{key}" not in said})
-    return replace(composed, data=data, recipe=settings.recipe, task=settings.task, head=settings.head)

@@ -133,7 +133,7 @@ def test_a_sweep_with_a_run_that_fails_and_two_at_a_time(tmp_path, storm, figure
     assert code == 1, err
     assert len(came_out(tmp_path)) == (3 if storm else 1)
     (line,) = [line for line in err.splitlines() if line.startswith("failed: ")] or [err]
-    assert line.startswith("failed: gelu-s1-")
+    assert line.startswith("failed: gelu-s1: ")
     assert "exit code 1: a fault of the test" in line
     assert err.count("log.txt") == 1
     assert "1 missing" in (tmp_path / "experiments" / "digits" / "table.md").read_text()

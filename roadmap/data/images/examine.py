@@ -24,6 +24,7 @@ import PIL
 
 from roadmap.base import processes
 from roadmap.base.errors import Refused
+from roadmap.base.files import regular
 from roadmap.config.schema import Fault
 from roadmap.data.images import cache
 from roadmap.data.images.inventory import Inventory
@@ -106,7 +107,7 @@ def refuse_findings(root: Path, findings: Sequence[Finding], accept: Sequence[Fa
 def hash_file(path: Path) -> FileReport:
     """Hash a file of any kind; Refused where it cannot be read."""
     try:
-        with path.open("rb") as file:
+        with regular(path).open("rb") as file:
             return FileReport(hashlib.file_digest(file, "sha256").hexdigest())
     except OSError as error:
         raise Refused(f"{path}: cannot be read: {error.strerror}") from error
@@ -115,7 +116,7 @@ def hash_file(path: Path) -> FileReport:
 def examine_image(path: Path) -> FileReport:
     """Hash an image file and decode it."""
     try:
-        content = path.read_bytes()
+        content = regular(path).read_bytes()
     except OSError as error:
         return FileReport("", ((UNREADABLE, str(error.strerror)),))
     return FileReport(hashlib.sha256(content).hexdigest(), tuple(_faults(content)))

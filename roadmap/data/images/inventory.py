@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol, TypeGuard
 from unicodedata import category
 
 from roadmap.base.errors import Refused
+from roadmap.base.files import regular
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,7 +73,7 @@ class Disk:
 
     def open(self, path: Path) -> BinaryIO:
         """The file."""
-        return path.open("rb")
+        return regular(path).open("rb")
 
     def bytes_of(self, path: Path) -> int:
         """As the disk says."""

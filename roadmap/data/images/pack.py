@@ -9,7 +9,6 @@ A picture that was packed as it is keeps its name and bytes, so a data set packe
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache
 from io import BytesIO
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from roadmap.base.errors import Refused
-from roadmap.base.files import read_json_object
+from roadmap.base.files import read_json, read_json_object
 from roadmap.data.images.examine import FileReport, Finding, duplicates, examine_files, fingerprint_of, hash_file
 from roadmap.data.images.inventory import Inventory, Split
 
@@ -69,7 +68,7 @@ def read_shard(path: Path) -> Shard | None:
     if not (path.is_file() and beside.is_file()):
         return None
     try:
-        about = json.loads(beside.read_text(encoding="utf-8"))
+        about = read_json(beside)
         shard = Shard(path, str(about["sha256"]), int(about["bytes"]), tuple(Entry(*row) for row in about["images"]))
     except (ValueError, KeyError, TypeError) as error:
         raise Refused(f"{beside}: not the index of a shard ({error}); {AGAIN}") from error

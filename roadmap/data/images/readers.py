@@ -69,7 +69,7 @@ def read_bytes(store: Store, path: Path) -> bytes:
         with store.open(path) as file:
             return file.read()
     except OSError as error:
-        raise Refused(f"{path}: cannot be decoded: {error}") from error
+        raise Refused(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 def decode(path: Path, content: bytes) -> Image.Image:

@@ -69,7 +69,7 @@ def render(
     """
     study, rows, running, words = report.study, report.analysis.rows, live or {}, tips(report)
     whose, not_comparable = aside(study.plan)
-    adopted = [i for i, row in enumerate(rows) if row.variant.adopted] or [0]
+    adopted = [i for i, row in enumerate(rows) if row.variant.adopted and (row.values or not study.results)] or [0]
     return document(
         "study.html.j2",
         study.plan.study,

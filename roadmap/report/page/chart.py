@@ -71,7 +71,7 @@ def roadmap(report: Report, tips: Sequence[str]) -> dict[str, Any]:
     ]
     return {
         "sections": [(group, list(bars)) for group, bars in groupby(bars, key=itemgetter("group"))],
-        "hatched": any(row.variant.side_branch for row in rows),
+        "hatched": any(row.variant.side_branch and row.values for row in rows),
         "long": max((len(row.variant.label) for row in rows), default=0) > LONG,
         "ticks": scores.marks(),
         "paper_ticks": papers.marks() if any(paper) else [],
@@ -123,10 +123,12 @@ def _star_places(rows: Sequence[Row]) -> list[float | None]:
 
 
 def _joined(rows: Sequence[Row], places: Sequence[float | None]) -> list[list[Line]]:
-    """Each row's pieces of the dashed line from one adopted row's star to the next."""
-    path = [(i, place) for i, place in enumerate(places) if place is not None and rows[i].variant.adopted]
+    """Each row's pieces of the dashed line from one adopted row's star to the next; it breaks at a row without a star."""
+    path = [(i, place) for i, place in enumerate(places) if rows[i].variant.adopted]
     pieces: list[list[Line]] = [[] for _ in rows]
     for (i, a), (j, b) in pairwise(path):
+        if a is None or b is None:
+            continue
         for k in range(i, j + 1):
             top, bottom = max(i, k - 0.5), min(j, k + 0.5)
             x1, x2 = (a + (b - a) * (y - i) / (j - i) for y in (top, bottom))
@@ -158,14 +160,15 @@ def scatter(report: Report, tips: Sequence[str]) -> dict[str, Any] | None:
         for (i, row, _, _), (x, y), name in zip(known, places, names, strict=True)
     ]  # fmt: skip
     ordered = report.study.plan.kind == "roadmap"
-    path = [place for (_, row, _, _), place in zip(known, places, strict=True) if row.variant.adopted and ordered]
+    placed = {i: place for (i, *_), place in zip(known, places, strict=True)}
+    path = [placed.get(i) for i, row in enumerate(rows) if row.variant.adopted and ordered]
     return {
         "up": up.marks(),
         "across": across.marks(),
         "unit": unit,
         "points": points,
         "named": all(names),  # else a list says which number is which
-        "path": [(*a, *b) for a, b in pairwise(path)],
+        "path": [(*a, *b) for a, b in pairwise(path) if a and b],
     }
 
 

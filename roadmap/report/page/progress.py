@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from roadmap.base.errors import Refused
 from roadmap.record.folder import RunFolder
 
 FIGURES = 6  # significant ones of a number that is only drawn
@@ -48,7 +49,7 @@ def _of(run: RunFolder, score: str) -> Progress | None:
     except OSError:  # a folder that may only be read
         holder = None
     history: tuple[Epoch, ...] = ()
-    with suppress(OSError, AttributeError):  # a file that may not be read, or is not of ours
+    with suppress(OSError, Refused):  # a file that may not be read, or is not of ours
         history = tuple(list(map(rounded, epoch)) for epoch in run.curves(score))
     return Progress(holder, history) if holder or history else None
 

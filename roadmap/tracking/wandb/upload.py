@@ -16,7 +16,7 @@ import yaml
 
 from roadmap.base.claims import claim
 from roadmap.base.errors import EXIT_FAILED, Refused, RoadmapError
-from roadmap.base.files import read_json_object
+from roadmap.base.files import read_json_object, regular
 from roadmap.record.folder import RunFolder
 from roadmap.tracking.wandb.process import Uploader
 from roadmap.tracking.wandb.run import MARKER, WandbRun
@@ -115,9 +115,9 @@ def _read(path: Path) -> Record | None:
     if result is None:
         return None
     try:
-        config = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+        config = yaml.safe_load(regular(path / "config.yaml").read_text(encoding="utf-8"))
         return Record(folder, WandbRun.of(config, path, online=False), result.fingerprint)
-    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Refused(f"{path / 'config.yaml'}: not a run's configuration ({error})") from error
 
 
