@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     import torch
 
     from roadmap.bench.step import Setting
+    from roadmap.data.batches import InputPipeline
 
 AGAINST = ("timm_best", "timm_default")
 
@@ -88,10 +89,8 @@ def main() -> int:
     data = experiments[0].data
     if data.path is not None:
         sources.checked_images(data, arguments.batch_size or 1)
-    from roadmap.bench.step import measure  # torch, from here on
-    from roadmap.data.loader import worker_count
+    from roadmap.data.loader import worker_count  # torch, from here on
     from roadmap.data.pipeline import input_pipeline
-    from roadmap.train.memory import ran_out
     from roadmap.train.ranks import pick_device
 
     device = pick_device(Device(arguments.device))
@@ -111,19 +110,25 @@ def main() -> int:
     for experiment in experiments:
         if any(row["step"] == experiment.step.name for row in rows):
             continue
-        name = experiment.step.name
-        try:
-            measured = measure(name, experiment.model, setting, pipeline)
-        except RuntimeError as error:
-            if not ran_out(error):
-                raise
-            raise OutOfMemory(f"{name}: no room for --batch-size {arguments.batch_size}: {first_line(error)}") from error
-        rows.append({"step": name, **_about(setting), **measured})
+        rows.append({"step": experiment.step.name, **_about(setting), **_measured(experiment, setting, pipeline)})
         remarks = notes(rows, arguments, setting.peak.about)
         _write(folder, rows, remarks)  # after each row: what is measured is not lost
         print(as_table(rows[-1:], COLUMNS[:8], ""), flush=True)
     print(as_table(rows, COLUMNS, "how fast each step is"), *remarks, f"{folder}: bench.csv, bench.md", sep="\n")
     return 0
+
+
+def _measured(experiment: Experiment, setting: Setting, pipeline: InputPipeline | None) -> dict[str, Any]:
+    from roadmap.bench.step import measure
+    from roadmap.train.memory import ran_out
+
+    step = experiment.step.name
+    try:
+        return measure(step, experiment.model, setting, pipeline)
+    except RuntimeError as error:
+        if not ran_out(error):
+            raise
+        raise OutOfMemory(f"{step}: no room for --batch-size {setting.recipe.images_at_once}: {first_line(error)}") from error
 
 
 def _arguments() -> argparse.Namespace:
