@@ -125,7 +125,14 @@ def test_a_sweep_with_a_run_that_fails_and_two_at_a_time(tmp_path, storm, figure
     (tmp_path / "sitecustomize.py").write_text(PLANTED)
     began = time.monotonic()
     steps = "[resnet,gelu]" if storm else "[gelu]"
-    more = [*SMALL, "recipe.batch_size=256", f"study.steps={steps}", "study.seeds=[0,1]", "engine.gpus=0.5"]
+    more = [
+        *SMALL,
+        "recipe.batch_size=256",
+        "recipe.lr_batch=256",
+        f"study.steps={steps}",
+        "study.seeds=[0,1]",
+        "engine.gpus=0.5",
+    ]
     process = start(tmp_path, *more, CUDA_VISIBLE_DEVICES="7", HOME=str(tmp_path))
     wait_for(lambda: process.poll() is not None or list(tmp_path.rglob("log.txt")))
     figure(f"{time.monotonic() - began:.1f} s to the first run")
