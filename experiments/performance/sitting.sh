@@ -163,13 +163,9 @@ eager() {
 
 photographs() { # end to end: pictures kept on the device, or read and decoded beside it
   local pipeline
-  local train
-  train=$(find "$HOME/.cache/roadmap/archives" "$site" -name train -type d 2> /dev/null | head -n 1)
-  [ -n "$train" ] || python3 -m zipfile -e imagenette160.zip "$site/imagenette"
-  [ -n "$train" ] || train=$(find "$site/imagenette" -name train -type d)
   for pipeline in ${PIPELINES:-device stream}; do
     bench 60 "photographs-$pipeline" --steps separate_downsampling --rounds 3 --seconds 0.5 --image-size 128 --batch-size 128 \
-      --compile none --against none --data "$(dirname "$train")" --pipeline "$pipeline" \
+      --compile none --against none --data imagenette160.zip --pipeline "$pipeline" \
       --output "$here/$card-photographs-$pipeline"
   done
 }

@@ -154,7 +154,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="how often the contenders take turns")
     parser.add_argument("--seconds", type=float, default=1.0, help="length of a turn, at least")
     parser.add_argument("--against", type=names, help=f"{', '.join(AGAINST)}, both (default), or none (all there is with a head)")
-    parser.add_argument("--data", type=Path, metavar="FOLDER", help="also end to end, on the images of FOLDER/train")
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="also end to end, on FOLDER/train or an archive")
     parser.add_argument("--pipeline", choices=[*map(str, Pipeline)], default=Pipeline.auto, help="what reads them")
     parser.add_argument("--profile", action="store_true", help="also write what the time of our updates goes into")
     parser.add_argument("--output", type=Path, help="folder of bench.csv and bench.md")
