@@ -45,7 +45,7 @@ bench: .venv/run  ## how fast every step is, beside timm's loop: make bench [ARG
 test: .venv/dev  ## run the tests (a quarter of an hour on two cores)
 	.venv/bin/python -m pytest -n 2 --dist worksteal $(ARGS)
 
-storm: .venv/dev  ## the long storms on runs, sweeps and checkpoints, with their figures (half an hour)
+storm: .venv/dev  ## the long storms on runs, sweeps and checkpoints, with their figures (a quarter of an hour)
 	.venv/bin/python -m pytest tests/faults tests/test_statistics.py --storm $(ARGS)
 
 clusters: .venv/dev  ## the engines on a real Slurm (Debian's slurmctld, slurmd, slurm-client) and a real Ray

@@ -123,6 +123,13 @@ def driver(folder, fault, *arguments):
     return subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+def test_the_server_of_runs_starts_as_a_command_does():
+    """Looking for garbage seldom: with Python's usual threshold its imports take a sixth longer, while every core waits."""
+    code = "import gc, importlib, roadmap.sweep.engines.local as l; importlib.import_module(l.PRELOADED[0]); print(*gc.get_threshold())"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert int(done.stdout.split()[0]) >= 100_000
+
+
 def test_runs_that_die_do_not_reach_the_others(tmp_path):
     study = ("study.steps=[gelu]", "study.seeds=[0,1,2,3,4,5]")
     stopped = driver(tmp_path, WAYS_TO_DIE, *study, "--max-failures", "2")

@@ -264,11 +264,11 @@ ONLINE = ("logger=wandb", "wandb.mode=online")
 
 
 def check_unaffected(measured, said, cwd):
-    """The last run is the first one but for its time, and its log warns once."""
+    """The last run is the first one but for its time, and its log warns once of W&B."""
     (plain, usual), *_, (down, seconds) = measured
     assert untimed(down) == untimed(plain)
     assert seconds - usual < MOST
-    (warning,) = [line for line in (down / "log.txt").read_text().splitlines() if "WARNING" in line]
+    (warning,) = [line for line in (down / "log.txt").read_text().splitlines() if "WARNING logger=wandb" in line]
     assert said in warning
     assert f"python -m roadmap.replay {down}" in warning
 
