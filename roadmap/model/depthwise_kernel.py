@@ -44,24 +44,36 @@ def _convolve(
         readable = exists & (line + above >= 0) & (line + above < height)
         weights = ()
         for j in tl.static_range(K):
-            weights = weights + (tl.load(taps + (i * K + j) * channels + channel, channel < channels, 0.0).to(tl.float32),)
+            weights = weights + (_read(taps + (i * K + j) * channels + channel, channel < channels),)
         pixels = ()
         for j in tl.static_range(STRIP + K - 1):
             beside = j - K // 2
             inside = readable & (column + beside >= 0) & (column + beside < width)
-            pixels = pixels + (tl.load(x + start + (above * width + beside) * channels, inside, 0.0).to(tl.float32),)
-        next_sums = ()
-        for o in tl.static_range(STRIP):
-            total = sums[o]
-            for j in tl.static_range(K):
-                total += pixels[o + j] * weights[j]
-            next_sums = next_sums + (total,)
-        sums = next_sums
+            pixels = pixels + (_read(x + start + (above * width + beside) * channels, inside),)
+        sums = _add_row(sums, pixels, weights, K, STRIP)
     for o in tl.static_range(STRIP):
         total = sums[o]
         if BIAS:
-            total += tl.load(bias + channel, channel < channels, 0.0).to(tl.float32)
+            total += _read(bias + channel, channel < channels)
         tl.store(y + start + o * channels, total.to(y.dtype.element_ty), exists & (column + o < width))
+
+
+@triton.jit
+def _read(where, exists):
+    """Numbers in float32, zeros where there are none."""
+    return tl.load(where, exists, 0.0).to(tl.float32)
+
+
+@triton.jit
+def _add_row(sums, pixels, weights, K: tl.constexpr, STRIP: tl.constexpr):
+    """The sums of a strip and what one row of the kernel adds to them."""
+    more = ()
+    for o in tl.static_range(STRIP):
+        total = sums[o]
+        for j in tl.static_range(K):
+            total += pixels[o + j] * weights[j]
+        more = more + (total,)
+    return more
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from roadmap.base.errors import Refused
 from roadmap.config.effects import ineffective_settings
 from roadmap.config.overrides import config_folders, quoted
+from roadmap.config.schema import ModelConfig
 from roadmap.model.check import compose_run
 from roadmap.model.layout import layout
 from roadmap.model.network import Network
@@ -57,10 +58,15 @@ def build_model(
     """
     if output_stride not in OUTPUT_STRIDES:
         raise Refused(f"output_stride={output_stride}: it is one of {', '.join(map(str, OUTPUT_STRIDES))}")
+    model = _composed([f"scale={scale}", f"+step={step}"], parts, toggles, config_folders(config_dirs))
+    return Network(layout(model, in_chans, output_stride), num_classes, drop_rate, global_pool=global_pool)
+
+
+def _composed(chosen: list[str], parts: Sequence[str], toggles: Mapping[str, Any], folders: Sequence[Path]) -> ModelConfig:
+    """The coordinates of the model; what has no effect among the toggles is logged."""
     settings = [f"model.{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in toggles.items()]
     own = [f"parts=[{','.join(map(quoted, parts))}]"] if parts else []
-    folders = config_folders(config_dirs)
-    experiment = compose_run([f"scale={scale}", f"+step={step}", *own, *settings], folders)
+    experiment = compose_run([*chosen, *own, *settings], folders)
     for warning in ineffective_settings(experiment, [*own, *settings], folders):
         log.warning("%s", warning)
-    return Network(layout(experiment.model, in_chans, output_stride), num_classes, drop_rate, global_pool=global_pool)
+    return experiment.model
