@@ -69,7 +69,7 @@ class Watch(TorchDispatchMode):
             if func in COPIES:
                 source = args[1] if func == aten.copy_.default else args[0]
                 self._refuse_waiting(source, result, kwargs.get("non_blocking", args[2:3] == (True,)))
-            elif len(devices(args, kwargs)) > 1:
+            elif len(devices(args, kwargs)) > 1 and not _puts_a_number(func, args):
                 raise Mixed(f"{func} of tensors on {devices(args, kwargs)}")
             self.calls.append((func, args, result))
         return result
@@ -173,6 +173,11 @@ def _launched(name, grid, *tensors, **constants):
     """In place of a kernel: it has tensors of the device alone."""
     if devices(tensors) != {CUDA}:
         raise Mixed(f"the kernel {name} with tensors on {devices(tensors)}")
+
+
+def _puts_a_number(func, args):
+    """`x[places] = 1`, whose number torch before 2.15 leaves on the host: the kernel takes it as it is."""
+    return func == aten.index_put_.default and devices(args[:2]) == {CUDA} and args[2].dim() == 0
 
 
 class _Idle:

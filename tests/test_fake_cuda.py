@@ -145,7 +145,7 @@ def test_a_segmenter_trains_and_is_scored_without_waiting_and_in_a_fixed_order(s
 TORCHVISION = {  # what of its detectors waits for a GPU, and where it is ours to ask: how many regions there are
     "AnchorGenerator.set_cell_anchors", "BoxCoder.decode_single", "BoxCoder.encode_single", "RoIHeads.subsample",
     "BalancedPositiveNegativeSampler.__call__", "Matcher.set_low_quality_matches_", "RegionProposalNetwork.filter_proposals",
-    "remove_small_boxes", "_batched_nms_coordinate_trick", "_autocast_nms", "RoIHeads.postprocess_detections",
+    "remove_small_boxes", "_batched_nms_coordinate_trick", "nms", "_autocast_nms", "RoIHeads.postprocess_detections",
     "_loss_inter_union", "Update.__call__",  # a mask as an index of its own, forth and back
 }  # fmt: skip
 OURS = {"RegionPool.forward": 8, "Proposals.compute_loss": 2, "Stage.sample": 1, "Stage._box_loss": 1, "Stage.losses": 1}
