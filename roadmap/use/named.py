@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -48,39 +48,15 @@ SECTIONS = {  # of a run's configuration, and what holds where they say nothing:
 }
 
 
-class Classes(Protocol):
-    """What has a name and classes."""
-
-    @property
-    def name(self) -> str:
-        """What it is called."""
-
-    @property
-    def count(self) -> int:
-        """How many."""
-
-    @property
-    def classes(self) -> tuple[str, ...] | None:
-        """Their names; None where nobody wrote them down."""
-
-
 @dataclass(frozen=True)
 class Named:
     """A network that is there, as far as it is known without torch."""
 
     name: str  # of the run, or of timm's weights
     settings: Experiment  # only task, head, data, recipe and runtime; of timm's what holds before its own is known
+    count: int = 0  # of classes; 0: known to timm alone
+    classes: tuple[str, ...] | None = None  # their names; None where nobody wrote them down
     result: RunResult | None = None
-
-    @property
-    def count(self) -> int:
-        """How many classes; 0: known to timm alone."""
-        return self.result.data["classes"] if self.result else 0
-
-    @property
-    def classes(self) -> tuple[str, ...] | None:
-        """Their names; None where nobody wrote them down."""
-        return tuple(self.result.class_names) if self.result and self.result.class_names else None
 
 
 def named(said: str) -> Named:
@@ -101,7 +77,8 @@ def named(said: str) -> Named:
         settings = Experiment(**{name: _section(content, name, plain) for name, plain in SECTIONS.items()})
     except (OSError, OmegaConfBaseException, YAMLError, AttributeError, RecursionError) as error:
         raise Refused(f"{file}: not the configuration of this run: {first_line(error)}") from error
-    return Named(result.run, settings, result)
+    names = tuple(result.class_names) if result.class_names else None
+    return Named(result.run, settings, result.data["classes"], names, result)
 
 
 def _section(content: Any, name: str, plain: object) -> Any:
@@ -193,7 +170,7 @@ def asked(settings: Experiment, words: Sequence[str], config_dirs: Sequence[Path
     return replace(composed, data=data, recipe=settings.recipe, task=settings.task, head=settings.head)
 
 
-def check_classes(trained: Classes, classes: Sequence[str]) -> None:
+def check_classes(trained: Named, classes: Sequence[str]) -> None:
     """Refuse images of other classes than the network's, or in another order: every score would be wrong."""
     ours, theirs = trained.classes, list(classes)
     if len(theirs) != trained.count or (ours is not None and list(ours) != theirs):
