@@ -32,9 +32,7 @@ def build_reference(name: str, num_classes: int, image_size: int, drop_path: flo
     settings: dict[str, Any] = {"drop_path_rate": drop_path}  # also where it is 0: timm's own default may be another
     if dropout:
         settings["drop_rate"] = dropout
-    pretrained = timm.get_pretrained_cfg(name)
-    if pretrained is not None and pretrained.fixed_input_size:
-        settings["img_size"] = image_size
+    settings |= sized(name, image_size)
     try:
         return timm.create_model(name, num_classes=num_classes, **settings)
     except Exception as error:
@@ -77,7 +75,7 @@ def pretrained(name: str, image_size: int | None, said: str) -> nn.Module:
         Refused: where timm has no such model or no such weights, or cannot fetch them.
 
     """
-    size = _size(name, image_size, said)
+    size = _checked_size(name, image_size, said)
     _check_within_reach(name, said)
     try:
         return timm.create_model(name, pretrained=True, **size)
@@ -92,13 +90,13 @@ def outline(name: str, image_size: int | None, said: str) -> nn.Module:
         Refused: where timm has no such model or no such weights.
 
     """
-    size = _size(name, image_size, said)
+    size = _checked_size(name, image_size, said)
     with torch.device("meta"):
         return timm.create_model(name, **size)
 
 
-def _size(name: str, image_size: int | None, said: str) -> dict[str, int]:
-    """What timm is told of the size, where a model is for one alone; refuses weights that timm has not."""
+def _checked_size(name: str, image_size: int | None, said: str) -> dict[str, int]:
+    """As `sized`, of a model whose weights timm has; those that it has not are refused."""
     architecture = name.split(".")[0]
     check_known(architecture, said)
     tagged = timm.list_models(f"{architecture}.*", pretrained=True) or [architecture] * timm.is_model_pretrained(architecture)
@@ -106,8 +104,13 @@ def _size(name: str, image_size: int | None, said: str) -> dict[str, int]:
         raise Refused(f"{said}: timm {timm.__version__} has no weights of that name; {nearest(name, tagged)}")
     if not tagged:
         raise Refused(f"{said}: timm {timm.__version__} has no weights of it")
+    return {} if image_size is None else sized(name, image_size)
+
+
+def sized(name: str, image_size: int | None) -> dict[str, int]:
+    """What timm is told of the size in pixels where a model is for one alone; None: its own."""
     known = timm.get_pretrained_cfg(name)
-    return {"img_size": image_size} if image_size is not None and known is not None and known.fixed_input_size else {}
+    return {"img_size": image_size or known.input_size[-1]} if known is not None and known.fixed_input_size else {}
 
 
 def _check_within_reach(name: str, said: str) -> None:
