@@ -32,7 +32,7 @@ from roadmap.config.schema import (
 )
 from roadmap.data.images import sources
 from roadmap.data.images.inventory import Disk
-from roadmap.data.images.readers import decode, read_bytes
+from roadmap.data.images.readers import read_picture
 from roadmap.model.names import check_weights
 from roadmap.record.result import RunResult
 from roadmap.record.weights import finished_run, weights_file
@@ -203,7 +203,7 @@ def read_pictures(files: Sequence[Path]) -> list[Image.Image]:
 def _read(file: Path) -> Image.Image:
     if file.is_dir():
         raise Refused(f"{file}: is a folder; name the pictures in it, {file}/*.jpg")
-    return decode(file, read_bytes(Disk(), file))
+    return read_picture(Disk(), file)
 
 
 def check_export(folder: Path, said: str, known: Named, onnx: bool) -> None:

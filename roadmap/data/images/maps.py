@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from roadmap.base.errors import Refused
 from roadmap.config.schema import DataConfig
 from roadmap.data.images import archives
-from roadmap.data.images.coco import examine_sized, read_picture
+from roadmap.data.images.coco import examine_sized
 from roadmap.data.images.examine import FileReport, examine_image, examine_splits, refuse_findings, warn
 from roadmap.data.images.folder import EXTENSIONS, LEFT_BY_DESKTOPS
 from roadmap.data.images.inventory import IGNORED, NO_CLASS, Disk, Inventory, MapReader, Split, is_word
@@ -68,6 +68,8 @@ class Maps:
 
         def read(index: int) -> tuple[Image, np.ndarray[Any, Any]]:
             import numpy as np
+
+            from roadmap.data.images.readers import read_picture
 
             levels = np.array(_levels(self._map_of(root, paths[index])), np.uint8)
             if self.from_one:
