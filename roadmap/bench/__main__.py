@@ -90,7 +90,6 @@ def main() -> int:
     if data.path is not None:
         sources.checked_images(data, arguments.batch_size or 1)
     from roadmap.data.loader import worker_count  # torch, from here on
-    from roadmap.data.pipeline import input_pipeline
     from roadmap.train.ranks import pick_device
 
     device = pick_device(Device(arguments.device))
@@ -105,7 +104,7 @@ def main() -> int:
     pipeline = None
     if data.path is not None:
         inventory = sources.checked_images(data, setting.recipe.batch_size)
-        pipeline = input_pipeline(data, setting.recipe, experiments[0].seed, inventory, setting.device)
+        pipeline = setting.task.batches(experiments[0].seed, inventory, setting.device)
     rows = _measured_before(folder, setting) if arguments.resume else []
     for experiment in experiments:
         if any(row["step"] == experiment.step.name for row in rows):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,8 +13,8 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import functional
 from torchvision.tv_tensors import Image
 
-from roadmap.config.schema import DataConfig, Pipeline, RecipeConfig
-from roadmap.data.batches import Batch, Batches, InputPipeline, batches
+from roadmap.config.schema import DataConfig, Pipeline
+from roadmap.data.batches import Batch, Batches, BatchPlan, InputPipeline
 from roadmap.data.dense import transforms
 from roadmap.data.dense.targets import DetectionBatch, Instances, SegmentationBatch
 from roadmap.data.dense.transforms import pad
@@ -33,16 +32,29 @@ def _transformed(transform: Callable[..., Item], seed: int, picture: Any, known:
     return transform(Image(functional.pil_to_tensor(picture)), known, index, random)
 
 
-@dataclass
-class DensePipeline(InputPipeline):
-    """The two splits of a run, decoded and transformed to bytes in processes of their own, normalised on the device."""
+class Kind(NamedTuple):
+    """How pictures of one kind of targets become batches."""
 
-    train: DataLoader[Any]
-    val: DataLoader[Any]
-    train_batches: Batches
-    finish: Callable[[list[Item], bool], Batch]  # the batch of items, of training or not
-    device: torch.device
-    name: Pipeline = Pipeline.loader
+    read: Callable[[DataConfig, Inventory, str], Callable[[int], tuple[Any, Any]]]
+    train: Callable[..., Item]
+    test: Callable[..., Item]
+    finish: Callable[..., Batch]  # the batch of items, of training or not
+
+
+class DensePipeline(InputPipeline):
+    """The two splits of a run, decoded and transformed to bytes in processes of their own, normalised on the device.
+
+    Its batches are those of the kind: `WITH_OBJECTS` `DetectionBatch`es, `WITH_MAPS` `SegmentationBatch`es.
+    """
+
+    name = Pipeline.loader
+
+    def __init__(self, kind: Kind, plan: BatchPlan) -> None:
+        self.device, (self.train_batches, val_batches) = plan.device, plan.samplers()
+        self.train = _loader(kind, plan, "train", kind.train, self.train_batches)
+        self.val = _loader(kind, plan, "val", kind.test, val_batches)
+        levels = [torch.tensor(triple, device=plan.device).view(3, 1, 1) for triple in (plan.data.mean, plan.data.std)]
+        self.finish = partial(kind.finish, plan.device, levels)
 
     def evaluation(self) -> Iterator[Batch]:
         """See `InputPipeline.evaluation`."""
@@ -54,35 +66,10 @@ class DensePipeline(InputPipeline):
             yield self.finish(items, True)
 
 
-class Kind(NamedTuple):
-    """How pictures of one kind of targets become batches."""
-
-    read: Callable[[DataConfig, Inventory, str], Callable[[int], tuple[Any, Any]]]
-    train: Callable[..., Item]
-    test: Callable[..., Item]
-    finish: Callable[..., Batch]
-
-
-def dense_pipeline(
-    kind: Kind,
-    data: DataConfig,
-    recipe: RecipeConfig,
-    seed: int,
-    inventory: Inventory,
-    device: torch.device,
-    rank: int,
-    world: int,
-) -> DensePipeline:
-    """Batches for process `rank` among `world`: `WITH_OBJECTS` `DetectionBatch`es, `WITH_MAPS` `SegmentationBatch`es."""
-    samplers = batches(recipe, seed, inventory, rank, world)
-    loaders = []
-    for name, transform, sampler in zip(("train", "val"), (kind.train, kind.test), samplers, strict=True):
-        make = partial(_transformed, partial(transform, data, recipe), seed)
-        pictures = Items(kind.read(data, inventory, name), inventory.split(name).size, make)
-        loaders.append(make_loader(pictures, data, seed, device, batch_sampler=sampler, collate_fn=partial(collate, list)))
-    levels = [torch.tensor(triple, device=device).view(3, 1, 1) for triple in (data.mean, data.std)]
-    train, val = loaders
-    return DensePipeline(train, val, samplers[0], partial(kind.finish, device, levels), device)
+def _loader(kind: Kind, plan: BatchPlan, name: str, transform: Callable[..., Item], sampler: Batches) -> DataLoader[Any]:
+    make = partial(_transformed, partial(transform, plan.data, plan.recipe), plan.seed)
+    pictures = Items(kind.read(plan.data, plan.inventory, name), plan.inventory.split(name).size, make)
+    return make_loader(plan, pictures, batch_sampler=sampler, collate_fn=partial(collate, list))
 
 
 # --- batches ---------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from roadmap.config.schema import DataConfig, Pipeline, RecipeConfig
-from roadmap.data.batches import Batches, InputPipeline, LabelledImages, indices_of
+from roadmap.data.batches import BatchPlan, InputPipeline, LabelledImages, indices_of
 from roadmap.data.device import augment
 from roadmap.data.device.augment import Array, NormalizeAndErase, send
 from roadmap.data.device.randaugment import CHOICE, RandAugment
@@ -32,33 +32,20 @@ CROPPING, CHOOSING = 1, 2  # keys of random tables, with `augment.ERASES`: to sw
 class DeviceDataset(InputPipeline):
     """The two splits of a run, on the device.
 
-    Args:
-        data: The images' size and how they are augmented.
-        recipe: Likewise.
-        seed: Of the run.
-        inventory: The images.
-        samplers: This process's micro-batches of training and of evaluation.
-        normalize_and_erase: The last part, which knows the device where the images are kept and the batches are made.
-
     Raises:
         Refused: for a picture that cannot be decoded, with its path.
 
     """
 
-    def __init__(
-        self,
-        data: DataConfig,
-        recipe: RecipeConfig,
-        seed: int,
-        inventory: Inventory,
-        samplers: tuple[Batches, Batches],
-        normalize_and_erase: NormalizeAndErase,
-    ) -> None:
-        self.train_batches, self.val_batches = samplers
-        self.name, self.device = Pipeline.device, normalize_and_erase.device
-        self.augmentation = Augmentation(data, recipe, seed, normalize_and_erase)
-        self.train = decode(data, inventory, self.device)
-        self.val, self.val_targets = _evaluation_split(data, inventory, self.device)
+    name = Pipeline.device
+
+    def __init__(self, plan: BatchPlan) -> None:
+        data, recipe, self.device = plan.data, plan.recipe, plan.device
+        self.train_batches, self.val_batches = plan.samplers(data.image_size**2)
+        last = NormalizeAndErase(data, recipe, plan.seed, plan.device, plan.memory_format)
+        self.augmentation = Augmentation(data, recipe, plan.seed, last)
+        self.train = decode(data, plan.inventory, self.device)
+        self.val, self.val_targets = _evaluation_split(data, plan.inventory, self.device)
 
     def evaluation(self) -> Iterator[LabelledImages]:
         """See `InputPipeline.evaluation`."""
