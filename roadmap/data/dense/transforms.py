@@ -16,8 +16,8 @@ from torchvision.transforms.v2 import InterpolationMode, functional
 from torchvision.tv_tensors import Image, Mask
 
 from roadmap.config.schema import DataConfig, RecipeConfig
-from roadmap.data.dense.targets import IGNORED, Instances
-from roadmap.data.images.inventory import Objects
+from roadmap.data.dense.targets import Instances
+from roadmap.data.images.inventory import IGNORED, Objects
 from roadmap.data.images.scenes import fit_boxes
 
 Array = np.ndarray[Any, Any]

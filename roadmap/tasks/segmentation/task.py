@@ -16,8 +16,9 @@ from roadmap.config.schema import Head, TaskName
 from roadmap.data.batches import Batch
 from roadmap.data.dense.draw import draw_map, side_by_side
 from roadmap.data.dense.pipeline import WITH_MAPS, Kind
-from roadmap.data.dense.targets import IGNORED, SegmentationBatch
+from roadmap.data.dense.targets import SegmentationBatch
 from roadmap.data.dense.transforms import crop_side
+from roadmap.data.images.inventory import IGNORED
 from roadmap.record.result import Metric
 from roadmap.tasks.dense.backbone import Build
 from roadmap.tasks.dense.gallery import Example, Gallery
