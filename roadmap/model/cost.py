@@ -24,7 +24,7 @@ from roadmap.base.errors import Refused
 from roadmap.config.kept import kept
 from roadmap.config.parts import Part
 from roadmap.config.schema import ModelConfig
-from roadmap.model.layers import activation_of, block_part_of, conv_layer, norm_of
+from roadmap.model.layers import conv_layer, layer_of
 from roadmap.model.layout import BlockLayout, Conv, StageLayout, StemLayout, layout
 from roadmap.model.network import Head, max_pool
 
@@ -73,7 +73,7 @@ def cost(model: ModelConfig, num_classes: int = 1000, image_size: int = 224) -> 
     for stage in network.stages:
         counts, shape = _stage(stage, shape)
         total = total + counts
-    total = total + _norm(network.head_norm, (1, shape[1], 1, 1)) + _count(Head, (None, shape[1], num_classes), shape)[0]
+    total = total + _layer("norm", network.head_norm, (1, shape[1], 1, 1)) + _count(Head, (None, shape[1], num_classes), shape)[0]
     activations, params = total.pop(OUTPUTS), total.pop(PARAMETERS)
     return Cost(params, dict(sorted(total.items())), activations)
 
@@ -100,13 +100,13 @@ def _cost_of_reference(name: str, num_classes: int, image_size: int, drop_path: 
 def _stem(stem: StemLayout, shape: Shape) -> Counted:
     first, shape = _conv_layer(stem.conv, shape)
     pooled, shape = _count(max_pool, (), shape) if stem.max_pool else (Counter(), shape)
-    return first + pooled + _norm(stem.norm, shape), shape
+    return first + pooled + _layer("norm", stem.norm, shape), shape
 
 
 def _stage(stage: StageLayout, shape: Shape) -> Counted:
     counts: Counter[str] = Counter()
     if stage.downsampling is not None:
-        counts = _norm(stage.downsampling.norm, shape)
+        counts = _layer("norm", stage.downsampling.norm, shape)
         counted, shape = _conv_layer(stage.downsampling.conv, shape)
         counts = counts + counted
     for block in stage.blocks:
@@ -126,7 +126,7 @@ def _block(block: BlockLayout, shape: Shape) -> Counted:
         counts = counts + counted
     if block.layer_scale is not None:
         counts[PARAMETERS] += shape[1]
-    return counts + _activation(block.activation, shape), shape
+    return counts + _layer("activation", block.activation, shape), shape
 
 
 @kept  # as a block's
@@ -139,30 +139,19 @@ def _conv_layer(conv: Conv, shape: Shape) -> Counted:
     counts[OUTPUTS] = each[OUTPUTS] * outputs
     counts[PARAMETERS] = (conv.kernel_size**2 * inputs + conv.bias) * outputs
     shape = (1, outputs, *out[2:])
-    return counts + _norm(conv.norm, shape) + _activation(conv.activation, shape) + _part(conv.part, shape), shape
+    for toggle, name in (("norm", conv.norm), ("activation", conv.activation), ("block_part", conv.part)):
+        counts = counts + _layer(toggle, name, shape)
+    return counts, shape
 
 
-def _norm(norm: str | None, shape: Shape) -> Counter[str]:
-    return Counter() if norm is None else _of_channels(norm_of(norm), shape)
-
-
-def _activation(activation: str | None, shape: Shape) -> Counter[str]:
-    """What one's own says; the roadmap's are free, which is traced once."""
-    if activation is None:
+def _layer(toggle: str, name: str | None, shape: Shape) -> Counter[str]:
+    """A norm, an activation or a block part, where there is one; of the roadmap's each channel costs the same: one is traced."""
+    if name is None:
         return Counter()
-    build = activation_of(activation)
-    return _count(build, (), shape if isinstance(build, Part) else (1, 1, 1, 1))[0]
-
-
-def _part(part: str | None, shape: Shape) -> Counter[str]:
-    return Counter() if part is None else _of_channels(block_part_of(part), shape)
-
-
-def _of_channels(build: Callable[[int], nn.Module], shape: Shape) -> Counter[str]:
-    """What is built for these channels: of the roadmap's own each channel costs the same, so one is traced."""
-    if isinstance(build, Part):
-        return _count(build, (shape[1],), shape)[0]
-    return _times(_count(build, (1,), (1, 1, *shape[2:]))[0], shape[1])
+    build = layer_of(toggle, name)
+    traced = shape if isinstance(build, Part) else (1, 1, *shape[2:])
+    counts, _ = _count(build, () if toggle == "activation" else traced[1:2], traced)
+    return _times(counts, shape[1] // traced[1])
 
 
 def _times(counts: Mapping[str, int], factor: int) -> Counter[str]:

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint_sequential
 
 from roadmap.base.errors import Refused
 from roadmap.config.schema import Initialisation, ModelConfig
-from roadmap.model.layers import Block, conv_layer, norm_of
+from roadmap.model.layers import Block, conv_layer, layer_of
 from roadmap.model.layout import NetworkLayout, StageLayout, StemLayout, layout
 
 BLOCKS_OF_A_LAYER = 3
@@ -31,7 +31,7 @@ class Stem(nn.Sequential):
         if layout.max_pool:
             parts["pool"] = max_pool()
         if layout.norm is not None:
-            parts["norm"] = norm_of(layout.norm)(layout.conv.out_channels)
+            parts["norm"] = layer_of("norm", layout.norm)(layout.conv.out_channels)
         super().__init__(parts)
 
 
@@ -48,7 +48,7 @@ class Stage(nn.Module):
         self.downsampling = nn.Sequential()
         if layout.downsampling is not None:
             before = layout.downsampling
-            self.downsampling.append(norm_of(before.norm)(before.conv.in_channels)).append(conv_layer(before.conv))
+            self.downsampling.append(layer_of("norm", before.norm)(before.conv.in_channels)).append(conv_layer(before.conv))
         self.blocks = nn.Sequential(*map(Block, layout.blocks))
         self.grad_checkpointing = False
 
@@ -70,7 +70,7 @@ class Head(nn.Module):
         self, norm: str | None, channels: int, num_classes: int, drop_rate: float = 0.0, global_pool: str = "avg"
     ) -> None:
         super().__init__()
-        self.norm = nn.Identity() if norm is None else norm_of(norm)(channels)
+        self.norm = nn.Identity() if norm is None else layer_of("norm", norm)(channels)
         self.drop = nn.Dropout(drop_rate)
         self.reset(channels, num_classes, global_pool)
 
