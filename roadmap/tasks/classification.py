@@ -70,8 +70,7 @@ class Classification:
 
     def outputs(self, network: nn.Module, images: Tensor) -> Tensor:
         """Logits (B, classes)."""
-        logits: Tensor = network(images)
-        return logits
+        return network(images)
 
     def scorer(self, device: torch.device) -> Accuracy:
         """See `Task.scorer`."""

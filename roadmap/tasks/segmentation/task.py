@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -55,7 +55,7 @@ class Segmentation(DenseTask):
         return [at_scales(scores, image, self.scales) if self.scales else scores(image) for image in images]
 
     def _scores(self, network: nn.Module, windows: Tensor) -> Tensor:
-        return cast(Tensor, network(windows.contiguous(memory_format=self.memory_format)))
+        return network(windows.contiguous(memory_format=self.memory_format))
 
     def scorer(self, device: torch.device) -> Confusion:
         """See `Task.scorer`."""
