@@ -20,7 +20,7 @@ from roadmap.model.layout import NetworkLayout, StageLayout, StemLayout, layout
 
 BLOCKS_OF_A_LAYER = 3
 HEAD_LAYER = (2,)  # behind the stem's (0,) and the blocks' (1, ...)
-LAYER = re.compile(r"(?:model\.|graph_module\.)?(?:(stem)|stages[._](\d+)(?:\.blocks\.(\d+))?)")
+LAYER = re.compile(r"(?:model\.|graph_module\.|backbone\.)?(?:(stem)|stages[._](\d+)(?:\.blocks\.(\d+))?)")
 
 
 class Stem(nn.Sequential):
@@ -241,7 +241,7 @@ def layer_groups(coarse: bool = False) -> Callable[[str], tuple[int, ...]]:
     """The layer that a weight belongs to, by its name: of three blocks (appendix A.2), or coarse, of a stage.
 
     The stem comes first, the head last; what lies between two stages belongs to the blocks after it. Names may be those
-    that timm's `features_only` makes of them.
+    that timm's `features_only` makes of them, or a backbone's under a head.
     """
 
     def layer(name: str) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from roadmap.base.errors import Refused
 from roadmap.config.schema import BackboneNorm, HeadConfig, Initialisation, ModelConfig, OutputNorm
 from roadmap.model.layers import LayerNorm2d
-from roadmap.model.network import HEAD_LAYER, Network, build_network, layer_groups
+from roadmap.model.network import Network, build_network, layer_groups
 
 STRIDES = (4, 8, 16, 32)
 PREFIX = "backbone."
@@ -100,8 +100,7 @@ class DenseNetwork(nn.Module):
     def group_matcher(self, coarse: bool = False) -> Callable[[str], tuple[int, ...]]:
         """Layers, for layer-wise learning rates: the backbone's own, then norms and head as the last."""
         if isinstance(self.backbone, Network):
-            own = layer_groups(coarse)
-            return lambda name: own(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else HEAD_LAYER
+            return layer_groups(coarse)
         from timm.models import group_parameters
 
         known = group_parameters(self.backbone, self.backbone.group_matcher(coarse=coarse), reverse=True)
