@@ -278,9 +278,7 @@ def _about(setting: Setting) -> dict[str, Any]:
 def _measured_before(folder: Path, setting: Setting) -> list[dict[str, Any]]:
     """The rows of the folder's bench.csv.
 
-    Raises:
-        Refused: where one was measured otherwise than the setting says, or the file is not of a bench.
-
+    Refused where one was measured otherwise than the setting says, or the file is not of a bench.
     """
     path, about = folder / "bench.csv", _about(setting)
     if not path.exists():

@@ -149,9 +149,7 @@ def _readable(files: Mapping[str, Path]) -> tuple[dict[str, Step], dict[str, str
 def _with_the_first(steps: list[Step]) -> list[Step]:
     """The steps with the one that stands before the roadmap as the parent of the roadmap's first.
 
-    Raises:
-        Refused: where that is not the first, or has one before it already.
-
+    Refused where that is not the first, or has one before it already.
     """
     by_name = {step.name: step for step in steps}
     for step in [step for step in steps if step.before is not None]:
@@ -179,12 +177,7 @@ def files_of(step: Step, steps: Mapping[str, Step]) -> Iterator[Step]:
 
 
 def _read(file: Path) -> Step:
-    """The step of a file.
-
-    Raises:
-        Refused: with the file's path, and the line where that is known.
-
-    """
+    """The step of a file; Refused with the file's path, and the line where that is known."""
     try:
         content = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
     except MarkedYAMLError as error:

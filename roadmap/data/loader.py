@@ -100,9 +100,7 @@ class Loaders(InputPipeline):
 def read(loader: DataLoader[Any]) -> Iterator[Any]:
     """What the loader makes, batch after batch: images as bytes and classes, or `roadmap.data.stream.Crops`.
 
-    Raises:
-        Refused: at the first batch with a picture that cannot be read.
-
+    Refused at the first batch with a picture that cannot be read.
     """
     with _signals_wait():
         batches = iter(loader)

@@ -19,9 +19,7 @@ MOST_SHARE = 0.75  # which they may take at all: the rest is the network's
 def input_pipeline(plan: BatchPlan) -> InputPipeline:
     """The pipeline that `data.pipeline` asks for; `auto` keeps images on a GPU that has room for them, or sends them there.
 
-    Raises:
-        Refused: where the decoded images do not fit on the device that should hold them.
-
+    Refused where the decoded images do not fit on the device that should hold them.
     """
     # Where the recipe asks for timm's transforms the checks have refused every other pipeline.
     picked = Pipeline.loader if plan.recipe.loader_only else _pick(plan.data, plan.inventory, plan.device)

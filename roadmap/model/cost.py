@@ -63,9 +63,7 @@ class Cost:
 def cost(model: ModelConfig, num_classes: int = 1000, image_size: int = 224) -> Cost:
     """Count the network at these coordinates, for one image of `image_size` pixels.
 
-    Raises:
-        Refused: where the network runs an operator whose cost is not known.
-
+    Refused where the network runs an operator whose cost is not known.
     """
     network = layout(model)
     shape: Shape = (1, 3, image_size, image_size)
@@ -81,9 +79,7 @@ def cost(model: ModelConfig, num_classes: int = 1000, image_size: int = 224) -> 
 def cost_of(model: ModelConfig, reference: str | None, num_classes: int, image_size: int) -> Cost:
     """The cost of the network that `model.network.network_of` builds from these values, for one image.
 
-    Raises:
-        Refused: as `cost`, and where timm has no such reference or it does not take images of this size.
-
+    Refused as by `cost`, and where timm has no such reference or it does not take images of this size.
     """
     if reference is None:
         return cost(model, num_classes, image_size)

@@ -75,12 +75,7 @@ class Head(nn.Module):
         self.reset(channels, num_classes, global_pool)
 
     def reset(self, channels: int, num_classes: int, global_pool: str) -> None:
-        """Make the pooling and the classifier anew.
-
-        Raises:
-            Refused: for another pooling, or for a classifier of features that are not pooled.
-
-        """
+        """Make pooling and classifier anew; Refused for another pooling, or for a classifier of features that are not pooled."""
         if global_pool not in ("avg", "") or (num_classes and not global_pool):
             raise Refused(
                 f"global_pool={global_pool!r} with num_classes={num_classes}: it is 'avg', the average over positions, "
@@ -295,9 +290,7 @@ def network_of(
 ) -> nn.Module:
     """The network at these coordinates, or the timm model `reference` with their stochastic depth, initialised by timm.
 
-    Raises:
-        Refused: where timm has no such reference, or cannot build it like this.
-
+    Refused where timm has no such reference, or cannot build it like this.
     """
     if reference is None:
         return build_network(model, num_classes, drop_rate, initialisation)

@@ -24,9 +24,7 @@ KINDS = {"aten.convolution": "conv", "aten.addmm": "linear", "aten.mm": "linear"
 def build_reference(name: str, num_classes: int, image_size: int, drop_path: float, dropout: float = 0.0) -> nn.Module:
     """Timm's model, freshly initialised, for images of `image_size` pixels, with stochastic depth `drop_path` and dropout.
 
-    Raises:
-        Refused: where there is no such model, or timm cannot build it like this.
-
+    Refused where there is no such model, or timm cannot build it like this.
     """
     check_known(name, f"reference={name}")
     settings: dict[str, Any] = {"drop_path_rate": drop_path}  # also where it is 0: timm's own default may be another
@@ -47,11 +45,8 @@ def build_reference(name: str, num_classes: int, image_size: int, drop_path: flo
 def build_pyramid(name: str, num_classes: int, drop_path: float) -> tuple[nn.Module, dict[str, Any]]:
     """Timm's model, freshly initialised, for images of any size, with stochastic depth `drop_path`; and what it takes for them.
 
-    A Swin Transformer pads each map to whole windows and shifts them everywhere, as its detectors do.
-
-    Raises:
-        Refused: as `build_reference`.
-
+    A Swin Transformer pads each map to whole windows and shifts them everywhere, as its detectors do. Refused as
+    by `build_reference`.
     """
     check_known(name, f"reference={name}")
     for settings in ({"strict_img_size": False, "always_partition": True}, {"strict_img_size": False}):
@@ -69,11 +64,7 @@ def check_known(name: str, said: str) -> None:
 def pretrained(name: str, image_size: int | None, said: str) -> nn.Module:
     """Timm's model with its published weights, as timm fetches and keeps them, for images of this size in pixels or of its own.
 
-    `said` is how it was named.
-
-    Raises:
-        Refused: where timm has no such model or no such weights, or cannot fetch them.
-
+    `said` is how it was named. Refused where timm has no such model or no such weights, or cannot fetch them.
     """
     size = _checked_size(name, image_size, said)
     _check_within_reach(name, said)
@@ -84,12 +75,7 @@ def pretrained(name: str, image_size: int | None, said: str) -> nn.Module:
 
 
 def outline(name: str, image_size: int | None, said: str) -> nn.Module:
-    """The same with the shapes of its weights and no numbers, on `meta`: nothing is fetched.
-
-    Raises:
-        Refused: where timm has no such model or no such weights.
-
-    """
+    """The same with the shapes of its weights and no numbers, on `meta`: nothing is fetched."""
     size = _checked_size(name, image_size, said)
     with torch.device("meta"):
         return timm.create_model(name, **size)
@@ -134,11 +120,8 @@ def count_reference(name: str, num_classes: int, image_size: int, drop_path: flo
     """Parameters; multiply-adds for one image by kind; elements put out by convolutions and linear layers.
 
     Torch's own counter sees every product, attention's too, which the paper counts: 4.49 G for Swin-T at 224 px, 15.43 G
-    for Swin-B (Table 10, Table 11). Checked: on networks without attention it agrees with fvcore.
-
-    Raises:
-        Refused: where the model does not take such images, or puts out anything but a score for each class.
-
+    for Swin-B (Table 10, Table 11). Checked: on networks without attention it agrees with fvcore. Refused where the model
+    does not take such images, or puts out anything but a score for each class.
     """
     network = build_reference(name, num_classes, image_size, drop_path).eval().to("meta")
     sizes: list[int] = []

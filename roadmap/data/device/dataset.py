@@ -30,12 +30,7 @@ CROPPING, CHOOSING = 1, 2  # keys of random tables, with `augment.ERASES`: to sw
 
 
 class DeviceDataset(InputPipeline):
-    """The two splits of a run, on the device.
-
-    Raises:
-        Refused: for a picture that cannot be decoded, with its path.
-
-    """
+    """The two splits of a run, on the device; Refused for a picture that cannot be decoded, with its path."""
 
     name = Pipeline.device
 
@@ -125,9 +120,7 @@ class Pictures:
 def decode(data: DataConfig, inventory: Inventory, device: torch.device) -> Pictures:
     """Decode the training split, each picture straight to where it stays on the device, in as many threads as there are CPUs.
 
-    Raises:
-        Refused: for a picture that cannot be decoded, with its path.
-
+    Refused for a picture that cannot be decoded, with its path.
     """
     sizes = _sizes(inventory)
     ends = np.cumsum(sizes.prod(1))
@@ -161,9 +154,7 @@ def _evaluation_split(data: DataConfig, inventory: Inventory, device: torch.devi
 def bytes_needed(data: DataConfig, inventory: Inventory) -> int:
     """Bytes that `DeviceDataset` keeps, from headers of files alone: the training split decoded, the other at its final size.
 
-    Raises:
-        Refused: for a picture whose header cannot be read, with its path.
-
+    Refused for a picture whose header cannot be read, with its path.
     """
     pixels = int(_sizes(inventory).prod(1).sum())
     return 3 * (pixels + inventory.val.size * data.image_size**2)

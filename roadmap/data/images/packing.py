@@ -39,10 +39,7 @@ class Form:
 def pack_images(data: DataConfig, output: Path, form: Form) -> Iterator[tuple[int, int]]:
     """Write what is not there yet; gives the number of shards that are done, and of all, after each.
 
-    Raises:
-        Refused: where the images cannot be used, or `output` holds something else.
-        StorageFault: where it cannot be written.
-
+    Refused where the images cannot be used, or `output` holds something else; a StorageFault where it cannot be written.
     """
     if Target.label not in data.source.facts.targets:
         raise Refused(f"data={data.source}: only images with a class each are packed")

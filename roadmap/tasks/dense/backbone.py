@@ -30,9 +30,7 @@ def backbone_network(
 ) -> nn.Module:
     """What a `DenseNetwork` is given: a step's network, or timm's `reference` for images of any size, freshly initialised.
 
-    Raises:
-        Refused: where timm has no such reference, or cannot build it like this.
-
+    Refused where timm has no such reference, or cannot build it like this.
     """
     if reference is None:
         return build_network(model, classes, initialisation=initialisation)
@@ -69,11 +67,8 @@ class DenseNetwork(nn.Module):
 
     Args:
         network: a classifier with timm's `forward_intermediates`, which is changed: what stands behind its last stage is taken
-            away, and its BatchNorms do what `head.backbone_norm` says.
+            away, and its BatchNorms do what `head.backbone_norm` says. Refused without maps of the strides 4, 8, 16 and 32.
         head: with `output_norm=layer` each map gets a fresh LayerNorm, as in the paper's detectors (appendix A.3).
-
-    Raises:
-        Refused: where the network has no maps of the strides 4, 8, 16 and 32.
 
     """
 

@@ -21,10 +21,8 @@ AUX_MAP = 2  # the third stage's
 class UPerNet(DenseNetwork):
     """Images (N, 3, H, W) to logits (N, classes, H, W); in training to those and the auxiliary head's, None where it has none.
 
-    Raises:
-        Refused: in training on one image, whose map pooled to one cell leaves BatchNorm a single value, unless several
-            processes share its statistics.
-
+    Refused in training on one image, whose map pooled to one cell leaves BatchNorm a single value, unless several processes
+    share its statistics.
     """
 
     def __init__(self, network: nn.Module, head: HeadConfig, classes: int) -> None:
