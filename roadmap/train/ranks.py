@@ -67,12 +67,7 @@ class Ranks:
 
 @contextmanager
 def process_group(choice: Device) -> Iterator[Ranks]:
-    """Join the processes that torchrun started, if it did; leave them at the end.
-
-    Raises:
-        Refused: for a GPU that is not there.
-
-    """
+    """Join the processes that torchrun started, if it did, and leave them at the end; Refused for a GPU that is not there."""
     device, world = pick_device(choice), processes.world_size()
     if world == 1:
         yield Ranks(device)

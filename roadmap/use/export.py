@@ -101,12 +101,7 @@ def _standard(result: RunResult) -> dict[str, Any] | None:
 
 
 def write(trained: Trained, export: Exported, folder: Path) -> list[Path]:
-    """Write weights and configuration, the weights last.
-
-    Raises:
-        StorageFault: where the folder cannot be written.
-
-    """
+    """Write weights and configuration, the weights last; a StorageFault where the folder cannot be written."""
     files = [folder / CONFIG, folder / WEIGHTS]
     with writing(f"{folder}:"):
         write_atomic(files[0], json.dumps(config(trained, export), indent=2, ensure_ascii=False) + "\n")
@@ -140,9 +135,7 @@ def config(trained: Trained, export: Exported) -> dict[str, Any]:
 def write_onnx(trained: Trained, export: Exported, folder: Path) -> tuple[Path, float]:
     """Write an ONNX program for any number of images; returns its file and how far its outputs are from the network's.
 
-    Raises:
-        Refused: where it computes something else.
-
+    Refused where it computes something else.
     """
     import onnxruntime
 

@@ -62,10 +62,8 @@ class Named:
 def named(said: str) -> Named:
     """The network that a run's folder or `timm:NAME` stands for.
 
-    Raises:
-        Refused: where the folder holds no finished run, or not its weights or its configuration; where timm's sources hold no
-            such model.
-
+    Refused where the folder holds no finished run, or not its weights or its configuration; where timm's sources hold no such
+    model.
     """
     if said.startswith(TIMM):
         return Named(check_weights(said), compose(["+step=resnet", "data=folder", "data.path=."]))
@@ -125,12 +123,7 @@ def check_asked(
 ) -> list[str]:
     """Refuse other settings than data and runtime, timm's weights without data, and images that cannot be scored on.
 
-    Returns:
-        Warnings of settings that are said twice or have no effect.
-
-    Raises:
-        Refused: where they are not.
-
+    Returns warnings of settings that are said twice or have no effect.
     """
     for word in words:
         if not word.startswith(("data=", "data.", "runtime.")):
@@ -149,9 +142,7 @@ def check_asked(
 def asked(settings: Experiment, words: Sequence[str], config_dirs: Sequence[Path] = ()) -> Experiment:
     """Data and runtime of a use: a run's own, or what `data=` names in the size and colours that the network takes.
 
-    Raises:
-        Refused: where they make no configuration; which settings may be said is `check_asked`'s to know.
-
+    Refused where they make no configuration; which settings may be said is `check_asked`'s to know.
     """
     said = {word.split("=")[0] for word in words}
     own = settings.data
@@ -183,12 +174,7 @@ def check_classes(trained: Named, classes: Sequence[str]) -> None:
 
 
 def read_pictures(files: Sequence[Path]) -> list[Image.Image]:
-    """Every picture, decoded.
-
-    Raises:
-        Refused: for those that are not there or cannot be decoded, all of them by name.
-
-    """
+    """Every picture, decoded; those that are not there or cannot be decoded are refused, all of them by name."""
     pictures, faults = list[Image.Image](), list[str]()
     for file in files:
         try:
@@ -207,12 +193,7 @@ def _read(file: Path) -> Image.Image:
 
 
 def check_export(folder: Path, said: str, known: Named, onnx: bool) -> None:
-    """Refuse a folder that holds something else than an export, timm's own networks, and an ONNX program that cannot be made.
-
-    Raises:
-        Refused: where it is one of these.
-
-    """
+    """Refuse a folder that holds something else than an export, timm's own networks, and an ONNX program that cannot be made."""
     if known.result is None:
         raise Refused(f"{said}: is timm's already; a run's folder can be exported")
     check_writable(folder.absolute(), f"--output {folder}")

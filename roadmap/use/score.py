@@ -45,9 +45,7 @@ class Scored:
 def score(trained: Trained, use: Experiment, multi_scale: bool = False) -> Scored:
     """Score a network on the evaluation split of `use.data`; a segmenter where asked at the paper's six scales, mirrored too.
 
-    Raises:
-        Refused: for images that cannot be used, or of other classes.
-
+    Refused for images that cannot be used, or of other classes.
     """
     inventory = sources.checked_images(use.data, 1, use.task.name.target)
     check_classes(trained, inventory.classes)

@@ -47,11 +47,8 @@ class Trained(Named):
 def find_trained(said: str, config_dirs: Sequence[Path | str] = (), parts: Sequence[str] = (), fetch: bool = True) -> Trained:
     """The network of a run's folder, or with timm's weights of `timm:NAME`; `parts` of one's own are those in `config_dirs`.
 
-    Where timm's weights are not to be fetched yet, its network is an outline without them: see `Trained.at`.
-
-    Raises:
-        Refused: where there is no such network.
-
+    Where timm's weights are not to be fetched yet, its network is an outline without them: see `Trained.at`. Refused where
+    there is no such network.
     """
     resolve(parts, config_folders(config_dirs))
     return _of_timm(said, fetch) if said.startswith(TIMM) else _of_run(said)
