@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,7 +38,6 @@ OUTPUTS = "outputs"  # outputs of convolutions and linear layers, as fvcore's Ac
 MULTIPLY_ADDS = ("conv", "linear", "attention")  # attention's own products: of references only
 # Operators that fvcore knows no count for and that have no multiply-adds of convolutions, linear layers or norms.
 FREE_OPERATORS = {"aten::add", "aten::mul", "aten::gelu", "aten::max_pool2d", "aten::div", "aten::mean"}
-RESPONSE_NORM = "aten::linalg_vector_norm"  # of a global response norm: it squares and adds each number, then scales it
 
 
 @dataclass(frozen=True)
@@ -211,12 +211,8 @@ def _trace(part: nn.Module, image: Tensor, own: Sequence[tuple[str, float]] = ()
         warnings.simplefilter("ignore")  # torch.jit.trace, fvcore's means, is deprecated
         analysis = FlopCountAnalysis(part, image).tracer_warnings("none").uncalled_modules_warnings(False)
         analysis.unsupported_ops_warnings(False)
-        for names, handle in ((("aten::_convolution", "aten::convolution"), _conv), (("aten::linear",), _linear)):
-            for name in names:
-                analysis.set_op_handle(name, handle)
-        analysis.set_op_handle(RESPONSE_NORM, _response_norm)
-        for name, each in own:
-            analysis.set_op_handle(name, partial(_declared, each))
+        for name, handle in {**HANDLES, **{name: partial(_declared, each) for name, each in own}}.items():
+            analysis.set_op_handle(name, handle)
         counted, unknown = analysis.by_operator(), set(analysis.unsupported_ops()) - FREE_OPERATORS
     if unknown:
         raise Refused(f"the cost of {', '.join(sorted(unknown))} is not known; free are {', '.join(FREE_OPERATORS)}")
@@ -225,22 +221,21 @@ def _trace(part: nn.Module, image: Tensor, own: Sequence[tuple[str, float]] = ()
     return counts, shapes[0]
 
 
-def _conv(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
-    return Counter({"conv": conv_flop_jit(inputs, outputs)["conv"], OUTPUTS: _elements(outputs[0])})
-
-
-def _linear(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
-    return Counter({"linear": linear_flop_jit(inputs, outputs), OUTPUTS: _elements(outputs[0])})
-
-
-def _response_norm(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
-    return Counter({"response_norm": 2 * _elements(inputs[0])})
-
-
 def _declared(each: float, inputs: list[Any], outputs: list[Any]) -> Counter[str]:
     return Counter({"own": round(each * _elements(outputs[0]))})
 
 
 def _elements(value: Any) -> int:
-    shape: list[int] = get_shape(value)
-    return int(torch.Size(shape).numel())
+    return math.prod(get_shape(value))
+
+
+def _conv(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
+    return Counter({"conv": conv_flop_jit(inputs, outputs)["conv"], OUTPUTS: _elements(outputs[0])})
+
+
+HANDLES: dict[str, Callable[[list[Any], list[Any]], Counter[str]]] = {
+    **dict.fromkeys(("aten::_convolution", "aten::convolution"), _conv),
+    "aten::linear": lambda x, y: Counter({"linear": linear_flop_jit(x, y), OUTPUTS: _elements(y[0])}),
+    # Of a global response norm: it squares and adds each number, then scales it.
+    "aten::linalg_vector_norm": lambda x, y: Counter({"response_norm": 2 * _elements(x[0])}),
+}

@@ -123,14 +123,7 @@ def conv_layer(conv: Conv) -> nn.Sequential:
     """Convolution, norm, activation, part: children `conv`, `norm`, `act` and `part`, those that the layout has."""
     parts: OrderedDict[str, nn.Module] = OrderedDict()
     parts["conv"] = _convolution(conv)(
-        conv.in_channels,
-        conv.out_channels,
-        conv.kernel_size,
-        conv.stride,
-        conv.padding,
-        conv.dilation,
-        conv.groups,
-        bias=conv.bias,
+        conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups, conv.bias
     )
     if conv.norm is not None:
         parts["norm"] = layer_of("norm", conv.norm)(conv.out_channels)
