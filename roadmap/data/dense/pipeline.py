@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,7 +39,8 @@ class Kind(NamedTuple):
     read: Callable[[DataConfig, Inventory, str], Callable[[int], tuple[Any, Any]]]
     train: Callable[..., Item]
     test: Callable[..., Item]
-    finish: Callable[..., Batch]  # the batch of items, of training or not
+    size: Callable[[Any], tuple[int, int]]  # height and width to which a picture with this target is padded in training
+    batch: Callable[[list[Tensor], list[Any], torch.device, bool], Batch]  # of images on the device
 
 
 class DensePipeline(InputPipeline):
@@ -50,20 +52,28 @@ class DensePipeline(InputPipeline):
     name = Pipeline.loader
 
     def __init__(self, kind: Kind, plan: BatchPlan) -> None:
-        self.device, (self.train_batches, val_batches) = plan.device, plan.samplers()
+        self.kind, self.device = kind, plan.device
+        self.train_batches, val_batches = plan.samplers()
         self.train = _loader(kind, plan, "train", kind.train, self.train_batches)
         self.val = _loader(kind, plan, "val", kind.test, val_batches)
-        levels = [torch.tensor(triple, device=plan.device).view(3, 1, 1) for triple in (plan.data.mean, plan.data.std)]
-        self.finish = partial(kind.finish, plan.device, levels)
+        self.mean, self.std = (torch.tensor(level, device=plan.device).view(3, 1, 1) for level in (plan.data.mean, plan.data.std))
 
     def evaluation(self) -> Iterator[Batch]:
         """See `InputPipeline.evaluation`."""
         for items in read(self.val):
-            yield self.finish(items, False)
+            yield self._batch(items, training=False)
 
     def _training(self, epoch: int) -> Iterator[Batch]:
         for items in read(self.train):
-            yield self.finish(items, True)
+            yield self._batch(items, training=True)
+
+    def _batch(self, items: list[Item], training: bool) -> Batch:
+        """Images are normalised, and in training then padded with zeros: the mean colour."""
+        images = []
+        for pixels, target in items:
+            image = normalise(pixels.to(self.device, non_blocking=True)[None], self.mean, self.std, torch.contiguous_format)[0]
+            images.append(pad(image, self.kind.size(target)) if training else image)
+        return self.kind.batch(images, [target for _, target in items], self.device, training)
 
 
 def _loader(kind: Kind, plan: BatchPlan, name: str, transform: Callable[..., Item], sampler: Batches) -> DataLoader[Any]:
@@ -75,27 +85,16 @@ def _loader(kind: Kind, plan: BatchPlan, name: str, transform: Callable[..., Ite
 # --- batches ---------------------------------------------------------------------------------------------------------
 
 
-def _detection_batch(device: torch.device, levels: list[Tensor], items: list[Item], training: bool) -> DetectionBatch:
+def _object_batch(images: list[Tensor], targets: list[Instances], device: torch.device, training: bool) -> DetectionBatch:
     """Evaluation's objects stay on the host, where they are scored."""
-    sizes = [target.size if training else pixels.shape[1:] for pixels, target in items]
-    images = (_on_device(pixels, device, levels, size) for (pixels, _), size in zip(items, sizes, strict=True))
-    return DetectionBatch(tuple(images), tuple(_to(target, device) if training else target for _, target in items))
+    return DetectionBatch(tuple(images), tuple(_to(target, device) if training else target for target in targets))
 
 
-def _segmentation_batch(device: torch.device, levels: list[Tensor], items: list[Item], training: bool) -> SegmentationBatch:
-    targets = [classes.to(device, non_blocking=True).long() for _, classes in items]
-    sizes = [classes.shape if training else pixels.shape[1:] for pixels, classes in items]
-    images = [_on_device(pixels, device, levels, size) for (pixels, _), size in zip(items, sizes, strict=True)]
+def _map_batch(images: list[Tensor], maps: list[Tensor], device: torch.device, training: bool) -> SegmentationBatch:
+    maps = [classes.to(device, non_blocking=True).long() for classes in maps]
     if training:
-        return SegmentationBatch(torch.stack(images), torch.stack(targets))
-    return SegmentationBatch(tuple(images), tuple(targets))
-
-
-def _on_device(pixels: Tensor, device: torch.device, levels: list[Tensor], size: Sequence[int]) -> Tensor:
-    """Normalised, then padded with zeros: the mean colour."""
-    mean, std = levels
-    image = normalise(pixels.to(device, non_blocking=True)[None], mean, std, torch.contiguous_format)[0]
-    return pad(image, (size[0], size[1]))
+        return SegmentationBatch(torch.stack(images), torch.stack(maps))
+    return SegmentationBatch(tuple(images), tuple(maps))
 
 
 def _to(target: Instances, device: torch.device) -> Instances:
@@ -103,5 +102,5 @@ def _to(target: Instances, device: torch.device) -> Instances:
     return target._replace(boxes=boxes, labels=labels, masks=masks, crowd=crowd)
 
 
-WITH_OBJECTS = Kind(object_reader, transforms.train_detection, transforms.test_detection, _detection_batch)
-WITH_MAPS = Kind(map_reader, transforms.train_segmentation, transforms.test_segmentation, _segmentation_batch)
+WITH_OBJECTS = Kind(object_reader, transforms.train_detection, transforms.test_detection, attrgetter("size"), _object_batch)
+WITH_MAPS = Kind(map_reader, transforms.train_segmentation, transforms.test_segmentation, attrgetter("shape"), _map_batch)
