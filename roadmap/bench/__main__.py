@@ -140,12 +140,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, help="images an update; 256 on a GPU, 8 on a CPU; fewer with a head")
     parser.add_argument("--classes", type=int, help="1000; with a head COCO's 80 or ADE20K's 150")
     parser.add_argument("--device", choices=[*map(str, Device)], default=Device.auto)
-    parser.add_argument(
-        "--precision",
-        choices=[str(name) for name in Precision if name != Precision.float16],
-        default=Precision.auto,
-        help="auto: bfloat16 on a GPU",
-    )
+    precisions = [str(name) for name in Precision if name != Precision.float16]
+    parser.add_argument("--precision", choices=precisions, default=Precision.auto, help="auto: bfloat16 on a GPU")
     parser.add_argument(
         "--compile", choices=[*map(str, Compile)], default=Compile.auto, help="auto: blocks on a GPU, none on a CPU"
     )

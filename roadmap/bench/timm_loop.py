@@ -82,8 +82,7 @@ class TimmLoop:
 
 def timm_network(step: str, scale: str, model: ModelConfig, classes: int) -> nn.Module:
     """The step as a user of timm has it: timm's own model at both ends, between them the same layers from timm's parts."""
-    name = timm_twin(step, scale)
-    if name is not None:
+    if (name := timm_twin(step, scale)) is not None:
         return timm.create_model(name, num_classes=classes, drop_path_rate=model.drop_path)
     network = build_network(model, classes)
     for parent in list(network.modules()):

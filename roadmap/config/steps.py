@@ -117,8 +117,7 @@ def _steps(*config_dirs: Path) -> tuple[dict[str, Step], dict[str, str]]:
     read, broken = _readable(files)
     steps = _with_the_first([replace(step, roadmap=_roadmap_of(step, read)) for step in read.values()])
     roadmaps = sorted({step.roadmap for step in steps})  # the paper's, which has no name, first
-    taken = sorted(set(roadmaps) & files.keys())
-    if taken:
+    if taken := sorted(set(roadmaps) & files.keys()):
         raise Refused(f"step.roadmap={taken[0]}: a step has that name, {files[taken[0]]}; give the roadmap another")
     ordered = {step.name: step for roadmap in roadmaps for step in order(s for s in steps if s.roadmap == roadmap)}
     lost = sorted(read.keys() - ordered.keys())

@@ -72,8 +72,7 @@ class Coco:
 
     def _split(self, folder: Path, known: Annotations) -> Split:
         paths = [folder / picture.name for picture in known.pictures]
-        missing = [str(path) for path in paths if not path.is_file()]
-        if missing:
+        if missing := [str(path) for path in paths if not path.is_file()]:
             raise Refused(f"{folder}: {len(missing)} pictures of its JSON are not there: {', '.join(missing[:5])}")
         return Split(len(paths), tuple((path, NO_CLASS) for path in paths))
 

@@ -176,8 +176,7 @@ def _faults_of_map(path: Path, most: int) -> Iterator[tuple[str, str]]:
         if image.mode not in ("L", "P"):
             yield "map", f"of mode {image.mode}; must be of one level a pixel, 8 bits (L), or of a palette (P)"
             return
-    wrong = sorted(level for level in _seen(path) if level > most and level != IGNORED)
-    if wrong:
+    if wrong := sorted(level for level in _seen(path) if level > most and level != IGNORED):
         yield "label", f"has levels {wrong[:SHOWN]}; classes are 0 to {most}, and {IGNORED} is ignored"
 
 
