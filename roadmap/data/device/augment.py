@@ -267,16 +267,14 @@ class NormalizeAndErase:
         if fused.usable(images) and images.dtype == torch.uint8:
             return self._fused(images, drawn)
         images = normalise(images, self.mean, self.std, self.memory_format)
-        return images if drawn is None else erase(images, self._boxes(drawn), drawn["noise"])
+        return images if drawn is None else erase(images, erasing_boxes(drawn, self.size, self.erasing), drawn["noise"])
 
     def _fused(self, images: Tensor, drawn: Array | None) -> Tensor:
         boxes = None
         if drawn is not None:
-            boxes = send(np.column_stack([self._boxes(drawn), _whole_keys(drawn["noise"])]), self.device)
+            sides = erasing_boxes(drawn, self.size, self.erasing)
+            boxes = send(np.column_stack([sides, _whole_keys(drawn["noise"])]), self.device)
         return fused.normalise_and_erase(images, self.mean, self.std, self.memory_format, boxes)
-
-    def _boxes(self, drawn: Array) -> Array:
-        return erasing_boxes(drawn, self.size, self.erasing)
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor, memory_format: torch.memory_format = torch.channels_last) -> Tensor:
