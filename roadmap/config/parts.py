@@ -11,17 +11,17 @@ import math
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from roadmap.base.errors import Refused, nearest
-from roadmap.config.schema import Activation, BlockPart, ModelConfig, Norm
+from roadmap.config.schema import ModelConfig
 
 FILE = "parts.py"
-KINDS: dict[str, type[StrEnum]] = {"activation": Activation, "norm": Norm, "block_part": BlockPart}  # by toggle
+KINDS: dict[str, type[StrEnum]] = {f.name: f.metadata["names"] for f in fields(ModelConfig) if "names" in f.metadata}  # by toggle
 COST = (
     "say cost={operator: multiply-adds for each number that it puts out}, for example cost={'aten::silu': 0}, "
     "or cost={} where the counter knows all of its operators"
