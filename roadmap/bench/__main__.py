@@ -298,13 +298,11 @@ def _measured_before(folder: Path, setting: Setting) -> list[dict[str, Any]]:
 def notes(rows: Sequence[dict[str, Any]], arguments: argparse.Namespace, peak: str) -> list[str]:
     """What was measured, and the means over the steps."""
     versions = provenance()["versions"]
-    dense, objects = arguments.task != Head.none, arguments.task.facts.task == TaskName.detection
+    objects = arguments.task.facts.task == TaskName.detection
     why = "regions are counted that it was not trained on" if objects else "other work slowed the product down"
-    size = (
-        f"{arguments.task} of {arguments.recipe}, {_longer(arguments)} x {arguments.image_size}"
-        if dense
-        else arguments.image_size
-    )
+    size = str(arguments.image_size)
+    if arguments.task != Head.none:
+        size = f"{arguments.task} of {arguments.recipe}, {_longer(arguments)} x {size}"
     regions = ", with a head of regions 1000 of them for boxes and 100 for masks as publications do"
     remarks = [
         f"Scale {arguments.scale}, {size} px, batch {arguments.batch_size}, {arguments.precision}, compiled: "

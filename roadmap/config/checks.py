@@ -152,9 +152,8 @@ def _check_recipe(experiment: Experiment) -> None:
     require(len(recipe.betas) == 2 and all(0 <= b < 1 for b in recipe.betas), "recipe.betas", recipe.betas, "two in [0, 1)")
     in_order = len(low_high) == 2 and 0 < low_high[0] <= low_high[1] <= 1
     require(in_order, "recipe.crop_scale", low_high, "two areas in (0, 1], the lesser first")
-    shorter = (
-        f"less than recipe.epochs={recipe.epochs}; shorten it too, for example recipe.warmup_epochs={0.15 * recipe.epochs:g}"
-    )
+    example = f"for example recipe.warmup_epochs={0.15 * recipe.epochs:g}"
+    shorter = f"less than recipe.epochs={recipe.epochs}; shorten it too, {example}"
     read = recipe.updates is None and recipe.warmup_updates is None
     require(not read or recipe.warmup_epochs < recipe.epochs, "recipe.warmup_epochs", f"{recipe.warmup_epochs:g}", shorter)
     warmup, updates = recipe.warmup_updates, recipe.updates

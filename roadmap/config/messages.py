@@ -49,11 +49,9 @@ def explain(error: BaseException, config_dirs: Sequence[Path] = (), said: Sequen
     if getattr(cause, "object_type", None) is RowConfig or key.startswith("study.rows["):
         return f"{place}study.rows: {_of_row(key.split('.')[-1], message)}"
     if isinstance(cause, MissingMandatoryValue):
-        whose = (
-            "a step without a parent must set every toggle"
-            if key.startswith("model.")
-            else (f"a {key.split('.')[0]} file must set it, or begin with defaults: [NAME, _self_] to have the rest from another")
-        )
+        whose = f"a {key.split('.')[0]} file must set it, or begin with defaults: [NAME, _self_] to have the rest from another"
+        if key.startswith("model."):
+            whose = "a step without a parent must set every toggle"
         return f"{where}has no value; {whose}"
     if key and (isinstance(cause, ConfigKeyError) or re.match(r"Key '.*' (is )?not in", message)):
         return f"{place}there is no setting {key!r}. {_headless(key) or nearest_key(key)}"

@@ -102,10 +102,9 @@ def pick_device(choice: Device) -> torch.device:
         raise Refused("runtime.device=cuda: torch finds no GPU here; allowed: auto, cpu")
     if choice == Device.cpu or not gpus:
         return torch.device("cpu")
-    if processes.local_rank() >= gpus:
-        raise Refused(
-            f"process {processes.local_rank()} of this node finds {gpus} GPUs: start as many processes as there are GPUs"
-        )
-    device = torch.device("cuda", processes.local_rank())
+    number = processes.local_rank()
+    if number >= gpus:
+        raise Refused(f"process {number} of this node finds {gpus} GPUs: start as many processes as there are GPUs")
+    device = torch.device("cuda", number)
     torch.cuda.set_device(device)
     return device

@@ -111,10 +111,8 @@ def _part(kind: str, recorded: str) -> str:
         raise Refused(
             f"{kind} {name!r}: a part of one's own; name its folder: --config-dir my --parts my, or from Python parts=['my']"
         )
-    if digest and (found := part(kind, name)).digest != digest:
-        raise Refused(
-            f"{found.file}: {kind} {name!r} is not the one that the run was trained with ({found.digest}, then {digest})"
-        )
+    if digest and (own := part(kind, name)).digest != digest:
+        raise Refused(f"{own.file}: {kind} {name!r} is not the one that the run was trained with ({own.digest}, then {digest})")
     return name
 
 

@@ -302,9 +302,7 @@ def erase(images: Tensor, boxes: Array, keys: Array) -> Tensor:
     top, left, tall, wide = send(boxes[members].T, images.device).view(4, -1, 1, 1, 1)
     row, column = torch.arange(height, device=images.device).view(-1, 1), torch.arange(width, device=images.device)
     inside = (row >= top) & (row < top + tall) & (column >= left) & (column < left + wide)
-    noise = normal_noise(send(_whole_keys(keys[members]), images.device), channels * height * width).view(
-        -1, channels, height, width
-    )
+    noise = normal_noise(send(_whole_keys(keys[members]), images.device), channels * height * width).view(-1, *images.shape[1:])
     erased = torch.where(inside, noise, images.index_select(0, index))
     return images.index_copy_(0, index, erased)
 

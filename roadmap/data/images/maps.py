@@ -90,9 +90,8 @@ class Maps:
         if not paths:
             raise Refused(f"{folder}: no pictures there")
         expected = [self._map_of(root, path) for path in paths]
-        _refuse_some(
-            f"{folder}: pictures of which two have one map", [str(path) for path, n in Counter(expected).items() if n > 1]
-        )
+        twice = [str(path) for path, n in Counter(expected).items() if n > 1]
+        _refuse_some(f"{folder}: pictures of which two have one map", twice)
         _refuse_some(f"{maps}: maps that are not there", [str(path) for path in expected if not path.is_file()])
         return Split(len(paths), tuple((path, NO_CLASS) for path in paths))
 

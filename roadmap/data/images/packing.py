@@ -74,11 +74,9 @@ def _header(inventory: Inventory, fingerprint: str, findings: Sequence[Finding],
 
 def _begin(output: Path, header: pack.Header) -> None:
     there = read_json_object(output / pack.INDEX)
-    strange = sorted(path.name for path in output.iterdir() if path.name != "lock")
+    strange = ", ".join(sorted(path.name for path in output.iterdir() if path.name != "lock")[:5])
     if not there and strange:
-        raise Refused(
-            f"--output {output}: holds {', '.join(strange[:5])}; must be an empty folder, or one that this command began"
-        )
+        raise Refused(f"--output {output}: holds {strange}; must be an empty folder, or one that this command began")
     if there and there != header:
         unequal = ", ".join(key for key in header if there.get(key) != header[key])
         raise Refused(f"--output {output}: holds images packed otherwise (unequal: {unequal}); choose another folder")

@@ -91,10 +91,9 @@ class Segmentation(DenseTask):
 
     def dummy_batch(self, images: int, device: torch.device) -> SegmentationBatch:
         """See `Task.dummy_batch`: crops of what is trained on."""
-        shape = images, self.window, self.window
-        return SegmentationBatch(
-            torch.zeros(images, 3, *shape[1:], device=device), torch.zeros(shape, dtype=torch.long, device=device)
-        )
+        side = self.window
+        blank = torch.zeros(images, 3, side, side, device=device)
+        return SegmentationBatch(blank, torch.zeros(images, side, side, dtype=torch.long, device=device))
 
 
 def accuracy(target: Tensor, scores: Tensor) -> float | None:

@@ -32,10 +32,8 @@ class UPerNet(DenseNetwork):
         self.classifier = _classifier(width, classes, head.dropout)
         self.auxiliary = None
         if head.aux_weight:
-            channels = self.channels[AUX_MAP]
-            self.auxiliary = nn.Sequential(
-                conv_norm(channels, head.aux_channels, 3), _classifier(head.aux_channels, classes, head.dropout)
-            )
+            inner = head.aux_channels
+            self.auxiliary = nn.Sequential(conv_norm(self.channels[AUX_MAP], inner, 3), _classifier(inner, classes, head.dropout))
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor | None]:
         """See the class."""
