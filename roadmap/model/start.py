@@ -62,14 +62,8 @@ def start_hash(init: str, image_size: int | None, modified: int = 0) -> str:
 def load_start(fill: Fill, weights: Mapping[str, Tensor], said: str, same_targets: bool = True) -> list[str]:
     """Fill a network with start weights, in place; returns a sentence for each layer that was made anew or left out.
 
-    Refused where they are not this network's, by names and shapes of both sides.
-
-    Args:
-        fill: what of the network they fill.
-        weights: by our names, or at the roadmap's ends by timm's.
-        said: how they were named, for messages.
-        same_targets: False where they are known to be for other classes, though perhaps for as many.
-
+    Refused where `weights`, by our names or at the roadmap's ends by timm's, are not this network's by names and shapes; `said`
+    is how they were named. `same_targets` is False where they are known to be for other classes, though perhaps for as many.
     """
     fit = check_fits(fill, weights, said, same_targets)
     odd = [name for name, weight in fit.weights.items() if weight.is_floating_point() and not weight.isfinite().all()]
