@@ -25,13 +25,14 @@ from roadmap.config.compose import compose
 from roadmap.config.identity import decisive
 from roadmap.config.schema import Source
 from roadmap.data import loader
+from roadmap.data.batches import BatchPlan
 from roadmap.data.images import sources
 from roadmap.data.images.sources import reader
 from roadmap.data.pipeline import input_pipeline
 
 
 def made(experiment, found):
-    return input_pipeline(experiment.data, experiment.recipe, experiment.seed, found, torch.device("cpu"))
+    return input_pipeline(BatchPlan(experiment.data, experiment.recipe, experiment.seed, found, torch.device("cpu")))
 
 
 def digits(*overrides):

@@ -10,9 +10,8 @@ from torchvision.tv_tensors import Image
 
 from roadmap.config.compose import compose
 from roadmap.data.dense import transforms
-from roadmap.data.dense.targets import IGNORED
 from roadmap.data.dense.transforms import View, detection_view, fitting, segmentation_view, show_objects
-from roadmap.data.images.inventory import Objects
+from roadmap.data.images.inventory import IGNORED, Objects
 from roadmap.data.images.scenes import fit_boxes
 from roadmap.tasks.choose import choose_task
 

@@ -12,7 +12,8 @@ from PIL import Image
 from records import made, write
 
 from roadmap.config.compose import compose
-from roadmap.data.dense.targets import IGNORED, Detections, Instances
+from roadmap.data.dense.targets import Detections, Instances
+from roadmap.data.images.inventory import IGNORED
 from roadmap.record.folder import RunFolder
 from roadmap.report import table
 from roadmap.report.page.pictures import sheets

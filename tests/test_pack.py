@@ -20,6 +20,7 @@ from sklearn.datasets import load_sample_image
 from roadmap.base.errors import Refused
 from roadmap.base.files import PARTIAL
 from roadmap.config.compose import compose
+from roadmap.data.batches import BatchPlan
 from roadmap.data.images import sources
 from roadmap.data.images.sources import reader
 from roadmap.data.pipeline import input_pipeline
@@ -73,7 +74,7 @@ def test_pictures_packed_as_they_are_are_the_folders(command, folder, tmp_path, 
     both = []
     for path in (folder, packed(command, folder, tmp_path / "packed")):
         experiment, found = composed(path, f"data.pipeline={kind}")
-        data = input_pipeline(experiment.data, experiment.recipe, 0, found, torch.device("cpu"))
+        data = input_pipeline(BatchPlan(experiment.data, experiment.recipe, 0, found, torch.device("cpu")))
         both.append([*data.epoch(0), *data.evaluation()])
     for (images, targets), (same, classes) in zip(*both, strict=True):
         assert torch.equal(images, same)

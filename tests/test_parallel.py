@@ -16,7 +16,7 @@ from roadmap.base.errors import Refused
 from roadmap.base.processes import check_alone
 from roadmap.config.checks import check_processes
 from roadmap.config.compose import compose
-from roadmap.data.batches import batches
+from roadmap.data.batches import BatchPlan
 from roadmap.train.ranks import Ranks
 from roadmap.train.update import RunningStatistics
 
@@ -60,7 +60,8 @@ def test_the_images_of_an_update_are_shared_out_whole():
     found = images_of(experiment)
 
     def epoch(rank, world, split):
-        return list(batches(experiment.recipe, experiment.seed, found, rank, world)[split])
+        plan = BatchPlan(experiment.data, experiment.recipe, experiment.seed, found, torch.device("cpu"), rank, world)
+        return list(plan.samplers()[split])
 
     one, four = epoch(0, 1, 0), [epoch(rank, 4, 0) for rank in range(4)]
     dealt = [four[i % 4][i // 4] for i in range(len(one))]

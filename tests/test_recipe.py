@@ -23,6 +23,7 @@ from roadmap.config.identity import decisive, identity
 from roadmap.config.overrides import group_options
 from roadmap.config.schema import OF_OBJECTS, Interpolation, Optimizer, Pipeline, Precision
 from roadmap.config.steps import known_steps
+from roadmap.data.batches import BatchPlan
 from roadmap.data.images import sources
 from roadmap.data.pipeline import input_pipeline
 from roadmap.data.transforms import train_transform, val_transform
@@ -324,7 +325,7 @@ def test_colour_jitter_and_interpolation_reach_the_pictures():
     assert not torch.equal(bicubic, bilinear)
     found = sources.checked_images(experiment.data, 64)
     ours, plain = (
-        next(input_pipeline(experiment.data, one, 0, found, CPU).evaluation()).images
+        next(input_pipeline(BatchPlan(experiment.data, one, 0, found, CPU)).evaluation()).images
         for one in (experiment.recipe, composed().recipe)
     )
     assert not torch.equal(ours, plain)
@@ -338,7 +339,7 @@ def test_pictures_that_only_timm_makes_are_refused_elsewhere_and_auto_takes_the_
     monkeypatch.setattr("roadmap.data.pipeline._pick", lambda *_: Pipeline.device)  # as auto would on a GPU
     experiment = composed(f"recipe.{setting}")
     found = sources.checked_images(experiment.data, 64)
-    assert input_pipeline(experiment.data, experiment.recipe, 0, found, CPU).name == Pipeline.loader
+    assert input_pipeline(BatchPlan(experiment.data, experiment.recipe, 0, found, CPU)).name == Pipeline.loader
 
 
 # --- refusals, warnings, identity ------------------------------------------------------------------------------------

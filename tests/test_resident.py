@@ -14,8 +14,7 @@ from timm.data.auto_augment import RandAugment
 
 from roadmap.base.errors import Refused
 from roadmap.config.compose import compose
-from roadmap.data.batches import batches, seed_all
-from roadmap.data.device.augment import NormalizeAndErase
+from roadmap.data.batches import BatchPlan, seed_all
 from roadmap.data.device.dataset import DeviceDataset, Pictures, bytes_needed
 from roadmap.data.images.sources import reader
 from roadmap.data.transforms import train_transform
@@ -45,10 +44,12 @@ def composed(folder, *overrides):
     return experiment, images_of(experiment)
 
 
+def plan_of(experiment, found, device=CPU):
+    return BatchPlan(experiment.data, experiment.recipe, experiment.seed, found, device)
+
+
 def on_device(experiment, found, device=CPU):
-    data, recipe, seed = experiment.data, experiment.recipe, experiment.seed
-    samplers = batches(recipe, seed, found)
-    return DeviceDataset(data, recipe, seed, found, samplers, NormalizeAndErase(data, recipe, seed, device))
+    return DeviceDataset(plan_of(experiment, found, device))
 
 
 def resident(folder, *overrides, device=CPU):
@@ -69,7 +70,7 @@ def test_batches_are_what_the_network_takes(folder):
     experiment, found = composed(folder, *PAPER)
     both = on_device(experiment, found)
     read = reader(experiment.data, found, "train")
-    train, _ = batches(experiment.recipe, experiment.seed, found)
+    train, _ = plan_of(experiment, found).samplers()
     train.epoch = 3
     expected = [[index for _, index in keys] for keys in train]
     made = list(both.epoch(3))

@@ -17,6 +17,7 @@ from roadmap.base.errors import Refused
 from roadmap.config.compose import compose
 from roadmap.config.schema import Pipeline
 from roadmap.data import loader, pipeline
+from roadmap.data.batches import BatchPlan
 from roadmap.data.images import jpeg, sources
 from roadmap.data.pipeline import input_pipeline
 
@@ -67,7 +68,7 @@ def made(folder, kind, *overrides, rank=0, world=1, device=CPU):
     data = ["data=folder", f"data.path={folder}", "data.image_size=40", f"data.pipeline={kind}", "data.workers=0"]
     experiment = compose(["+step=gelu", "scale=atto", *recipe, *data, "data.accept=[cmyk]", *overrides])
     found = images_of(experiment)
-    return input_pipeline(experiment.data, experiment.recipe, experiment.seed, found, device, rank, world)
+    return input_pipeline(BatchPlan(experiment.data, experiment.recipe, experiment.seed, found, device, rank, world))
 
 
 def assert_same(ones, others):
@@ -99,7 +100,7 @@ def test_pictures_in_memory_are_streamed_too():
     for kind in ("stream", "device"):
         experiment = compose([*digits, f"data.pipeline={kind}"])
         found = images_of(experiment)
-        pipelines.append(input_pipeline(experiment.data, experiment.recipe, 0, found, CPU).epoch(0, start=30))
+        pipelines.append(input_pipeline(BatchPlan(experiment.data, experiment.recipe, 0, found, CPU)).epoch(0, start=30))
     assert_same(*pipelines)
 
 

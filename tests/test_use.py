@@ -391,7 +391,7 @@ def test_a_toggle_that_a_record_leaves_out_is_off_in_an_export(tmp_path):
     result = made("grn-s0-12345678", model=model, data={**data, "classes": 10})
     network = build_model("grn", "atto", 10, block_part=None).eval()
     network.pretrained_cfg = {"num_classes": 10}
-    own = Trained("grn", network, settings, 10, None, {}, result)
+    own = Trained("grn", settings, 10, None, result, network=network, described={})
     given = exported(own)
     assert (given.architecture, given.arguments) == ("roadmap_grn_atto", {"block_part": None})
     write(own, given, tmp_path)

@@ -30,8 +30,7 @@ from roadmap.base.processes import cores
 from roadmap.base.tables import Column, as_markdown
 from roadmap.config.compose import compose
 from roadmap.config.schema import DataConfig, Experiment
-from roadmap.data.batches import batches
-from roadmap.data.device.augment import NormalizeAndErase
+from roadmap.data.batches import BatchPlan
 from roadmap.data.images import jpeg, sources
 from roadmap.data.images.packing import Form, pack_images
 from roadmap.data.loader import read
@@ -189,8 +188,7 @@ def requests(stream: Stream, epoch: int) -> Iterator[Request]:
 def pipeline(plain: Experiment, workers: int) -> Stream:
     chosen = experiment(Path(plain.data.path), f"data.workers={workers}")
     found = sources.checked_images(chosen.data, chosen.recipe.batch_size)
-    last = NormalizeAndErase(chosen.data, chosen.recipe, 0, torch.device("cpu"))
-    return Stream(chosen.data, chosen.recipe, 0, found, batches(chosen.recipe, 0, found), last)
+    return Stream(BatchPlan(chosen.data, chosen.recipe, 0, found, torch.device("cpu")))
 
 
 # --- measuring ---------------------------------------------------------------------------------------------------------

@@ -90,7 +90,6 @@ def main() -> int:
     if data.path is not None:
         sources.checked_images(data, arguments.batch_size or 1)
     from roadmap.data.loader import worker_count  # torch, from here on
-    from roadmap.data.pipeline import input_pipeline
     from roadmap.train.ranks import pick_device
 
     device = pick_device(Device(arguments.device))
@@ -105,7 +104,7 @@ def main() -> int:
     pipeline = None
     if data.path is not None:
         inventory = sources.checked_images(data, setting.recipe.batch_size)
-        pipeline = input_pipeline(data, setting.recipe, experiments[0].seed, inventory, setting.device)
+        pipeline = setting.task.batches(experiments[0].seed, inventory, setting.device)
     rows = _measured_before(folder, setting) if arguments.resume else []
     for experiment in experiments:
         if any(row["step"] == experiment.step.name for row in rows):
@@ -141,12 +140,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, help="images an update; 256 on a GPU, 8 on a CPU; fewer with a head")
     parser.add_argument("--classes", type=int, help="1000; with a head COCO's 80 or ADE20K's 150")
     parser.add_argument("--device", choices=[*map(str, Device)], default=Device.auto)
-    parser.add_argument(
-        "--precision",
-        choices=[str(name) for name in Precision if name != Precision.float16],
-        default=Precision.auto,
-        help="auto: bfloat16 on a GPU",
-    )
+    precisions = [str(name) for name in Precision if name != Precision.float16]
+    parser.add_argument("--precision", choices=precisions, default=Precision.auto, help="auto: bfloat16 on a GPU")
     parser.add_argument(
         "--compile", choices=[*map(str, Compile)], default=Compile.auto, help="auto: blocks on a GPU, none on a CPU"
     )
@@ -279,9 +274,7 @@ def _about(setting: Setting) -> dict[str, Any]:
 def _measured_before(folder: Path, setting: Setting) -> list[dict[str, Any]]:
     """The rows of the folder's bench.csv.
 
-    Raises:
-        Refused: where one was measured otherwise than the setting says, or the file is not of a bench.
-
+    Refused where one was measured otherwise than the setting says, or the file is not of a bench.
     """
     path, about = folder / "bench.csv", _about(setting)
     if not path.exists():
@@ -305,13 +298,11 @@ def _measured_before(folder: Path, setting: Setting) -> list[dict[str, Any]]:
 def notes(rows: Sequence[dict[str, Any]], arguments: argparse.Namespace, peak: str) -> list[str]:
     """What was measured, and the means over the steps."""
     versions = provenance()["versions"]
-    dense, objects = arguments.task != Head.none, arguments.task.facts.task == TaskName.detection
+    objects = arguments.task.facts.task == TaskName.detection
     why = "regions are counted that it was not trained on" if objects else "other work slowed the product down"
-    size = (
-        f"{arguments.task} of {arguments.recipe}, {_longer(arguments)} x {arguments.image_size}"
-        if dense
-        else arguments.image_size
-    )
+    size = str(arguments.image_size)
+    if arguments.task != Head.none:
+        size = f"{arguments.task} of {arguments.recipe}, {_longer(arguments)} x {size}"
     regions = ", with a head of regions 1000 of them for boxes and 100 for masks as publications do"
     remarks = [
         f"Scale {arguments.scale}, {size} px, batch {arguments.batch_size}, {arguments.precision}, compiled: "

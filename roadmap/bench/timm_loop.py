@@ -30,15 +30,9 @@ from roadmap.train.precision import autocast, tf32
 class TimmLoop:
     """An update of timm's `train.py`: task, autocast, AdamW, the loss read after every update.
 
-    Args:
-        network: of `timm_network`.
-        task: its recipe and loss.
-        device: where it trains.
-        best: with the script's best flags (--channels-last --fast-norm --opt-kwargs fused=True, and --amp --amp-dtype
-            bfloat16 where the run is in bfloat16), or with none of them.
-        compiled: with --torchcompile; only with `best`.
-        precision: of ours; timm's default is float32.
-
+    `best` is with the script's best flags (--channels-last --fast-norm --opt-kwargs fused=True, and --amp --amp-dtype bfloat16
+    where the run is in bfloat16), or with none of them; `compiled` with --torchcompile, only with `best`. The precision is that
+    of ours; timm's default is float32.
     """
 
     def __init__(
@@ -82,8 +76,7 @@ class TimmLoop:
 
 def timm_network(step: str, scale: str, model: ModelConfig, classes: int) -> nn.Module:
     """The step as a user of timm has it: timm's own model at both ends, between them the same layers from timm's parts."""
-    name = timm_twin(step, scale)
-    if name is not None:
+    if (name := timm_twin(step, scale)) is not None:
         return timm.create_model(name, num_classes=classes, drop_path_rate=model.drop_path)
     network = build_network(model, classes)
     for parent in list(network.modules()):

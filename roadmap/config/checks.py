@@ -38,7 +38,6 @@ from roadmap.config.task_rules import check_task, compares_images, require
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 NAMED = "at most 100 letters, digits, _ . -, a letter or digit first"
 SWITCH = "true or false"
-PARTS = {f"model.{toggle}": list(map(str, kind)) for toggle, kind in KINDS.items()}  # the roadmap's
 MOST_BLOCKS = 1000  # of a stage
 MOST_PARAMETERS = 1e11  # no machine trains more here
 LIMITS = {  # of a number: how it is compared with each, and in words
@@ -153,9 +152,8 @@ def _check_recipe(experiment: Experiment) -> None:
     require(len(recipe.betas) == 2 and all(0 <= b < 1 for b in recipe.betas), "recipe.betas", recipe.betas, "two in [0, 1)")
     in_order = len(low_high) == 2 and 0 < low_high[0] <= low_high[1] <= 1
     require(in_order, "recipe.crop_scale", low_high, "two areas in (0, 1], the lesser first")
-    shorter = (
-        f"less than recipe.epochs={recipe.epochs}; shorten it too, for example recipe.warmup_epochs={0.15 * recipe.epochs:g}"
-    )
+    example = f"for example recipe.warmup_epochs={0.15 * recipe.epochs:g}"
+    shorter = f"less than recipe.epochs={recipe.epochs}; shorten it too, {example}"
     read = recipe.updates is None and recipe.warmup_updates is None
     require(not read or recipe.warmup_epochs < recipe.epochs, "recipe.warmup_epochs", f"{recipe.warmup_epochs:g}", shorter)
     warmup, updates = recipe.warmup_updates, recipe.updates
@@ -256,8 +254,8 @@ def allowed_of(key: str) -> str:
     entry, kind = entries()[key]
     if limits := entry.metadata.get("limits"):
         return _in_words(limits)
-    if key in PARTS:
-        return f"one of {', '.join(PARTS[key])}, or a part of one's own"
+    if kinds := entry.metadata.get("names"):
+        return f"one of {', '.join(kinds)}, or a part of one's own"
     if isinstance(kind, EnumType):
         return f"one of {', '.join(kind)}"
     return SWITCH if kind is bool else f"a list, {key}=[...]" if get_origin(kind) is list else ""

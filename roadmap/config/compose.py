@@ -54,15 +54,9 @@ def _compose(overrides: tuple[str, ...], config_dirs: tuple[Path, ...]) -> Exper
 
 
 def with_settings(experiment: Experiment, overrides: Sequence[str]) -> Experiment:
-    """The same experiment with settings of its rooms set otherwise, checked; a hundred times faster than `compose`.
+    """The same experiment with settings of its rooms set otherwise, checked as by `compose`; a hundred times faster.
 
-    Args:
-        experiment: to begin with.
-        overrides: of network, recipe or data: `model.kernel_size=3`, `recipe.label_smoothing=0`.
-
-    Raises:
-        Refused: for anything that no run could start from.
-
+    `overrides` are of network, recipe or data: `model.kernel_size=3`, `recipe.label_smoothing=0`.
     """
     values: dict[str, dict[str, Any]] = {}
     for room, name, value in map(_setting, overrides):
@@ -88,12 +82,7 @@ def _setting(override: str) -> tuple[str, str, Any]:
 
 
 def add_placeholder_step(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> list[str]:
-    """Add the first step: Hydra needs one even when a timm model is trained.
-
-    Raises:
-        Refused: where a run is to be a step and a reference at once.
-
-    """
+    """Add the first step: Hydra needs one even when a timm model is trained; Refused for both a step and a reference."""
     words = list(overrides)
     given = {override.key_or_group: override for override in parse(words)}
     if "reference" not in given or given["reference"].value() is None:
@@ -109,11 +98,8 @@ def completed(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> lis
     """The overrides as Hydra gets them: with a step in any case, and with what this has of its own beside the chosen recipe.
 
     That is `step/<step>/<recipe>.yaml`, where there is one, after that of the step that its file begins with. It comes first,
-    then the study, whose own settings of the recipe win over it, then the step, whichever of the two is said first.
-
-    Raises:
-        Refused: where several such steps or recipes are swept, of which Hydra would give all jobs one.
-
+    then the study, whose own settings of the recipe win over it, then the step, whichever of the two is said first. Refused
+    where several such steps or recipes are swept, of which Hydra would give all jobs one.
     """
     words = add_placeholder_step(overrides, config_dirs)
     given = {override.key_or_group: override for override in parse(words)}

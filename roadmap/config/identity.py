@@ -72,16 +72,11 @@ def decisive(experiment: Experiment, fingerprint: str) -> dict[str, Any]:
         if data[key] == off:
             del data[key]
     data["pipeline"] = experiment.data.pipeline.pictures.value
-    decides = {
-        "model": model,
-        "data": {**data, "fingerprint": fingerprint},
-        "recipe": _decisive_recipe(experiment.recipe),
-        "seed": experiment.seed,
-    }
+    recipe = _decisive_recipe(experiment.recipe)
+    decides = {"model": model, "data": {**data, "fingerprint": fingerprint}, "recipe": recipe, "seed": experiment.seed}
     if experiment.task.name != TaskName.classification:  # the runs from before there were others keep their identity
         decides |= {"task": plain(experiment.task), "head": plain(experiment.head)}
-    start = start_of(experiment)
-    if start:
+    if start := start_of(experiment):
         decides["start"] = start
     return decides
 

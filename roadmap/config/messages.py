@@ -38,24 +38,20 @@ def explain(error: BaseException, config_dirs: Sequence[Path] = (), said: Sequen
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     lines = str(cause).splitlines()[1 if file and cause is error else 0 :]
     message = lines[0].strip() if lines else type(cause).__name__
-    composing = _of_composing(message, config_dirs)
-    if composing:
+    if composing := _of_composing(message, config_dirs):
         return composing
     in_text = re.search(r"full_key: (\S+)", str(error))
     key = str(getattr(cause, "full_key", None) or "") or (in_text[1] if in_text else "")
     where = place + (f"{key}: " if key and key not in message else "")
-    choice = re.match(r"Invalid value '(.*)', expected one of \[(.*)\]", message)
-    if choice:
+    if choice := re.match(r"Invalid value '(.*)', expected one of \[(.*)\]", message):
         value, options = choice[1].split(".")[-1], choice[2].split(", ")
         return f"{where}invalid value {value!r}; {nearest(value, options)}"
     if getattr(cause, "object_type", None) is RowConfig or key.startswith("study.rows["):
         return f"{place}study.rows: {_of_row(key.split('.')[-1], message)}"
     if isinstance(cause, MissingMandatoryValue):
-        whose = (
-            "a step without a parent must set every toggle"
-            if key.startswith("model.")
-            else (f"a {key.split('.')[0]} file must set it, or begin with defaults: [NAME, _self_] to have the rest from another")
-        )
+        whose = f"a {key.split('.')[0]} file must set it, or begin with defaults: [NAME, _self_] to have the rest from another"
+        if key.startswith("model."):
+            whose = "a step without a parent must set every toggle"
         return f"{where}has no value; {whose}"
     if key and (isinstance(cause, ConfigKeyError) or re.match(r"Key '.*' (is )?not in", message)):
         return f"{place}there is no setting {key!r}. {_headless(key) or nearest_key(key)}"
@@ -64,8 +60,7 @@ def explain(error: BaseException, config_dirs: Sequence[Path] = (), said: Sequen
 
 def _of_row(key: str, message: str) -> str:
     """What to say of a row of one's own."""
-    assigned = ASSIGNED.match(message)
-    if assigned:
+    if assigned := ASSIGNED.match(message):
         return f"invalid value {assigned[2]}; must be {WORDS['RowConfig']}"
     if "not in 'RowConfig'" in message:
         return f"a row has no {key!r}; {nearest(key, [entry.name for entry in fields(RowConfig)])}"
@@ -76,14 +71,12 @@ def _of_row(key: str, message: str) -> str:
 
 def _of_composing(message: str, config_dirs: Sequence[Path]) -> str:
     """What to say where Hydra could not put the files and overrides together; empty of other faults."""
-    unloaded = UNLOADED.match(message)
-    if unloaded:
+    if unloaded := UNLOADED.match(message):
         said_in, group, option = unloaded.groups()
         own = [str(path) for folder in config_dirs if (path := folder / f"{said_in}.yaml").is_file()]
         allowed = nearest(option, group_options(group, config_dirs))
         return f"{own[0] if own else said_in}: its defaults name {group}/{option}, which is not there; {allowed}"
-    again = re.search(r"Multiple values for .*'override (\w+): (.*)'", message)
-    if again:
+    if again := re.search(r"Multiple values for .*'override (\w+): (.*)'", message):
         return f"{again[1]}={again[2]}: {again[1]} is said twice; name one"
     if "already at" in message:
         item = message.split()[-1].strip(".'")
@@ -96,8 +89,7 @@ def _of_composing(message: str, config_dirs: Sequence[Path]) -> str:
 def _of_value(key: str, message: str, said: Sequence[str]) -> str:
     """What to say of a value of a wrong kind."""
     allowed, where = allowed_of(key), f"{key}: " * bool(key and key not in message)
-    assigned = ASSIGNED.match(message)
-    if assigned:
+    if assigned := ASSIGNED.match(message):
         value = "null" if assigned[2] == "None" else assigned[2]
         return f"{key}: invalid value {value}; must be {WORDS.get(assigned[1], assigned[1])}"
     if allowed and KIND.search(message):

@@ -78,8 +78,7 @@ def check_override(override: Override, config_dirs: Sequence[Path] = ()) -> None
         raise Refused(f"{line}: what a recipe has of its own for a head or a scale is taken by itself; set recipe.KEY=VALUE")
     if key == "wandb":  # its folder in conf/ holds a file for W&B, no choices
         raise Refused(f"{line}: set one of {', '.join(k for k in keys() if k.startswith('wandb.'))}")
-    options = group_options(key, config_dirs)
-    if options:
+    if options := group_options(key, config_dirs):
         _check_choice(override, key, options, config_dirs)
     elif OF_FILES.fullmatch(key):
         group = key.split(".")[0]
@@ -183,8 +182,7 @@ def nearest_key(key: str) -> str:
     """A sentence with the settings that the writer of `key` may have meant."""
     *room, last = key.split(".")
     siblings = [k for k in keys() if k.split(".")[:-1] == room]
-    namesakes = [k for k in keys() if k.split(".")[-1] == last]
-    if namesakes:
+    if namesakes := [k for k in keys() if k.split(".")[-1] == last]:
         return f"Did you mean {' or '.join(namesakes)}?"
     sentence = nearest(key, siblings or keys())
     return sentence[0].upper() + sentence[1:]

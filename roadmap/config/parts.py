@@ -11,17 +11,17 @@ import math
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from roadmap.base.errors import Refused, nearest
-from roadmap.config.schema import Activation, BlockPart, ModelConfig, Norm
+from roadmap.config.schema import ModelConfig
 
 FILE = "parts.py"
-KINDS: dict[str, type[StrEnum]] = {"activation": Activation, "norm": Norm, "block_part": BlockPart}  # by toggle
+KINDS: dict[str, type[StrEnum]] = {f.name: f.metadata["names"] for f in fields(ModelConfig) if "names" in f.metadata}  # by toggle
 COST = (
     "say cost={operator: multiply-adds for each number that it puts out}, for example cost={'aten::silu': 0}, "
     "or cost={} where the counter knows all of its operators"
@@ -47,12 +47,7 @@ class Part:
         return f"{self.name}@{self.digest}"
 
     def __call__(self, *values: int) -> Any:
-        """The module, for these channels.
-
-        Raises:
-            Refused: where the constructor fails.
-
-        """
+        """The module, for these channels; Refused where the constructor fails."""
         try:
             module = self.build(*values)
         except Exception as error:
@@ -114,9 +109,7 @@ def _declaration(kind: str, name: str, cost: Mapping[str, float] | None) -> Call
 def load(folders: Sequence[Path | str]) -> None:
     """Run the `parts.py` of these folders; one that has been run and has not changed since is not run again.
 
-    Raises:
-        Refused: where one is missing, fails, or declares a name that is taken; with its path and line.
-
+    Refused, with path and line, where one is missing, fails, or declares a name that is taken.
     """
     for folder in folders:
         file = Path(folder) / FILE
@@ -164,12 +157,7 @@ def _words(error: BaseException) -> str:
 
 
 def part(kind: str, name: str) -> Part:
-    """The declaration of a name that is not the roadmap's.
-
-    Raises:
-        Refused: where no file that was run declares it.
-
-    """
+    """The declaration of a name that is not the roadmap's; Refused where no file that was run declares it."""
     if (kind, name) not in _declared:
         raise Refused(f"model.{kind}: invalid value {name!r}; {nearest(name, names(kind))}")
     return _declared[kind, name]
@@ -189,9 +177,7 @@ def own_parts(model: ModelConfig) -> list[Part]:
 def resolve(wanted: Sequence[str], config_dirs: Sequence[Path]) -> list[str]:
     """The folders that `parts=[...]` names, made absolute, once their files have been run.
 
-    Raises:
-        Refused: for a name that is no folder of `--config-dir` with a `parts.py`, or stands for two, and as `load`.
-
+    Refused for a name that is no folder of `--config-dir` with a `parts.py`, or stands for two, and as `load`.
     """
     known = [folder for folder in config_dirs if (folder / FILE).is_file()]
     folders: list[str] = []

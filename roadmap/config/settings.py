@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
-from textwrap import wrap
+from textwrap import TextWrapper
 from typing import Any, NamedTuple, get_args, get_type_hints
 
 from omegaconf import MISSING
@@ -47,6 +47,7 @@ def settings(prefix: str, kind: Any) -> Iterator[Setting]:
 
 def help_text(config_dirs: Sequence[Path] = ()) -> str:
     """What `python -m roadmap.run --help` says."""
+    wrapped = TextWrapper(120, initial_indent="  ", subsequent_indent="      ").wrap
     lines = [
         "usage: python -m roadmap.run +step=NAME [GROUP=OPTION ...] [KEY=VALUE ...]    one run; -m KEY=a,b,c: several",
         "       python -m roadmap.run reference=TIMM_NAME ...                          a model of timm's in place of a step",
@@ -55,17 +56,13 @@ def help_text(config_dirs: Sequence[Path] = ()) -> str:
         "Groups, each a folder of conf/; step and study with a plus: +step=NAME",
     ]
     for group in GROUPS:
-        lines += wrap(
-            f"{group}: {', '.join(group_options(group, config_dirs))}", 120, initial_indent="  ", subsequent_indent="      "
-        )
+        lines += wrapped(f"{group}: {', '.join(group_options(group, config_dirs))}")
     lines += ["", "Keys, with what they may be and their default:"]
     for prefix, kind in sections():
         for setting in (one for one in settings(prefix, kind) if not OF_FILES.fullmatch(one.key)):
             values = " | ".join(value for value, _ in setting.values)
-            text = f"{setting.key}: {values} ({setting.default or 'from conf/'})" + (
-                f"; {setting.meaning}" if setting.meaning else ""
-            )
-            lines += wrap(text, 120, initial_indent="  ", subsequent_indent="      ")
+            meaning = f"; {setting.meaning}" * bool(setting.meaning)
+            lines += wrapped(f"{setting.key}: {values} ({setting.default or 'from conf/'}){meaning}")
     return "\n".join(lines)
 
 

@@ -117,8 +117,7 @@ def _steps(*config_dirs: Path) -> tuple[dict[str, Step], dict[str, str]]:
     read, broken = _readable(files)
     steps = _with_the_first([replace(step, roadmap=_roadmap_of(step, read)) for step in read.values()])
     roadmaps = sorted({step.roadmap for step in steps})  # the paper's, which has no name, first
-    taken = sorted(set(roadmaps) & files.keys())
-    if taken:
+    if taken := sorted(set(roadmaps) & files.keys()):
         raise Refused(f"step.roadmap={taken[0]}: a step has that name, {files[taken[0]]}; give the roadmap another")
     ordered = {step.name: step for roadmap in roadmaps for step in order(s for s in steps if s.roadmap == roadmap)}
     lost = sorted(read.keys() - ordered.keys())
@@ -149,9 +148,7 @@ def _readable(files: Mapping[str, Path]) -> tuple[dict[str, Step], dict[str, str
 def _with_the_first(steps: list[Step]) -> list[Step]:
     """The steps with the one that stands before the roadmap as the parent of the roadmap's first.
 
-    Raises:
-        Refused: where that is not the first, or has one before it already.
-
+    Refused where that is not the first, or has one before it already.
     """
     by_name = {step.name: step for step in steps}
     for step in [step for step in steps if step.before is not None]:
@@ -179,12 +176,7 @@ def files_of(step: Step, steps: Mapping[str, Step]) -> Iterator[Step]:
 
 
 def _read(file: Path) -> Step:
-    """The step of a file.
-
-    Raises:
-        Refused: with the file's path, and the line where that is known.
-
-    """
+    """The step of a file; Refused with the file's path, and the line where that is known."""
     try:
         content = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
     except MarkedYAMLError as error:

@@ -50,14 +50,11 @@ def _of_objects(experiment: Experiment) -> None:
     made = data.pipeline in (Pipeline.auto, Pipeline.loader)
     require(made, "data.pipeline", data.pipeline, f"auto or loader with task={task}: targets are transformed with their images")
     compiled, sizes = experiment.runtime.compile, task == TaskName.detection
-    translated = compiled in (Compile.auto, Compile.none) or not sizes
-    require(
-        translated, "runtime.compile", compiled, "auto or none with task=detection: each size of image would be compiled anew"
-    )
-    large = data.longest_side is None or data.longest_side >= data.image_size
-    require(
-        large, "data.longest_side", data.longest_side, f"null, or at least the shorter side, data.image_size={data.image_size}"
-    )
+    fits = compiled in (Compile.auto, Compile.none) or not sizes
+    require(fits, "runtime.compile", compiled, "auto or none with task=detection: each size of image would be compiled anew")
+    longest = data.longest_side
+    large = longest is None or longest >= data.image_size
+    require(large, "data.longest_side", longest, f"null, or at least the shorter side, data.image_size={data.image_size}")
     cells = bool(head.pools) and all(1 <= cell <= 64 for cell in head.pools)
     require(cells, "head.pools", head.pools, "a list of whole numbers from 1 to 64")
     asks = head.backbone_norm != BackboneNorm.sync or recipe.sync_batchnorm
@@ -92,10 +89,8 @@ def _of_sizes(recipe: RecipeConfig) -> None:
     low_high = recipe.crop_range
     between = not low_high or (len(low_high) == 2 and 32 <= low_high[0] <= low_high[1])
     require(between, "recipe.crop_range", low_high, "empty, or two numbers of pixels from 32 on, the lesser first")
-    together = bool(recipe.crop_sides) == bool(low_high)
-    require(
-        together, "recipe.crop_range", low_high, f"empty without recipe.crop_sides and not with; they are {recipe.crop_sides}"
-    )
+    paired = bool(recipe.crop_sides) == bool(low_high)
+    require(paired, "recipe.crop_range", low_high, f"empty without recipe.crop_sides and not with; they are {recipe.crop_sides}")
     times = recipe.jitter
     in_order = not times or (len(times) == 2 and 0.05 <= times[0] <= times[1] <= 10)
     require(in_order, "recipe.jitter", times, "empty, or two numbers from 0.05 to 10, the lesser first")

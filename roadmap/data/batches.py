@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from roadmap.config.schema import Pipeline, RecipeConfig
+from roadmap.config.schema import DataConfig, Pipeline, RecipeConfig
 from roadmap.data.images.inventory import Inventory
 
 # Pixels, 128 images of 32 px: below, a forward pass of a small network spends a third of its time on starting.
@@ -99,18 +99,28 @@ class Batches:
                 yield [(self.epoch, int(index)) for index in images[first : first + self.micro_batch]]
 
 
-def batches(
-    recipe: RecipeConfig, seed: int, inventory: Inventory, rank: int = 0, world: int = 1, pixels: int | None = None
-) -> tuple[Batches, Batches]:
-    """The batch samplers of this process: for training (shuffled, whole updates), for evaluation (every image once, in order).
+@dataclass(frozen=True)
+class BatchPlan:
+    """What the batches of process `rank` among `world` are made from, and the device that they are made for."""
 
-    Where an image has few `pixels`, more are evaluated at once than are trained on.
-    """
-    at_once = recipe.images_at_once
-    train = Batches(inventory.train.size, recipe.batch_size, seed, True, at_once, rank, world)
-    evaluated = max(at_once, WORTH_A_PASS // pixels) if pixels else at_once
-    val = Batches(inventory.val.size, evaluated * world, seed, False, evaluated, rank, world)
-    return train, val
+    data: DataConfig
+    recipe: RecipeConfig
+    seed: int  # of the run
+    inventory: Inventory
+    device: torch.device
+    rank: int = 0
+    world: int = 1
+    memory_format: torch.memory_format = torch.channels_last
+
+    def samplers(self, pixels: int | None = None) -> tuple[Batches, Batches]:
+        """For training (shuffled, whole updates), and for evaluation (every image once, in order).
+
+        Where an image has few `pixels`, more are evaluated at once than are trained on.
+        """
+        inventory, at_once, share = self.inventory, self.recipe.images_at_once, (self.rank, self.world)
+        evaluated = max(at_once, WORTH_A_PASS // pixels) if pixels else at_once
+        train = Batches(inventory.train.size, self.recipe.batch_size, self.seed, True, at_once, *share)
+        return train, Batches(inventory.val.size, evaluated * self.world, self.seed, False, evaluated, *share)
 
 
 def indices_of(keys: list[tuple[int, int]]) -> np.ndarray[Any, Any]:

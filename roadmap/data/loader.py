@@ -7,7 +7,6 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.util import Finalize
 from typing import Any
@@ -20,10 +19,9 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from roadmap.base.errors import Refused
 from roadmap.base.processes import cores, local_world_size
 from roadmap.base.signals import RUN_SIGNALS
-from roadmap.config.schema import DataConfig, Pipeline, RecipeConfig
-from roadmap.data.batches import Batches, InputPipeline, LabelledImages, indices_of, seed_all
+from roadmap.config.schema import DataConfig, Pipeline
+from roadmap.data.batches import Batches, BatchPlan, InputPipeline, LabelledImages, indices_of, seed_all
 from roadmap.data.device.augment import Array, NormalizeAndErase
-from roadmap.data.images.inventory import Inventory
 from roadmap.data.images.sources import reader
 from roadmap.data.transforms import train_transform, val_transform
 
@@ -57,19 +55,21 @@ def _transformed(transform: Any, seed: int, image: Image.Image, target: int, epo
     return transform(image), target
 
 
-@dataclass
 class Loaders(InputPipeline):
     """The two splits of a run: decoded and transformed to bytes in processes of their own, the rest on the device."""
 
-    train: DataLoader[Any]
-    val: DataLoader[Any]
-    train_batches: Batches
-    normalize_and_erase: NormalizeAndErase
-    name: Pipeline = Pipeline.loader
-    kept: list[Any] = field(default_factory=list)  # the evaluation split, where it is small
+    name = Pipeline.loader
 
-    def __post_init__(self) -> None:
-        self.device = self.normalize_and_erase.device
+    def __init__(self, plan: BatchPlan) -> None:
+        data, recipe, self.device = plan.data, plan.recipe, plan.device
+        self.train_batches, val_batches = plan.samplers(data.image_size**2)
+        self.normalize_and_erase = NormalizeAndErase(data, recipe, plan.seed, plan.device, plan.memory_format)
+        self.train = self._train_loader(plan)
+        self.val = split_loader(plan, "val", val_transform(data, recipe.interpolation), val_batches)
+        self.kept: list[Any] = []  # the evaluation split, where it is small
+
+    def _train_loader(self, plan: BatchPlan) -> DataLoader[Any]:
+        return split_loader(plan, "train", train_transform(plan.data, plan.recipe), self.train_batches)
 
     def evaluation(self) -> Iterator[LabelledImages]:
         """See `InputPipeline.evaluation`."""
@@ -100,9 +100,7 @@ class Loaders(InputPipeline):
 def read(loader: DataLoader[Any]) -> Iterator[Any]:
     """What the loader makes, batch after batch: images as bytes and classes, or `roadmap.data.stream.Crops`.
 
-    Raises:
-        Refused: at the first batch with a picture that cannot be read.
-
+    Refused at the first batch with a picture that cannot be read.
     """
     with _signals_wait():
         batches = iter(loader)
@@ -117,42 +115,25 @@ def collate(together: Callable[[list[Any]], Any], items: list[Any | Refused]) ->
     return next((item for item in items if isinstance(item, Refused)), None) or together(items)
 
 
-def loaders(
-    data: DataConfig,
-    recipe: RecipeConfig,
-    seed: int,
-    inventory: Inventory,
-    samplers: tuple[Batches, Batches],
-    normalize_and_erase: NormalizeAndErase,
-) -> Loaders:
-    """Loaders with timm's transforms, over the batches of this process: `samplers` of training and of evaluation."""
-    beside = data, seed, inventory, normalize_and_erase.device
-    train = split_loader("train", train_transform(data, recipe), samplers[0], *beside)
-    val = split_loader("val", val_transform(data, recipe.interpolation), samplers[1], *beside)
-    return Loaders(train, val, samplers[0], normalize_and_erase)
-
-
-def split_loader(
-    name: str, transform: Any, sampler: Batches, data: DataConfig, seed: int, inventory: Inventory, device: torch.device
-) -> DataLoader[Any]:
+def split_loader(plan: BatchPlan, name: str, transform: Any, sampler: Batches) -> DataLoader[Any]:
     """The split `train` or `val` through a transform of timm's."""
-    make = partial(_transformed, transform, seed)
-    images = Items(reader(data, inventory, name), inventory.split(name).size, make)
-    return make_loader(images, data, seed, device, batch_sampler=sampler, collate_fn=partial(collate, default_collate))
+    make = partial(_transformed, transform, plan.seed)
+    images = Items(reader(plan.data, plan.inventory, name), plan.inventory.split(name).size, make)
+    return make_loader(plan, images, batch_sampler=sampler, collate_fn=partial(collate, default_collate))
 
 
-def make_loader(images: Dataset[Any], data: DataConfig, seed: int, device: torch.device, **batching: Any) -> DataLoader[Any]:
+def make_loader(plan: BatchPlan, images: Dataset[Any], **batching: Any) -> DataLoader[Any]:
     """A loader with `data.workers` processes that live and die with the run, and pinned memory for a GPU."""
-    workers = worker_count(data)
+    workers = worker_count(plan.data)
     if workers:
         Finalize(None, _end_workers, exitpriority=1)
-    generator = torch.Generator().manual_seed(seed)  # or the loader draws from, and moves, the global generator
+    generator = torch.Generator().manual_seed(plan.seed)  # or the loader draws from, and moves, the global generator
     return DataLoader(
         images,
         **batching,
         num_workers=workers,
         persistent_workers=workers > 0,
-        pin_memory=device.type == "cuda",
+        pin_memory=plan.device.type == "cuda",
         generator=generator,
         worker_init_fn=_begin_worker if workers else None,
         # A run of a sweep is forked itself from a server; there the default would start another server for the loader.

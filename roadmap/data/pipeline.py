@@ -7,44 +7,31 @@ import os
 import torch
 
 from roadmap.base.errors import Refused
-from roadmap.config.schema import DataConfig, Pipeline, RecipeConfig
-from roadmap.data.batches import InputPipeline, batches
-from roadmap.data.device.augment import NormalizeAndErase
+from roadmap.config.schema import DataConfig, Pipeline
+from roadmap.data.batches import BatchPlan, InputPipeline
 from roadmap.data.images.inventory import Inventory
-from roadmap.data.loader import loaders
+from roadmap.data.loader import Loaders
 
 AUTO_SHARE = 0.25  # of a GPU's memory, which decoded images may take unasked
 MOST_SHARE = 0.75  # which they may take at all: the rest is the network's
 
 
-def input_pipeline(
-    data: DataConfig,
-    recipe: RecipeConfig,
-    seed: int,
-    inventory: Inventory,
-    device: torch.device,
-    rank: int = 0,
-    world: int = 1,
-    memory_format: torch.memory_format = torch.channels_last,
-) -> InputPipeline:
+def input_pipeline(plan: BatchPlan) -> InputPipeline:
     """The pipeline that `data.pipeline` asks for; `auto` keeps images on a GPU that has room for them, or sends them there.
 
-    Raises:
-        Refused: where the decoded images do not fit on the device that should hold them.
-
+    Refused where the decoded images do not fit on the device that should hold them.
     """
-    settings = data, recipe, seed, inventory, batches(recipe, seed, inventory, rank, world, data.image_size**2)
-    normalize_and_erase = NormalizeAndErase(data, recipe, seed, device, memory_format)
-    picked = Pipeline.loader if recipe.loader_only else _pick(data, inventory, device)  # others are refused by the checks
+    # Where the recipe asks for timm's transforms the checks have refused every other pipeline.
+    picked = Pipeline.loader if plan.recipe.loader_only else _pick(plan.data, plan.inventory, plan.device)
     if picked == Pipeline.loader:
-        return loaders(*settings, normalize_and_erase)
+        return Loaders(plan)
     if picked == Pipeline.stream:
         from roadmap.data.stream import Stream
 
-        return Stream(*settings, normalize_and_erase)
+        return Stream(plan)
     from roadmap.data.device.dataset import DeviceDataset
 
-    return DeviceDataset(*settings, normalize_and_erase)
+    return DeviceDataset(plan)
 
 
 def _pick(data: DataConfig, inventory: Inventory, device: torch.device) -> Pipeline:

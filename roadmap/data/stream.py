@@ -12,18 +12,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from roadmap.base.errors import Refused
-from roadmap.config.schema import DataConfig, Pipeline, RecipeConfig
-from roadmap.data.batches import Batches, LabelledImages, indices_of
+from roadmap.config.schema import Pipeline
+from roadmap.data.batches import Batches, BatchPlan, LabelledImages, indices_of
 from roadmap.data.device import augment
-from roadmap.data.device.augment import Array, NormalizeAndErase
+from roadmap.data.device.augment import Array
 from roadmap.data.device.dataset import Augmentation, Boxes, Draws
-from roadmap.data.images.inventory import Inventory, Picture, Reader
+from roadmap.data.images.inventory import Picture, Reader
 from roadmap.data.images.sources import reader
-from roadmap.data.loader import Loaders, make_loader, read, split_loader
-from roadmap.data.transforms import val_transform
+from roadmap.data.loader import Loaders, make_loader, read
 
 
 class Request(NamedTuple):
@@ -42,25 +41,15 @@ class Crops(NamedTuple):
 
 
 class Stream(Loaders):
-    """The two splits of a run: training pictures decoded in processes and augmented on the device, evaluation the loaders'.
+    """The two splits of a run: training pictures decoded in processes and augmented on the device, evaluation the loaders'."""
 
-    Args: those of `roadmap.data.device.dataset.DeviceDataset`.
-    """
+    name = Pipeline.stream
 
-    def __init__(
-        self,
-        data: DataConfig,
-        recipe: RecipeConfig,
-        seed: int,
-        inventory: Inventory,
-        samplers: tuple[Batches, Batches],
-        normalize_and_erase: NormalizeAndErase,
-    ) -> None:
-        self.augmentation, self.requests = Augmentation(data, recipe, seed, normalize_and_erase), Requests(samplers[0])
-        crops, device = CropReader(reader(data, inventory, "train"), recipe.crop_scale), normalize_and_erase.device
-        train = make_loader(crops, data, seed, device, sampler=self.requests, batch_size=None, collate_fn=_as_it_is)
-        val = split_loader("val", val_transform(data), samplers[1], data, seed, inventory, device)
-        super().__init__(train, val, samplers[0], normalize_and_erase, Pipeline.stream)
+    def _train_loader(self, plan: BatchPlan) -> DataLoader[Any]:
+        self.augmentation = Augmentation(plan.data, plan.recipe, plan.seed, self.normalize_and_erase)
+        self.requests = Requests(self.train_batches)
+        crops = CropReader(reader(plan.data, plan.inventory, "train"), plan.recipe.crop_scale)
+        return make_loader(plan, crops, sampler=self.requests, batch_size=None, collate_fn=_as_it_is)
 
     def _training(self, epoch: int) -> Iterator[LabelledImages]:
         draws = self.requests.draws = self.augmentation.draw(epoch, self.train_batches.size)

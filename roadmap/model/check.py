@@ -23,9 +23,7 @@ CHOSEN = re.compile(r"\+*(scale[.=]|(recipe|data|study)=)")  # what may be the r
 def compose_run(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> Experiment:
     """Compose an experiment that can be trained or costed; see `roadmap.config.compose`.
 
-    Raises:
-        Refused: as `compose`, and where the step leaves its parent's network, recipe and data as they were.
-
+    Refused as by `compose`, and where the step leaves its parent's network, recipe and data as they were.
     """
     experiment = compose(overrides, config_dirs)
     if experiment.step.parent is not None:

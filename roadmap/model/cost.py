@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ from roadmap.base.errors import Refused
 from roadmap.config.kept import kept
 from roadmap.config.parts import Part
 from roadmap.config.schema import ModelConfig
-from roadmap.model.layers import activation_of, block_part_of, conv_layer, norm_of
+from roadmap.model.layers import conv_layer, layer_of
 from roadmap.model.layout import BlockLayout, Conv, StageLayout, StemLayout, layout
 from roadmap.model.network import Head, max_pool
 
@@ -37,7 +38,6 @@ OUTPUTS = "outputs"  # outputs of convolutions and linear layers, as fvcore's Ac
 MULTIPLY_ADDS = ("conv", "linear", "attention")  # attention's own products: of references only
 # Operators that fvcore knows no count for and that have no multiply-adds of convolutions, linear layers or norms.
 FREE_OPERATORS = {"aten::add", "aten::mul", "aten::gelu", "aten::max_pool2d", "aten::div", "aten::mean"}
-RESPONSE_NORM = "aten::linalg_vector_norm"  # of a global response norm: it squares and adds each number, then scales it
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,7 @@ class Cost:
 def cost(model: ModelConfig, num_classes: int = 1000, image_size: int = 224) -> Cost:
     """Count the network at these coordinates, for one image of `image_size` pixels.
 
-    Raises:
-        Refused: where the network runs an operator whose cost is not known.
-
+    Refused where the network runs an operator whose cost is not known.
     """
     network = layout(model)
     shape: Shape = (1, 3, image_size, image_size)
@@ -73,7 +71,7 @@ def cost(model: ModelConfig, num_classes: int = 1000, image_size: int = 224) -> 
     for stage in network.stages:
         counts, shape = _stage(stage, shape)
         total = total + counts
-    total = total + _norm(network.head_norm, (1, shape[1], 1, 1)) + _count(Head, (None, shape[1], num_classes), shape)[0]
+    total = total + _layer("norm", network.head_norm, (1, shape[1], 1, 1)) + _count(Head, (None, shape[1], num_classes), shape)[0]
     activations, params = total.pop(OUTPUTS), total.pop(PARAMETERS)
     return Cost(params, dict(sorted(total.items())), activations)
 
@@ -81,9 +79,7 @@ def cost(model: ModelConfig, num_classes: int = 1000, image_size: int = 224) -> 
 def cost_of(model: ModelConfig, reference: str | None, num_classes: int, image_size: int) -> Cost:
     """The cost of the network that `model.network.network_of` builds from these values, for one image.
 
-    Raises:
-        Refused: as `cost`, and where timm has no such reference or it does not take images of this size.
-
+    Refused as by `cost`, and where timm has no such reference or it does not take images of this size.
     """
     if reference is None:
         return cost(model, num_classes, image_size)
@@ -100,13 +96,13 @@ def _cost_of_reference(name: str, num_classes: int, image_size: int, drop_path: 
 def _stem(stem: StemLayout, shape: Shape) -> Counted:
     first, shape = _conv_layer(stem.conv, shape)
     pooled, shape = _count(max_pool, (), shape) if stem.max_pool else (Counter(), shape)
-    return first + pooled + _norm(stem.norm, shape), shape
+    return first + pooled + _layer("norm", stem.norm, shape), shape
 
 
 def _stage(stage: StageLayout, shape: Shape) -> Counted:
     counts: Counter[str] = Counter()
     if stage.downsampling is not None:
-        counts = _norm(stage.downsampling.norm, shape)
+        counts = _layer("norm", stage.downsampling.norm, shape)
         counted, shape = _conv_layer(stage.downsampling.conv, shape)
         counts = counts + counted
     for block in stage.blocks:
@@ -126,7 +122,7 @@ def _block(block: BlockLayout, shape: Shape) -> Counted:
         counts = counts + counted
     if block.layer_scale is not None:
         counts[PARAMETERS] += shape[1]
-    return counts + _activation(block.activation, shape), shape
+    return counts + _layer("activation", block.activation, shape), shape
 
 
 @kept  # as a block's
@@ -139,30 +135,19 @@ def _conv_layer(conv: Conv, shape: Shape) -> Counted:
     counts[OUTPUTS] = each[OUTPUTS] * outputs
     counts[PARAMETERS] = (conv.kernel_size**2 * inputs + conv.bias) * outputs
     shape = (1, outputs, *out[2:])
-    return counts + _norm(conv.norm, shape) + _activation(conv.activation, shape) + _part(conv.part, shape), shape
+    for toggle, name in (("norm", conv.norm), ("activation", conv.activation), ("block_part", conv.part)):
+        counts = counts + _layer(toggle, name, shape)
+    return counts, shape
 
 
-def _norm(norm: str | None, shape: Shape) -> Counter[str]:
-    return Counter() if norm is None else _of_channels(norm_of(norm), shape)
-
-
-def _activation(activation: str | None, shape: Shape) -> Counter[str]:
-    """What one's own says; the roadmap's are free, which is traced once."""
-    if activation is None:
+def _layer(toggle: str, name: str | None, shape: Shape) -> Counter[str]:
+    """A norm, an activation or a block part, where there is one; of the roadmap's each channel costs the same: one is traced."""
+    if name is None:
         return Counter()
-    build = activation_of(activation)
-    return _count(build, (), shape if isinstance(build, Part) else (1, 1, 1, 1))[0]
-
-
-def _part(part: str | None, shape: Shape) -> Counter[str]:
-    return Counter() if part is None else _of_channels(block_part_of(part), shape)
-
-
-def _of_channels(build: Callable[[int], nn.Module], shape: Shape) -> Counter[str]:
-    """What is built for these channels: of the roadmap's own each channel costs the same, so one is traced."""
-    if isinstance(build, Part):
-        return _count(build, (shape[1],), shape)[0]
-    return _times(_count(build, (1,), (1, 1, *shape[2:]))[0], shape[1])
+    build = layer_of(toggle, name)
+    traced = shape if isinstance(build, Part) else (1, 1, *shape[2:])
+    counts, _ = _count(build, () if toggle == "activation" else traced[1:2], traced)
+    return _times(counts, shape[1] // traced[1])
 
 
 def _times(counts: Mapping[str, int], factor: int) -> Counter[str]:
@@ -226,12 +211,8 @@ def _trace(part: nn.Module, image: Tensor, own: Sequence[tuple[str, float]] = ()
         warnings.simplefilter("ignore")  # torch.jit.trace, fvcore's means, is deprecated
         analysis = FlopCountAnalysis(part, image).tracer_warnings("none").uncalled_modules_warnings(False)
         analysis.unsupported_ops_warnings(False)
-        for names, handle in ((("aten::_convolution", "aten::convolution"), _conv), (("aten::linear",), _linear)):
-            for name in names:
-                analysis.set_op_handle(name, handle)
-        analysis.set_op_handle(RESPONSE_NORM, _response_norm)
-        for name, each in own:
-            analysis.set_op_handle(name, partial(_declared, each))
+        for name, handle in {**HANDLES, **{name: partial(_declared, each) for name, each in own}}.items():
+            analysis.set_op_handle(name, handle)
         counted, unknown = analysis.by_operator(), set(analysis.unsupported_ops()) - FREE_OPERATORS
     if unknown:
         raise Refused(f"the cost of {', '.join(sorted(unknown))} is not known; free are {', '.join(FREE_OPERATORS)}")
@@ -240,22 +221,21 @@ def _trace(part: nn.Module, image: Tensor, own: Sequence[tuple[str, float]] = ()
     return counts, shapes[0]
 
 
-def _conv(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
-    return Counter({"conv": conv_flop_jit(inputs, outputs)["conv"], OUTPUTS: _elements(outputs[0])})
-
-
-def _linear(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
-    return Counter({"linear": linear_flop_jit(inputs, outputs), OUTPUTS: _elements(outputs[0])})
-
-
-def _response_norm(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
-    return Counter({"response_norm": 2 * _elements(inputs[0])})
-
-
 def _declared(each: float, inputs: list[Any], outputs: list[Any]) -> Counter[str]:
     return Counter({"own": round(each * _elements(outputs[0]))})
 
 
 def _elements(value: Any) -> int:
-    shape: list[int] = get_shape(value)
-    return int(torch.Size(shape).numel())
+    return math.prod(get_shape(value))
+
+
+def _conv(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
+    return Counter({"conv": conv_flop_jit(inputs, outputs)["conv"], OUTPUTS: _elements(outputs[0])})
+
+
+HANDLES: dict[str, Callable[[list[Any], list[Any]], Counter[str]]] = {
+    **dict.fromkeys(("aten::_convolution", "aten::convolution"), _conv),
+    "aten::linear": lambda x, y: Counter({"linear": linear_flop_jit(x, y), OUTPUTS: _elements(y[0])}),
+    # Of a global response norm: it squares and adds each number, then scales it.
+    "aten::linalg_vector_norm": lambda x, y: Counter({"response_norm": 2 * _elements(x[0])}),
+}

@@ -13,6 +13,7 @@ from typing import Any
 from roadmap.base.tables import Column
 from roadmap.config.steps import BEYOND, Step, known_steps, networks
 from roadmap.model.check import compose_run
+from roadmap.model.cost import cost
 from roadmap.paper.rows import paper_row
 
 COLUMNS = (
@@ -28,8 +29,6 @@ COLUMNS = (
     Column("paper_gflops", "paper prints, G", "{:.2f}"),
     Column("note", "note"),
 )
-
-
 NORMS = ("batch_norm", "layer_norm", "response_norm")
 
 
@@ -37,8 +36,6 @@ def cost_rows(
     scale: str, image_size: int, config_dirs: tuple[Path, ...] = (), names: Sequence[str] = (), own: tuple[str, ...] = ()
 ) -> list[dict[str, Any]]:
     """The rows of the cost table, of these steps or of all: multiply-adds in G (1e9), activations in M (1e6)."""
-    from roadmap.model.cost import cost
-
     rows, known = [], networks(*config_dirs)
     for step in names or known_steps(*config_dirs):
         experiment = compose_run([f"scale={scale}", f"+step={step}", *own], config_dirs)

@@ -38,12 +38,8 @@ def decay_layers(network: OnBackbone, layers: int, by_stage: bool = False) -> di
     third stage has more groups. What lies between two stages belongs to the later one. By stage it belongs to the stem, each
     stage is one layer, and the head keeps its number.
 
-    Args:
-        network: a head on its backbone.
-        layers: of the backbone without its stem, at least four: 6 for three blocks in the third stage's groups of ConvNeXt-T, 12
-            for ConvNeXt-S and above.
-        by_stage: as UPerNet's recipe has it.
-
+    `layers` of the backbone without its stem are at least four: 6 for three blocks in the third stage's groups of ConvNeXt-T, 12
+    for ConvNeXt-S and above; `by_stage` is as UPerNet's recipe has it.
     """
     places = _places(network.backbone)
     depth = 1 + max(place.block for place in places.values() if place.stage == THIRD)

@@ -66,8 +66,7 @@ def _beyond(x: Tensor, padding: int) -> int:
 
 def _by_kernel(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
-    result: Tensor = depthwise(x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
-    return result
+    return depthwise(x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
 
 
 @torch.library.custom_op("roadmap::depthwise", mutates_args=(), device_types="cuda")

@@ -67,32 +67,17 @@ def normalize_responses(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> 
     return x * scale.to(x.dtype) + bias.view(1, -1, 1, 1).to(x.dtype)
 
 
-NORMS: dict[str, Callable[[int], nn.Module]] = {
-    Norm.batch: partial(nn.BatchNorm2d, eps=1e-5),
-    Norm.layer: partial(LayerNorm2d, eps=1e-6),
-}
-# In place: what comes before an activation here does not need its output for its gradient.
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    Activation.relu: partial(nn.ReLU, inplace=True),
-    Activation.gelu: nn.GELU,
+LAYERS: dict[str, dict[str, Callable[..., nn.Module]]] = {  # by toggle and value
+    "norm": {Norm.batch: partial(nn.BatchNorm2d, eps=1e-5), Norm.layer: partial(LayerNorm2d, eps=1e-6)},
+    # In place: what comes before an activation here does not need its output for its gradient.
+    "activation": {Activation.relu: partial(nn.ReLU, inplace=True), Activation.gelu: nn.GELU},
+    "block_part": {BlockPart.grn: ResponseNorm2d},
 }
 
-BLOCK_PARTS: dict[str, Callable[[int], nn.Module]] = {BlockPart.grn: ResponseNorm2d}
 
-
-def norm_of(name: str) -> Callable[[int], nn.Module]:
-    """What makes the norm of this name, the roadmap's or one's own."""
-    return NORMS.get(name) or part("norm", name)
-
-
-def activation_of(name: str) -> Callable[[], nn.Module]:
-    """What makes the activation of this name."""
-    return ACTIVATIONS.get(name) or part("activation", name)
-
-
-def block_part_of(name: str) -> Callable[[int], nn.Module]:
-    """What makes the block part of this name."""
-    return BLOCK_PARTS.get(name) or part("block_part", name)
+def layer_of(toggle: str, name: str) -> Callable[..., nn.Module]:
+    """What makes a layer, the roadmap's or one's own: a norm or block part from its channels, an activation from nothing."""
+    return LAYERS[toggle].get(name) or part(toggle, name)
 
 
 FEW_POSITIONS = 384  # images x height x width, up to which a matrix product beats a 1x1 convolution on a CPU
@@ -138,21 +123,14 @@ def conv_layer(conv: Conv) -> nn.Sequential:
     """Convolution, norm, activation, part: children `conv`, `norm`, `act` and `part`, those that the layout has."""
     parts: OrderedDict[str, nn.Module] = OrderedDict()
     parts["conv"] = _convolution(conv)(
-        conv.in_channels,
-        conv.out_channels,
-        conv.kernel_size,
-        conv.stride,
-        conv.padding,
-        conv.dilation,
-        conv.groups,
-        bias=conv.bias,
+        conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups, conv.bias
     )
     if conv.norm is not None:
-        parts["norm"] = norm_of(conv.norm)(conv.out_channels)
+        parts["norm"] = layer_of("norm", conv.norm)(conv.out_channels)
     if conv.activation is not None:
-        parts["act"] = activation_of(conv.activation)()
+        parts["act"] = layer_of("activation", conv.activation)()
     if conv.part is not None:
-        parts["part"] = block_part_of(conv.part)(conv.out_channels)
+        parts["part"] = layer_of("block_part", conv.part)(conv.out_channels)
     return nn.Sequential(parts)
 
 
@@ -234,7 +212,7 @@ class Block(nn.Module):
         self.scale = nn.Identity() if layout.layer_scale is None else LayerScale(channels, layout.layer_scale)
         self.drop_path = DropPath(layout.drop_path)
         self.shortcut = nn.Identity() if layout.shortcut is None else conv_layer(layout.shortcut)
-        self.act = nn.Identity() if layout.activation is None else activation_of(layout.activation)()
+        self.act = nn.Identity() if layout.activation is None else layer_of("activation", layout.activation)()
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform (N, C_in, H, W)."""

@@ -106,7 +106,8 @@ def layout(model: ModelConfig, in_channels: int = 3, output_stride: int = 32) ->
 
     With `output_stride` 8 or 16 the last stages keep the resolution: dilation replaces their strides, weights stay.
     """
-    rates = iter(drop_path_rates(model))
+    blocks = sum(model.depths)
+    rates = iter([model.drop_path * i / max(blocks - 1, 1) for i in range(blocks)])  # linear from 0 at the first block
     separate = model.downsampling == Downsampling.separate
     stages: list[StageLayout] = []
     channels = round(model.width)
@@ -127,12 +128,6 @@ def _resolutions(output_stride: int) -> list[Resolution]:
         else:
             resolutions.append(Resolution(False, 1, before.dilation, before.dilation * 2, before.reduction))
     return resolutions
-
-
-def drop_path_rates(model: ModelConfig) -> list[float]:
-    """Probability that each block's branch is dropped: linear from 0 at the first to `drop_path` at the last."""
-    blocks = sum(model.depths)
-    return [model.drop_path * i / max(blocks - 1, 1) for i in range(blocks)]
 
 
 def _stem(model: ModelConfig, in_channels: int) -> StemLayout:

@@ -16,11 +16,9 @@ MODEL = re.compile(r"^@register_model\s*\ndef (\w+)\(", re.MULTILINE)
 
 
 def check_name(name: str, said: str | None = None) -> None:
-    """Refuse a name that timm's sources hold neither as a model nor as an old name of one, in quotes; `said` is how it was named.
+    """Refuse a name that timm's sources hold neither as a model nor, in quotes, as an old name of one.
 
-    Raises:
-        Refused: with the names nearest to it.
-
+    `said` is how it was named.
     """
     names = _names()
     if names and name not in names and not (name and re.search(rf"[\"']{re.escape(name)}[\"']", _sources())):

@@ -15,12 +15,12 @@ from torch.utils.checkpoint import checkpoint_sequential
 
 from roadmap.base.errors import Refused
 from roadmap.config.schema import Initialisation, ModelConfig
-from roadmap.model.layers import Block, conv_layer, norm_of
+from roadmap.model.layers import Block, conv_layer, layer_of
 from roadmap.model.layout import NetworkLayout, StageLayout, StemLayout, layout
 
 BLOCKS_OF_A_LAYER = 3
 HEAD_LAYER = (2,)  # behind the stem's (0,) and the blocks' (1, ...)
-LAYER = re.compile(r"(?:model\.|graph_module\.)?(?:(stem)|stages[._](\d+)(?:\.blocks\.(\d+))?)")
+LAYER = re.compile(r"(?:model\.|graph_module\.|backbone\.)?(?:(stem)|stages[._](\d+)(?:\.blocks\.(\d+))?)")
 
 
 class Stem(nn.Sequential):
@@ -31,7 +31,7 @@ class Stem(nn.Sequential):
         if layout.max_pool:
             parts["pool"] = max_pool()
         if layout.norm is not None:
-            parts["norm"] = norm_of(layout.norm)(layout.conv.out_channels)
+            parts["norm"] = layer_of("norm", layout.norm)(layout.conv.out_channels)
         super().__init__(parts)
 
 
@@ -48,7 +48,7 @@ class Stage(nn.Module):
         self.downsampling = nn.Sequential()
         if layout.downsampling is not None:
             before = layout.downsampling
-            self.downsampling.append(norm_of(before.norm)(before.conv.in_channels)).append(conv_layer(before.conv))
+            self.downsampling.append(layer_of("norm", before.norm)(before.conv.in_channels)).append(conv_layer(before.conv))
         self.blocks = nn.Sequential(*map(Block, layout.blocks))
         self.grad_checkpointing = False
 
@@ -70,17 +70,12 @@ class Head(nn.Module):
         self, norm: str | None, channels: int, num_classes: int, drop_rate: float = 0.0, global_pool: str = "avg"
     ) -> None:
         super().__init__()
-        self.norm = nn.Identity() if norm is None else norm_of(norm)(channels)
+        self.norm = nn.Identity() if norm is None else layer_of("norm", norm)(channels)
         self.drop = nn.Dropout(drop_rate)
         self.reset(channels, num_classes, global_pool)
 
     def reset(self, channels: int, num_classes: int, global_pool: str) -> None:
-        """Make the pooling and the classifier anew.
-
-        Raises:
-            Refused: for another pooling, or for a classifier of features that are not pooled.
-
-        """
+        """Make pooling and classifier anew; Refused for another pooling, or for a classifier of features that are not pooled."""
         if global_pool not in ("avg", "") or (num_classes and not global_pool):
             raise Refused(
                 f"global_pool={global_pool!r} with num_classes={num_classes}: it is 'avg', the average over positions, "
@@ -241,7 +236,7 @@ def layer_groups(coarse: bool = False) -> Callable[[str], tuple[int, ...]]:
     """The layer that a weight belongs to, by its name: of three blocks (appendix A.2), or coarse, of a stage.
 
     The stem comes first, the head last; what lies between two stages belongs to the blocks after it. Names may be those
-    that timm's `features_only` makes of them.
+    that timm's `features_only` makes of them, or a backbone's under a head.
     """
 
     def layer(name: str) -> tuple[int, ...]:
@@ -295,9 +290,7 @@ def network_of(
 ) -> nn.Module:
     """The network at these coordinates, or the timm model `reference` with their stochastic depth, initialised by timm.
 
-    Raises:
-        Refused: where timm has no such reference, or cannot build it like this.
-
+    Refused where timm has no such reference, or cannot build it like this.
     """
     if reference is None:
         return build_network(model, num_classes, drop_rate, initialisation)

@@ -24,17 +24,13 @@ KINDS = {"aten.convolution": "conv", "aten.addmm": "linear", "aten.mm": "linear"
 def build_reference(name: str, num_classes: int, image_size: int, drop_path: float, dropout: float = 0.0) -> nn.Module:
     """Timm's model, freshly initialised, for images of `image_size` pixels, with stochastic depth `drop_path` and dropout.
 
-    Raises:
-        Refused: where there is no such model, or timm cannot build it like this.
-
+    Refused where there is no such model, or timm cannot build it like this.
     """
     check_known(name, f"reference={name}")
     settings: dict[str, Any] = {"drop_path_rate": drop_path}  # also where it is 0: timm's own default may be another
     if dropout:
         settings["drop_rate"] = dropout
-    pretrained = timm.get_pretrained_cfg(name)
-    if pretrained is not None and pretrained.fixed_input_size:
-        settings["img_size"] = image_size
+    settings |= sized(name, image_size)
     try:
         return timm.create_model(name, num_classes=num_classes, **settings)
     except Exception as error:
@@ -49,11 +45,8 @@ def build_reference(name: str, num_classes: int, image_size: int, drop_path: flo
 def build_pyramid(name: str, num_classes: int, drop_path: float) -> tuple[nn.Module, dict[str, Any]]:
     """Timm's model, freshly initialised, for images of any size, with stochastic depth `drop_path`; and what it takes for them.
 
-    A Swin Transformer pads each map to whole windows and shifts them everywhere, as its detectors do.
-
-    Raises:
-        Refused: as `build_reference`.
-
+    A Swin Transformer pads each map to whole windows and shifts them everywhere, as its detectors do. Refused as
+    by `build_reference`.
     """
     check_known(name, f"reference={name}")
     for settings in ({"strict_img_size": False, "always_partition": True}, {"strict_img_size": False}):
@@ -71,13 +64,9 @@ def check_known(name: str, said: str) -> None:
 def pretrained(name: str, image_size: int | None, said: str) -> nn.Module:
     """Timm's model with its published weights, as timm fetches and keeps them, for images of this size in pixels or of its own.
 
-    `said` is how it was named.
-
-    Raises:
-        Refused: where timm has no such model or no such weights, or cannot fetch them.
-
+    `said` is how it was named. Refused where timm has no such model or no such weights, or cannot fetch them.
     """
-    size = _size(name, image_size, said)
+    size = _checked_size(name, image_size, said)
     _check_within_reach(name, said)
     try:
         return timm.create_model(name, pretrained=True, **size)
@@ -86,19 +75,14 @@ def pretrained(name: str, image_size: int | None, said: str) -> nn.Module:
 
 
 def outline(name: str, image_size: int | None, said: str) -> nn.Module:
-    """The same with the shapes of its weights and no numbers, on `meta`: nothing is fetched.
-
-    Raises:
-        Refused: where timm has no such model or no such weights.
-
-    """
-    size = _size(name, image_size, said)
+    """The same with the shapes of its weights and no numbers, on `meta`: nothing is fetched."""
+    size = _checked_size(name, image_size, said)
     with torch.device("meta"):
         return timm.create_model(name, **size)
 
 
-def _size(name: str, image_size: int | None, said: str) -> dict[str, int]:
-    """What timm is told of the size, where a model is for one alone; refuses weights that timm has not."""
+def _checked_size(name: str, image_size: int | None, said: str) -> dict[str, int]:
+    """As `sized`, of a model whose weights timm has; those that it has not are refused."""
     architecture = name.split(".")[0]
     check_known(architecture, said)
     tagged = timm.list_models(f"{architecture}.*", pretrained=True) or [architecture] * timm.is_model_pretrained(architecture)
@@ -106,8 +90,13 @@ def _size(name: str, image_size: int | None, said: str) -> dict[str, int]:
         raise Refused(f"{said}: timm {timm.__version__} has no weights of that name; {nearest(name, tagged)}")
     if not tagged:
         raise Refused(f"{said}: timm {timm.__version__} has no weights of it")
+    return {} if image_size is None else sized(name, image_size)
+
+
+def sized(name: str, image_size: int | None) -> dict[str, int]:
+    """What timm is told of the size in pixels where a model is for one alone; None: its own."""
     known = timm.get_pretrained_cfg(name)
-    return {"img_size": image_size} if image_size is not None and known is not None and known.fixed_input_size else {}
+    return {"img_size": image_size or known.input_size[-1]} if known is not None and known.fixed_input_size else {}
 
 
 def _check_within_reach(name: str, said: str) -> None:
@@ -131,11 +120,8 @@ def count_reference(name: str, num_classes: int, image_size: int, drop_path: flo
     """Parameters; multiply-adds for one image by kind; elements put out by convolutions and linear layers.
 
     Torch's own counter sees every product, attention's too, which the paper counts: 4.49 G for Swin-T at 224 px, 15.43 G
-    for Swin-B (Table 10, Table 11). Checked: on networks without attention it agrees with fvcore.
-
-    Raises:
-        Refused: where the model does not take such images, or puts out anything but a score for each class.
-
+    for Swin-B (Table 10, Table 11). Checked: on networks without attention it agrees with fvcore. Refused where the model
+    does not take such images, or puts out anything but a score for each class.
     """
     network = build_reference(name, num_classes, image_size, drop_path).eval().to("meta")
     sizes: list[int] = []

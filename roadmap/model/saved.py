@@ -18,9 +18,7 @@ WRAPPED = ("state_dict", "model")  # under which training programs store weights
 def read_weights(file: Path) -> dict[str, Tensor]:
     """The tensors of a .safetensors or .pt file, on the CPU; of a .pt that wraps them, what stands under `state_dict` or `model`.
 
-    Raises:
-        Refused: where the file cannot be read, or holds anything but weights.
-
+    Refused where the file cannot be read, or holds anything but weights.
     """
     try:
         if file.suffix == ".safetensors":

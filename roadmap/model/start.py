@@ -38,12 +38,7 @@ class Fit:
 
 
 def start_weights(init: str, image_size: int | None) -> dict[str, Tensor]:
-    """The tensors that `init` names, timm's for images of this size in pixels, or of its own.
-
-    Raises:
-        Refused: where there are none that can be read.
-
-    """
+    """The tensors that `init` names, timm's for images of this size in pixels or of its own; Refused where none can be read."""
     if not init.startswith(TIMM):
         return read_weights(located(init))
     from roadmap.model.reference import pretrained  # timm, whose import takes seconds
@@ -52,12 +47,7 @@ def start_weights(init: str, image_size: int | None) -> dict[str, Tensor]:
 
 
 def start_shapes(init: str, image_size: int | None) -> dict[str, Tensor]:
-    """The same of `timm:NAME`, without numbers (on `meta`), and nothing is fetched.
-
-    Raises:
-        Refused: where timm has no such weights.
-
-    """
+    """The same of `timm:NAME`, without numbers (on `meta`), and nothing is fetched."""
     from roadmap.model.reference import outline  # timm
 
     return dict(outline(init.removeprefix(TIMM), image_size, f"init={init}").state_dict())
@@ -72,15 +62,8 @@ def start_hash(init: str, image_size: int | None, modified: int = 0) -> str:
 def load_start(fill: Fill, weights: Mapping[str, Tensor], said: str, same_targets: bool = True) -> list[str]:
     """Fill a network with start weights, in place; returns a sentence for each layer that was made anew or left out.
 
-    Args:
-        fill: what of the network they fill.
-        weights: by our names, or at the roadmap's ends by timm's.
-        said: how they were named, for messages.
-        same_targets: False where they are known to be for other classes, though perhaps for as many.
-
-    Raises:
-        Refused: where they are not this network's, by names and shapes of both sides.
-
+    Refused where `weights`, by our names or at the roadmap's ends by timm's, are not this network's by names and shapes; `said`
+    is how they were named. `same_targets` is False where they are known to be for other classes, though perhaps for as many.
     """
     fit = check_fits(fill, weights, said, same_targets)
     odd = [name for name, weight in fit.weights.items() if weight.is_floating_point() and not weight.isfinite().all()]
@@ -91,12 +74,7 @@ def load_start(fill: Fill, weights: Mapping[str, Tensor], said: str, same_target
 
 
 def check_fits(fill: Fill, weights: Mapping[str, Tensor], said: str, same_targets: bool = True) -> Fit:
-    """Compare start weights with what is needed, by names and shapes; tensors without numbers (on `meta`) will do.
-
-    Raises:
-        Refused: for weights that are not this network's.
-
-    """
+    """Compare start weights with what is needed, by names and shapes, or refuse them; tensors on `meta` will do."""
     needed = fill.part.state_dict()
     weights, outside = _of_part(fill, weights)
     given, left = like_ours(weights, needed) if isinstance(fill.part, Network) else (dict(weights), {})

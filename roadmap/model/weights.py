@@ -109,8 +109,7 @@ def _paired(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> dict[st
 
 def _timm_name(key: str, table: Mapping[str, str]) -> str:
     for pattern, template in table.items():
-        match = re.fullmatch(f"(?:{pattern})((?:\\.[a-z_]+)?)", key)
-        if match:
+        if match := re.fullmatch(f"(?:{pattern})((?:\\.[a-z_]+)?)", key):
             *numbers, leaf = match.groups()
             return _fill(template, numbers) + leaf
     return key

@@ -58,15 +58,9 @@ class Published:
 
 
 def read_published(name: str, steps: Collection[str]) -> Published:
-    """The table of this name among the project's own, else in the file at this path.
+    """The table of this name among the project's own, else in the file at this path; its rows may be of `steps`.
 
-    Args:
-        name: `torchvision`, or `my/numbers.csv`.
-        steps: that a row may be of.
-
-    Raises:
-        Refused: where there is none, or it is not such a table.
-
+    Refused where there is none, or it is not such a table.
     """
     known = {file.stem: file for file in OURS.glob("*.csv")}
     file = known.get(name, Path(name).expanduser())

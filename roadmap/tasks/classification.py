@@ -16,7 +16,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from roadmap.config.schema import DataConfig, ModelConfig, RecipeConfig, TaskName
-from roadmap.data.batches import Batch, InputPipeline, LabelledImages
+from roadmap.data.batches import Batch, BatchPlan, InputPipeline, LabelledImages
 from roadmap.data.images.inventory import Inventory
 from roadmap.model.cost import Cost, cost_of
 from roadmap.model.network import network_of
@@ -44,7 +44,7 @@ class Classification:
         """See `Task.batches`."""
         from roadmap.data.pipeline import input_pipeline
 
-        return input_pipeline(self.data, self.recipe, seed, inventory, device, rank, world, self.memory_format)
+        return input_pipeline(BatchPlan(self.data, self.recipe, seed, inventory, device, rank, world, self.memory_format))
 
     def network(self, model: ModelConfig, reference: str | None) -> nn.Module:
         """See `Task.network`: (N, 3, H, W) to (N, classes)."""
@@ -70,8 +70,7 @@ class Classification:
 
     def outputs(self, network: nn.Module, images: Tensor) -> Tensor:
         """Logits (B, classes)."""
-        logits: Tensor = network(images)
-        return logits
+        return network(images)
 
     def scorer(self, device: torch.device) -> Accuracy:
         """See `Task.scorer`."""

@@ -63,13 +63,10 @@ class Confusion:
         """`classes.csv`, `confusion.csv` and `confusion.png`."""
         files = [folder / name for name in ("classes.csv", "confusion.csv", "confusion.png")]
         write_atomic(files[0], as_csv(self.rows(), self.columns()))
-        columns = [Column("class", "class"), *(Column(f"{i}", name) for i, name in enumerate(self.classes))]
-        named = [Column(column.heading, column.heading, source=column.key) for column in columns]
-        cells = [
-            {"class": name, **{str(i): count for i, count in enumerate(counts)}}
-            for name, counts in zip(self.classes, self.matrix, strict=True)
-        ]
-        write_atomic(files[1], as_csv(cells, named))
+        columns = [Column("class", "class"), *(Column(name, name, source=str(i)) for i, name in enumerate(self.classes))]
+        rows = zip(self.classes, self.matrix, strict=True)
+        cells = [{"class": name, **{str(i): count for i, count in enumerate(counts)}} for name, counts in rows]
+        write_atomic(files[1], as_csv(cells, columns))
         self._draw(files[2])
         return files
 

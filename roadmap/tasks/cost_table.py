@@ -37,9 +37,7 @@ def table(
 ) -> Table:
     """Rows, columns and title; `image_size` is the shorter side in pixels, None for the published one; `own` are toggles.
 
-    Raises:
-        Refused: where a reference cannot be a backbone.
-
+    Refused where a reference cannot be a backbone.
     """
     short, long = SIZES[head]
     size = (short, long) if image_size is None else (image_size, image_size * long // short)

@@ -21,12 +21,7 @@ State = dict[str, Any]
 
 
 def save(folder: Path, epoch: int, update: int, state: State) -> None:
-    """Write the state before this update of this epoch, then remove all but the last two.
-
-    Raises:
-        StorageFault: where the disk is full or cannot be written; what was there before stays.
-
-    """
+    """Write the state before this update of this epoch, then remove all but the last two; faults as of `_written`."""
     path = folder / f"epoch-{epoch:06d}-update-{update:08d}.pt"
     if not _is_whole(path):  # a whole checkpoint of this update is this state
         with _written(path) as file:
@@ -40,23 +35,13 @@ def save(folder: Path, epoch: int, update: int, state: State) -> None:
 
 
 def write(path: Path, content: Any) -> None:
-    """Write atomically with torch.save.
-
-    Raises:
-        StorageFault: where the disk is full or cannot be written; what was there before stays.
-
-    """
+    """Write atomically with torch.save; faults as of `_written`."""
     with _written(path) as file:
         torch.save(_on_host(content), file)
 
 
 def write_weights(path: Path, weights: Mapping[str, torch.Tensor]) -> None:
-    """Write weights atomically as safetensors, which hold tensors and no code.
-
-    Raises:
-        StorageFault: where the disk is full or cannot be written; what was there before stays.
-
-    """
+    """Write weights atomically as safetensors, which hold tensors and no code; faults as of `_written`."""
     with _written(path) as file:
         file.write(as_safetensors(weights))
 
@@ -64,11 +49,8 @@ def write_weights(path: Path, weights: Mapping[str, torch.Tensor]) -> None:
 def load_newest(folder: Path, foreign: Callable[[State], str | None] = lambda state: None) -> tuple[State | None, list[str]]:
     """The newest undamaged state of this run, and a sentence about each newer one that is not; None where none was saved.
 
-    `foreign` says what makes a state another run's, None where it is this run's.
-
-    Raises:
-        StorageFault: where there are checkpoints and none is usable: starting again from nothing is the user's choice.
-
+    `foreign` says what makes a state another run's, None where it is this run's. Where there are checkpoints and none is usable
+    it is a StorageFault: starting again from nothing is the user's choice.
     """
     paths = _newest_first(folder)
     faults: list[str] = []
@@ -103,7 +85,10 @@ def _load(path: Path) -> State:
 
 @contextmanager
 def _written(path: Path) -> Iterator[BinaryIO]:
-    """`atomic_file`; what the disk refuses is a storage fault: OSError, and RuntimeError, which torch raises for a full disk."""
+    """`atomic_file`; what the disk refuses is a StorageFault: OSError, and RuntimeError, which torch raises for a full disk.
+
+    What was there before stays.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as file:

@@ -46,11 +46,7 @@ def evaluate(
     `scorer` scores in place of the task's own, and `gallery` keeps examples of what this process saw.
 
     Each process brings its own batches, not the same number of them. Nothing is compiled for it: a forward pass over a
-    small split does not earn that back.
-
-    Raises:
-        Refused: where there is nothing to judge the task's metric by.
-
+    small split does not earn that back. Refused where there is nothing to judge the task's metric by.
     """
     network.eval()
     scorer = scorer or task.scorer(ranks.device)

@@ -67,12 +67,7 @@ class Ranks:
 
 @contextmanager
 def process_group(choice: Device) -> Iterator[Ranks]:
-    """Join the processes that torchrun started, if it did; leave them at the end.
-
-    Raises:
-        Refused: for a GPU that is not there.
-
-    """
+    """Join the processes that torchrun started, if it did, and leave them at the end; Refused for a GPU that is not there."""
     device, world = pick_device(choice), processes.world_size()
     if world == 1:
         yield Ranks(device)
@@ -107,10 +102,9 @@ def pick_device(choice: Device) -> torch.device:
         raise Refused("runtime.device=cuda: torch finds no GPU here; allowed: auto, cpu")
     if choice == Device.cpu or not gpus:
         return torch.device("cpu")
-    if processes.local_rank() >= gpus:
-        raise Refused(
-            f"process {processes.local_rank()} of this node finds {gpus} GPUs: start as many processes as there are GPUs"
-        )
-    device = torch.device("cuda", processes.local_rank())
+    number = processes.local_rank()
+    if number >= gpus:
+        raise Refused(f"process {number} of this node finds {gpus} GPUs: start as many processes as there are GPUs")
+    device = torch.device("cuda", number)
     torch.cuda.set_device(device)
     return device

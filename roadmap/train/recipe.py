@@ -30,9 +30,8 @@ def optimizer(recipe: RecipeConfig, network: nn.Module) -> torch.optim.Optimizer
         settings["fused"] = True
     if recipe.optimizer == Optimizer.lamb:
         settings["max_grad_norm"] = None
-    made = create_optimizer_v2(
-        network, opt=recipe.optimizer.value, lr=recipe.peak_lr, param_group_fn=partial(_groups, recipe), **settings
-    )
+    by_group = partial(_groups, recipe)
+    made = create_optimizer_v2(network, opt=recipe.optimizer.value, lr=recipe.peak_lr, param_group_fn=by_group, **settings)
     if recipe.optimizer == Optimizer.sgd and recipe.momentum:
         _begin_momentum(made)
     return made

@@ -98,16 +98,12 @@ class State:
         if saved is not None:
             self._load(saved)
             self.updates.take_up(saved["written"], faults)
-        computed = self.about["pipeline"], self.about["precision"]
+        place, computed = self.folder.path, (self.about["pipeline"], self.about["precision"])
         ways, positions = zip(*self.step.ranks.gather((computed, (self.epoch, self.update))), strict=True)
         if len(set(ways)) > 1:
-            raise Refused(
-                f"{self.folder.path}: unequal devices differ in what auto means: say data.pipeline and recipe.precision"
-            )
+            raise Refused(f"{place}: unequal devices differ in what auto means: say data.pipeline and recipe.precision")
         if len(set(positions)) > 1:
-            raise Refused(
-                f"{self.folder.path}: the processes of this run do not see the same checkpoints: put output= on a shared disk"
-            )
+            raise Refused(f"{place}: the processes of this run do not see the same checkpoints: put output= on a shared disk")
         return faults
 
     def _foreign(self, saved: dict[str, Any]) -> str | None:

@@ -21,7 +21,7 @@ from roadmap.base.files import write_atomic
 from roadmap.config.compose import compose
 from roadmap.config.identity import plain
 from roadmap.model.network import Network
-from roadmap.model.reference import build_pyramid
+from roadmap.model.reference import build_pyramid, sized
 from roadmap.model.registry import register, timm_name
 from roadmap.model.saved import as_safetensors
 from roadmap.model.weights import timm_twin, to_timm
@@ -59,7 +59,7 @@ def exported(trained: Trained) -> Exported:
     if isinstance(network, DenseNetwork):
         network, arguments, count = *_backbone(network, result), 0
     if reference is not None:
-        return Exported(reference, _sized(reference, result.data["image_size"]) | arguments, network, count)
+        return Exported(reference, sized(reference, result.data["image_size"]) | arguments, network, count)
     standard = _standard(result)
     twin = timm_twin(result.step.name, result.scale)
     own = plain(coordinates(result)[0])  # a record lacks what is off
@@ -87,7 +87,7 @@ def _backbone(network: DenseNetwork, result: RunResult) -> tuple[nn.Module, dict
         whole, arguments = backbone_network(model, None), dict[str, Any]()
     else:
         whole, taken = build_pyramid(reference, 0, model.drop_path)
-        arguments = _sized(reference) | taken
+        arguments = sized(reference, None) | taken
     whole.load_state_dict(network.backbone.state_dict(), strict=False)
     return whole.eval(), arguments
 
@@ -100,19 +100,8 @@ def _standard(result: RunResult) -> dict[str, Any] | None:
         return None
 
 
-def _sized(reference: str, size: int | None = None) -> dict[str, Any]:
-    """Of a network of timm's that is built for one size, this one, or its own."""
-    known = timm.get_pretrained_cfg(reference)
-    return {"img_size": size or known.input_size[-1]} if known is not None and known.fixed_input_size else {}
-
-
 def write(trained: Trained, export: Exported, folder: Path) -> list[Path]:
-    """Write weights and configuration, the weights last.
-
-    Raises:
-        StorageFault: where the folder cannot be written.
-
-    """
+    """Write weights and configuration, the weights last; a StorageFault where the folder cannot be written."""
     files = [folder / CONFIG, folder / WEIGHTS]
     with writing(f"{folder}:"):
         write_atomic(files[0], json.dumps(config(trained, export), indent=2, ensure_ascii=False) + "\n")
@@ -146,9 +135,7 @@ def config(trained: Trained, export: Exported) -> dict[str, Any]:
 def write_onnx(trained: Trained, export: Exported, folder: Path) -> tuple[Path, float]:
     """Write an ONNX program for any number of images; returns its file and how far its outputs are from the network's.
 
-    Raises:
-        Refused: where it computes something else.
-
+    Refused where it computes something else.
     """
     import onnxruntime
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -32,7 +32,7 @@ from roadmap.config.schema import (
 )
 from roadmap.data.images import sources
 from roadmap.data.images.inventory import Disk
-from roadmap.data.images.readers import decode, read_bytes
+from roadmap.data.images.readers import read_picture
 from roadmap.model.names import check_weights
 from roadmap.record.result import RunResult
 from roadmap.record.weights import finished_run, weights_file
@@ -48,48 +48,22 @@ SECTIONS = {  # of a run's configuration, and what holds where they say nothing:
 }
 
 
-class Classes(Protocol):
-    """What has a name and classes."""
-
-    @property
-    def name(self) -> str:
-        """What it is called."""
-
-    @property
-    def count(self) -> int:
-        """How many."""
-
-    @property
-    def classes(self) -> tuple[str, ...] | None:
-        """Their names; None where nobody wrote them down."""
-
-
 @dataclass(frozen=True)
 class Named:
     """A network that is there, as far as it is known without torch."""
 
     name: str  # of the run, or of timm's weights
     settings: Experiment  # only task, head, data, recipe and runtime; of timm's what holds before its own is known
+    count: int = 0  # of classes; 0: known to timm alone
+    classes: tuple[str, ...] | None = None  # their names; None where nobody wrote them down
     result: RunResult | None = None
-
-    @property
-    def count(self) -> int:
-        """How many classes; 0: known to timm alone."""
-        return self.result.data["classes"] if self.result else 0
-
-    @property
-    def classes(self) -> tuple[str, ...] | None:
-        """Their names; None where nobody wrote them down."""
-        return tuple(self.result.class_names) if self.result and self.result.class_names else None
 
 
 def named(said: str) -> Named:
     """The network that a run's folder or `timm:NAME` stands for.
 
-    Raises:
-        Refused: where the folder holds no finished run, or not its weights or its configuration; where timm's sources hold no
-            such model.
-
+    Refused where the folder holds no finished run, or not its weights or its configuration; where timm's sources hold no such
+    model.
     """
     if said.startswith(TIMM):
         return Named(check_weights(said), compose(["+step=resnet", "data=folder", "data.path=."]))
@@ -101,7 +75,8 @@ def named(said: str) -> Named:
         settings = Experiment(**{name: _section(content, name, plain) for name, plain in SECTIONS.items()})
     except (OSError, OmegaConfBaseException, YAMLError, AttributeError, RecursionError) as error:
         raise Refused(f"{file}: not the configuration of this run: {first_line(error)}") from error
-    return Named(result.run, settings, result)
+    names = tuple(result.class_names) if result.class_names else None
+    return Named(result.run, settings, result.data["classes"], names, result)
 
 
 def _section(content: Any, name: str, plain: object) -> Any:
@@ -136,10 +111,8 @@ def _part(kind: str, recorded: str) -> str:
         raise Refused(
             f"{kind} {name!r}: a part of one's own; name its folder: --config-dir my --parts my, or from Python parts=['my']"
         )
-    if digest and (found := part(kind, name)).digest != digest:
-        raise Refused(
-            f"{found.file}: {kind} {name!r} is not the one that the run was trained with ({found.digest}, then {digest})"
-        )
+    if digest and (own := part(kind, name)).digest != digest:
+        raise Refused(f"{own.file}: {kind} {name!r} is not the one that the run was trained with ({own.digest}, then {digest})")
     return name
 
 
@@ -148,12 +121,7 @@ def check_asked(
 ) -> list[str]:
     """Refuse other settings than data and runtime, timm's weights without data, and images that cannot be scored on.
 
-    Returns:
-        Warnings of settings that are said twice or have no effect.
-
-    Raises:
-        Refused: where they are not.
-
+    Returns warnings of settings that are said twice or have no effect.
     """
     for word in words:
         if not word.startswith(("data=", "data.", "runtime.")):
@@ -172,9 +140,7 @@ def check_asked(
 def asked(settings: Experiment, words: Sequence[str], config_dirs: Sequence[Path] = ()) -> Experiment:
     """Data and runtime of a use: a run's own, or what `data=` names in the size and colours that the network takes.
 
-    Raises:
-        Refused: where they make no configuration; which settings may be said is `check_asked`'s to know.
-
+    Refused where they make no configuration; which settings may be said is `check_asked`'s to know.
     """
     said = {word.split("=")[0] for word in words}
     own = settings.data
@@ -193,7 +159,7 @@ def asked(settings: Experiment, words: Sequence[str], config_dirs: Sequence[Path
     return replace(composed, data=data, recipe=settings.recipe, task=settings.task, head=settings.head)
 
 
-def check_classes(trained: Classes, classes: Sequence[str]) -> None:
+def check_classes(trained: Named, classes: Sequence[str]) -> None:
     """Refuse images of other classes than the network's, or in another order: every score would be wrong."""
     ours, theirs = trained.classes, list(classes)
     if len(theirs) != trained.count or (ours is not None and list(ours) != theirs):
@@ -206,12 +172,7 @@ def check_classes(trained: Classes, classes: Sequence[str]) -> None:
 
 
 def read_pictures(files: Sequence[Path]) -> list[Image.Image]:
-    """Every picture, decoded.
-
-    Raises:
-        Refused: for those that are not there or cannot be decoded, all of them by name.
-
-    """
+    """Every picture, decoded; those that are not there or cannot be decoded are refused, all of them by name."""
     pictures, faults = list[Image.Image](), list[str]()
     for file in files:
         try:
@@ -226,16 +187,11 @@ def read_pictures(files: Sequence[Path]) -> list[Image.Image]:
 def _read(file: Path) -> Image.Image:
     if file.is_dir():
         raise Refused(f"{file}: is a folder; name the pictures in it, {file}/*.jpg")
-    return decode(file, read_bytes(Disk(), file))
+    return read_picture(Disk(), file)
 
 
 def check_export(folder: Path, said: str, known: Named, onnx: bool) -> None:
-    """Refuse a folder that holds something else than an export, timm's own networks, and an ONNX program that cannot be made.
-
-    Raises:
-        Refused: where it is one of these.
-
-    """
+    """Refuse a folder that holds something else than an export, timm's own networks, and an ONNX program that cannot be made."""
     if known.result is None:
         raise Refused(f"{said}: is timm's already; a run's folder can be exported")
     check_writable(folder.absolute(), f"--output {folder}")

@@ -9,7 +9,6 @@ from typing import cast
 from roadmap.base.files import write_atomic
 from roadmap.config.schema import Experiment
 from roadmap.data.images import sources
-from roadmap.data.images.inventory import Inventory
 from roadmap.record.result import Metric
 from roadmap.tasks.choose import choose_task
 from roadmap.tasks.dense.gallery import Gallery
@@ -45,9 +44,7 @@ class Scored:
 def score(trained: Trained, use: Experiment, multi_scale: bool = False) -> Scored:
     """Score a network on the evaluation split of `use.data`; a segmenter where asked at the paper's six scales, mirrored too.
 
-    Raises:
-        Refused: for images that cannot be used, or of other classes.
-
+    Refused for images that cannot be used, or of other classes.
     """
     inventory = sources.checked_images(use.data, 1, use.task.name.target)
     check_classes(trained, inventory.classes)
@@ -57,13 +54,10 @@ def score(trained: Trained, use: Experiment, multi_scale: bool = False) -> Score
         task = replace(cast(Segmentation, task), scales=SCALES)
     with process_group(use.runtime.device) as ranks:
         network = trained.at(use.data.image_size).to(ranks.device, memory_format=memory_format)  # type: ignore[call-overload]
-        batches = task.batches(0, _evaluation_alone(inventory), ranks.device)
+        # Training images are left out where they are files: a pipeline may hold them on the device.
+        alone = replace(inventory, train=inventory.val) if inventory.val.files else inventory
+        batches = task.batches(0, alone, ranks.device)
         breakdown, gallery = task.breakdown(ranks.device), task.gallery()
         precision = pick_precision(use.recipe.precision, ranks.device)
         scores = evaluate(network, task, batches.evaluation(), precision, ranks, scorer=breakdown, gallery=gallery)
     return Scored(task.metric, scores, inventory.val.size, breakdown, gallery)
-
-
-def _evaluation_alone(inventory: Inventory) -> Inventory:
-    """Without the training images, which a pipeline may hold on the device."""
-    return replace(inventory, train=inventory.val) if inventory.val.files else inventory

@@ -7,33 +7,30 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import timm
 from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_data_config
 from torch import nn
 
-from roadmap.base.errors import Refused
+from roadmap.base.errors import Refused, first_line
 from roadmap.config.checks import TIMM
 from roadmap.config.overrides import config_folders
 from roadmap.config.parts import resolve
-from roadmap.config.schema import Experiment, Interpolation
+from roadmap.config.schema import Interpolation
 from roadmap.model.reference import outline, pretrained
-from roadmap.model.trained import fill_trained
+from roadmap.model.registry import PRETRAINED_CFG, timm_name
+from roadmap.model.saved import read_weights
 from roadmap.record.result import RunResult
 from roadmap.record.weights import weights_file
 from roadmap.tasks.choose import choose_task
-from roadmap.use.named import coordinates, named
+from roadmap.use.named import Named, coordinates, named
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A network in eval mode on the CPU, and what it was trained as."""
+@dataclass(frozen=True, kw_only=True)
+class Trained(Named):
+    """A network in eval mode on the CPU, and what it was trained as; of timm's its settings say the size and colours it takes."""
 
-    name: str  # of the run, or of timm's weights
     network: nn.Module
-    settings: Experiment  # only task, head, data, recipe and runtime; of timm's the size and colours that its network takes
-    count: int  # of classes
-    classes: tuple[str, ...] | None  # None where nobody wrote them down
     described: Mapping[str, str]  # classes whose names say little, in words
-    result: RunResult | None = None
 
     def at(self, image_size: int) -> nn.Module:
         """The network with its weights, for images of this size in pixels; timm's is fetched now, and built for that size."""
@@ -50,11 +47,8 @@ class Trained:
 def find_trained(said: str, config_dirs: Sequence[Path | str] = (), parts: Sequence[str] = (), fetch: bool = True) -> Trained:
     """The network of a run's folder, or with timm's weights of `timm:NAME`; `parts` of one's own are those in `config_dirs`.
 
-    Where timm's weights are not to be fetched yet, its network is an outline without them: see `Trained.at`.
-
-    Raises:
-        Refused: where there is no such network.
-
+    Where timm's weights are not to be fetched yet, its network is an outline without them: see `Trained.at`. Refused where
+    there is no such network.
     """
     resolve(parts, config_folders(config_dirs))
     return _of_timm(said, fetch) if said.startswith(TIMM) else _of_run(said)
@@ -82,8 +76,28 @@ def _of_run(said: str) -> Trained:
     known = named(said)
     assert known.result is not None
     task = choose_task(known.settings, known.classes or [str(index) for index in range(known.count)])
-    network = fill_trained(task.network(*coordinates(known.result)), known.result, weights_file(Path(said).expanduser()))
-    return Trained(known.name, network, known.settings, known.count, known.classes, _in_words(known.classes or ()), known.result)
+    network = task.network(*coordinates(known.result))
+    weights = weights_file(Path(said).expanduser())
+    try:
+        network.load_state_dict(read_weights(weights))
+    except RuntimeError as error:
+        raise Refused(f"{weights}: not the weights of this run: {first_line(error)}") from error
+    network.pretrained_cfg = network.default_cfg = _pretrained_cfg(known.result)  # type: ignore[assignment]
+    return Trained(**vars(known), network=network.eval(), described=_in_words(known.classes or ()))
+
+
+def _pretrained_cfg(result: RunResult) -> dict[str, Any]:
+    """What timm reads of a model: the data configuration, and the names of the first and of the last layer."""
+    reference, data = result.model.get("reference"), result.data
+    if reference is None:
+        known = {**PRETRAINED_CFG, "architecture": timm_name(result.step.name, result.scale)}
+    else:
+        known = {**timm.get_pretrained_cfg(reference).to_dict(), "architecture": reference}
+    size = data["image_size"]
+    own = {"input_size": (3, size, size), "pool_size": (size // 32, size // 32), "num_classes": data["classes"]}
+    own |= {"mean": tuple(data["mean"]), "std": tuple(data["std"]), "crop_pct": data["crop_pct"]}
+    interpolation = result.recipe.get("interpolation", "bicubic")
+    return {**known, **own, "interpolation": interpolation, "crop_mode": "center", "tag": result.run}
 
 
 def _of_timm(said: str, fetch: bool) -> Trained:
@@ -110,7 +124,8 @@ def _of_timm(said: str, fetch: bool) -> Trained:
     settings = replace(plain, data=data, recipe=recipe)
     if fetch:
         network = pretrained(name, None, said)
-    return Trained(name, network.eval(), settings, count, classes, _in_words(classes or ()))
+    described = _in_words(classes or ())
+    return Trained(name, settings, count, classes, network=network.eval(), described=described)
 
 
 def _in_words(classes: Sequence[str]) -> dict[str, str]:

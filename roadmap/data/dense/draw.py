@@ -47,9 +47,8 @@ def draw_objects(
 
     """
     pixels = np.asarray(picture.convert("RGB")).astype(np.float32)
-    for number in reversed(range(len(labels) if masks is not None else 0)):
-        assert masks is not None
-        pixels = _tinted(pixels, masks[number] > 0, colour_of(int(labels[number])))
+    for mask, label in [] if masks is None else reversed(list(zip(masks, labels, strict=True))):
+        pixels = _tinted(pixels, mask > 0, colour_of(int(label)))
     canvas, factor = _enlarged(pixels)
     draw = ImageDraw.Draw(canvas)
     for number in reversed(range(len(labels))):
@@ -73,7 +72,7 @@ def draw_map(picture: Image.Image, classes: Array, names: Sequence[str]) -> Imag
 
 def side_by_side(pictures: Sequence[tuple[str, Image.Image]]) -> Image.Image:
     """Pictures next to each other, each under its caption."""
-    font, gap = _font(16), 8
+    font, gap = ImageFont.load_default(16), 8
     head = 16 + gap
     width = sum(picture.width for _, picture in pictures) + gap * (len(pictures) - 1)
     canvas = Image.new("RGB", (width, max(picture.height for _, picture in pictures) + head), "white")
@@ -101,7 +100,7 @@ def _draw_box(
 ) -> None:
     left, top, right, bottom = box
     draw.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=colour, width=2)
-    font = _font(12)
+    font = ImageFont.load_default(12)
     _, _, wide, tall = draw.textbbox((0, 0), text, font)
     if not text or (crowded and wide > 1.5 * (right - left)):
         return
@@ -112,7 +111,7 @@ def _draw_box(
 
 
 def _with_legend(canvas: Image.Image, entries: Sequence[tuple[str, Colour]]) -> Image.Image:
-    font, line = _font(12), 18
+    font, line = ImageFont.load_default(12), 18
     rows: list[list[tuple[int, str, Colour]]] = [[]]
     left = 4
     for name, colour in entries:
@@ -130,7 +129,3 @@ def _with_legend(canvas: Image.Image, entries: Sequence[tuple[str, Colour]]) -> 
             draw.rectangle((left, top, left + 12, top + 12), fill=colour)
             draw.text((left + 17, top - 1), name, "black", font)
     return whole
-
-
-def _font(size: int) -> Any:
-    return ImageFont.load_default(size)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from functools import partial
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import functional
 from torchvision.tv_tensors import Image
 
-from roadmap.config.schema import DataConfig, Pipeline, RecipeConfig
-from roadmap.data.batches import Batch, Batches, InputPipeline, batches
+from roadmap.config.schema import DataConfig, Pipeline
+from roadmap.data.batches import Batch, Batches, BatchPlan, InputPipeline
 from roadmap.data.dense import transforms
 from roadmap.data.dense.targets import DetectionBatch, Instances, SegmentationBatch
 from roadmap.data.dense.transforms import pad
@@ -33,82 +33,68 @@ def _transformed(transform: Callable[..., Item], seed: int, picture: Any, known:
     return transform(Image(functional.pil_to_tensor(picture)), known, index, random)
 
 
-@dataclass
-class DensePipeline(InputPipeline):
-    """The two splits of a run, decoded and transformed to bytes in processes of their own, normalised on the device."""
-
-    train: DataLoader[Any]
-    val: DataLoader[Any]
-    train_batches: Batches
-    finish: Callable[[list[Item], bool], Batch]  # the batch of items, of training or not
-    device: torch.device
-    name: Pipeline = Pipeline.loader
-
-    def evaluation(self) -> Iterator[Batch]:
-        """See `InputPipeline.evaluation`."""
-        for items in read(self.val):
-            yield self.finish(items, False)
-
-    def _training(self, epoch: int) -> Iterator[Batch]:
-        for items in read(self.train):
-            yield self.finish(items, True)
-
-
 class Kind(NamedTuple):
     """How pictures of one kind of targets become batches."""
 
     read: Callable[[DataConfig, Inventory, str], Callable[[int], tuple[Any, Any]]]
     train: Callable[..., Item]
     test: Callable[..., Item]
-    finish: Callable[..., Batch]
+    size: Callable[[Any], tuple[int, int]]  # height and width to which a picture with this target is padded in training
+    batch: Callable[[list[Tensor], list[Any], torch.device, bool], Batch]  # of images on the device
 
 
-def dense_pipeline(
-    kind: Kind,
-    data: DataConfig,
-    recipe: RecipeConfig,
-    seed: int,
-    inventory: Inventory,
-    device: torch.device,
-    rank: int,
-    world: int,
-) -> DensePipeline:
-    """Batches for process `rank` among `world`: `WITH_OBJECTS` `DetectionBatch`es, `WITH_MAPS` `SegmentationBatch`es."""
-    samplers = batches(recipe, seed, inventory, rank, world)
-    loaders = []
-    for name, transform, sampler in zip(("train", "val"), (kind.train, kind.test), samplers, strict=True):
-        make = partial(_transformed, partial(transform, data, recipe), seed)
-        pictures = Items(kind.read(data, inventory, name), inventory.split(name).size, make)
-        loaders.append(make_loader(pictures, data, seed, device, batch_sampler=sampler, collate_fn=partial(collate, list)))
-    levels = [torch.tensor(triple, device=device).view(3, 1, 1) for triple in (data.mean, data.std)]
-    train, val = loaders
-    return DensePipeline(train, val, samplers[0], partial(kind.finish, device, levels), device)
+class DensePipeline(InputPipeline):
+    """The two splits of a run, decoded and transformed to bytes in processes of their own, normalised on the device.
+
+    Its batches are those of the kind: `WITH_OBJECTS` `DetectionBatch`es, `WITH_MAPS` `SegmentationBatch`es.
+    """
+
+    name = Pipeline.loader
+
+    def __init__(self, kind: Kind, plan: BatchPlan) -> None:
+        self.kind, self.device = kind, plan.device
+        self.train_batches, val_batches = plan.samplers()
+        self.train = _loader(kind, plan, "train", kind.train, self.train_batches)
+        self.val = _loader(kind, plan, "val", kind.test, val_batches)
+        self.mean, self.std = (torch.tensor(level, device=plan.device).view(3, 1, 1) for level in (plan.data.mean, plan.data.std))
+
+    def evaluation(self) -> Iterator[Batch]:
+        """See `InputPipeline.evaluation`."""
+        for items in read(self.val):
+            yield self._batch(items, training=False)
+
+    def _training(self, epoch: int) -> Iterator[Batch]:
+        for items in read(self.train):
+            yield self._batch(items, training=True)
+
+    def _batch(self, items: list[Item], training: bool) -> Batch:
+        """Images are normalised, and in training then padded with zeros: the mean colour."""
+        images = []
+        for pixels, target in items:
+            image = normalise(pixels.to(self.device, non_blocking=True)[None], self.mean, self.std, torch.contiguous_format)[0]
+            images.append(pad(image, self.kind.size(target)) if training else image)
+        return self.kind.batch(images, [target for _, target in items], self.device, training)
+
+
+def _loader(kind: Kind, plan: BatchPlan, name: str, transform: Callable[..., Item], sampler: Batches) -> DataLoader[Any]:
+    make = partial(_transformed, partial(transform, plan.data, plan.recipe), plan.seed)
+    pictures = Items(kind.read(plan.data, plan.inventory, name), plan.inventory.split(name).size, make)
+    return make_loader(plan, pictures, batch_sampler=sampler, collate_fn=partial(collate, list))
 
 
 # --- batches ---------------------------------------------------------------------------------------------------------
 
 
-def _detection_batch(device: torch.device, levels: list[Tensor], items: list[Item], training: bool) -> DetectionBatch:
+def _object_batch(images: list[Tensor], targets: list[Instances], device: torch.device, training: bool) -> DetectionBatch:
     """Evaluation's objects stay on the host, where they are scored."""
-    sizes = [target.size if training else pixels.shape[1:] for pixels, target in items]
-    images = (_on_device(pixels, device, levels, size) for (pixels, _), size in zip(items, sizes, strict=True))
-    return DetectionBatch(tuple(images), tuple(_to(target, device) if training else target for _, target in items))
+    return DetectionBatch(tuple(images), tuple(_to(target, device) if training else target for target in targets))
 
 
-def _segmentation_batch(device: torch.device, levels: list[Tensor], items: list[Item], training: bool) -> SegmentationBatch:
-    targets = [classes.to(device, non_blocking=True).long() for _, classes in items]
-    sizes = [classes.shape if training else pixels.shape[1:] for pixels, classes in items]
-    images = [_on_device(pixels, device, levels, size) for (pixels, _), size in zip(items, sizes, strict=True)]
+def _map_batch(images: list[Tensor], maps: list[Tensor], device: torch.device, training: bool) -> SegmentationBatch:
+    maps = [classes.to(device, non_blocking=True).long() for classes in maps]
     if training:
-        return SegmentationBatch(torch.stack(images), torch.stack(targets))
-    return SegmentationBatch(tuple(images), tuple(targets))
-
-
-def _on_device(pixels: Tensor, device: torch.device, levels: list[Tensor], size: Sequence[int]) -> Tensor:
-    """Normalised, then padded with zeros: the mean colour."""
-    mean, std = levels
-    image = normalise(pixels.to(device, non_blocking=True)[None], mean, std, torch.contiguous_format)[0]
-    return pad(image, (size[0], size[1]))
+        return SegmentationBatch(torch.stack(images), torch.stack(maps))
+    return SegmentationBatch(tuple(images), tuple(maps))
 
 
 def _to(target: Instances, device: torch.device) -> Instances:
@@ -116,5 +102,5 @@ def _to(target: Instances, device: torch.device) -> Instances:
     return target._replace(boxes=boxes, labels=labels, masks=masks, crowd=crowd)
 
 
-WITH_OBJECTS = Kind(object_reader, transforms.train_detection, transforms.test_detection, _detection_batch)
-WITH_MAPS = Kind(map_reader, transforms.train_segmentation, transforms.test_segmentation, _segmentation_batch)
+WITH_OBJECTS = Kind(object_reader, transforms.train_detection, transforms.test_detection, attrgetter("size"), _object_batch)
+WITH_MAPS = Kind(map_reader, transforms.train_segmentation, transforms.test_segmentation, attrgetter("shape"), _map_batch)

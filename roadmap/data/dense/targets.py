@@ -7,10 +7,6 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from roadmap.data.images.inventory import IGNORED
-
-__all__ = ["IGNORED", "DetectionBatch", "Detections", "Instances", "SegmentationBatch"]
-
 
 class Instances(NamedTuple):
     """The objects of one picture; a network adds its background class itself."""
@@ -48,7 +44,7 @@ class DetectionBatch(NamedTuple):
 
 
 class SegmentationBatch(NamedTuple):
-    """Pictures with a class for each pixel, or `IGNORED`; in evaluation maps are as large as they are stored."""
+    """Pictures with a class for each pixel, or `inventory.IGNORED`; in evaluation maps are as large as they are stored."""
 
     images: Tensor | tuple[Tensor, ...]  # training (B, 3, S, S) float32, normalised; evaluation a tuple of (3, h, w)
     targets: Tensor | tuple[Tensor, ...]  # training (B, S, S) int64; evaluation a tuple of (H, W)

@@ -6,7 +6,7 @@ resizings is such a box too, so nothing is interpolated twice and no mask is enl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -16,8 +16,8 @@ from torchvision.transforms.v2 import InterpolationMode, functional
 from torchvision.tv_tensors import Image, Mask
 
 from roadmap.config.schema import DataConfig, RecipeConfig
-from roadmap.data.dense.targets import IGNORED, Instances
-from roadmap.data.images.inventory import Objects
+from roadmap.data.dense.targets import Instances
+from roadmap.data.images.inventory import IGNORED, Objects
 from roadmap.data.images.scenes import fit_boxes
 
 Array = np.ndarray[Any, Any]
@@ -26,7 +26,6 @@ Part = TypeVar("Part", Image, Mask)
 
 UNBOUNDED = 2**16  # pixels, of a longer side that nothing bounds
 CROP_TRIES = 10  # at a crop in which no class has more than its share
-BRIGHTNESS, CONTRAST, SATURATION, HUE = 32, (0.5, 1.5), (0.5, 1.5), 0.1  # of 255; factors; of the circle
 
 
 class View(NamedTuple):
@@ -197,29 +196,26 @@ def pad(part: Tensor, size: Size, value: float = 0) -> Tensor:
 
 def distort(pixels: Tensor, random: np.random.Generator) -> Tensor:
     """Each with probability 1/2: brightness, contrast (now or last), saturation and hue changed; (3, h, w) uint8 to the same."""
-    contrast_last = random.random() < 0.5
-    for change in _changes(contrast_last):
-        amount = random.random()
+    changes = list(DISTORTIONS)
+    if random.random() < 0.5:
+        changes.append(changes.pop(1))
+    for (low, high), change in changes:
+        amount = low + (high - low) * random.random()
         if random.random() < 0.5:
             pixels = change(pixels, amount)
     return pixels
 
 
-def _changes(contrast_last: bool) -> Iterator[Callable[[Tensor, float], Tensor]]:
-    def contrast(pixels: Tensor, amount: float) -> Tensor:
-        return (pixels * _between(CONTRAST, amount)).clamp(0, 255).to(torch.uint8)
-
-    yield lambda pixels, amount: (pixels + _between((-BRIGHTNESS, BRIGHTNESS), amount)).clamp(0, 255).to(torch.uint8)
-    if not contrast_last:
-        yield contrast
-    yield lambda pixels, amount: functional.adjust_saturation(pixels, _between(SATURATION, amount))
-    yield lambda pixels, amount: functional.adjust_hue(pixels, _between((-HUE, HUE), amount))
-    if contrast_last:
-        yield contrast
+def _as_bytes(pixels: Tensor) -> Tensor:
+    return pixels.clamp(0, 255).to(torch.uint8)
 
 
-def _between(limits: tuple[float, float], amount: float) -> float:
-    return limits[0] + (limits[1] - limits[0]) * amount
+DISTORTIONS: tuple[tuple[tuple[float, float], Callable[[Tensor, float], Tensor]], ...] = (
+    ((-32, 32), lambda pixels, added: _as_bytes(pixels + added)),  # brightness, of 255
+    ((0.5, 1.5), lambda pixels, factor: _as_bytes(pixels * factor)),  # contrast
+    ((0.5, 1.5), functional.adjust_saturation),
+    ((-0.1, 0.1), functional.adjust_hue),  # of the circle
+)
 
 
 def _size(pixels: Tensor) -> Size:

@@ -61,16 +61,9 @@ def send(values: Array, device: torch.device) -> Tensor:
 def crop_boxes(drawn: Array, heights: Array, widths: Array, scale: Sequence[float]) -> Array:
     """Boxes of the random resized crop, timm's `RandomResizedCropAndInterpolation.get_params` for many images at once.
 
-    Args:
-        drawn: A table (B,) of `CROP`.
-        heights: Of the images, in pixels (B,).
-        widths: Likewise.
-        scale: Least and greatest area of a box, as a part of the image's.
-
-    Returns:
-        (B, 4) whole numbers: top, left, height, width. The first of ten boxes that fits in the image, or the largest
-        central one of an aspect ratio in `CROP_ASPECT`.
-
+    From a table (B,) of `CROP`, and heights and widths of the images in pixels (B,): (B, 4) whole numbers, top, left, height,
+    width. The first of ten boxes that fits in the image, with an area between the parts `scale` of the image's, or the largest
+    central one of an aspect ratio in `CROP_ASPECT`.
     """
     wide, tall = _sides(drawn, heights * widths, scale, CROP_ASPECT)
     fits = (wide <= widths[:, None]) & (tall <= heights[:, None])
@@ -88,14 +81,8 @@ def crop_boxes(drawn: Array, heights: Array, widths: Array, scale: Sequence[floa
 def erasing_boxes(drawn: Array, size: int, probability: float) -> Array:
     """Boxes of random erasing, timm's `RandomErasing` with one box an image, for many images at once.
 
-    Args:
-        drawn: A table (B,) of `ERASING`.
-        size: Height and width of the images, in pixels.
-        probability: That an image is erased.
-
-    Returns:
-        (B, 4) whole numbers: top, left, height, width; height 0 where an image stays whole.
-
+    From a table (B,) of `ERASING`, for images of `size` pixels a side: (B, 4) whole numbers, top, left, height, width; height 0
+    where an image stays whole.
     """
     tall, wide = _sides(drawn, np.full(len(drawn), size * size), ERASED_AREA, ERASED_ASPECT)
     fits = (tall < size) & (wide < size)
@@ -195,15 +182,8 @@ def _gather(pixels: Tensor, start: Tensor, stride: Tensor, tall: Tensor, wide: T
 def bicubic_weights(lengths: Tensor, flip: Tensor, most: int, size: int) -> Tensor:
     """Weights of Pillow's bicubic (a = -0.5), widened where it makes smaller, in units of 1 / FIXED.
 
-    Args:
-        lengths: Pixels before (B,), at most `most`.
-        flip: Where not 0, the result is mirrored (B,).
-        most: Columns of the matrices.
-        size: Pixels after.
-
-    Returns:
-        (B, size, most) whole numbers as float64; a row belongs to a pixel of the result and sums to FIXED but for rounding.
-
+    From `lengths` (B,) of at most `most` pixels to `size`, mirrored where `flip` (B,) is not 0: (B, size, most) whole numbers as
+    float64; a row belongs to a pixel of the result and sums to FIXED but for rounding.
     """
     length = lengths.view(-1, 1, 1)
     scale = length / length.new_full((), size, dtype=torch.float64)  # a GPU divides by a Python number inexactly
@@ -267,16 +247,14 @@ class NormalizeAndErase:
         if fused.usable(images) and images.dtype == torch.uint8:
             return self._fused(images, drawn)
         images = normalise(images, self.mean, self.std, self.memory_format)
-        return images if drawn is None else erase(images, self._boxes(drawn), drawn["noise"])
+        return images if drawn is None else erase(images, erasing_boxes(drawn, self.size, self.erasing), drawn["noise"])
 
     def _fused(self, images: Tensor, drawn: Array | None) -> Tensor:
         boxes = None
         if drawn is not None:
-            boxes = send(np.column_stack([self._boxes(drawn), _whole_keys(drawn["noise"])]), self.device)
+            sides = erasing_boxes(drawn, self.size, self.erasing)
+            boxes = send(np.column_stack([sides, _whole_keys(drawn["noise"])]), self.device)
         return fused.normalise_and_erase(images, self.mean, self.std, self.memory_format, boxes)
-
-    def _boxes(self, drawn: Array) -> Array:
-        return erasing_boxes(drawn, self.size, self.erasing)
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor, memory_format: torch.memory_format = torch.channels_last) -> Tensor:
@@ -285,16 +263,10 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor, memory_format: torch.me
 
 
 def erase(images: Tensor, boxes: Array, keys: Array) -> Tensor:
-    """Put standard normal noise, another for each pixel and channel, into boxes of `images`, in place.
+    """Put standard normal noise, another for each pixel and channel, into boxes of `images` (B, C, H, W), in place; returns them.
 
-    Args:
-        images: (B, C, H, W), float.
-        boxes: Top, left, height, width (B, 4); height 0: the image stays whole.
-        keys: What an image's noise depends on: numbers in [0, 1) (B,).
-
-    Returns:
-        The images.
-
+    `boxes` are top, left, height, width (B, 4), of height 0 where an image stays whole; `keys` are what an image's noise depends
+    on, numbers in [0, 1) (B,).
     """
     members = np.flatnonzero(boxes[:, 2])
     if not len(members):
@@ -304,9 +276,7 @@ def erase(images: Tensor, boxes: Array, keys: Array) -> Tensor:
     top, left, tall, wide = send(boxes[members].T, images.device).view(4, -1, 1, 1, 1)
     row, column = torch.arange(height, device=images.device).view(-1, 1), torch.arange(width, device=images.device)
     inside = (row >= top) & (row < top + tall) & (column >= left) & (column < left + wide)
-    noise = normal_noise(send(_whole_keys(keys[members]), images.device), channels * height * width).view(
-        -1, channels, height, width
-    )
+    noise = normal_noise(send(_whole_keys(keys[members]), images.device), channels * height * width).view(-1, *images.shape[1:])
     erased = torch.where(inside, noise, images.index_select(0, index))
     return images.index_copy_(0, index, erased)
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from roadmap.config.schema import DataConfig, Pipeline, RecipeConfig
-from roadmap.data.batches import Batches, InputPipeline, LabelledImages, indices_of
+from roadmap.data.batches import BatchPlan, InputPipeline, LabelledImages, indices_of
 from roadmap.data.device import augment
 from roadmap.data.device.augment import Array, NormalizeAndErase, send
 from roadmap.data.device.randaugment import CHOICE, RandAugment
@@ -30,35 +30,17 @@ CROPPING, CHOOSING = 1, 2  # keys of random tables, with `augment.ERASES`: to sw
 
 
 class DeviceDataset(InputPipeline):
-    """The two splits of a run, on the device.
+    """The two splits of a run, on the device; Refused for a picture that cannot be decoded, with its path."""
 
-    Args:
-        data: The images' size and how they are augmented.
-        recipe: Likewise.
-        seed: Of the run.
-        inventory: The images.
-        samplers: This process's micro-batches of training and of evaluation.
-        normalize_and_erase: The last part, which knows the device where the images are kept and the batches are made.
+    name = Pipeline.device
 
-    Raises:
-        Refused: for a picture that cannot be decoded, with its path.
-
-    """
-
-    def __init__(
-        self,
-        data: DataConfig,
-        recipe: RecipeConfig,
-        seed: int,
-        inventory: Inventory,
-        samplers: tuple[Batches, Batches],
-        normalize_and_erase: NormalizeAndErase,
-    ) -> None:
-        self.train_batches, self.val_batches = samplers
-        self.name, self.device = Pipeline.device, normalize_and_erase.device
-        self.augmentation = Augmentation(data, recipe, seed, normalize_and_erase)
-        self.train = decode(data, inventory, self.device)
-        self.val, self.val_targets = _evaluation_split(data, inventory, self.device)
+    def __init__(self, plan: BatchPlan) -> None:
+        data, recipe, self.device = plan.data, plan.recipe, plan.device
+        self.train_batches, self.val_batches = plan.samplers(data.image_size**2)
+        last = NormalizeAndErase(data, recipe, plan.seed, plan.device, plan.memory_format)
+        self.augmentation = Augmentation(data, recipe, plan.seed, last)
+        self.train = decode(data, plan.inventory, self.device)
+        self.val, self.val_targets = _evaluation_split(data, plan.inventory, self.device)
 
     def evaluation(self) -> Iterator[LabelledImages]:
         """See `InputPipeline.evaluation`."""
@@ -138,9 +120,7 @@ class Pictures:
 def decode(data: DataConfig, inventory: Inventory, device: torch.device) -> Pictures:
     """Decode the training split, each picture straight to where it stays on the device, in as many threads as there are CPUs.
 
-    Raises:
-        Refused: for a picture that cannot be decoded, with its path.
-
+    Refused for a picture that cannot be decoded, with its path.
     """
     sizes = _sizes(inventory)
     ends = np.cumsum(sizes.prod(1))
@@ -174,9 +154,7 @@ def _evaluation_split(data: DataConfig, inventory: Inventory, device: torch.devi
 def bytes_needed(data: DataConfig, inventory: Inventory) -> int:
     """Bytes that `DeviceDataset` keeps, from headers of files alone: the training split decoded, the other at its final size.
 
-    Raises:
-        Refused: for a picture whose header cannot be read, with its path.
-
+    Refused for a picture whose header cannot be read, with its path.
     """
     pixels = int(_sizes(inventory).prod(1).sum())
     return 3 * (pixels + inventory.val.size * data.image_size**2)

@@ -73,17 +73,7 @@ def _taps(length, SIZE: tl.constexpr):
 
 
 @triton.jit
-def narrow(
-    pixels,
-    crops,
-    firsts,
-    weights,
-    narrowed,
-    reach,
-    SIZE: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
+def narrow(pixels, crops, firsts, weights, narrowed, reach, SIZE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """Grid (B, rows, columns): rows of the boxes, out of all `pixels` (P, 3), resized to (rows of all boxes, 3, SIZE)."""
     image = tl.program_id(0)
     crop = crops + image * CROP_COLUMNS
@@ -110,17 +100,7 @@ def narrow(
 
 
 @triton.jit
-def shorten(
-    narrowed,
-    crops,
-    firsts,
-    weights,
-    resized,
-    reach,
-    SIZE: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
+def shorten(narrowed, crops, firsts, weights, resized, reach, SIZE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """Grid (B, rows, columns of the three channels): what `narrow` made, resized to (B, 3, SIZE, SIZE)."""
     image = tl.program_id(0)
     axis = tl.num_programs(0) + image  # down: the second half of the weights
@@ -279,15 +259,7 @@ def _blend(degenerate, level, factor):
 
 
 @triton.jit
-def pointwise(
-    source,
-    target,
-    records,
-    tables,
-    words,
-    SIZE: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+def pointwise(source, target, records, tables, words, SIZE: tl.constexpr, BLOCK: tl.constexpr):
     """Grid (B, pixels): all that `affine` leaves out, from `source` to `target` (B, 3, SIZE, SIZE), copies too."""
     image = tl.program_id(0)
     record = records + image * words

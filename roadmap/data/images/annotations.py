@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 LONGEST, DEEPEST = 255, 15  # bytes of a file's name, and folders, that every system takes
 APART = 3.0, 0.05  # pixels, and a share of the longer side: how far a box may be from the bounds of its mask
 
-Note = Callable[[str, str, str], None]  # kind, place in the file, reason
+Note = Callable[[str, str, str], None]  # place in the file, kind, reason
 
 
 class Picture(NamedTuple):
@@ -54,9 +54,9 @@ def read_annotations(file: Path) -> Annotations:
     """A file, read once by a process as long as it does not change; Refused where it is not of COCO's form at all."""
     try:
         stat = file.stat()
+        return _read(file, stat.st_size, stat.st_mtime_ns)
     except OSError as error:
         raise Refused(f"{file}: cannot be read: {error.strerror}") from error
-    return _read(file, stat.st_size, stat.st_mtime_ns)
 
 
 @lru_cache(maxsize=4)
@@ -64,7 +64,7 @@ def _read(file: Path, *state: int) -> Annotations:
     content = _parts(file)
     findings: list[Finding] = []
 
-    def note(kind: str, place: str, reason: str) -> None:
+    def note(place: str, kind: str, reason: str) -> None:
         findings.append(Finding(kind, f"{file}: {place}", reason))
 
     categories = _categories(content["categories"], note)
@@ -101,8 +101,6 @@ def objects_of(picture: Picture) -> Objects:
 def _parts(file: Path) -> dict[str, list[Any]]:
     try:
         content = json.loads(file.read_bytes(), object_pairs_hook=_once)
-    except OSError as error:
-        raise Refused(f"{file}: cannot be read: {error.strerror}") from error
     except Refused as error:
         raise Refused(f"{file}: {error}") from error
     except (ValueError, RecursionError) as error:  # not UTF-8 is a ValueError too
@@ -135,13 +133,13 @@ def _entries(entries: list[Any], key: str, note: Note) -> Iterator[tuple[str, An
     for number, entry in enumerate(entries):
         place = f"{key}[{number}]"
         if not isinstance(entry, dict):
-            note("entry", place, f"{entry!r:.40}: must be an object")
+            note(place, "entry", f"{entry!r:.40}: must be an object")
             continue
         own = entry.get("id")
         if type(own) not in (int, str):
-            note("id", place, f"id={own!r:.40}: must be a whole number")
+            note(place, "id", f"id={own!r:.40}: must be a whole number")
         elif own in seen:
-            note("id_twice", place, f"id={own!r:.40}: is that of {key}[{seen[own]}] too")
+            note(place, "id_twice", f"id={own!r:.40}: is that of {key}[{seen[own]}] too")
         else:
             seen[own] = number
             yield f"{place} (id {own})", own, entry
@@ -152,11 +150,11 @@ def _categories(entries: list[Any], note: Note) -> list[tuple[int, str]]:
     for place, own, entry in _entries(entries, "categories", note):
         name = entry.get("name")
         if not is_word(name):
-            note("category", place, f"name={name!r:.40}: must be a word, or words in one line")
+            note(place, "category", f"name={name!r:.40}: must be a word, or words in one line")
         elif name in names:
-            note("category", place, f"name={name!r:.40}: is that of another category too")
+            note(place, "category", f"name={name!r:.40}: is that of another category too")
         elif type(own) is not int:
-            note("id", place, "must be a whole number")
+            note(place, "id", "must be a whole number")
         else:
             names.add(name)
             categories.append((own, name))
@@ -169,11 +167,11 @@ def _pictures(entries: list[Any], note: Note) -> dict[Any, tuple[str, Size]]:
     for place, own, entry in _entries(entries, "images", note):
         name, size = entry.get("file_name"), (entry.get("height"), entry.get("width"))
         if not isinstance(name, str) or not _is_inside(name):
-            note("file_name", place, f"file_name={name!r:.60}: must be the name of a file in the folder of the split")
+            note(place, "file_name", f"file_name={name!r:.60}: must be the name of a file in the folder of the split")
         elif str(PurePosixPath(name)) in names:
-            note("file_name", place, f"file_name={name!r:.60}: is that of another image too")
+            note(place, "file_name", f"file_name={name!r:.60}: is that of another image too")
         elif not all(type(side) is int and is_number(side) and side > 0 for side in size):
-            note("size", place, f"height, width={list(size)!r:.40}: must be whole numbers of pixels")
+            note(place, "size", f"height, width={list(size)!r:.40}: must be whole numbers of pixels")
         else:
             names.add(str(PurePosixPath(name)))
             pictures[own] = name, size  # type: ignore[assignment]  # looked at above
@@ -196,18 +194,14 @@ def _objects(
     for place, _, entry in _entries(entries, "annotations", note):
         image, category = entry.get("image_id"), entry.get("category_id")
         if type(image) not in (int, str) or image not in pictures:
-            note("unknown_image", place, f"image_id={image!r:.40}: no image that can be used has this id")
+            note(place, "unknown_image", f"image_id={image!r:.40}: no image that can be used has this id")
         elif type(category) is not int or category not in labels:
-            note("unknown_category", place, f"category_id={category!r:.40}: no category has this id")
+            note(place, "unknown_category", f"category_id={category!r:.40}: no category has this id")
         else:
-            known = _object(entry, labels[category], pictures[image][1], partial(_at, note, place))
+            known = _object(entry, labels[category], pictures[image][1], partial(note, place))
             if known is not None:
                 objects.setdefault(image, []).append(known)
     return objects
-
-
-def _at(note: Note, place: str, kind: str, reason: str) -> None:
-    note(kind, place, reason)
 
 
 def _object(entry: dict[str, Any], label: int, size: Size, note: Callable[[str, str], None]) -> Known | None:

@@ -11,7 +11,7 @@ from roadmap.config.schema import DataConfig
 from roadmap.data.images import archives
 from roadmap.data.images.annotations import Annotations, Picture, objects_of, read_annotations
 from roadmap.data.images.examine import FileReport, examine_image, examine_splits, hash_file, refuse_findings, warn
-from roadmap.data.images.inventory import NO_CLASS, Inventory, ObjectReader, Objects, Split, Store
+from roadmap.data.images.inventory import NO_CLASS, Inventory, ObjectReader, Objects, Split
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -26,7 +26,7 @@ class Coco:
     def list_images(self, data: DataConfig) -> Inventory:
         """The pictures in the order of the files; categories in the order of their ids."""
         root = archives.root_of(data, list(zip(*FOLDERS.values(), strict=True)))
-        train, val = (self._annotations(root, split) for split in FOLDERS)
+        train, val = (read_annotations(_file(root, split)) for split in FOLDERS)
         findings = [*train.findings, *val.findings]
         refuse_findings(root, findings, data.accept, "annotations")
         if train.categories != val.categories:
@@ -38,16 +38,22 @@ class Coco:
     def fingerprint(self, data: DataConfig, inventory: Inventory) -> str:
         """Of every picture's name and bytes, and of both JSON files."""
         root = inventory.folder
-        sizes = {path: picture.size for path, picture in self._pictures(root).items()}
-        fingerprint, findings = examine_splits(inventory, _examiner(sizes), [_file(root, split) for split in FOLDERS])
+        known = self._pictures(root)
+
+        def examine(path: Path) -> FileReport:
+            return examine_sized(path, known[path].size, "the JSON says") if path in known else hash_file(path)
+
+        fingerprint, findings = examine_splits(inventory, examine, [_file(root, split) for split in FOLDERS])
         warnings = refuse_findings(root, findings, data.accept)
         for split in FOLDERS:
-            warnings += refuse_findings(root, self._annotations(root, split).findings, data.accept, "annotations")
+            warnings += refuse_findings(root, read_annotations(_file(root, split)).findings, data.accept, "annotations")
         warn(warnings)
         return fingerprint
 
     def object_reader(self, data: DataConfig, inventory: Inventory, split: str) -> ObjectReader:
         """Each picture and its masks are decoded when they are asked for."""
+        from roadmap.data.images.readers import read_picture
+
         known = self._pictures(inventory.folder)
         pictures = [(path, known[path]) for path in inventory.split(split).paths]
 
@@ -57,36 +63,18 @@ class Coco:
 
         return read
 
-    def _annotations(self, root: Path, split: str) -> Annotations:
-        return read_annotations(_file(root, split))
-
     def _pictures(self, root: Path) -> dict[Path, Picture]:
         return {
             _folder(root, split) / picture.name: picture
             for split in FOLDERS
-            for picture in self._annotations(root, split).pictures
+            for picture in read_annotations(_file(root, split)).pictures
         }
 
     def _split(self, folder: Path, known: Annotations) -> Split:
         paths = [folder / picture.name for picture in known.pictures]
-        missing = [str(path) for path in paths if not path.is_file()]
-        if missing:
+        if missing := [str(path) for path in paths if not path.is_file()]:
             raise Refused(f"{folder}: {len(missing)} pictures of its JSON are not there: {', '.join(missing[:5])}")
         return Split(len(paths), tuple((path, NO_CLASS) for path in paths))
-
-
-def read_picture(store: Store, path: Path) -> Image:
-    """A picture as RGB; Refused where it cannot be read."""
-    from roadmap.data.images.readers import decode, read_bytes
-
-    return decode(path, read_bytes(store, path))
-
-
-def _examiner(sizes: dict[Path, tuple[int, int]]) -> Callable[[Path], FileReport]:
-    def examine(path: Path) -> FileReport:
-        return examine_sized(path, sizes[path], "the JSON says") if path in sizes else hash_file(path)
-
-    return examine
 
 
 def examine_sized(path: Path, size: tuple[int, int], says: str) -> FileReport:

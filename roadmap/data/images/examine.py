@@ -94,8 +94,7 @@ def warn(warnings: Sequence[str]) -> None:
 
 def refuse_findings(root: Path, findings: Sequence[Finding], accept: Sequence[Fault], what: str = "images") -> list[str]:
     """Refuse all that is not accepted at once, with its number and the first paths; gives a warning for each kind that is."""
-    bad = [finding for finding in findings if finding.kind not in accept]
-    if bad:
+    if bad := [finding for finding in findings if finding.kind not in accept]:
         raise Refused(_message(root, bad, what))
     counts = Counter(finding.kind for finding in findings)
     return [f"data.accept={kind} lets through {counts[kind]} of the {what}" for kind in sorted(counts)]

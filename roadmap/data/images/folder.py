@@ -185,22 +185,19 @@ def _check_classes(root: Path, train: Sequence[str], val: Sequence[str]) -> None
 
 
 def _check_order(root: Path, classes: Sequence[str], any_order: bool) -> None:
-    if _out_of_order(classes) and not any_order:
-        raise Refused(_numeric_order(root, classes))
-
-
-def _out_of_order(classes: Sequence[str]) -> bool:
-    return all(name.isascii() and name.isdecimal() for name in classes) and list(classes) != sorted(classes, key=int)
-
-
-def _numeric_order(root: Path, classes: Sequence[str]) -> str:
+    if any_order or not _out_of_order(classes):
+        return
     width = max(map(len, classes))
     moved = next(name for name in classes if len(name) < width)
-    return (
+    raise Refused(
         f"data.path={root}: classes are numbered in the order of their letters, here {_first(classes)}, which is not that of "
         f"the numbers they are named by; rename them with {width} digits ({moved} to {moved.zfill(width)}) in train and val, "
         f"or accept it with data.accept=[{Fault.numeric_order}]"
     )
+
+
+def _out_of_order(classes: Sequence[str]) -> bool:
+    return all(name.isascii() and name.isdecimal() for name in classes) and list(classes) != sorted(classes, key=int)
 
 
 def _first(classes: Sequence[str]) -> str:

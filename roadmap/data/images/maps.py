@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from roadmap.base.errors import Refused
 from roadmap.config.schema import DataConfig
 from roadmap.data.images import archives
-from roadmap.data.images.coco import examine_sized, read_picture
+from roadmap.data.images.coco import examine_sized
 from roadmap.data.images.examine import FileReport, examine_image, examine_splits, refuse_findings, warn
 from roadmap.data.images.folder import EXTENSIONS, LEFT_BY_DESKTOPS
 from roadmap.data.images.inventory import IGNORED, NO_CLASS, Disk, Inventory, MapReader, Split, is_word
@@ -69,6 +69,8 @@ class Maps:
         def read(index: int) -> tuple[Image, np.ndarray[Any, Any]]:
             import numpy as np
 
+            from roadmap.data.images.readers import read_picture
+
             levels = np.array(_levels(self._map_of(root, paths[index])), np.uint8)
             if self.from_one:
                 levels -= 1  # and 0 becomes `IGNORED`
@@ -88,9 +90,8 @@ class Maps:
         if not paths:
             raise Refused(f"{folder}: no pictures there")
         expected = [self._map_of(root, path) for path in paths]
-        _refuse_some(
-            f"{folder}: pictures of which two have one map", [str(path) for path, n in Counter(expected).items() if n > 1]
-        )
+        twice = [str(path) for path, n in Counter(expected).items() if n > 1]
+        _refuse_some(f"{folder}: pictures of which two have one map", twice)
         _refuse_some(f"{maps}: maps that are not there", [str(path) for path in expected if not path.is_file()])
         return Split(len(paths), tuple((path, NO_CLASS) for path in paths))
 
@@ -174,8 +175,7 @@ def _faults_of_map(path: Path, most: int) -> Iterator[tuple[str, str]]:
         if image.mode not in ("L", "P"):
             yield "map", f"of mode {image.mode}; must be of one level a pixel, 8 bits (L), or of a palette (P)"
             return
-    wrong = sorted(level for level in _seen(path) if level > most and level != IGNORED)
-    if wrong:
+    if wrong := sorted(level for level in _seen(path) if level > most and level != IGNORED):
         yield "label", f"has levels {wrong[:SHOWN]}; classes are 0 to {most}, and {IGNORED} is ignored"
 
 

@@ -58,12 +58,7 @@ def shard_path(root: Path, number: int) -> Path:
 
 
 def read_shard(path: Path) -> Shard | None:
-    """A shard by its own index; None where it was not finished.
-
-    Raises:
-        Refused: where the index is not of the form, or the tar is cut off.
-
-    """
+    """A shard by its own index, None where it was not finished; Refused where that is not of the form, or the tar is cut off."""
     beside = path.with_suffix(".json")
     if not (path.is_file() and beside.is_file()):
         return None
@@ -121,9 +116,7 @@ class Pack:
     def examine(self, files: Sequence[Path], trained: int) -> tuple[str, list[Finding]]:
         """What `examine.examine_files` gives of the same files unpacked; each shard is read once, and compared with its index.
 
-        Raises:
-            Refused: where a shard's bytes are not those that were packed.
-
+        Refused where a shard's bytes are not those that were packed.
         """
         expected = {shard.path: shard.digest for shard in self.shards}
         indices = [path.with_suffix(".json") for path in expected]  # a changed index asks for the comparison again

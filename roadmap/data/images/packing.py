@@ -39,10 +39,7 @@ class Form:
 def pack_images(data: DataConfig, output: Path, form: Form) -> Iterator[tuple[int, int]]:
     """Write what is not there yet; gives the number of shards that are done, and of all, after each.
 
-    Raises:
-        Refused: where the images cannot be used, or `output` holds something else.
-        StorageFault: where it cannot be written.
-
+    Refused where the images cannot be used, or `output` holds something else; a StorageFault where it cannot be written.
     """
     if Target.label not in data.source.facts.targets:
         raise Refused(f"data={data.source}: only images with a class each are packed")
@@ -77,11 +74,9 @@ def _header(inventory: Inventory, fingerprint: str, findings: Sequence[Finding],
 
 def _begin(output: Path, header: pack.Header) -> None:
     there = read_json_object(output / pack.INDEX)
-    strange = sorted(path.name for path in output.iterdir() if path.name != "lock")
+    strange = ", ".join(sorted(path.name for path in output.iterdir() if path.name != "lock")[:5])
     if not there and strange:
-        raise Refused(
-            f"--output {output}: holds {', '.join(strange[:5])}; must be an empty folder, or one that this command began"
-        )
+        raise Refused(f"--output {output}: holds {strange}; must be an empty folder, or one that this command began")
     if there and there != header:
         unequal = ", ".join(key for key in header if there.get(key) != header[key])
         raise Refused(f"--output {output}: holds images packed otherwise (unequal: {unequal}); choose another folder")

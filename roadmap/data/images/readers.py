@@ -51,7 +51,7 @@ class Files:
     def __call__(self, index: int) -> tuple[Image.Image, int]:
         """Decode one, as RGB."""
         path, target = self.files[index]
-        return decode(path, read_bytes(self.store, path)), target
+        return read_picture(self.store, path), target
 
     def open(self, index: int) -> tuple[Picture, int]:
         """Read one, and decode what has no header of a JPEG."""
@@ -81,6 +81,11 @@ def decode(path: Path, content: bytes) -> Image.Image:
         raise Refused(f"{path}: cannot be decoded: it is no picture of a known kind") from error
     except UNDECODABLE as error:
         raise Refused(f"{path}: cannot be decoded: {error}") from error
+
+
+def read_picture(store: Store, path: Path) -> Image.Image:
+    """A picture in a file as RGB; Refused where it cannot be read or decoded."""
+    return decode(path, read_bytes(store, path))
 
 
 def size(store: Store, path: Path) -> tuple[int, int]:

@@ -33,7 +33,7 @@ BACKGROUND = 10  # the class of pixels that belong to no digit
 class Scene(NamedTuple):
     """One picture with its digits."""
 
-    pixels: np.ndarray[Any, Any]  # (SIZE, SIZE, 3) uint8
+    picture: Image  # RGB, SIZE x SIZE
     objects: Objects
 
 
@@ -69,27 +69,17 @@ class SceneReader:
 
     def objects(self, index: int) -> tuple[Image, Objects]:
         """A scene and its digits."""
-        scene = self._scene(index)
-        return _picture(scene), scene.objects
+        return scenes(self.name)[self.numbers[index]]
 
     def map(self, index: int) -> tuple[Image, np.ndarray[Any, Any]]:
         """A scene and its pixels' classes: a digit, or `BACKGROUND`."""
         import numpy as np
 
-        scene = self._scene(index)
+        picture, objects = self.objects(index)
         classes = np.full((SIZE, SIZE), BACKGROUND, np.uint8)
-        for mask, label in zip(scene.objects.masks, scene.objects.labels, strict=True):
+        for mask, label in zip(objects.masks, objects.labels, strict=True):
             classes[mask > 0] = label
-        return _picture(scene), classes
-
-    def _scene(self, index: int) -> Scene:
-        return scenes(self.name)[self.numbers[index]]
-
-
-def _picture(scene: Scene) -> Image:
-    from PIL import Image
-
-    return Image.fromarray(scene.pixels)
+        return picture, classes
 
 
 @cache
@@ -102,6 +92,7 @@ def scenes(split: str) -> list[Scene]:
 def make_scene(pixels: np.ndarray[Any, Any], targets: np.ndarray[Any, Any], *key: int) -> Scene:
     """A scene of some of these digits (N, 8, 8), whose classes are `targets` (N,), from `key` alone."""
     import numpy as np
+    from PIL import Image
 
     random = np.random.default_rng(key)
     picture = random.uniform(30, 110, 3) + random.normal(0, 14, (SIZE, SIZE, 3))
@@ -121,7 +112,7 @@ def make_scene(pixels: np.ndarray[Any, Any], targets: np.ndarray[Any, Any], *key
     stacked = np.array(masks)
     crowd = np.zeros(len(masks), bool)
     objects = Objects(fit_boxes(stacked), np.array(labels), stacked.astype(np.uint8), crowd, stacked.sum((1, 2)).astype(float))
-    return Scene(picture.round().clip(0, 255).astype(np.uint8), objects)
+    return Scene(Image.fromarray(picture.round().clip(0, 255).astype(np.uint8)), objects)
 
 
 def _placements(digit: np.ndarray[Any, Any], random: np.random.Generator) -> Iterator[np.ndarray[Any, Any]]:

@@ -25,11 +25,9 @@ class DataSet(Protocol):
 
     def list_images(self, data: DataConfig) -> Inventory:
         """The images of both splits, checked as far as names and numbers go; Refused where they are not as they should be."""
-        ...
 
     def fingerprint(self, data: DataConfig, inventory: Inventory) -> str:
         """Sixteen hex digits of the images' bytes and their classes; Refused where an image read on the way cannot be used."""
-        ...
 
 
 LABELLED: dict[str, Digits | ImageFolder | Cifar] = {

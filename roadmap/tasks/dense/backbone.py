@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from roadmap.base.errors import Refused
 from roadmap.config.schema import BackboneNorm, HeadConfig, Initialisation, ModelConfig, OutputNorm
 from roadmap.model.layers import LayerNorm2d
-from roadmap.model.network import HEAD_LAYER, Network, build_network, layer_groups
+from roadmap.model.network import Network, build_network, layer_groups
 
 STRIDES = (4, 8, 16, 32)
 PREFIX = "backbone."
@@ -30,9 +30,7 @@ def backbone_network(
 ) -> nn.Module:
     """What a `DenseNetwork` is given: a step's network, or timm's `reference` for images of any size, freshly initialised.
 
-    Raises:
-        Refused: where timm has no such reference, or cannot build it like this.
-
+    Refused where timm has no such reference, or cannot build it like this.
     """
     if reference is None:
         return build_network(model, classes, initialisation=initialisation)
@@ -69,11 +67,8 @@ class DenseNetwork(nn.Module):
 
     Args:
         network: a classifier with timm's `forward_intermediates`, which is changed: what stands behind its last stage is taken
-            away, and its BatchNorms do what `head.backbone_norm` says.
+            away, and its BatchNorms do what `head.backbone_norm` says. Refused without maps of the strides 4, 8, 16 and 32.
         head: with `output_norm=layer` each map gets a fresh LayerNorm, as in the paper's detectors (appendix A.3).
-
-    Raises:
-        Refused: where the network has no maps of the strides 4, 8, 16 and 32.
 
     """
 
@@ -100,8 +95,7 @@ class DenseNetwork(nn.Module):
     def group_matcher(self, coarse: bool = False) -> Callable[[str], tuple[int, ...]]:
         """Layers, for layer-wise learning rates: the backbone's own, then norms and head as the last."""
         if isinstance(self.backbone, Network):
-            own = layer_groups(coarse)
-            return lambda name: own(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else HEAD_LAYER
+            return layer_groups(coarse)
         from timm.models import group_parameters
 
         known = group_parameters(self.backbone, self.backbone.group_matcher(coarse=coarse), reverse=True)

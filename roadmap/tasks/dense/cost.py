@@ -69,9 +69,7 @@ def dense_cost(
 ) -> DenseCost:
     """Count the network that is built of this head on a step's backbone, or on timm's `reference`, for an image (height, width).
 
-    Raises:
-        Refused: where the reference cannot be a backbone.
-
+    Refused where the reference cannot be a backbone.
     """
     with torch.device("meta"):
         network = build(backbone_network(model, reference), head, classes).eval()

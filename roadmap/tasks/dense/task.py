@@ -13,8 +13,8 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from torchvision.tv_tensors import Image as Pixels
 
 from roadmap.config.schema import DataConfig, Head, HeadConfig, ModelConfig, RecipeConfig
-from roadmap.data.batches import InputPipeline
-from roadmap.data.dense.pipeline import Kind, dense_pipeline
+from roadmap.data.batches import BatchPlan, InputPipeline
+from roadmap.data.dense.pipeline import DensePipeline, Kind
 from roadmap.data.dense.transforms import show_whole
 from roadmap.data.images.inventory import Inventory
 from roadmap.model.cost import Cost
@@ -37,7 +37,7 @@ class DenseTask:
 
     def batches(self, seed: int, inventory: Inventory, device: torch.device, rank: int = 0, world: int = 1) -> InputPipeline:
         """See `Task.batches`."""
-        return dense_pipeline(self.kind, self.data, self.recipe, seed, inventory, device, rank, world)
+        return DensePipeline(self.kind, BatchPlan(self.data, self.recipe, seed, inventory, device, rank, world))
 
     def network(self, model: ModelConfig, reference: str | None) -> nn.Module:
         """See `Task.network`: the head on the four maps of the backbone, for images of any size."""

@@ -23,6 +23,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.ops import generalized_box_iou_loss, roi_align
+from torchvision.ops._utils import convert_boxes_to_roi_format
 
 from roadmap.base.errors import Refused
 from roadmap.config.schema import BoxLoss, HeadConfig
@@ -143,7 +144,7 @@ class RegionPool(nn.Module):
 
     def forward(self, maps: Mapping[str, Tensor], boxes: list[Tensor], image_shapes: list[Size]) -> Tensor:
         """`boxes`: (k, 4) of each picture, in its pixels."""
-        regions = _numbered(boxes)
+        regions = convert_boxes_to_roi_format(boxes)  # (n, 5): the picture's number before each box
         sides = (regions[:, 3:] - regions[:, 1:3]).clamp(min=0).prod(1).sqrt()
         levels = (sides / CANONICAL + 1e-6).log2().floor().clamp(0, len(STRIDES) - 1)
         finest = next(iter(maps.values()))
@@ -153,11 +154,6 @@ class RegionPool(nn.Module):
             found = roi_align(features, regions[here], self.size, 1 / stride, sampling_ratio=0, aligned=True)
             pooled[here] = found.to(pooled.dtype)
         return pooled
-
-
-def _numbered(boxes: list[Tensor]) -> Tensor:
-    """(n, 5): the picture's number before each box."""
-    return torch.cat([functional.pad(own, (1, 0), value=float(i)) for i, own in enumerate(boxes)])
 
 
 def target_masks(masks: Tensor, boxes: Tensor, matched: Tensor, size: int) -> Tensor:

@@ -155,10 +155,6 @@ class Detector(DenseNetwork):
     """Pictures (3, h, w) to their `Detections`; in training, with their objects, to the named losses, whose sum is the loss.
 
     Losses are means over the micro-batch, in float32. Crowds are not for training: leave them out before.
-
-    Raises:
-        Refused: where `head.proposal_loss` is none of proposals.
-
     """
 
     regions: Any  # a list of `Stage`

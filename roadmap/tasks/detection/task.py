@@ -41,8 +41,7 @@ class Detection(DenseTask):
 
     def outputs(self, network: nn.Module, images: Iterable[Tensor]) -> list[Detections]:
         """What is found in each picture."""
-        found: list[Detections] = network(tuple(images))
-        return found
+        return network(tuple(images))
 
     def scorer(self, device: torch.device) -> AveragePrecision:
         """See `Task.scorer`."""

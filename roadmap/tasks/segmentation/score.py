@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from roadmap.base.tables import Column
-from roadmap.data.dense.targets import IGNORED
+from roadmap.data.images.inventory import IGNORED
 from roadmap.tasks import confusion
 from roadmap.tasks.dense.layers import resized
 from roadmap.tasks.task import Processes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,8 +16,9 @@ from roadmap.config.schema import Head, TaskName
 from roadmap.data.batches import Batch
 from roadmap.data.dense.draw import draw_map, side_by_side
 from roadmap.data.dense.pipeline import WITH_MAPS, Kind
-from roadmap.data.dense.targets import IGNORED, SegmentationBatch
+from roadmap.data.dense.targets import SegmentationBatch
 from roadmap.data.dense.transforms import crop_side
+from roadmap.data.images.inventory import IGNORED
 from roadmap.record.result import Metric
 from roadmap.tasks.dense.backbone import Build
 from roadmap.tasks.dense.gallery import Example, Gallery
@@ -54,7 +55,7 @@ class Segmentation(DenseTask):
         return [at_scales(scores, image, self.scales) if self.scales else scores(image) for image in images]
 
     def _scores(self, network: nn.Module, windows: Tensor) -> Tensor:
-        return cast(Tensor, network(windows.contiguous(memory_format=self.memory_format)))
+        return network(windows.contiguous(memory_format=self.memory_format))
 
     def scorer(self, device: torch.device) -> Confusion:
         """See `Task.scorer`."""
@@ -90,10 +91,9 @@ class Segmentation(DenseTask):
 
     def dummy_batch(self, images: int, device: torch.device) -> SegmentationBatch:
         """See `Task.dummy_batch`: crops of what is trained on."""
-        shape = images, self.window, self.window
-        return SegmentationBatch(
-            torch.zeros(images, 3, *shape[1:], device=device), torch.zeros(shape, dtype=torch.long, device=device)
-        )
+        side = self.window
+        blank = torch.zeros(images, 3, side, side, device=device)
+        return SegmentationBatch(blank, torch.zeros(images, side, side, dtype=torch.long, device=device))
 
 
 def accuracy(target: Tensor, scores: Tensor) -> float | None:

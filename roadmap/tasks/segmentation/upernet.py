@@ -21,10 +21,8 @@ AUX_MAP = 2  # the third stage's
 class UPerNet(DenseNetwork):
     """Images (N, 3, H, W) to logits (N, classes, H, W); in training to those and the auxiliary head's, None where it has none.
 
-    Raises:
-        Refused: in training on one image, whose map pooled to one cell leaves BatchNorm a single value, unless several
-            processes share its statistics.
-
+    Refused in training on one image, whose map pooled to one cell leaves BatchNorm a single value, unless several processes
+    share its statistics.
     """
 
     def __init__(self, network: nn.Module, head: HeadConfig, classes: int) -> None:
@@ -34,10 +32,8 @@ class UPerNet(DenseNetwork):
         self.classifier = _classifier(width, classes, head.dropout)
         self.auxiliary = None
         if head.aux_weight:
-            channels = self.channels[AUX_MAP]
-            self.auxiliary = nn.Sequential(
-                conv_norm(channels, head.aux_channels, 3), _classifier(head.aux_channels, classes, head.dropout)
-            )
+            inner = head.aux_channels
+            self.auxiliary = nn.Sequential(conv_norm(self.channels[AUX_MAP], inner, 3), _classifier(inner, classes, head.dropout))
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor | None]:
         """See the class."""
