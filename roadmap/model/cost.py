@@ -1,13 +1,16 @@
-"""What a network costs, counted by fvcore on a trace in eval mode, one image, a multiply and its add together one."""
+"""What a network costs: of one image in eval mode, a multiply and its add together one.
+
+Convolutions are reckoned from their layout, all else is counted by fvcore on a trace. The sum is that of fvcore's trace of the
+whole network.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
@@ -25,7 +28,7 @@ from roadmap.base.errors import Refused
 from roadmap.config.kept import kept
 from roadmap.config.parts import Part
 from roadmap.config.schema import ModelConfig
-from roadmap.model.layers import conv_layer, layer_of
+from roadmap.model.layers import layer_of
 from roadmap.model.layout import BlockLayout, Conv, StageLayout, StemLayout, layout
 from roadmap.model.network import Head, max_pool
 
@@ -125,33 +128,26 @@ def _block(block: BlockLayout, shape: Shape) -> Counted:
     return counts + _layer("activation", block.activation, shape), shape
 
 
-@kept  # as a block's
 def _conv_layer(conv: Conv, shape: Shape) -> Counted:
-    """A convolution and what follows it. Each pair of an input and an output channel costs the same, so one is traced."""
-    one = dataclasses.replace(conv, in_channels=1, out_channels=1, groups=1, norm=None, activation=None, part=None)
-    each, out = _count(conv_layer, (one,), (1, 1, *shape[2:]))
-    inputs, outputs = conv.in_channels // conv.groups, conv.out_channels
-    counts = _times({name: count for name, count in each.items() if name in MULTIPLY_ADDS}, inputs * outputs)
-    counts[OUTPUTS] = each[OUTPUTS] * outputs
-    counts[PARAMETERS] = (conv.kernel_size**2 * inputs + conv.bias) * outputs
-    shape = (1, outputs, *out[2:])
+    """A convolution, by what each of its outputs adds up, and what follows it."""
+    shape = (1, conv.out_channels, *map(conv.positions, shape[2:]))
+    each, outputs = conv.kernel_size**2 * conv.in_channels // conv.groups, math.prod(shape)
+    counts = Counter({"conv": each * outputs, OUTPUTS: outputs, PARAMETERS: (each + conv.bias) * conv.out_channels})
     for toggle, name in (("norm", conv.norm), ("activation", conv.activation), ("block_part", conv.part)):
         counts = counts + _layer(toggle, name, shape)
     return counts, shape
 
 
 def _layer(toggle: str, name: str | None, shape: Shape) -> Counter[str]:
-    """A norm, an activation or a block part, where there is one; of the roadmap's each channel costs the same: one is traced."""
+    """A norm, an activation or a block part, where there is one; of the roadmap's each number costs the same: one is traced."""
     if name is None:
         return Counter()
-    build = layer_of(toggle, name)
-    traced = shape if isinstance(build, Part) else (1, 1, *shape[2:])
-    counts, _ = _count(build, () if toggle == "activation" else traced[1:2], traced)
-    return _times(counts, shape[1] // traced[1])
-
-
-def _times(counts: Mapping[str, int], factor: int) -> Counter[str]:
-    return Counter({name: factor * count for name, count in counts.items()})
+    build, channels = layer_of(toggle, name), 0 if toggle == "activation" else 1
+    if isinstance(build, Part):
+        return _count(build, shape[1:2] * channels, shape)[0]
+    each, _ = _count(build, (1,) * channels, (1, 1, 1, 1))
+    counts = {key: count * (shape[1] if key == PARAMETERS else math.prod(shape)) for key, count in each.items()}
+    return Counter(counts)
 
 
 @cache

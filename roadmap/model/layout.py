@@ -38,6 +38,12 @@ class Conv:
             return 0
         return self.kernel_size // 2 * self.dilation if self.kernel_size % 2 else "same"
 
+    def positions(self, side: int) -> int:
+        """How many come out along a side of an image of so many."""
+        if self.padding == "same":
+            return side
+        return (side + 2 * int(self.padding) - self.dilation * (self.kernel_size - 1) - 1) // self.stride + 1
+
 
 @dataclass(frozen=True)
 class StemLayout:
