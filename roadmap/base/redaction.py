@@ -50,17 +50,21 @@ _SHAPES = re.compile(
 
 def redact_text(text: str) -> str:
     """The text with every secret replaced by `[redacted]`."""
-    known = _pattern(tuple(os.environ.items()), tuple(sys.argv))
-    return _SHAPES.sub(_hidden, known.sub(REDACTED, text) if known else text)
+    return _cleaned(text, _known_here())
 
 
 def redact_record(node: Any) -> Any:
     """A nested record with every secret in its texts replaced; what stands under a name that says secret is one."""
-    if isinstance(node, dict):
-        return {_text(key): REDACTED if _is_secret(key, value) else redact_record(value) for key, value in node.items()}
-    if isinstance(node, list | tuple):
-        return [redact_record(item) for item in node]
-    return _text(node)
+    known = _known_here()
+
+    def clean(node: Any) -> Any:
+        if isinstance(node, dict):
+            return {clean(key): REDACTED if _is_secret(key, value) else clean(value) for key, value in node.items()}
+        if isinstance(node, list | tuple):
+            return [clean(item) for item in node]
+        return _cleaned(node, known) if isinstance(node, str) else node
+
+    return clean(node)
 
 
 def redact_file(path: Path) -> None:
@@ -111,8 +115,12 @@ def is_secret_name(name: str) -> bool:
     return _NAME.search(name) is not None
 
 
-def _text(node: Any) -> Any:
-    return redact_text(node) if isinstance(node, str) else node
+def _cleaned(text: str, known: re.Pattern[str] | None) -> str:
+    return _SHAPES.sub(_hidden, known.sub(REDACTED, text) if known else text)
+
+
+def _known_here() -> re.Pattern[str] | None:
+    return _pattern(tuple(os.environ.items()), tuple(sys.argv))
 
 
 def _is_secret(key: Any, value: Any) -> bool:

@@ -29,7 +29,7 @@ from roadmap.sweep.engines.machine import Slot, slots
 from roadmap.sweep.plan import Point
 
 # By the server, in this order; the last is what a new process imports first.
-PRELOADED = ["roadmap.sweep.engines.server", "roadmap.run.execute", "torchvision", "roadmap.sweep.__main__"]
+PRELOADED = ["roadmap.sweep.engines.server", "roadmap.run.execute", "roadmap.data.pipeline", "roadmap.sweep.__main__"]
 UNKNOWN = 255  # multiprocessing's exit code of a process whose server was killed; the run may still be saving
 KILL_SECONDS = 5.0  # until a killed process has gone
 
