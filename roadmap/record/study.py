@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -132,6 +132,17 @@ class StudyPlan:
     @cached_property
     def _by_name(self) -> dict[str, PlannedRow]:
         return {row.variant.name: row for row in reversed(self.rows)}
+
+
+def differences_to_parents(variants: Iterable[Variant]) -> tuple[Effect, ...]:
+    """Each variant against its parent, if it has one."""
+    return tuple(Effect(v.name, v.label, {v.name: 1.0, v.parent: -1.0}) for v in variants if v.parent is not None)
+
+
+def shared(values: Iterable[int]) -> int:
+    """What all runs have; 0 where they differ, and every row says its own."""
+    different = set(values)
+    return different.pop() if len(different) == 1 else 0
 
 
 def seed_and_identity(run: str) -> str:

@@ -21,7 +21,7 @@ from roadmap.config.checks import NAME, NAMED
 from roadmap.config.identity import plain
 from roadmap.config.schema import ROOMS, Experiment, RowConfig, StudyConfig, StudyKind
 from roadmap.config.steps import Step
-from roadmap.record.study import Effect, Variant
+from roadmap.record.study import Effect, Variant, differences_to_parents
 
 ALL = "all"  # of study.steps: every step of the paper's roadmap, without what stands before it
 SAME_RESULT = ("recipe.name", "data.path", "data.accept", "data.download", "data.workers")
@@ -365,8 +365,7 @@ def _is_setting(line: str) -> bool:
 def _compared(variants: Iterable[Variant]) -> Design:
     """Each variant against its parent."""
     listed = tuple(variants)
-    effects = [Effect(v.name, v.label, {v.name: 1.0, v.parent: -1.0}) for v in listed if v.parent is not None]
-    return Design(listed, tuple(effects))
+    return Design(listed, differences_to_parents(listed))
 
 
 def _chosen(study: StudyConfig, steps: Mapping[str, Step]) -> list[Step]:

@@ -21,7 +21,7 @@ from roadmap.data.images import sources
 from roadmap.model.check import compose_run, differs
 from roadmap.paper.published import Published, read_published
 from roadmap.record.folder import RunFolder, runs_of
-from roadmap.record.study import PlannedRow, StudyPlan, Variant, seed_and_identity, write_plan
+from roadmap.record.study import PlannedRow, StudyPlan, Variant, seed_and_identity, shared, write_plan
 from roadmap.record.weights import weights_file
 from roadmap.run.preflight import check_network, preflight
 from roadmap.run.start import begun, check_start, following, hashed
@@ -103,7 +103,7 @@ class SweepPlan:
 
     def study_plan(self) -> StudyPlan:
         """What `study.json` says: the question, the rows of the table in order, their runs, and the effects."""
-        first = self.first
+        first, runs = self.first, [point.experiment for point in self.points]
         study, data, recipe = first.study, first.data, first.recipe
         return StudyPlan(
             study=study.name,
@@ -111,8 +111,8 @@ class SweepPlan:
             kind="rows" if study.rows else str(study.kind),
             scale=first.scale,
             data=str(data.source) + (f" ({100 * data.held_out:g} % of train held out)" if data.held_out else ""),
-            image_size=self._shared(lambda run: run.data.image_size),
-            epochs=self._shared(lambda run: run.recipe.epochs if run.recipe.updates is None else 0),
+            image_size=shared(run.data.image_size for run in runs),
+            epochs=shared(run.recipe.epochs if run.recipe.updates is None else 0 for run in runs),
             recipe=recipe.name,
             seeds=tuple(study.seeds),
             rows=tuple(map(self._row, self.design.variants)),
@@ -120,11 +120,6 @@ class SweepPlan:
             metric=METRICS[first.task.name],
             published=self.published,
         )
-
-    def _shared(self, value: Callable[[Experiment], int]) -> int:
-        """What all runs have; 0 where they differ, and the notes say it."""
-        values = {value(point.experiment) for point in self.points}
-        return values.pop() if len(values) == 1 else 0
 
     def _row(self, variant: Variant) -> PlannedRow:
         point = self.rows[variant.name][0]
