@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -132,6 +132,15 @@ class StudyPlan:
     @cached_property
     def _by_name(self) -> dict[str, PlannedRow]:
         return {row.variant.name: row for row in reversed(self.rows)}
+
+
+def summed(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """The sum of weights, row by row."""
+    total: dict[str, float] = {}
+    for part in parts:
+        for row, weight in part.items():
+            total[row] = total.get(row, 0.0) + weight
+    return total
 
 
 def differences_to_parents(variants: Iterable[Variant]) -> tuple[Effect, ...]:

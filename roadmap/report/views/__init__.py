@@ -15,7 +15,7 @@ from pathlib import Path
 
 from roadmap.base.errors import Refused
 from roadmap.config.identity import differences
-from roadmap.record.study import Effect, StudyPlan
+from roadmap.record.study import Effect, StudyPlan, summed
 from roadmap.report.against import refuse_other_metric
 from roadmap.report.recipe import recipe_words
 from roadmap.report.replication import settings_of
@@ -158,10 +158,7 @@ def _changes(plan: StudyPlan) -> dict[str, list[Effect]]:
 
 
 def _sum(step: str, parts: Sequence[Effect]) -> Effect:
-    weights: dict[str, float] = {}
-    for part in parts:
-        for row, weight in part.weights.items():
-            weights[row] = weights.get(row, 0.0) + weight
+    weights = summed(part.weights for part in parts)
     return Effect(step, parts[-1].label, {row: weight for row, weight in weights.items() if weight})
 
 
