@@ -98,44 +98,25 @@ def picture(report: Report, behind: Report | None = None) -> Picture:
 
 def paper_picture() -> Picture:
     """The paper's own numbers, both scales: its Figure 2."""
-    title = "The paper's roadmap: ResNet-50 to ConvNeXt-T"
-    return Picture(
-        title, HEADING, "ImageNet-1K, 300 epochs", _paper_bars("tiny"), _paper_bars("base"), "ResNet-200 to ConvNeXt-B"
-    )
+    title, about = "The paper's roadmap: ResNet-50 to ConvNeXt-T", "ImageNet-1K, 300 epochs"
+    return Picture(title, HEADING, about, _paper_bars("tiny"), _paper_bars("base"), "ResNet-200 to ConvNeXt-B")
 
 
 def _bar(row: Row) -> Bar:
     variant = row.variant
-    return Bar(
-        variant.name,
-        variant.label,
-        variant.group,
-        not variant.side_branch,
-        variant.reference,
-        mean=row.mean,
-        std=row.std,
-        gmacs=row.gmacs,
-        absent="diverged" if row.diverged else "missing",
-        aside=f" ({row.diverged} diverged)" if row.diverged else "",
-    )
+    about = variant.name, variant.label, variant.group, not variant.side_branch, variant.reference
+    absent, aside = ("diverged", f" ({row.diverged} diverged)") if row.diverged else ("missing", "")
+    return Bar(*about, mean=row.mean, std=row.std, gmacs=row.gmacs, absent=absent, aside=aside)
 
 
 def _paper_bars(scale: str) -> tuple[Bar, ...]:
     printed: dict[str, PaperRow] = {step: row for (of, step), row in paper_rows().items() if of == scale}
     steps = known_steps()
-    bars = [
-        Bar(
-            step.name,
-            step.label,
-            step.group if step.parent in steps else "",
-            step.adopted,
-            mean=row.score,
-            std=row.score_std,
-            gmacs=round(row.gmacs, 2),
-        )
-        for step in steps.values()
-        if (row := printed.get(step.name))
-    ]
+    bars = []
+    for step in steps.values():
+        if row := printed.get(step.name):
+            about = step.name, step.label, step.group if step.parent in steps else "", step.adopted
+            bars.append(Bar(*about, mean=row.score, std=row.score_std, gmacs=round(row.gmacs, 2)))
     swin = printed["swin_t" if scale == "tiny" else "swin_b"]
     return (*bars, Bar("swin", "Swin", reference=True, mean=swin.score, gmacs=round(swin.gmacs, 2)))
 
@@ -175,7 +156,7 @@ def drawn(shown: Picture) -> Figure:
     axes.set_xlabel(shown.heading, loc="left", parse_math=False)
     plain(axes)
     figure.suptitle(title, x=0.02, ha="left", fontsize=12, fontweight="bold", parse_math=False)
-    caption(figure, said, INCHES)
+    caption(figure, said)
     return figure
 
 
@@ -208,9 +189,9 @@ def _fewer_colours(rgba: bytes, figure: Figure) -> bytes:
     return out.getvalue()
 
 
-def caption(figure: Figure, text: str, inches: float) -> None:
+def caption(figure: Figure, text: str) -> None:
     """Below all, as wide as the picture."""
-    figure.supxlabel(broken(text, 72 * inches - 24), x=0.02, ha="left", fontsize=SIZE, parse_math=False)
+    figure.supxlabel(broken(text, 72 * figure.get_figwidth() - 24), x=0.02, ha="left", fontsize=SIZE, parse_math=False)
 
 
 def plain(axes: Axes) -> None:
@@ -248,15 +229,9 @@ def _draw_behind(axes: Axes, shown: Picture, low: float) -> None:
         if other.std is not None:
             axes.errorbar(other.mean, y - 0.36, xerr=other.std, color=GREY, capsize=2, linewidth=0.9)
         axes.annotate(
-            _rounded(other.mean),
-            (other.mean, y),
-            xytext=(-3, 0),
-            textcoords="offset points",
-            ha="right",
-            va="center",
-            color="#333333",
-            fontsize=9,
-        )
+            _rounded(other.mean), (other.mean, y), xytext=(-3, 0), textcoords="offset points", ha="right", va="center",
+            color="#333333", fontsize=9,
+        )  # fmt: skip
 
 
 def _draw_bars(axes: Axes, bars: Sequence[Bar], low: float, point: float) -> None:
@@ -343,16 +318,9 @@ def _bracket(figure: Figure, axes: Axes, name: str, first: int, last: int, wides
         tip = {"arrowstyle": "-", "shrinkA": 0, "shrinkB": 0, **line}
         axes.annotate("", (0, y), (7, 0), xycoords=left, textcoords="offset points", arrowprops=tip, annotation_clip=False)
     axes.annotate(
-        name,
-        (0, (first + last) / 2),
-        (-5, 0),
-        xycoords=left,
-        textcoords="offset points",
-        ha="right",
-        va="center",
-        annotation_clip=False,
-        parse_math=False,
-    )
+        name, (0, (first + last) / 2), (-5, 0), xycoords=left, textcoords="offset points", ha="right", va="center",
+        annotation_clip=False, parse_math=False,
+    )  # fmt: skip
 
 
 def _shown(bar: Bar) -> str:
