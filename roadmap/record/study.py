@@ -196,12 +196,9 @@ def find_plan(folder: Path) -> StudyPlan | None:
 def dump_plan(plan: StudyPlan) -> Content:
     """A plan as JSON holds it."""
     about = {key: value for key, value in asdict(plan).items() if key != "published" or value is not None}
-    about["rows"] = [{**_dump_variant(row.variant), "toggles": row.toggles, "runs": row.runs} for row in plan.rows]
+    rows = [row["variant"] | {"toggles": row["toggles"], "runs": row["runs"]} for row in about["rows"]]
+    about["rows"] = [{key: value for key, value in row.items() if key != "after" or value is not None} for row in rows]
     return {"format": FORMAT, **about}
-
-
-def _dump_variant(variant: Variant) -> Content:
-    return {key: value for key, value in asdict(variant).items() if key != "after" or value is not None}
 
 
 def load_plan(content: Any, file: Path) -> StudyPlan:
@@ -215,19 +212,17 @@ def load_plan(content: Any, file: Path) -> StudyPlan:
     if "rows" not in about:
         raise Refused(f"{file}: of an earlier form; the same roadmap.sweep command writes it anew")
     try:
-        plan = StudyPlan(
-            **{
-                **about,
-                "scale": ScaleConfig(**about["scale"]),
-                "data": printable(about["data"]),
-                "question": printable(about["question"]),
-                "seeds": tuple(about["seeds"]),
-                "rows": tuple(map(_row, about["rows"])),
-                "effects": tuple(Effect(**effect | {"label": printable(effect["label"])}) for effect in about["effects"]),
-                "metric": Metric(**about["metric"]),
-                "published": _published(about.get("published")),
-            }
-        )
+        read: Content = {
+            "scale": ScaleConfig(**about["scale"]),
+            "data": printable(about["data"]),
+            "question": printable(about["question"]),
+            "seeds": tuple(about["seeds"]),
+            "rows": tuple(map(_row, about["rows"])),
+            "effects": tuple(Effect(**effect | {"label": printable(effect["label"])}) for effect in about["effects"]),
+            "metric": Metric(**about["metric"]),
+            "published": _published(about.get("published")),
+        }
+        plan = StudyPlan(**about | read)
     except (KeyError, TypeError, AttributeError) as error:
         raise Refused(f"{file}: not the plan of a study ({error})") from error
     _check_names(plan, file)

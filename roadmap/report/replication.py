@@ -31,7 +31,7 @@ def write_comparison(comparison: Comparison) -> str:
         StorageFault: where the first one's folder cannot be written.
 
     """
-    rows, columns, said = _rows(comparison), _columns(comparison), notes(comparison)
+    rows, columns, said = [_row(one) for one in comparison.differences], _columns(comparison), notes(comparison)
     home, folder = comparison.one.study.folder, comparison.other.study.folder
     name = comparison.other.study.name
     stem = f"against-{name if NAME.fullmatch(name) else 'another'}"
@@ -44,10 +44,6 @@ def write_comparison(comparison: Comparison) -> str:
             write_atomic(home / file, content)
     title = f"{home} against {folder}"
     return "\n".join([as_table(rows, columns, title), *map(printable, said), f"{home}: {', '.join(files)}"])
-
-
-def _rows(comparison: Comparison) -> list[dict[str, Any]]:
-    return [_row(difference) for difference in comparison.differences]
 
 
 def _row(difference: Difference) -> dict[str, Any]:
