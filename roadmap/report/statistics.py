@@ -85,9 +85,14 @@ class Estimate:
         return {"low": low, "high": high, "p": self.p, "p_holm": self.p_holm, "resolved": self.resolved}
 
     @property
+    def with_interval(self) -> str:
+        """Its value and its interval, if it has one, as people read them."""
+        return written_interval(self.value, *(self.interval or (None, None)))
+
+    @property
     def words(self) -> str:
-        """As people read it: with its interval, and whether it is resolved."""
-        return written_interval(self.value, *(self.interval or (None, None))) + ", resolved" * bool(self.resolved)
+        """The same, and whether it is resolved."""
+        return self.with_interval + ", resolved" * bool(self.resolved)
 
 
 @dataclass(frozen=True)
