@@ -211,8 +211,8 @@ def _check_starts(row: Sequence[Point], classes: Sequence[str]) -> None:
     """Refuse a row whose start weights are not its network's, or will not be there."""
     first, before = row[0], row[0].before
     if before is None:
-        given = [point for point in row if point.experiment.study.start is not None and not point.done]
-        for point in given or ([first] if first.experiment.study.start is None else []):
+        each_its_own = first.experiment.study.start is not None
+        for point in [point for point in row if not point.done] if each_its_own else [first]:
             check_start(point.experiment, classes)
         return
     if not before.experiment.runtime.keep_weights:
