@@ -71,13 +71,9 @@ class Site:
     def file(self, path: str) -> Path | None:
         """The record file that an address names; None for every other address."""
         parts, plan = path.split("/")[1:], find_plan(self.folder)
-        allowed = parts == ["records.jsonl"] or (
-            len(parts) == 3
-            and parts[0] == "runs"
-            and parts[2] in FILES
-            and parts[1] in (plan.runs if plan else ())
-            and is_single(parts[1])
-        )
+        folder, run, name = parts if len(parts) == 3 else ("", "", "")
+        of_run = folder == "runs" and name in FILES and plan is not None and run in plan.runs and is_single(run)
+        allowed = of_run or parts == ["records.jsonl"]
         target = self.folder.joinpath(*parts) if allowed else self.folder
         inside = target.resolve() == self.folder.resolve().joinpath(*parts)  # no link on the way, and none out of the folder
         return target if allowed and inside and target.is_file() else None
