@@ -34,12 +34,8 @@ def plan_of(results: Iterable[RunResult], folder: Path) -> StudyPlan:
             raise Refused(
                 f"{folder}: no study planned these runs, and their {key} differs: {', '.join(values)}; needed: one {key}"
             )
-    rows = _rows(runs)
     seeds = tuple(sorted({result.seed for result in runs}))
-    variants = _variants(rows)
-    planned = [
-        PlannedRow(variant, toggles, _runs(variant.name, rows[variant.name], seeds)) for variant, toggles in variants.values()
-    ]
+    planned = _planned(_rows(runs), seeds)
     return StudyPlan(
         study=folder.resolve().name,
         question=f"{len(runs)} runs that no study planned: rows by step and settings",
@@ -51,7 +47,7 @@ def plan_of(results: Iterable[RunResult], folder: Path) -> StudyPlan:
         recipe=", ".join(sorted({result.recipe_name or "of no name" for result in runs})),
         seeds=seeds,
         rows=tuple(planned),
-        effects=differences_to_parents(variant for variant, _ in variants.values()),
+        effects=differences_to_parents(row.variant for row in planned),
         metric=runs[0].metric,
     )
 
@@ -76,20 +72,20 @@ def _rows(results: Sequence[RunResult]) -> dict[str, list[RunResult]]:
     return rows
 
 
-def _variants(rows: Mapping[str, Sequence[RunResult]]) -> dict[str, tuple[Variant, tuple[str, ...]]]:
+def _planned(rows: Mapping[str, Sequence[RunResult]], seeds: Sequence[int]) -> list[PlannedRow]:
     """Each row with the toggles in which it differs from the row that it is compared with."""
     firsts = {name: runs[0] for name, runs in rows.items()}
     settings = {name: _settings(first) for name, first in firsts.items()}
     by_step: dict[tuple[str, str], list[str]] = {}  # the rows of a step that were trained alike
     for name, first in firsts.items():
         by_step.setdefault((first.step.name, _training(settings[name])), []).append(name)
-    found: dict[str, tuple[Variant, tuple[str, ...]]] = {}
+    planned = []
     for name, first in firsts.items():
         parent = None if "reference" in first.model else _parent(name, first, settings, by_step)
         unequal = _unequal(settings[name], settings[parent]) if parent else []
         toggles = tuple(key.removeprefix("model.") for key in unequal if key.startswith("model."))
-        found[name] = _variant(name, first, parent), toggles
-    return found
+        planned.append(PlannedRow(_variant(name, first, parent), toggles, _runs(name, rows[name], seeds)))
+    return planned
 
 
 def _variant(name: str, run: RunResult, parent: str | None) -> Variant:
