@@ -148,7 +148,7 @@ def differences_to_parents(variants: Iterable[Variant]) -> tuple[Effect, ...]:
     return tuple(Effect(v.name, v.label, {v.name: 1.0, v.parent: -1.0}) for v in variants if v.parent is not None)
 
 
-def shared(values: Iterable[int]) -> int:
+def same_in_all(values: Iterable[int]) -> int:
     """What all runs have; 0 where they differ, and every row says its own."""
     different = set(values)
     return different.pop() if len(different) == 1 else 0

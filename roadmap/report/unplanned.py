@@ -13,7 +13,7 @@ from roadmap.config.recipes import conf_file
 from roadmap.config.schema import ScaleConfig
 from roadmap.config.steps import all_steps, known_steps
 from roadmap.record.result import RunResult
-from roadmap.record.study import PlannedRow, StudyPlan, Variant, differences_to_parents, shared
+from roadmap.record.study import PlannedRow, StudyPlan, Variant, differences_to_parents, same_in_all
 
 COUNTS = ("data.classes", "data.train", "data.val")  # of the images, which their fingerprint stands for
 BESIDE = ("precision", "pipeline")  # settings that lie beside recipe and data in a result
@@ -42,8 +42,8 @@ def plan_of(results: Iterable[RunResult], folder: Path) -> StudyPlan:
         kind="roadmap" if all(row.variant.name == row.variant.step for row in planned) else "rows",
         scale=_scale(runs[0].scale),
         data=", ".join(sorted({str(result.data.get("source", "data of no name")) for result in runs})),
-        image_size=shared(result.data.get("image_size", 0) for result in runs),
-        epochs=shared(0 if "updates" in result.recipe else result.recipe.get("epochs", 0) for result in runs),
+        image_size=same_in_all(result.data.get("image_size", 0) for result in runs),
+        epochs=same_in_all(0 if "updates" in result.recipe else result.recipe.get("epochs", 0) for result in runs),
         recipe=", ".join(sorted({result.recipe_name or "of no name" for result in runs})),
         seeds=seeds,
         rows=tuple(planned),

@@ -21,7 +21,7 @@ from roadmap.data.images import sources
 from roadmap.model.check import compose_run, differs
 from roadmap.paper.published import Published, read_published
 from roadmap.record.folder import RunFolder, runs_of
-from roadmap.record.study import PlannedRow, StudyPlan, Variant, seed_and_identity, shared, write_plan
+from roadmap.record.study import PlannedRow, StudyPlan, Variant, same_in_all, seed_and_identity, write_plan
 from roadmap.record.weights import weights_file
 from roadmap.run.preflight import check_network, preflight
 from roadmap.run.start import begun, check_start, following, hashed
@@ -111,8 +111,8 @@ class SweepPlan:
             kind="rows" if study.rows else str(study.kind),
             scale=first.scale,
             data=str(data.source) + (f" ({100 * data.held_out:g} % of train held out)" if data.held_out else ""),
-            image_size=shared(run.data.image_size for run in runs),
-            epochs=shared(run.recipe.epochs if run.recipe.updates is None else 0 for run in runs),
+            image_size=same_in_all(run.data.image_size for run in runs),
+            epochs=same_in_all(run.recipe.epochs if run.recipe.updates is None else 0 for run in runs),
             recipe=recipe.name,
             seeds=tuple(study.seeds),
             rows=tuple(map(self._row, self.design.variants)),
