@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import groupby
 from typing import Any
 
 import matplotlib
@@ -296,15 +297,11 @@ def _stars(axes: Axes, bars: Sequence[Bar]) -> None:
 def _sections(bars: Sequence[Bar]) -> list[tuple[str, int, int]]:
     """Runs of rows of one section of the paper: its name in as many lines as there is room for, first row, last row."""
     found: list[tuple[str, int, int]] = []
-    start = 0
-    for y in range(1, len(bars) + 1):
-        if y < len(bars) and bars[y].group == bars[start].group:
-            continue
-        if bars[start].group:
-            lines = [broken(bars[start].group, room) for room in SECTIONS]
-            fits = (said for said in lines if said.count("\n") < 2.4 * (y - start))
-            found.append((next(fits, lines[-1]), start, y - 1))
-        start = y
+    for group, members in groupby(range(len(bars)), key=lambda y: bars[y].group):
+        if group:
+            rows, lines = list(members), [broken(group, room) for room in SECTIONS]
+            fits = (said for said in lines if said.count("\n") < 2.4 * len(rows))
+            found.append((next(fits, lines[-1]), rows[0], rows[-1]))
     return found
 
 
