@@ -267,11 +267,6 @@ def _file_of(experiment: Experiment, overrides: Sequence[str], config_dirs: Sequ
     return next((str(file) for file in files if file.is_file()), "")
 
 
-def _from_scratch(run: Experiment) -> Experiment:
-    """The same without a start that every row has of its own."""
-    return run if run.study.start is None else dataclasses.replace(run, after=None)
-
-
 def _images_of(experiment: Experiment) -> tuple[Any, ...]:
     """What the images of a run and their number in an update depend on."""
     data = experiment.data
@@ -294,7 +289,9 @@ def _warnings(
     rows: Mapping[str, tuple[Point, ...]], study: Design, overrides: Sequence[str], config_dirs: Sequence[Path]
 ) -> list[str]:
     """Overrides that have no effect on any row, and rows that they make equal to those they are compared with."""
-    experiments = {name: _from_scratch(points[0].experiment) for name, points in rows.items()}
+    experiments = {name: points[0].experiment for name, points in rows.items()}
+    if any(run.study.start is not None for run in experiments.values()):  # every row has a start of its own
+        experiments = {name: dataclasses.replace(run, after=None) for name, run in experiments.items()}
     steps = [run for run in experiments.values() if run.reference is None]
     idle = [ineffective_settings(run, [*overrides, f"+step={run.step.name}"], config_dirs) for run in steps]
     everywhere = set.intersection(*({warning.split()[0] for warning in warnings} for warnings in idle))
