@@ -201,9 +201,8 @@ def _grain(study: Study) -> float:
 
 def _row(study: Study, row: PlannedRow) -> Row:
     results = study.of(row.variant.name)
-    scores = {result.seed: result.score for result in results if result.done}
+    by_seed = {result.seed: result.score for result in results if result.done and result.score is not None}
     speeds = [result.images_per_second for result in results if result.done and result.images_per_second]
-    by_seed = {seed: score for seed, score in scores.items() if score is not None}
     return Row(
         variant=row.variant,
         seeds=study.plan.seeds,
