@@ -18,10 +18,7 @@ from roadmap.use.named import check_named, read_pictures
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-FORMS = {
-    **dict.fromkeys(("probability", "score", "share"), "{:.4f}"),
-    **dict.fromkeys(("left", "top", "right", "bottom"), "{:.1f}"),
-}
+FORMS = dict.fromkeys(("probability", "score", "share"), "{:.4f}") | dict.fromkeys(("left", "top", "right", "bottom"), "{:.1f}")
 
 
 def main() -> int:

@@ -21,7 +21,7 @@ from roadmap.report.frames import table
 from roadmap.report.records import load
 from roadmap.run.preflight import check_jobs
 from roadmap.sweep.plan import plan
-from roadmap.tracking.summary import parent_score
+from roadmap.tracking.summary import difference_to_parent
 from roadmap.tracking.wandb.run import sorting_keys
 
 IMAGENET = ["data=imagenet", "data.path=/nowhere"]
@@ -225,7 +225,8 @@ def test_a_run_is_shown_beside_the_one_that_its_row_is_compared_with(found):
                 mine.write_result(result)
     found.write()
     (resnet, _) = found.rows["resnet"]
-    assert parent_score(resnet.folder, study.results[resnet.folder.path.name]) == 60
+    result = study.results[resnet.folder.path.name]
+    assert difference_to_parent(resnet.folder, result) == result.score - 60
 
 
 # --- steps of one's own ----------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from roadmap.sweep.design import orders
 from roadmap.sweep.earlier import check_folder
 from roadmap.sweep.plan import plan
 from roadmap.sweep.preview import preview
-from roadmap.tracking.summary import difference_to_parent, parent_score
+from roadmap.tracking.summary import difference_to_parent
 
 CHANGES = [
     "stage_ratio", "patchify_stem", "depthwise", "increase_width", "inverted_bottleneck", "move_up_depthwise", "kernel_7",
@@ -306,7 +306,6 @@ def test_a_run_s_difference_is_to_the_row_that_the_study_compares_it_with(tmp_pa
     assert difference_to_parent(without.folder, result) is None
     whole.folder.path.mkdir(parents=True)
     write(whole.folder.path, made(whole.folder.path.name, 50.0))
-    assert parent_score(without.folder, result) == 50.0
     assert difference_to_parent(without.folder, result) == -2.0
     assert difference_to_parent(without.folder, dataclasses.replace(result, seed=1)) is None
 

@@ -104,9 +104,7 @@ def remove_partial(folder: Path) -> None:
 def _link(source: Path, target: Path) -> None:
     try:
         target.hardlink_to(source)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without hard links
+    except OSError:  # it is there, or a file system without hard links
         if target.exists():
             raise FileExistsError(f"{target} is there already") from None
         source.replace(target)

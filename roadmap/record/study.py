@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -134,6 +134,26 @@ class StudyPlan:
         return {row.variant.name: row for row in reversed(self.rows)}
 
 
+def summed(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """The sum of weights, row by row."""
+    total: dict[str, float] = {}
+    for part in parts:
+        for row, weight in part.items():
+            total[row] = total.get(row, 0.0) + weight
+    return total
+
+
+def differences_to_parents(variants: Iterable[Variant]) -> tuple[Effect, ...]:
+    """Each variant against its parent, if it has one."""
+    return tuple(Effect(v.name, v.label, {v.name: 1.0, v.parent: -1.0}) for v in variants if v.parent is not None)
+
+
+def same_in_all(values: Iterable[int]) -> int:
+    """What all runs have; 0 where they differ, and every row says its own."""
+    different = set(values)
+    return different.pop() if len(different) == 1 else 0
+
+
 def seed_and_identity(run: str) -> str:
     """What of a run's name says which run it is: its row may have another name elsewhere."""
     return run.rsplit("-s", 1)[-1]
@@ -176,12 +196,9 @@ def find_plan(folder: Path) -> StudyPlan | None:
 def dump_plan(plan: StudyPlan) -> Content:
     """A plan as JSON holds it."""
     about = {key: value for key, value in asdict(plan).items() if key != "published" or value is not None}
-    about["rows"] = [{**_dump_variant(row.variant), "toggles": row.toggles, "runs": row.runs} for row in plan.rows]
+    rows = [row["variant"] | {"toggles": row["toggles"], "runs": row["runs"]} for row in about["rows"]]
+    about["rows"] = [{key: value for key, value in row.items() if key != "after" or value is not None} for row in rows]
     return {"format": FORMAT, **about}
-
-
-def _dump_variant(variant: Variant) -> Content:
-    return {key: value for key, value in asdict(variant).items() if key != "after" or value is not None}
 
 
 def load_plan(content: Any, file: Path) -> StudyPlan:
@@ -195,19 +212,17 @@ def load_plan(content: Any, file: Path) -> StudyPlan:
     if "rows" not in about:
         raise Refused(f"{file}: of an earlier form; the same roadmap.sweep command writes it anew")
     try:
-        plan = StudyPlan(
-            **{
-                **about,
-                "scale": ScaleConfig(**about["scale"]),
-                "data": printable(about["data"]),
-                "question": printable(about["question"]),
-                "seeds": tuple(about["seeds"]),
-                "rows": tuple(map(_row, about["rows"])),
-                "effects": tuple(Effect(**effect | {"label": printable(effect["label"])}) for effect in about["effects"]),
-                "metric": Metric(**about["metric"]),
-                "published": _published(about.get("published")),
-            }
-        )
+        read: Content = {
+            "scale": ScaleConfig(**about["scale"]),
+            "data": printable(about["data"]),
+            "question": printable(about["question"]),
+            "seeds": tuple(about["seeds"]),
+            "rows": tuple(map(_row, about["rows"])),
+            "effects": tuple(Effect(**effect | {"label": printable(effect["label"])}) for effect in about["effects"]),
+            "metric": Metric(**about["metric"]),
+            "published": _published(about.get("published")),
+        }
+        plan = StudyPlan(**about | read)
     except (KeyError, TypeError, AttributeError) as error:
         raise Refused(f"{file}: not the plan of a study ({error})") from error
     _check_names(plan, file)

@@ -39,11 +39,9 @@ def agreement(study: Study, analysis: Analysis) -> Agreement | None:
     """Compare the differences of the roadmap's steps to their parents; None where there are too few or other studies."""
     if study.plan.kind != "roadmap" or analysis.measured is None:
         return None
-    variants = {variant.name: variant for variant in study.plan.variants}
     ours, theirs = [], []
     for estimate in analysis.estimates:
-        variant = variants[estimate.effect.name]
-        published = published_difference(study.plan, variant.name, variant.parent)
+        published = published_difference(study.plan, study.plan.row(estimate.effect.name).variant)
         if published is not None and estimate.half_width is not None:
             ours.append(estimate)
             theirs.append(round(published, 2))  # as printed: equal differences are ties
@@ -63,12 +61,12 @@ def agreement_of(ours: Array, theirs: Array, noise: Array, beside: Array | float
     once more. That noise pulls a correlation towards 0 (or up, where both sides' is drawn together), as that of the study has
     done already: so much is given back.
     """
-    drawn = np.random.default_rng(0).integers(len(ours), size=(len(noise), len(ours)))
-    noisy = ours + noise, theirs + np.zeros_like(noise) + beside
-    again = [np.take_along_axis(side, drawn, -1).round(DIGITS) for side in noisy]
     known = [side.round(DIGITS) for side in (ours, theirs)]
     if any(np.ptp(side) == 0 for side in known):
         return None
+    drawn = np.random.default_rng(0).integers(len(ours), size=(len(noise), len(ours)))
+    noisy = ours + noise, theirs + np.zeros_like(noise) + beside
+    again = [np.take_along_axis(side, drawn, -1).round(DIGITS) for side in noisy]
     found = [_with_interval(correlate(*known), correlate(*again), len(ours)) for correlate in (kendall, spearman)]
     return Agreement(len(ours), *found)
 

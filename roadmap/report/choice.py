@@ -74,18 +74,17 @@ def _settings(result: RunResult) -> dict[str, Any]:
 
 
 def _row(by_step: dict[str, list[float | None]], steps: list[str]) -> dict[str, Any]:
-    means: dict[str, float | None] = {}
+    means: list[float] = []
     cells: dict[str, Any] = {}
     for step in steps:
         values = by_step.get(step, [])
         finished = [value for value in values if value is not None]
         lost = len(values) - len(finished)
-        means[step] = statistics.fmean(finished) if finished and not lost else None
+        means += [statistics.fmean(finished)] if finished and not lost else []
         deviation = f" ± {statistics.stdev(finished):.1f}" if len(finished) > 1 else ""
         shown = f"{statistics.fmean(finished):.1f}{deviation}" if finished else ""
         cells[step] = shown + (f" ({lost} diverged)" if lost else "")
-    known = [mean for mean in means.values() if mean is not None]
-    return {**cells, "mean": statistics.fmean(known) if len(known) == len(steps) else None}
+    return {**cells, "mean": statistics.fmean(means) if len(means) == len(steps) else None}
 
 
 if __name__ == "__main__":

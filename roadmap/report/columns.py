@@ -7,7 +7,7 @@ from functools import partial
 
 from roadmap.base.console import printable
 from roadmap.base.errors import Refused, nearest
-from roadmap.base.tables import Column, Row, as_csv, as_latex, as_markdown, as_table, latex_text, markdown_with_notes
+from roadmap.base.tables import Column, Row, Table, as_csv, as_latex, as_markdown, as_table, latex_text, markdown_with_notes
 from roadmap.record.study import StudyPlan
 from roadmap.report.frames import PAPER, PUBLISHED, SPEEDS, dictionaries
 from roadmap.report.published import beside, published_heading
@@ -43,15 +43,11 @@ def effect_columns(plan: StudyPlan) -> tuple[Column, ...]:
     return (Column("label", "step, or all"), *under, *_effect(plan, "their difference", missing="missing"))
 
 
-def effects_under(
-    labels: Iterable[str], headings: Sequence[tuple[str, Sequence[Estimate | None]]]
-) -> tuple[list[Row], list[Column]]:
+def effects_under(labels: Iterable[str], headings: Sequence[tuple[str, Sequence[Estimate | None]]], title: str) -> Table:
     """A table of effects that several studies have: a row for each label, and under each heading what was found of it."""
     rows = [{"label": label, "found": found} for label, *found in zip(labels, *(found for _, found in headings), strict=True)]
-    return rows, [
-        Column("label", "step"),
-        *(Column(heading, heading, partial(_found, place)) for place, (heading, _) in enumerate(headings)),
-    ]
+    columns = [Column(heading, heading, partial(_found, place)) for place, (heading, _) in enumerate(headings)]
+    return rows, [Column("label", "step"), *columns], title
 
 
 def csv_columns(report: Report) -> list[Column]:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import groupby
 from typing import Any
 
 import matplotlib
@@ -98,44 +99,25 @@ def picture(report: Report, behind: Report | None = None) -> Picture:
 
 def paper_picture() -> Picture:
     """The paper's own numbers, both scales: its Figure 2."""
-    title = "The paper's roadmap: ResNet-50 to ConvNeXt-T"
-    return Picture(
-        title, HEADING, "ImageNet-1K, 300 epochs", _paper_bars("tiny"), _paper_bars("base"), "ResNet-200 to ConvNeXt-B"
-    )
+    title, about = "The paper's roadmap: ResNet-50 to ConvNeXt-T", "ImageNet-1K, 300 epochs"
+    return Picture(title, HEADING, about, _paper_bars("tiny"), _paper_bars("base"), "ResNet-200 to ConvNeXt-B")
 
 
 def _bar(row: Row) -> Bar:
     variant = row.variant
-    return Bar(
-        variant.name,
-        variant.label,
-        variant.group,
-        not variant.side_branch,
-        variant.reference,
-        mean=row.mean,
-        std=row.std,
-        gmacs=row.gmacs,
-        absent="diverged" if row.diverged else "missing",
-        aside=f" ({row.diverged} diverged)" if row.diverged else "",
-    )
+    about = variant.name, variant.label, variant.group, not variant.side_branch, variant.reference
+    absent, aside = ("diverged", f" ({row.diverged} diverged)") if row.diverged else ("missing", "")
+    return Bar(*about, mean=row.mean, std=row.std, gmacs=row.gmacs, absent=absent, aside=aside)
 
 
 def _paper_bars(scale: str) -> tuple[Bar, ...]:
     printed: dict[str, PaperRow] = {step: row for (of, step), row in paper_rows().items() if of == scale}
     steps = known_steps()
-    bars = [
-        Bar(
-            step.name,
-            step.label,
-            step.group if step.parent in steps else "",
-            step.adopted,
-            mean=row.score,
-            std=row.score_std,
-            gmacs=round(row.gmacs, 2),
-        )
-        for step in steps.values()
-        if (row := printed.get(step.name))
-    ]
+    bars = []
+    for step in steps.values():
+        if row := printed.get(step.name):
+            about = step.name, step.label, step.group if step.parent in steps else "", step.adopted
+            bars.append(Bar(*about, mean=row.score, std=row.score_std, gmacs=round(row.gmacs, 2)))
     swin = printed["swin_t" if scale == "tiny" else "swin_b"]
     return (*bars, Bar("swin", "Swin", reference=True, mean=swin.score, gmacs=round(swin.gmacs, 2)))
 
@@ -175,7 +157,7 @@ def drawn(shown: Picture) -> Figure:
     axes.set_xlabel(shown.heading, loc="left", parse_math=False)
     plain(axes)
     figure.suptitle(title, x=0.02, ha="left", fontsize=12, fontweight="bold", parse_math=False)
-    caption(figure, said, INCHES)
+    caption(figure, said)
     return figure
 
 
@@ -208,9 +190,9 @@ def _fewer_colours(rgba: bytes, figure: Figure) -> bytes:
     return out.getvalue()
 
 
-def caption(figure: Figure, text: str, inches: float) -> None:
+def caption(figure: Figure, text: str) -> None:
     """Below all, as wide as the picture."""
-    figure.supxlabel(broken(text, 72 * inches - 24), x=0.02, ha="left", fontsize=SIZE, parse_math=False)
+    figure.supxlabel(broken(text, 72 * figure.get_figwidth() - 24), x=0.02, ha="left", fontsize=SIZE, parse_math=False)
 
 
 def plain(axes: Axes) -> None:
@@ -248,15 +230,9 @@ def _draw_behind(axes: Axes, shown: Picture, low: float) -> None:
         if other.std is not None:
             axes.errorbar(other.mean, y - 0.36, xerr=other.std, color=GREY, capsize=2, linewidth=0.9)
         axes.annotate(
-            _rounded(other.mean),
-            (other.mean, y),
-            xytext=(-3, 0),
-            textcoords="offset points",
-            ha="right",
-            va="center",
-            color="#333333",
-            fontsize=9,
-        )
+            _rounded(other.mean), (other.mean, y), xytext=(-3, 0), textcoords="offset points", ha="right", va="center",
+            color="#333333", fontsize=9,
+        )  # fmt: skip
 
 
 def _draw_bars(axes: Axes, bars: Sequence[Bar], low: float, point: float) -> None:
@@ -321,15 +297,11 @@ def _stars(axes: Axes, bars: Sequence[Bar]) -> None:
 def _sections(bars: Sequence[Bar]) -> list[tuple[str, int, int]]:
     """Runs of rows of one section of the paper: its name in as many lines as there is room for, first row, last row."""
     found: list[tuple[str, int, int]] = []
-    start = 0
-    for y in range(1, len(bars) + 1):
-        if y < len(bars) and bars[y].group == bars[start].group:
-            continue
-        if bars[start].group:
-            lines = [broken(bars[start].group, room) for room in SECTIONS]
-            fits = (said for said in lines if said.count("\n") < 2.4 * (y - start))
-            found.append((next(fits, lines[-1]), start, y - 1))
-        start = y
+    for group, members in groupby(range(len(bars)), key=lambda y: bars[y].group):
+        if group:
+            rows, lines = list(members), [broken(group, room) for room in SECTIONS]
+            fits = (said for said in lines if said.count("\n") < 2.4 * len(rows))
+            found.append((next(fits, lines[-1]), rows[0], rows[-1]))
     return found
 
 
@@ -343,16 +315,9 @@ def _bracket(figure: Figure, axes: Axes, name: str, first: int, last: int, wides
         tip = {"arrowstyle": "-", "shrinkA": 0, "shrinkB": 0, **line}
         axes.annotate("", (0, y), (7, 0), xycoords=left, textcoords="offset points", arrowprops=tip, annotation_clip=False)
     axes.annotate(
-        name,
-        (0, (first + last) / 2),
-        (-5, 0),
-        xycoords=left,
-        textcoords="offset points",
-        ha="right",
-        va="center",
-        annotation_clip=False,
-        parse_math=False,
-    )
+        name, (0, (first + last) / 2), (-5, 0), xycoords=left, textcoords="offset points", ha="right", va="center",
+        annotation_clip=False, parse_math=False,
+    )  # fmt: skip
 
 
 def _shown(bar: Bar) -> str:

@@ -159,7 +159,7 @@ def _row(study: Study, row: Row, estimate: Estimate | None) -> dict[str, Any]:
         **{key: measured.get(key) for key, _, _ in SPEEDS},
         score: paper and paper.score, f"{score}_std": paper and paper.score_std,
         "paper_gflops_printed": paper and paper.gflops_printed,
-        delta: published_difference(plan, variant.name, variant.parent), gmacs: paper and paper.gmacs,
+        delta: published_difference(plan, variant), gmacs: paper and paper.gmacs,
     }  # fmt: skip
 
 

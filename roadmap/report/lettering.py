@@ -27,26 +27,17 @@ def _advance(letter: str, bold: bool) -> float:
 
 def broken(text: str, room: float, size: float = SIZE, bold: bool = False) -> str:
     """A text in lines of at most so many points; words that are wider are broken too."""
+
+    def filled(parts: Iterable[str], between: str) -> list[str]:
+        lines: list[str] = []
+        for part in parts:
+            if lines and width(lines[-1] + between + part, size, bold) <= room:
+                lines[-1] += between + part
+            else:
+                lines.append(part)
+        return lines
+
     lines: list[str] = []
     for line in text.split("\n"):
-        lines += _filled([piece for word in line.split(" ") for piece in _pieces(word, room, size, bold)], room, size, bold)
+        lines += filled([piece for word in line.split(" ") for piece in filled(word, "") or [""]], " ")
     return "\n".join(lines)
-
-
-def _filled(words: Iterable[str], room: float, size: float, bold: bool) -> list[str]:
-    lines: list[str] = []
-    for word in words:
-        if lines and width(f"{lines[-1]} {word}", size, bold) <= room:
-            lines[-1] += f" {word}"
-        else:
-            lines.append(word)
-    return lines
-
-
-def _pieces(word: str, room: float, size: float, bold: bool) -> list[str]:
-    pieces = [""]
-    for letter in word:
-        if pieces[-1] and width(pieces[-1] + letter, size, bold) > room:
-            pieces.append("")
-        pieces[-1] += letter
-    return pieces

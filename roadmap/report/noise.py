@@ -71,8 +71,8 @@ class Noise:
         """The variance over seeds of what they add to all rows alike, (...); nought where that is not told apart."""
         if self.few:
             return np.zeros(self.values.shape[:-2])
-        found = variance(_mean(self._centred, weights_of(self._centred))[..., 0, :])
-        return np.nan_to_num(found)
+        own = weights_of(self._centred)
+        return np.nan_to_num(variance(_ratio(np.nansum(own * self._centred, -2), own.sum(-2))))
 
     def of_means(self) -> Array:
         """The variance of each row's mean, (..., rows)."""
@@ -148,24 +148,19 @@ def others(centred: Array) -> Array:
     lower quartile) is added, as with three seeds a small variance is often one by chance. Those variances are taken beside the
     other rows' median first, so that a run that collapsed is no one else's noise.
     """
-    weights = weights_of(centred)
-    own = np.where(np.isfinite(centred), weights[..., None], 0.0)
+    own = weights_of(centred)
     total = own.sum(-2, keepdims=True)
     sums = np.nansum(own * centred, -2, keepdims=True) - own * np.nan_to_num(centred)
     return np.where(total - own > NOTHING * total, _ratio(sums, total - own), 0.0)
 
 
 def weights_of(centred: Array) -> Array:
-    """How much each row counts where rows are averaged, (..., rows)."""
+    """How much each value counts where rows are averaged, by its row's noise, (..., rows, seeds); nought where there is none."""
     found = variance(centred - _median_of_others(centred))
     quarter = np.maximum(np.isfinite(found).sum(-1, keepdims=True) - 1, 0) // 4
     quiet = np.take_along_axis(np.sort(found, -1), quarter, -1)
-    return np.nan_to_num(1 / (found + np.where(quiet > 0, 4 * quiet, 1.0)))
-
-
-def _mean(centred: Array, weights: Array) -> Array:
-    own = np.where(np.isfinite(centred), weights[..., None], 0.0)
-    return _ratio(np.nansum(own * centred, -2, keepdims=True), own.sum(-2, keepdims=True))
+    weights = np.nan_to_num(1 / (found + np.where(quiet > 0, 4 * quiet, 1.0)))
+    return np.where(np.isfinite(centred), weights[..., None], 0.0)
 
 
 def _median_of_others(centred: Array) -> Array:

@@ -12,17 +12,12 @@ def free_place(spots: Sequence[Box], taken: Sequence[Box], inside: Box) -> tuple
 
     What lies outside of `inside` counts as covered.
     """
-    covered = [sum(shared(spot, box) for box in taken) + area(spot) - shared(spot, inside) for spot in spots]
+    covered = [sum(shared(spot, box) for box in taken) + shared(spot, spot) - shared(spot, inside) for spot in spots]
     least = min(range(len(spots)), key=lambda i: round(covered[i], 3))
     return least, covered[least]
 
 
-def area(box: Box) -> float:
-    """Of a box."""
-    return (box[2] - box[0]) * (box[3] - box[1])
-
-
 def shared(one: Box, other: Box) -> float:
-    """The area that two boxes share."""
+    """The area that two boxes share; of a box with itself its own."""
     across, up = min(one[2], other[2]) - max(one[0], other[0]), min(one[3], other[3]) - max(one[1], other[1])
     return max(0.0, across) * max(0.0, up)

@@ -78,7 +78,7 @@ def against(study: Study, rows: Sequence[Row], key: str, label_of_cost: str, com
     said = ["line: ± one standard deviation over seeds" if any(row.std is not None for row, _, _ in known) else ONE]
     said += ["hollow: tried, not adopted"] if any(row.variant.side_branch for row, _, _ in known) else []
     said += ["square: reference"] if any(row.variant.reference for row, _, _ in known) else []
-    caption(figure, f"{study.plan.measured_on}; {'; '.join(said)}", inches)
+    caption(figure, f"{study.plan.measured_on}; {'; '.join(said)}")
     figure.draw_without_rendering()  # now the axes have their place
     numbered(figure, axes, list(places.values()))
     return figure
@@ -205,7 +205,7 @@ def effects(study: Study, estimates: Sequence[Estimate]) -> Figure | None:
     known = {estimate.half_width is not None for estimate in estimates}
     said = "line: 95 % interval; filled: resolved by Holm's procedure" if True in known else f"{ONE}, so no intervals"
     said += "; no line: of a row with one run" * (len(known) > 1)
-    caption(figure, f"{study.plan.measured_on}; {said}", 8)
+    caption(figure, f"{study.plan.measured_on}; {said}")
     return figure
 
 
@@ -214,14 +214,13 @@ def interactions(study: Study, analysis: Analysis) -> Figure | None:
     if study.plan.kind != "interactions":
         return None
     words = [broken(label, 130) for label, _ in analysis.pairs]
-    inches = 2.5 + 0.8 * len(words)
-    figure = Figure(figsize=(inches, 2.6 + 0.6 * len(words)), layout="constrained")
+    figure = Figure(figsize=(2.5 + 0.8 * len(words), 2.6 + 0.6 * len(words)), layout="constrained")
     axes = figure.add_subplot()
     matrix(axes, [cells for _, cells in analysis.pairs])
     axes.set_xticks(range(len(words)), words, rotation=90, fontsize=SMALL, parse_math=False)
     axes.set_yticks(range(len(words)), words, fontsize=SMALL, parse_math=False)
     said = f"points of {study.plan.metric.label}, {study.plan.measured_on}; on the diagonal: each change alone; below it: what "
-    caption(figure, f"{said}two do beyond the sum of both; bold and framed: resolved by Holm's procedure", inches)
+    caption(figure, f"{said}two do beyond the sum of both; bold and framed: resolved by Holm's procedure")
     return figure
 
 
@@ -250,7 +249,7 @@ def steps_x_recipes(study: Study, analysis: Analysis) -> Figure | None:
         axes.axvline(0, color=GREY, linewidth=1, zorder=0)
         axes.set_xlabel(f"{said}, points of {study.plan.metric.label}", parse_math=False)
         plain(axes)
-    caption(figure, f"{study.plan.measured_on}; line: 95 % interval; filled difference: resolved by Holm's procedure", 11)
+    caption(figure, f"{study.plan.measured_on}; line: 95 % interval; filled difference: resolved by Holm's procedure")
     return figure
 
 

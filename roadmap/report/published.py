@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from roadmap.paper.published import PublishedRow
 from roadmap.paper.rows import HEADING, METRIC, PaperRow, paper_row, paper_scale
-from roadmap.record.study import StudyPlan
+from roadmap.record.study import StudyPlan, Variant
 
 PAPER_EPOCHS = 300
 
@@ -17,19 +17,20 @@ def beside(plan: StudyPlan) -> bool:
     return plan.published is not None or plan.metric.key == METRIC
 
 
-def published_row(plan: StudyPlan, row: str | None) -> PaperRow | PublishedRow | None:
+def published_row(plan: StudyPlan, row: str) -> PaperRow | PublishedRow | None:
     """What was published of a row, where it is of the study's metric."""
-    if row is None or not beside(plan):
+    if not beside(plan):
         return None
     return plan.published.row(row) if plan.published else paper_row(paper_scale(plan.scale.name), row)
 
 
-def published_difference(plan: StudyPlan, row: str, parent: str | None) -> float | None:
+def published_difference(plan: StudyPlan, variant: Variant) -> float | None:
     """The published score of a row less that of its parent."""
+    row, parent = variant.name, variant.parent or ""
     if plan.published:
         return plan.published.difference(row, parent) if parent else None
     scale = paper_scale(plan.scale.name)
-    one, other = (paper_row(scale, name or "") for name in (row, parent))
+    one, other = paper_row(scale, row), paper_row(scale, parent)
     return one.score - other.score if one and other and not one.beyond else None
 
 

@@ -15,10 +15,8 @@ from roadmap.config.identity import differences
 from roadmap.report.against import Comparison, Difference, repeated
 from roadmap.report.recipe import cpu_words
 from roadmap.report.records import Study
-from roadmap.report.statistics import Estimate, written_interval, written_p
+from roadmap.report.statistics import written_p
 from roadmap.report.write import WAIT_SECONDS
-
-NUMBERS = ("value", "low", "high", "resolved")
 
 
 def write_comparison(comparison: Comparison) -> str:
@@ -31,13 +29,14 @@ def write_comparison(comparison: Comparison) -> str:
         StorageFault: where the first one's folder cannot be written.
 
     """
-    rows, columns, said = _rows(comparison), _columns(comparison), notes(comparison)
+    columns, said, lines = _columns(comparison), notes(comparison), [_line(found) for found in comparison.differences]
+    rows = [{"label": found.effect.label, "found": found} for found in comparison.differences]
     home, folder = comparison.one.study.folder, comparison.other.study.folder
     name = comparison.other.study.name
     stem = f"against-{name if NAME.fullmatch(name) else 'another'}"
     files = {
         f"{stem}.md": markdown_with_notes([as_markdown(rows, columns)], said),
-        f"{stem}.csv": as_csv(rows, [Column(key, key) for key in rows[0]]),
+        f"{stem}.csv": as_csv(lines, [Column(key, key) for key in lines[0]]),
     }
     with writing(f"{home}: the comparison"), claim(home / "claim", wait=WAIT_SECONDS):
         for file, content in files.items():
@@ -46,39 +45,25 @@ def write_comparison(comparison: Comparison) -> str:
     return "\n".join([as_table(rows, columns, title), *map(printable, said), f"{home}: {', '.join(files)}"])
 
 
-def _rows(comparison: Comparison) -> list[dict[str, Any]]:
-    return [_row(difference) for difference in comparison.differences]
-
-
-def _row(difference: Difference) -> dict[str, Any]:
-    about = {"effect": difference.effect.name, "label": difference.effect.label}
-    sides = {**_side("first", difference.first), **_side("second", difference.second)}
+def _line(difference: Difference) -> dict[str, Any]:
+    line: dict[str, Any] = {"effect": difference.effect.name, "label": difference.effect.label}
+    for which, side in (("first", difference.first), ("second", difference.second)):
+        numbers = {"value": side.value, **side.tested}
+        line |= {f"{which}_{key}": numbers[key] for key in ("value", "low", "high", "resolved")}
     tested = {key: value for key, value in difference.tested.items() if key != "resolved"}
-    return {**about, **sides, "difference": difference.value, **tested, "came_back": difference.came_back}
-
-
-def _side(which: str, estimate: Estimate) -> dict[str, Any]:
-    numbers = {"value": estimate.value, **estimate.tested}
-    return {f"{which}_{key}": numbers[key] for key in NUMBERS}
+    return {**line, "difference": difference.value, **tested, "came_back": difference.came_back}
 
 
 def _columns(comparison: Comparison) -> list[Column]:
     one, other = comparison.one.study, comparison.other.study
     return [
         Column("label", "effect"),
-        Column("first", f"{one.name}: points [95 % interval]", lambda row: _side_text("first_", row)),
-        Column("second", f"{other.name}: points [95 % interval]", lambda row: _side_text("second_", row)),
-        Column(
-            "difference", "difference [95 % interval]", lambda row: written_interval(row["difference"], row["low"], row["high"])
-        ),
-        Column("p", "p (Holm)", lambda row: written_p(row["p_holm"])),
-        Column("came_back", "of what one resolved"),
+        Column("first", f"{one.name}: points [95 % interval]", lambda row: row["found"].first.words),
+        Column("second", f"{other.name}: points [95 % interval]", lambda row: row["found"].second.words),
+        Column("difference", "difference [95 % interval]", lambda row: row["found"].with_interval),
+        Column("p", "p (Holm)", lambda row: written_p(row["found"].p_holm)),
+        Column("came_back", "of what one resolved", lambda row: row["found"].came_back),
     ]
-
-
-def _side_text(side: str, row: dict[str, Any]) -> str:
-    value, low, high, resolved = (row[f"{side}{key}"] for key in NUMBERS)
-    return written_interval(value, low, high) + ", resolved" * bool(resolved)
 
 
 # --- notes -----------------------------------------------------------------------------------------------------------

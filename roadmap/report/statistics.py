@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import statistics
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations, compress
@@ -85,9 +85,14 @@ class Estimate:
         return {"low": low, "high": high, "p": self.p, "p_holm": self.p_holm, "resolved": self.resolved}
 
     @property
+    def with_interval(self) -> str:
+        """Its value and its interval, if it has one, as people read them."""
+        return written_interval(self.value, *(self.interval or (None, None)))
+
+    @property
     def words(self) -> str:
-        """As people read it: with its interval, and whether it is resolved."""
-        return written_interval(self.value, *(self.interval or (None, None))) + ", resolved" * bool(self.resolved)
+        """The same, and whether it is resolved."""
+        return self.with_interval + ", resolved" * bool(self.resolved)
 
 
 @dataclass(frozen=True)
@@ -138,7 +143,7 @@ class Analysis:
     @cached_property
     def means(self) -> dict[str, float]:
         """Mean scores by row, of those that have a finished run."""
-        return means_of(self.rows)
+        return {row.variant.name: row.mean for row in self.rows if row.mean is not None}
 
     def ask(self, effects: Sequence[Effect]) -> list[Estimate | None]:
         """Other effects of these rows, None where one has no mean; Holm's procedure runs over what is asked here."""
@@ -169,19 +174,11 @@ class Analysis:
 def analyse(study: Study) -> Analysis:
     """Compute every row and every effect."""
     rows = {row.variant.name: _row(study, row) for row in study.plan.rows}
-    measured = measure(study, rows)
-    means = means_of(rows.values())
-    known = [effect for effect in study.plan.effects if effect.weights.keys() <= means.keys()]
-    estimates = tuple(estimate_effects(known, means, measured))
-    analysis = Analysis(tuple(rows.values()), estimates, study.plan.effects, measured, None)
+    analysis = Analysis(tuple(rows.values()), (), study.plan.effects, measure(study, rows), None)
+    analysis = replace(analysis, estimates=tuple(filter(None, analysis.ask(analysis.asked))))
     if analysis.finished < 2 or any(effect.parts for effect in analysis.asked):
         return analysis
     return replace(analysis, smallest=power_of(analysis, analysis.finished).smallest)
-
-
-def means_of(rows: Iterable[Row]) -> dict[str, float]:
-    """Mean scores by row, of those that have a finished run."""
-    return {row.variant.name: row.mean for row in rows if row.mean is not None}
 
 
 def measure(study: Study, rows: Mapping[str, Row]) -> Measured | None:
@@ -204,9 +201,8 @@ def _grain(study: Study) -> float:
 
 def _row(study: Study, row: PlannedRow) -> Row:
     results = study.of(row.variant.name)
-    scores = {result.seed: result.score for result in results if result.done}
+    by_seed = {result.seed: result.score for result in results if result.done and result.score is not None}
     speeds = [result.images_per_second for result in results if result.done and result.images_per_second]
-    by_seed = {seed: score for seed, score in scores.items() if score is not None}
     return Row(
         variant=row.variant,
         seeds=study.plan.seeds,

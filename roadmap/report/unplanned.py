@@ -13,7 +13,7 @@ from roadmap.config.recipes import conf_file
 from roadmap.config.schema import ScaleConfig
 from roadmap.config.steps import all_steps, known_steps
 from roadmap.record.result import RunResult
-from roadmap.record.study import Effect, PlannedRow, StudyPlan, Variant
+from roadmap.record.study import PlannedRow, StudyPlan, Variant, differences_to_parents, same_in_all
 
 COUNTS = ("data.classes", "data.train", "data.val")  # of the images, which their fingerprint stands for
 BESIDE = ("precision", "pipeline")  # settings that lie beside recipe and data in a result
@@ -34,25 +34,20 @@ def plan_of(results: Iterable[RunResult], folder: Path) -> StudyPlan:
             raise Refused(
                 f"{folder}: no study planned these runs, and their {key} differs: {', '.join(values)}; needed: one {key}"
             )
-    rows = _rows(runs)
     seeds = tuple(sorted({result.seed for result in runs}))
-    variants = _variants(rows)
-    planned = [
-        PlannedRow(variant, toggles, _runs(variant.name, rows[variant.name], seeds)) for variant, toggles in variants.values()
-    ]
-    compared = [variant for variant, _ in variants.values() if variant.parent]
+    planned = _planned(_rows(runs), seeds)
     return StudyPlan(
         study=folder.resolve().name,
         question=f"{len(runs)} runs that no study planned: rows by step and settings",
         kind="roadmap" if all(row.variant.name == row.variant.step for row in planned) else "rows",
         scale=_scale(runs[0].scale),
-        data=", ".join(sorted({_source(result) for result in runs})),
-        image_size=_shared([result.data.get("image_size", 0) for result in runs]),
-        epochs=_shared([0 if "updates" in result.recipe else result.recipe.get("epochs", 0) for result in runs]),
+        data=", ".join(sorted({str(result.data.get("source", "data of no name")) for result in runs})),
+        image_size=same_in_all(result.data.get("image_size", 0) for result in runs),
+        epochs=same_in_all(0 if "updates" in result.recipe else result.recipe.get("epochs", 0) for result in runs),
         recipe=", ".join(sorted({result.recipe_name or "of no name" for result in runs})),
         seeds=seeds,
         rows=tuple(planned),
-        effects=tuple(Effect(v.name, v.label, {v.name: 1.0, str(v.parent): -1.0}) for v in compared),
+        effects=differences_to_parents(row.variant for row in planned),
         metric=runs[0].metric,
     )
 
@@ -72,29 +67,29 @@ def _rows(results: Sequence[RunResult]) -> dict[str, list[RunResult]]:
         within = _varied(settings[result.run] for result in runs)
         varied = sorted(everywhere | (within & _of_model(settings.values())))
         for result in sorted(runs, key=lambda run: [_sortable(settings[run.run].get(key)) for key in varied]):
-            said = [f"{key}={_text(settings[result.run].get(key))}" for key in varied]
+            said = [f"{key}={settings[result.run].get(key)}".replace(" ", "") for key in varied]
             rows.setdefault(" ".join([result.step.name, *said]), []).append(result)
     return rows
 
 
-def _variants(rows: Mapping[str, Sequence[RunResult]]) -> dict[str, tuple[Variant, tuple[str, ...]]]:
+def _planned(rows: Mapping[str, Sequence[RunResult]], seeds: Sequence[int]) -> list[PlannedRow]:
     """Each row with the toggles in which it differs from the row that it is compared with."""
     firsts = {name: runs[0] for name, runs in rows.items()}
     settings = {name: _settings(first) for name, first in firsts.items()}
     by_step: dict[tuple[str, str], list[str]] = {}  # the rows of a step that were trained alike
     for name, first in firsts.items():
         by_step.setdefault((first.step.name, _training(settings[name])), []).append(name)
-    found: dict[str, tuple[Variant, tuple[str, ...]]] = {}
+    planned = []
     for name, first in firsts.items():
-        parent = None if _is_reference(first) else _parent(name, first, settings, by_step)
+        parent = None if "reference" in first.model else _parent(name, first, settings, by_step)
         unequal = _unequal(settings[name], settings[parent]) if parent else []
         toggles = tuple(key.removeprefix("model.") for key in unequal if key.startswith("model."))
-        found[name] = _variant(name, first, parent), toggles
-    return found
+        planned.append(PlannedRow(_variant(name, first, parent), toggles, _runs(name, rows[name], seeds)))
+    return planned
 
 
 def _variant(name: str, run: RunResult, parent: str | None) -> Variant:
-    step, reference, about = run.step, _is_reference(run), known_steps().get(run.step.name)
+    step, reference, about = run.step, "reference" in run.model, known_steps().get(run.step.name)
     label = (step.label or step.name) + name.removeprefix(step.name).replace(" ", ", ").replace("model.", "")
     adopted = not reference and (about is None or about.adopted)
     return Variant(name, label, step.name, parent, step.group, adopted, reference=reference)
@@ -121,10 +116,6 @@ def _parent(
         return min(others, key=lambda other: distance(name, other))
     first = own if own[0] != name else next(names for (step, _), names in by_step.items() if step == run.step.name)
     return first[0] if first[0] != name else None
-
-
-def _is_reference(run: RunResult) -> bool:
-    return "reference" in run.model
 
 
 def _ancestors(result: RunResult) -> list[str]:
@@ -176,23 +167,10 @@ def _sortable(value: Any) -> tuple[int, float, str]:
     return (0, float(value), "") if number else (1, 0.0, str(value))
 
 
-def _text(value: Any) -> str:
-    return str(value).replace(" ", "")
-
-
 def _runs(row: str, results: Sequence[RunResult], seeds: Sequence[int]) -> tuple[str, ...]:
     """The row's runs by seed, of one that is there twice the first; a seed that it has not gets a name that leads nowhere."""
     by_seed = {result.seed: result.run for result in reversed(results)}
     return tuple(by_seed.get(seed, f"{row}-s{seed}") for seed in seeds)
-
-
-def _source(result: RunResult) -> str:
-    return str(result.data.get("source", "data of no name"))
-
-
-def _shared(values: Sequence[int]) -> int:
-    """A number that all runs have; else 0, and every row says its own."""
-    return values[0] if len(set(values)) == 1 else 0
 
 
 def _scale(name: str) -> ScaleConfig:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from roadmap.base.claims import claim
+from roadmap.base.console import printable
 from roadmap.base.errors import Refused, writing
 from roadmap.base.files import check_entries, check_writable, remove_partial, write_atomic
+from roadmap.base.tables import Table, as_markdown, as_table, markdown_text, markdown_with_notes
 from roadmap.record.study import FILE
 from roadmap.report.columns import effects_csv, latex, markdown, table_columns, table_csv, terminal
 from roadmap.report.pictures import pictures
@@ -59,18 +61,25 @@ def check_no_study(folder: Path) -> None:
     check_writable(folder.absolute(), f"--to {folder}")
 
 
-def write_beside(folder: Path, files: Mapping[str, str | bytes], what: str) -> str:
-    """Write what was made of several studies into a folder of its own; returns the files' names for a terminal.
+def write_beside(
+    folder: Path, what: str, tables: Sequence[Table], notes: Sequence[str], csvs: dict[str, str], drawn: dict[str, str | bytes]
+) -> str:
+    """Write what was made of several studies into a folder of its own: tables with notes as `what`.md, beside files by name.
+
+    Returns:
+        Tables, notes and the files' names for a terminal.
 
     Raises:
-        StorageFault: where the folder cannot be written; `what` was to be.
+        StorageFault: where the folder cannot be written.
 
     """
+    parts = [f"{markdown_text(title)}\n\n" * bool(title) + as_markdown(rows, columns) for rows, columns, title in tables]
+    files = {**csvs, f"{what}.md": markdown_with_notes(parts, notes), **drawn}
     with writing(f"{folder}: the {what}"):
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             write_atomic(folder / name, content)
-    return f"{folder}: {', '.join(files)}"
+    return "\n".join([*(as_table(*table) for table in tables), *map(printable, notes), f"{folder}: {', '.join(files)}"])
 
 
 def _files(report: Report, keys: Sequence[str], behind: Report | None) -> dict[str, str | bytes]:

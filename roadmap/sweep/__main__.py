@@ -138,19 +138,16 @@ def progress(points: Sequence[Point]) -> Iterator[Report]:
     """Inside, what is reported is shown as one line, counted in epochs; without a terminal, as a line for each run."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("epochs"))
-    reported: set[str] = set()
-    updated = 0.0
+    reported, updated = 0, 0.0
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("starting", total=_epochs(points))
 
         def report(over: Sequence[Outcome], running: Sequence[Point]) -> None:
-            nonlocal updated
-            for outcome in over:
-                name = outcome.point.folder.path.name
-                if name not in reported:
-                    reported.add(name)
-                    if not console.is_terminal or outcome.code:
-                        console.print(_line(outcome, len(reported), len(points)), markup=False, highlight=False, soft_wrap=True)
+            nonlocal reported, updated
+            for outcome in over[reported:]:
+                reported += 1
+                if not console.is_terminal or outcome.code:
+                    console.print(_line(outcome, reported, len(points)), markup=False, highlight=False, soft_wrap=True)
             if console.is_terminal and time.monotonic() - updated > 0.5:
                 updated = time.monotonic()
                 done = _epochs([outcome.point for outcome in over]) + sum(len(point.folder.history()) for point in running)

@@ -21,7 +21,7 @@ from roadmap.config.checks import NAME, NAMED
 from roadmap.config.identity import plain
 from roadmap.config.schema import ROOMS, Experiment, RowConfig, StudyConfig, StudyKind
 from roadmap.config.steps import Step
-from roadmap.record.study import Effect, Variant
+from roadmap.record.study import Effect, Variant, differences_to_parents, summed
 
 ALL = "all"  # of study.steps: every step of the paper's roadmap, without what stands before it
 SAME_RESULT = ("recipe.name", "data.path", "data.accept", "data.download", "data.workers")
@@ -94,22 +94,12 @@ def _roadmap(study: StudyConfig, steps: Mapping[str, Step], experiment_of: Exper
             parent = steps[parent].parent
         return parent
 
-    return _compared(
-        Variant(
-            step.name,
-            step.label,
-            step.name,
-            before(step),
-            step.group if before(step) or not _follows_another_recipe(step, steps) else "",
-            step.adopted,
-        )
-        for step in chosen
-    )
+    def group(step: Step) -> str:
+        """Its own; the roadmap's first step has one only beside the step that stands before it."""
+        is_first = step.parent is not None and steps[step.parent].before == step.name
+        return "" if is_first and before(step) is None else step.group
 
-
-def _follows_another_recipe(step: Step, steps: Mapping[str, Step]) -> bool:
-    """Whether this is the roadmap's first step: it belongs to a group only beside the one that stands before it."""
-    return step.parent is not None and steps[step.parent].before == step.name
+    return _compared(Variant(step.name, step.label, step.name, before(step), group(step), step.adopted) for step in chosen)
 
 
 def _leave_one_out(study: StudyConfig, steps: Mapping[str, Step], experiment_of: ExperimentOf) -> Design:
@@ -149,23 +139,15 @@ def _orderings(study: StudyConfig, steps: Mapping[str, Step], experiment_of: Exp
         for name, (before, after) in zip(order, pairwise(sets), strict=True):
             if number % 2 == 0:
                 parts[name].append({})
-            _add(parts[name][-1], {variants[before].name: -0.5, variants[after].name: 0.5})
+            parts[name][-1] = summed([parts[name][-1], {variants[before].name: -0.5, variants[after].name: 0.5}])
     labels = {change.step.name: change.step.label for change in changed}
     effects = [Effect(name, labels[name], _mean(pairs), [] if every else pairs) for name, pairs in parts.items()]
     ordered = sorted(variants.items(), key=lambda item: (len(item[0]), item[1].name))
     return Design(tuple(variant for _, variant in ordered), tuple(effects))
 
 
-def _add(weights: dict[str, float], more: Mapping[str, float]) -> None:
-    for row, weight in more.items():
-        weights[row] = weights.get(row, 0.0) + weight
-
-
 def _mean(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    total: dict[str, float] = {}
-    for part in parts:
-        _add(total, {row: weight / len(parts) for row, weight in part.items()})
-    return total
+    return summed({row: weight / len(parts) for row, weight in part.items()} for part in parts)
 
 
 def orders(names: Sequence[str], count: int) -> list[tuple[str, ...]]:
@@ -365,8 +347,7 @@ def _is_setting(line: str) -> bool:
 def _compared(variants: Iterable[Variant]) -> Design:
     """Each variant against its parent."""
     listed = tuple(variants)
-    effects = [Effect(v.name, v.label, {v.name: 1.0, v.parent: -1.0}) for v in listed if v.parent is not None]
-    return Design(listed, tuple(effects))
+    return Design(listed, differences_to_parents(listed))
 
 
 def _chosen(study: StudyConfig, steps: Mapping[str, Step]) -> list[Step]:

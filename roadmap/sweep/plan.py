@@ -21,7 +21,7 @@ from roadmap.data.images import sources
 from roadmap.model.check import compose_run, differs
 from roadmap.paper.published import Published, read_published
 from roadmap.record.folder import RunFolder, runs_of
-from roadmap.record.study import PlannedRow, StudyPlan, Variant, seed_and_identity, write_plan
+from roadmap.record.study import PlannedRow, StudyPlan, Variant, same_in_all, seed_and_identity, write_plan
 from roadmap.record.weights import weights_file
 from roadmap.run.preflight import check_network, preflight
 from roadmap.run.start import begun, check_start, following, hashed
@@ -103,7 +103,7 @@ class SweepPlan:
 
     def study_plan(self) -> StudyPlan:
         """What `study.json` says: the question, the rows of the table in order, their runs, and the effects."""
-        first = self.first
+        first, runs = self.first, [point.experiment for point in self.points]
         study, data, recipe = first.study, first.data, first.recipe
         return StudyPlan(
             study=study.name,
@@ -111,8 +111,8 @@ class SweepPlan:
             kind="rows" if study.rows else str(study.kind),
             scale=first.scale,
             data=str(data.source) + (f" ({100 * data.held_out:g} % of train held out)" if data.held_out else ""),
-            image_size=self._shared(lambda run: run.data.image_size),
-            epochs=self._shared(lambda run: run.recipe.epochs if run.recipe.updates is None else 0),
+            image_size=same_in_all(run.data.image_size for run in runs),
+            epochs=same_in_all(run.recipe.epochs if run.recipe.updates is None else 0 for run in runs),
             recipe=recipe.name,
             seeds=tuple(study.seeds),
             rows=tuple(map(self._row, self.design.variants)),
@@ -120,11 +120,6 @@ class SweepPlan:
             metric=METRICS[first.task.name],
             published=self.published,
         )
-
-    def _shared(self, value: Callable[[Experiment], int]) -> int:
-        """What all runs have; 0 where they differ, and the notes say it."""
-        values = {value(point.experiment) for point in self.points}
-        return values.pop() if len(values) == 1 else 0
 
     def _row(self, variant: Variant) -> PlannedRow:
         point = self.rows[variant.name][0]
@@ -216,8 +211,8 @@ def _check_starts(row: Sequence[Point], classes: Sequence[str]) -> None:
     """Refuse a row whose start weights are not its network's, or will not be there."""
     first, before = row[0], row[0].before
     if before is None:
-        given = [point for point in row if point.experiment.study.start is not None and not point.done]
-        for point in given or ([first] if first.experiment.study.start is None else []):
+        each_its_own = first.experiment.study.start is not None
+        for point in [point for point in row if not point.done] if each_its_own else [first]:
             check_start(point.experiment, classes)
         return
     if not before.experiment.runtime.keep_weights:
@@ -272,11 +267,6 @@ def _file_of(experiment: Experiment, overrides: Sequence[str], config_dirs: Sequ
     return next((str(file) for file in files if file.is_file()), "")
 
 
-def _from_scratch(run: Experiment) -> Experiment:
-    """The same without a start that every row has of its own."""
-    return run if run.study.start is None else dataclasses.replace(run, after=None)
-
-
 def _images_of(experiment: Experiment) -> tuple[Any, ...]:
     """What the images of a run and their number in an update depend on."""
     data = experiment.data
@@ -299,7 +289,9 @@ def _warnings(
     rows: Mapping[str, tuple[Point, ...]], study: Design, overrides: Sequence[str], config_dirs: Sequence[Path]
 ) -> list[str]:
     """Overrides that have no effect on any row, and rows that they make equal to those they are compared with."""
-    experiments = {name: _from_scratch(points[0].experiment) for name, points in rows.items()}
+    experiments = {name: points[0].experiment for name, points in rows.items()}
+    if any(run.study.start is not None for run in experiments.values()):  # every row has a start of its own
+        experiments = {name: dataclasses.replace(run, after=None) for name, run in experiments.items()}
     steps = [run for run in experiments.values() if run.reference is None]
     idle = [ineffective_settings(run, [*overrides, f"+step={run.step.name}"], config_dirs) for run in steps]
     everywhere = set.intersection(*({warning.split()[0] for warning in warnings} for warnings in idle))

@@ -5,7 +5,7 @@ What a run is compared with is found when it is shown, since it depends on which
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from roadmap.base.errors import Refused
 from roadmap.record.folder import RunFolder
 from roadmap.record.result import RunResult
-from roadmap.record.study import PlannedRow, StudyPlan, find_plan
+from roadmap.record.study import find_plan
 
 
 def summary_of(folder: RunFolder, result: RunResult) -> dict[str, Any]:
@@ -25,27 +25,24 @@ def summary_of(folder: RunFolder, result: RunResult) -> dict[str, Any]:
 
 def difference_to_parent(folder: RunFolder, result: RunResult) -> float | None:
     """The score less that of the run that this one is compared with, at the same seed; None unless one such run is done."""
-    before = parent_score(folder, result)
-    return None if before is None or result.score is None else result.score - before
-
-
-def parent_score(folder: RunFolder, result: RunResult) -> float | None:
-    """The score of that run."""
+    runs, declared = _compared_with(folder, result)
     scores: list[float] = []
-    plan, name = find_plan(folder.path.parent.parent), folder.path.name
-    row = plan.runs[name].row if plan and name in plan.runs else None
-    declared = row.toggles if row else ()
-    for path in _compared_with(folder, result, plan, row):
+    for path in runs:
         with suppress(Refused):  # a record of another version
             other = RunFolder(path).result()
             if other and other.score is not None and other.seed == result.seed and result.comparable(other, declared):
                 scores.append(other.score)
-    return scores[0] if len(scores) == 1 else None
+    return result.score - scores[0] if result.score is not None and len(scores) == 1 else None
 
 
-def _compared_with(folder: RunFolder, result: RunResult, plan: StudyPlan | None, row: PlannedRow | None) -> Iterator[Path]:
-    """Runs of the row that the study compares this run's row with; where no study lists the run, those of the parent step."""
-    runs = folder.path.parent
-    if plan is None or row is None:
-        return runs.glob(f"{result.step.parent}-s{result.seed}-*")
-    return (runs / name for other in plan.rows if other.variant.name == row.variant.parent for name in other.runs)
+def _compared_with(folder: RunFolder, result: RunResult) -> tuple[Iterable[Path], Sequence[str]]:
+    """Runs of the row that the study compares this run's row with, and the toggles in which the rows differ.
+
+    Where no study lists the run, those of the parent step.
+    """
+    runs, plan = folder.path.parent, find_plan(folder.path.parent.parent)
+    planned = plan.runs.get(folder.path.name) if plan else None
+    if plan is None or planned is None:
+        return runs.glob(f"{result.step.parent}-s{result.seed}-*"), ()
+    parent = planned.row.variant.parent
+    return [runs / name for name in (plan.row(parent).runs if parent else ())], planned.row.toggles

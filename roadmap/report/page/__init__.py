@@ -165,11 +165,6 @@ def _harmless(value: Any) -> Any:
     return value if isinstance(value, Markup) else printable(str(value))
 
 
-def _percent(share: float) -> str:
-    """A place along an axis, 0 to 1, as SVG takes it."""
-    return f"{100 * share:.2f}%"
-
-
 environment = Environment(
     loader=FileSystemLoader(Path(__file__).parent),
     autoescape=True,
@@ -178,4 +173,4 @@ environment = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-environment.filters["percent"] = _percent
+environment.filters["percent"] = "{:.2%}".format  # of a place along an axis, 0 to 1, as SVG takes it

@@ -56,7 +56,7 @@ def roadmap(report: Report, tips: Sequence[str]) -> dict[str, Any]:
     rows, plan = report.analysis.rows, report.study.plan
     paper = [published_row(plan, row.variant.name) for row in rows]
     scores, papers = score_axis(rows), axis([mark.score for mark in paper if mark], below=0.3, most=100.0)
-    stars, (times, unit) = _star_places(rows), _unit(rows)
+    stars, (times, unit) = _star_places(rows), cost_unit(row.gmacs or 0.0 for row in rows)
     bars = [
         {
             **_bar(row, scores, _colour(row, index / max(len(rows) - 1, 1))),
@@ -106,10 +106,6 @@ def _colour(row: Row, share: float) -> str:
     return "#" + "".join(f"{round(a + (b - a) * share):02x}" for a, b in zip(FIRST, LAST, strict=True))
 
 
-def _unit(rows: Sequence[Row]) -> tuple[float, str]:
-    return cost_unit(row.gmacs or 0.0 for row in rows)
-
-
 def _star_places(rows: Sequence[Row]) -> list[float | None]:
     """Shares of the width, with room for the number at the right of each star.
 
@@ -142,7 +138,7 @@ def _joined(rows: Sequence[Row], places: Sequence[float | None]) -> list[list[Li
 def scatter(report: Report, tips: Sequence[str]) -> dict[str, Any] | None:
     """Score against multiply-adds: a numbered point a row, named beside it where the page is wide and in a list where not."""
     rows = report.analysis.rows
-    times, unit = _unit(rows)
+    times, unit = cost_unit(row.gmacs or 0.0 for row in rows)
     known = [
         (i, row, row.gmacs * times, row.mean) for i, row in enumerate(rows) if row.mean is not None and row.gmacs is not None
     ]

@@ -18,18 +18,9 @@ from roadmap.report.recipe import common
 from roadmap.report.records import Study
 
 SETTINGS = (
-    "scale",
-    "seed",
-    "precision",
-    "pipeline",
-    "device",
-    "cpu",
-    "instructions",
-    "processes",
-    "compiled",
-    "threads",
+    "scale", "seed", "precision", "pipeline", "device", "cpu", "instructions", "processes", "compiled", "threads",
     "recipe_name",
-)
+)  # fmt: skip
 
 
 def block(data: object) -> Markup:
@@ -62,12 +53,8 @@ def payload(study: Study, live: Mapping[str, Progress]) -> dict[str, Any]:
         if run.name in study.results or run.name in live
     ]
     rows = [variant.label for variant in study.plan.variants]
-    return {
-        "rows": rows,
-        "runs": runs,
-        "shared": shared,
-        "epochs": study.plan.epochs or max(map(len, study.histories.values()), default=0),
-    }
+    epochs = study.plan.epochs or max(map(len, study.histories.values()), default=0)
+    return {"rows": rows, "runs": runs, "shared": shared, "epochs": epochs}
 
 
 def _run(study: Study, run: PlannedRun, progress: Progress | None, beside: dict[str, Any] | None) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from roadmap.base.errors import Refused, RoadmapError
-from roadmap.record.study import StudyPlan, find_plan
+from roadmap.record.study import find_plan
 from roadmap.report.page import render, render_fault, report_of
 from roadmap.report.page.progress import Progress, is_single, progress_of
 from roadmap.report.page.tables import FILES
@@ -44,13 +44,9 @@ class Site:
     page: str = ""
     lock: Lock = field(default_factory=Lock)
 
-    def plan(self) -> StudyPlan | None:
-        """The study's plan; None while there is none that can be read."""
-        return find_plan(self.folder)
-
     def look(self) -> tuple[str, dict[str, Progress]]:
         """A fingerprint of everything the page shows, and how far the runs are that go on."""
-        plan = self.plan()
+        plan = find_plan(self.folder)
         runs = list(plan.runs) if plan else []
         live = progress_of(self.folder, runs, plan.metric.key) if plan else {}
         results = [self.folder / "runs" / run / "result.json" for run in runs]
@@ -74,14 +70,10 @@ class Site:
 
     def file(self, path: str) -> Path | None:
         """The record file that an address names; None for every other address."""
-        parts, plan = path.split("/")[1:], self.plan()
-        allowed = parts == ["records.jsonl"] or (
-            len(parts) == 3
-            and parts[0] == "runs"
-            and parts[2] in FILES
-            and parts[1] in (plan.runs if plan else ())
-            and is_single(parts[1])
-        )
+        parts, plan = path.split("/")[1:], find_plan(self.folder)
+        folder, run, name = parts if len(parts) == 3 else ("", "", "")
+        of_run = folder == "runs" and name in FILES and plan is not None and run in plan.runs and is_single(run)
+        allowed = of_run or parts == ["records.jsonl"]
         target = self.folder.joinpath(*parts) if allowed else self.folder
         inside = target.resolve() == self.folder.resolve().joinpath(*parts)  # no link on the way, and none out of the folder
         return target if allowed and inside and target.is_file() else None

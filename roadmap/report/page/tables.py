@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from roadmap.base.tables import Column, Row, filled
-from roadmap.record.study import PlannedRun
+from roadmap.record.study import PlannedRun, StudyPlan
 from roadmap.report.columns import effect_columns, table_columns
 from roadmap.report.frames import PAPER
 from roadmap.report.page.progress import Progress, is_single
@@ -17,30 +17,25 @@ from roadmap.report.records import Study
 from roadmap.report.report import Report
 
 FILES = ("result.json", "history.jsonl", "log.txt", "config.yaml")  # of a run, that are worth a link
+Beside = tuple[str, dict[str, str]]  # of a row: its group, and by column what its single runs have
 
 
 def sortable(report: Report) -> list[dict[str, Any]]:
     """The table of the effects, where these are not single rows', and the table of the rows."""
     plan, rows = report.study.plan, report.analysis.rows
     single = [", ".join(f"seed {seed}: {value:.2f}" for seed, value in row.by_seed.items()) for row in rows]
-    wide = (plan.metric.key, "delta", PAPER[0])
-    beside = [{"group": row.variant.group, "single": {plan.metric.key: text}} for row, text in zip(rows, single, strict=True)]
-    tables = [_table("rows", "Rows of the study", table_columns(plan), report.rows, beside, wide)]
+    beside = [(row.variant.group, {plan.metric.key: text}) for row, text in zip(rows, single, strict=True)]
+    tables = [_table("rows", "Rows of the study", plan, table_columns(plan), report.rows, beside)]
     if report.effect_rows:
-        none = [{"group": "", "single": {}}] * len(report.effect_rows)
-        tables.insert(0, _table("effects", "Effects", effect_columns(plan), report.effect_rows, none, wide))
+        none: list[Beside] = [("", {})] * len(report.effect_rows)
+        tables.insert(0, _table("effects", "Effects", plan, effect_columns(plan), report.effect_rows, none))
     return tables
 
 
 def _table(
-    name: str,
-    caption: str,
-    columns: Sequence[Column],
-    rows: Sequence[Row],
-    beside: Sequence[dict[str, Any]],
-    wide: Sequence[str],
+    name: str, caption: str, plan: StudyPlan, columns: Sequence[Column], rows: Sequence[Row], beside: Sequence[Beside]
 ) -> dict[str, Any]:
-    shown = filled(rows, columns)
+    shown, wide = filled(rows, columns), (plan.metric.key, "delta", PAPER[0])
     verdict = next(column for column in columns if column.key == "verdict")
     right = {column.key: column.key != "label" and column.numeric(rows) for column in shown}
     heads = [
@@ -48,12 +43,8 @@ def _table(
         for c in shown
     ]
     body = [
-        {
-            "group": about["group"],
-            "verdict": verdict.text(row),
-            "cells": [_cell(column, row, right[column.key], about["single"].get(column.key)) for column in shown],
-        }
-        for row, about in zip(rows, beside, strict=True)
+        {"group": group, "verdict": verdict.text(row), "cells": [_cell(c, row, right[c.key], single.get(c.key)) for c in shown]}
+        for row, (group, single) in zip(rows, beside, strict=True)
     ]
     return {"id": name, "caption": caption, "heads": heads, "rows": body}
 

@@ -19,7 +19,7 @@ from roadmap.base.errors import Refused
 from roadmap.record.result import Metric
 from roadmap.record.study import Effect
 from roadmap.report.against import refuse_other_network
-from roadmap.report.agreement import DIGITS, FEWEST, RESAMPLES, Agreement, agreement_of
+from roadmap.report.agreement import FEWEST, RESAMPLES, Agreement, agreement_of
 from roadmap.report.noise import Array
 from roadmap.report.recipe import recipe_words
 from roadmap.report.records import Study
@@ -156,8 +156,6 @@ def _agreement(first: Side, other: Side) -> Agreement | None:
     if len(known) < FEWEST or one is None or two is None:
         return None
     ours, theirs = (np.array([pair[side].value for pair in known]) for side in (1, 0))
-    if any(np.ptp(side.round(DIGITS)) == 0 for side in (ours, theirs)):
-        return None
     weights = [estimate.effect.weights for estimate, _ in known]
     likeness = _likeness(first, other) if starts(first, other) else 0.0
     noise = noise_of_both(one, two, (one.weights(weights), two.weights(weights)), likeness, RESAMPLES)

@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from roadmap.base.console import Parser, exits, printable
-from roadmap.base.tables import Column, Row, as_csv, as_markdown, as_table, markdown_text, markdown_with_notes
+from roadmap.base.console import Parser, exits
+from roadmap.base.tables import Column, Table, as_csv
 from roadmap.report.columns import effects_under
 from roadmap.report.recipe import recipe_words
 from roadmap.report.transfer import Side, Transfer, notes, read_transfer
@@ -29,30 +29,15 @@ def main() -> int:
     arguments = parser.parse_args()
     check_no_study(arguments.to)
     transfer = read_transfer([arguments.first, *arguments.others])
-    said = write_transfer(transfer, arguments.to)
-    tables = [as_table(*table) for table in _tables(transfer)]
-    print("\n".join([*tables, *map(printable, notes(transfer)), said]))
-    return 0
+    from roadmap.report.transfer.figure import pictures  # matplotlib
 
-
-def write_transfer(transfer: Transfer, folder: Path) -> str:
-    """Write `transfer.*` and `correlations.csv`; returns their names for a terminal.
-
-    Raises:
-        StorageFault: where the folder cannot be written.
-
-    """
-    from roadmap.report.transfer.figure import pictures
-
-    parts = [f"{markdown_text(title)}\n\n{as_markdown(rows, columns)}" for rows, columns, title in _tables(transfer)]
-    files: dict[str, str | bytes] = {
+    lines = {
         "transfer.csv": as_csv(_lines(transfer), [Column(key, key) for key in COLUMNS]),
         "correlations.csv": as_csv(_correlations(transfer), [Column(key, key) for key in TAUS]),
-        "transfer.md": markdown_with_notes(parts, notes(transfer)),
-        "transfer.html": render(transfer),
-        **pictures(transfer),
     }
-    return write_beside(folder, files, "transfer")
+    drawn: dict[str, str | bytes] = {"transfer.html": render(transfer), **pictures(transfer)}
+    print(write_beside(arguments.to, "transfer", _tables(transfer), notes(transfer), lines, drawn))
+    return 0
 
 
 def _lines(transfer: Transfer) -> list[dict[str, Any]]:
@@ -78,12 +63,12 @@ def _correlations(transfer: Transfer) -> list[dict[str, Any]]:
     ]
 
 
-def _tables(transfer: Transfer) -> list[tuple[list[Row], list[Column], str]]:
+def _tables(transfer: Transfer) -> list[Table]:
     """The metrics side by side, then for each score of detection where it comes from."""
     found = [("Differences to the parent, in points [95 % interval]", [transfer.first, *transfer.sides])]
     found += [(f"Where {side.heading} changes", [side, *within]) for side in transfer.sides if (within := transfer.of(side))]
     labels = [effect.label for effect in transfer.asked]
-    return [(*effects_under(labels, [(side.heading, side.estimates) for side in sides]), title) for title, sides in found]
+    return [effects_under(labels, [(side.heading, side.estimates) for side in sides], title) for title, sides in found]
 
 
 def render(transfer: Transfer) -> str:

@@ -38,8 +38,7 @@ def drawn(transfer: Transfer) -> Figure:
         spare.set_visible(False)
     last = grid[0, -1]
     last.text(1.05, 1.0, names, transform=last.transAxes, va="top", fontsize=SMALL, linespacing=1.35, parse_math=False)
-    said = "lines: 95 % intervals; filled: the difference on the upright axis is resolved by Holm's procedure"
-    caption(figure, said, inches)
+    caption(figure, "lines: 95 % intervals; filled: the difference on the upright axis is resolved by Holm's procedure")
     figure.draw_without_rendering()  # now the axes have their place
     for axes, side in zip(grid.flat, transfer.sides, strict=False):
         known = _known(transfer.first, side)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from roadmap.base.errors import Refused
 from roadmap.config.identity import differences
-from roadmap.record.study import Effect, StudyPlan
+from roadmap.record.study import Effect, StudyPlan, summed
 from roadmap.report.against import refuse_other_metric
 from roadmap.report.recipe import recipe_words
 from roadmap.report.replication import settings_of
@@ -29,10 +29,9 @@ VIEWS = {  # by study.kind, in the order in which they are shown
     "orderings": "averaged over orders",
     "equal_flops": "on top of all before it, at equal cost",
 }
+CUMULATIVE = ("roadmap", "equal_flops")  # of them those that take the steps in their order
 PAIRS = "interactions"
-# Settings in which studies that are seen together may not differ.
-SAME = ("head.", "data.", "recipe.", "start.", "scale", "precision")
-
+SAME = ("head.", "data.", "recipe.", "start.", "scale", "precision")  # settings in which studies seen together may not differ
 
 Worth = tuple[str, Estimate]  # a view, and what a step is worth by it
 
@@ -67,21 +66,17 @@ class Views:
     @cached_property
     def steps(self) -> dict[str, str]:
         """Labels by step, in the order of the studies that ask for one change at a time, side branches last."""
-        cumulative = ("roadmap", "equal_flops")
         labels: dict[str, str] = {}
-        for step, kind in sorted(self.worths, key=lambda which: which[1] in cumulative):
+        for step, kind in sorted(self.worths, key=lambda which: which[1] in CUMULATIVE):
             labels.setdefault(step, self.worths[step, kind].effect.label)
         return labels
 
     @property
     def summed(self) -> dict[str, list[str]]:
         """By step the labels of the cumulative studies' rows whose sum it is, where these are several."""
-        found: dict[str, list[str]] = {}
-        for kind in ("roadmap", "equal_flops"):
-            if kind in self.reports:
-                plan = self.reports[kind].study.plan
-                found |= {step: [effect.label for effect in parts] for step, parts in _changes(plan).items() if len(parts) > 1}
-        return found
+        plans = [self.reports[kind].study.plan for kind in CUMULATIVE if kind in self.reports]
+        changes = [change for plan in plans for change in _changes(plan).items()]
+        return {step: [effect.label for effect in parts] for step, parts in changes if len(parts) > 1}
 
     @property
     def apart(self) -> list[tuple[Worth, Worth]]:
@@ -129,7 +124,7 @@ def _refuse_others(one: Report, other: Report) -> None:
 
 def _asked(plan: StudyPlan, kind: str) -> list[Effect]:
     """The effects of a study as worths of steps."""
-    if kind in ("roadmap", "equal_flops"):
+    if kind in CUMULATIVE:
         return [_sum(step, parts) for step, parts in _changes(plan).items()]
     word, sign = {"leave_one_out": ("without", -1), "add_one_in": ("only", 1)}.get(kind, ("", 1))
     return [
@@ -158,10 +153,7 @@ def _changes(plan: StudyPlan) -> dict[str, list[Effect]]:
 
 
 def _sum(step: str, parts: Sequence[Effect]) -> Effect:
-    weights: dict[str, float] = {}
-    for part in parts:
-        for row, weight in part.weights.items():
-            weights[row] = weights.get(row, 0.0) + weight
+    weights = summed(part.weights for part in parts)
     return Effect(step, parts[-1].label, {row: weight for row, weight in weights.items() if weight})
 
 

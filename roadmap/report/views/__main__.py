@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from roadmap.base.console import Parser, exits, printable
-from roadmap.base.tables import Column, Row, as_csv, as_markdown, as_table, markdown_with_notes
+from roadmap.base.console import Parser, exits
+from roadmap.base.tables import Column, Table, as_csv
 from roadmap.report.columns import effects_under
 from roadmap.report.recipe import recipe_words
 from roadmap.report.views import VIEWS, Views, notes, read_views
@@ -26,27 +26,12 @@ def main() -> int:
     arguments = parser.parse_args()
     check_no_study(arguments.to)
     views = read_views(arguments.folders)
-    written = write_views(views, arguments.to)
-    print("\n".join([as_table(*_table(views)), *map(printable, notes(views)), written]))
+    from roadmap.report.views.figure import pictures  # matplotlib
+
+    lines = {"views.csv": as_csv(_lines(views), [Column(key, key) for key in COLUMNS])}
+    drawn: dict[str, str | bytes] = {"views.html": render(views), **pictures(views)}
+    print(write_beside(arguments.to, "views", [_table(views)], notes(views), lines, drawn))
     return 0
-
-
-def write_views(views: Views, folder: Path) -> str:
-    """Write `views.*`, and `pairs.*` where pairs were trained; returns their names for a terminal.
-
-    Raises:
-        StorageFault: where the folder cannot be written.
-
-    """
-    from roadmap.report.views.figure import pictures
-
-    files: dict[str, str | bytes] = {
-        "views.csv": as_csv(_lines(views), [Column(key, key) for key in COLUMNS]),
-        "views.md": markdown_with_notes([as_markdown(*_table(views))], notes(views)),
-        "views.html": render(views),
-        **pictures(views),
-    }
-    return write_beside(folder, files, "views")
 
 
 def _lines(views: Views) -> list[dict[str, Any]]:
@@ -61,9 +46,9 @@ def _numbers(views: Views, step: str, kind: str) -> dict[str, Any]:
     return {**numbers, "n": views.reports[kind].analysis.fewest(worth)}
 
 
-def _table(views: Views) -> tuple[list[Row], list[Column]]:
+def _table(views: Views) -> Table:
     by_view = [(VIEWS[kind], [views.worths.get((step, kind)) for step in views.steps]) for kind in views.kinds]
-    return effects_under(views.steps.values(), by_view)
+    return effects_under(views.steps.values(), by_view, "")
 
 
 def render(views: Views) -> str:

@@ -59,7 +59,7 @@ def drawn(views: Views) -> Figure:
     columns = 3 if max(width(VIEWS[kind], SMALL) for kind in kinds) < 220 else 2
     figure.legend(handles=handles, loc="outside upper left", ncols=columns, fontsize=SMALL, frameon=False)
     said = f"{plan.measured_on}; line: 95 % interval; filled: resolved by Holm's procedure among those of its view"
-    caption(figure, said + "; arrows: beyond the axis" * (most < math.inf), INCHES)
+    caption(figure, said + "; arrows: beyond the axis" * (most < math.inf))
     return figure
 
 

@@ -125,20 +125,9 @@ class Upload:
         import wandb
 
         shown = self.shown
-        run = wandb.init(
-            dir=shown.folder,
-            project=shown.project,
-            entity=shown.entity,
-            mode=mode,
-            id=shown.id,
-            resume="allow" if mode == "online" else None,
-            name=shown.name,
-            group=shown.group,
-            job_type=shown.job_type,
-            tags=shown.tags,
-            config=shown.config,
-            settings=_settings(wandb, shown),
-        )
+        resume: Literal["allow"] | None = "allow" if mode == "online" else None
+        about = {key: getattr(shown, key) for key in ("id", "project", "entity", "name", "group", "job_type", "tags", "config")}
+        run = wandb.init(dir=shown.folder, mode=mode, resume=resume, settings=_settings(wandb, shown), **about)
         run.summary.update({key: shown.config[key] for key in SORTED_BY if key in shown.config})
         return run
 
