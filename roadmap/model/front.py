@@ -33,7 +33,7 @@ def build_model(
     output_stride: int = 32,
     **toggles: Any,
 ) -> Network:
-    """Build the network of a step, with any of its toggles set otherwise.
+    """Build the network of a step, with toggles of one's own; those that have no effect are named in the log of `roadmap`.
 
     Args:
         step: a name from `conf/step/`; everything up to and including it.
@@ -49,8 +49,6 @@ def build_model(
 
     Returns:
         A classifier from (N, in_chans, H, W) to (N, num_classes), freshly initialised; H and W at least 32.
-
-    A toggle that can have no effect in the combination is named in the log of `roadmap`.
 
     Raises:
         Refused: for an unknown step, scale or toggle, or a value out of range.
